@@ -1,0 +1,3 @@
+//! The `outrigger` tool.
+
+fn main() {}

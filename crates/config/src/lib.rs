@@ -1,0 +1,1 @@
+//! Settings: one declaration gives parsing, errors with line and column, environment, docs and JSON Schema. Pure.

@@ -1,0 +1,1 @@
+//! Workload certificates: authority, rotation, rustls configurations, peer verification.

@@ -1,0 +1,1 @@
+//! Who may do what, and how often: principals, rules, decisions, limits. Pure: no io, injected clock.

@@ -1,0 +1,1 @@
+//! The phases that both proxies compose: accept, handshake, identify, peek, authorize, forward, reply, record.

@@ -1,0 +1,1 @@
+//! Sockets, tasks, drain, readiness, reload and the admin endpoints.

@@ -1,0 +1,1 @@
+//! Trace context, metrics with closed labels, access log and audit.

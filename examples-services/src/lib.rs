@@ -1,0 +1,1 @@
+//! Small real MCP services: fs, http, vector.

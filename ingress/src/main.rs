@@ -1,0 +1,3 @@
+//! Entry point of `outrigger-ingress`.
+
+fn main() {}
