@@ -1,0 +1,94 @@
+# One command per job. `make test` is the one that must pass before anything is merged; CI runs it and nothing else.
+# docs/TESTING.md explains the layers.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+SUBJECTS := $(CURDIR)/target/subjects
+TOOLS := $(CURDIR)/target/tools
+PYTHON := $(SUBJECTS)/venv/bin/python3
+CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
+# Seconds per fuzz target.
+FUZZ_SECONDS ?= 60
+# Where the binaries of the last build are.
+BIN := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+
+# Servers under test are started by bare names such as `mcp-server-time`.
+export PATH := $(SUBJECTS)/npm/node_modules/.bin:$(SUBJECTS)/venv/bin:$(TOOLS)/bin:$(PATH)
+export OUTRIGGER_SUBJECTS := $(SUBJECTS)
+
+define step
+@printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
+endef
+
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance conformance bench fuzz
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: subjects lint unit doc acceptance conformance ## Everything that must pass; installs what it needs under target/
+	$(call step,all passed)
+
+subjects: ## Install the servers and clients that the tests run against
+	$(call step,subjects: servers and clients from npm and PyPI)
+	@tests/subjects/install.sh "$(SUBJECTS)"
+
+subjects-lock: ## Resolve the subjects anew and rewrite their lockfiles
+	@tests/subjects/lock.sh
+
+lint: fmt scripts clippy deny ## Formatting, lints, dependency policy
+
+fmt:
+	$(call step,cargo fmt --check)
+	@cargo fmt --all --check
+
+scripts:
+	$(call step,shell and Python scripts parse)
+	@git ls-files -z '*.sh' .ci/run tests/subjects/install.sh | xargs -0 -n 1 bash -n
+	@git ls-files -z '*.py' | xargs -0 -r python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]'
+
+clippy:
+	$(call step,cargo clippy)
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+
+deny: ## Licences, bans and sources of dependencies
+	$(call step,cargo deny)
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --version $(CARGO_DENY_VERSION) --root $(TOOLS)
+	@cargo deny --log-level error check bans licenses sources
+
+unit: subjects ## Unit tests and in-process scenarios
+	$(call step,unit tests and scenarios)
+	@if command -v cargo-nextest >/dev/null; then \
+	  cargo nextest run --locked --workspace; \
+	else \
+	  echo "cargo-nextest is not installed: using cargo test"; \
+	  cargo test --locked --workspace --lib --bins --tests; \
+	fi
+
+doc: ## API docs without warnings, doc tests, links in the documentation
+	$(call step,documentation)
+	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	@cargo test --locked --workspace --doc --quiet
+	@python3 tests/docs/check_links.py
+
+acceptance: subjects ## MCP clients through a whole mesh, compared with the same servers reached directly
+	$(call step,acceptance: official clients through a whole mesh)
+	@cargo build --locked --package outrigger
+	@$(PYTHON) tests/acceptance/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+conformance: subjects ## The public MCP conformance suite through a whole mesh, compared with a direct run
+	$(call step,conformance: the public MCP suite through a whole mesh)
+	@cargo build --locked --package outrigger
+	@$(PYTHON) tests/conformance/matrix.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+bench: ## Cost of the mesh beside a direct connection and installed peers; release build
+	$(call step,bench)
+	@tests/bench/run.sh
+
+fuzz: ## Each fuzz target for FUZZ_SECONDS with the nightly toolchain
+	$(call step,fuzz: $(FUZZ_SECONDS) s per target)
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --version $(CARGO_FUZZ_VERSION) --root $(TOOLS)
+	@tests/fuzz/run.sh $(FUZZ_SECONDS)
