@@ -1,1 +1,30 @@
 //! Who may do what, and how often: principals, rules, decisions, limits. Pure: no io, injected clock.
+//!
+//! ```text
+//!  certificate or token --identify--> Principal --\
+//!  policy files --compile--> PolicySet ------------> decide(who, what) -> Allow { rule } | Deny { reason, nearest }
+//!                               \--> Limits -------> check(client, capability, now) -> Ok | Limited
+//! ```
+//!
+//! Rules only allow; what no rule allows is denied. A [`PolicySet`] is an immutable snapshot that the proxies swap on
+//! reload. `docs/POLICY.md` describes the files for the people who write them.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod capability;
+pub mod explain;
+pub mod glob;
+pub mod limit;
+pub mod policy_set;
+pub mod principal;
+pub mod rule;
+pub mod tokens;
+
+pub use capability::{Capability, CapabilityKind};
+pub use explain::{Considered, Explanation};
+pub use limit::{
+    CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits, Nanos, Per,
+};
+pub use policy_set::{Decision, DenyReason, MtlsMode, PolicySet};
+pub use principal::{Principal, PrincipalError, PrincipalKind};
+pub use rule::RuleId;
+pub use tokens::{StaticToken, TokenError, TokenTable};

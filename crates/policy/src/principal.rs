@@ -1,0 +1,273 @@
+//! Who calls, proven: made from a verified certificate or token by the identify phase and by nothing else.
+//!
+//! A [`Principal`] carries no credential, only what the credential proved, so it may be logged. It is one `Arc`:
+//! cloning it per request costs a counter.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest subject accepted, in bytes: it is a log field and a rate limit key, not a document.
+pub const MAX_SUBJECT_BYTES: usize = 256;
+/// Longest SPIFFE id accepted, in bytes (SPIFFE-ID specification, section 2.4).
+pub const MAX_SPIFFE_ID_BYTES: usize = 2048;
+/// Most roles, and most scopes, one principal may carry: they are searched for every decision.
+pub const MAX_GRANTS: usize = 256;
+
+/// Why something cannot be a principal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PrincipalError {
+    /// A user without a name.
+    #[error("the subject is empty; give the user a name")]
+    EmptySubject,
+    /// A subject longer than [`MAX_SUBJECT_BYTES`].
+    #[error("the subject has {0} bytes; the limit is {MAX_SUBJECT_BYTES}")]
+    SubjectTooLong(usize),
+    /// A subject that could forge a line in a log.
+    #[error("the subject holds a control character")]
+    ControlCharacter,
+    /// Not `spiffe://<trust domain>/<service>`.
+    #[error("not a SPIFFE id: {0}; expected spiffe://<trust domain>/<service>")]
+    NotSpiffe(&'static str),
+    /// More than [`MAX_GRANTS`] roles or scopes.
+    #[error("{0} roles or scopes on one principal; the limit is {MAX_GRANTS}")]
+    TooManyGrants(usize),
+}
+
+/// What kind of caller it is, with the name that was proven.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PrincipalKind {
+    /// A member of a mesh, proven by its certificate.
+    Workload {
+        /// The one URI of the certificate, `spiffe://<trust domain>/<service>`.
+        spiffe_id: Arc<str>,
+        /// Its authority part.
+        trust_domain: Arc<str>,
+        /// Its path without the leading slash.
+        service: Arc<str>,
+    },
+    /// A person or program, proven by a token.
+    User {
+        /// The subject the token was issued to.
+        subject: Arc<str>,
+    },
+    /// Nobody in particular: nothing was presented, on a listener that allows it.
+    Anonymous,
+}
+
+/// Who calls. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Principal(Arc<Facts>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Facts {
+    kind: PrincipalKind,
+    id: Arc<str>,
+    /// Sorted, so that two principals with the same grants are equal and lookups are binary searches.
+    roles: Box<[Arc<str>]>,
+    scopes: Box<[Arc<str>]>,
+}
+
+impl Principal {
+    /// A workload with the given SPIFFE id (already verified by the handshake; only its form is checked here).
+    ///
+    /// # Errors
+    /// [`PrincipalError::NotSpiffe`] when the id is not `spiffe://<trust domain>/<path>`.
+    pub fn workload(spiffe_id: &str) -> Result<Principal, PrincipalError> {
+        let (trust_domain, service) = split_spiffe_id(spiffe_id)?;
+        let id: Arc<str> = spiffe_id.into();
+        let kind = PrincipalKind::Workload {
+            spiffe_id: Arc::clone(&id),
+            trust_domain: trust_domain.into(),
+            service: service.into(),
+        };
+        Ok(Principal::from_parts(kind, id))
+    }
+
+    /// A user with the subject that a verified token names.
+    ///
+    /// # Errors
+    /// [`PrincipalError`] when the subject is empty, too long or holds control characters.
+    pub fn user(subject: &str) -> Result<Principal, PrincipalError> {
+        if subject.is_empty() {
+            return Err(PrincipalError::EmptySubject);
+        }
+        if subject.len() > MAX_SUBJECT_BYTES {
+            return Err(PrincipalError::SubjectTooLong(subject.len()));
+        }
+        if subject.chars().any(char::is_control) {
+            return Err(PrincipalError::ControlCharacter);
+        }
+        let id = format!("user:{subject}").into();
+        Ok(Principal::from_parts(PrincipalKind::User { subject: subject.into() }, id))
+    }
+
+    /// The caller that proved nothing. Carries no roles and no scopes.
+    pub fn anonymous() -> Principal {
+        Principal::from_parts(PrincipalKind::Anonymous, "anonymous".into())
+    }
+
+    /// The same principal with exactly these roles and scopes. An anonymous caller keeps none: there is nobody to
+    /// grant them to.
+    ///
+    /// # Errors
+    /// [`PrincipalError::TooManyGrants`] over [`MAX_GRANTS`] of either.
+    pub fn with_grants<R, S>(&self, roles: R, scopes: S) -> Result<Principal, PrincipalError>
+    where
+        R: IntoIterator<Item: AsRef<str>>,
+        S: IntoIterator<Item: AsRef<str>>,
+    {
+        if self.is_anonymous() {
+            return Ok(self.clone());
+        }
+        Ok(Principal(Arc::new(Facts {
+            kind: self.0.kind.clone(),
+            id: Arc::clone(&self.0.id),
+            roles: sorted_grants(roles)?,
+            scopes: sorted_grants(scopes)?,
+        })))
+    }
+
+    fn from_parts(kind: PrincipalKind, id: Arc<str>) -> Principal {
+        Principal(Arc::new(Facts { kind, id, roles: Box::default(), scopes: Box::default() }))
+    }
+
+    /// What kind of caller it is.
+    pub fn kind(&self) -> &PrincipalKind {
+        &self.0.kind
+    }
+
+    /// One name for logs, audit and rate limits: the SPIFFE URI, `user:<subject>` or `anonymous`. The three forms
+    /// cannot be mistaken for each other.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The roles, sorted.
+    pub fn roles(&self) -> &[Arc<str>] {
+        &self.0.roles
+    }
+
+    /// The scopes, sorted.
+    pub fn scopes(&self) -> &[Arc<str>] {
+        &self.0.scopes
+    }
+
+    /// Whether the role was granted. Exact, case-sensitive.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.0.roles.binary_search_by(|held| (**held).cmp(role)).is_ok()
+    }
+
+    /// Whether the scope was granted. Exact, case-sensitive.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.0.scopes.binary_search_by(|held| (**held).cmp(scope)).is_ok()
+    }
+
+    /// Whether nothing was proven about this caller.
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self.0.kind, PrincipalKind::Anonymous)
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal")
+            .field("id", &self.0.id)
+            .field("roles", &self.0.roles)
+            .field("scopes", &self.0.scopes)
+            .finish()
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.id)
+    }
+}
+
+fn sorted_grants(grants: impl IntoIterator<Item: AsRef<str>>) -> Result<Box<[Arc<str>]>, PrincipalError> {
+    let mut grants: Vec<Arc<str>> = grants.into_iter().map(|grant| Arc::from(grant.as_ref())).collect();
+    if grants.len() > MAX_GRANTS {
+        return Err(PrincipalError::TooManyGrants(grants.len()));
+    }
+    grants.sort_unstable();
+    grants.dedup();
+    Ok(grants.into_boxed_slice())
+}
+
+/// Splits `spiffe://<trust domain>/<path>` (SPIFFE-ID specification, sections 2.1 and 2.2: no port, no query, no
+/// empty or dotted path segment, lower-case trust domain).
+fn split_spiffe_id(id: &str) -> Result<(&str, &str), PrincipalError> {
+    let fail = |why| Err(PrincipalError::NotSpiffe(why));
+    if id.len() > MAX_SPIFFE_ID_BYTES {
+        return fail("too long");
+    }
+    let Some(rest) = id.strip_prefix("spiffe://") else { return fail("the scheme is not spiffe://") };
+    let Some((domain, path)) = rest.split_once('/') else { return fail("there is no path") };
+    let domain_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    if domain.is_empty() || !domain.bytes().all(domain_byte) {
+        return fail("the trust domain must be lower-case letters, digits, '.', '-' and '_'");
+    }
+    let segment_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let bad_segment = |s: &str| s.is_empty() || s == "." || s == ".." || !s.bytes().all(segment_byte);
+    if path.split('/').any(bad_segment) {
+        return fail("the path must be letters, digits, '.', '-' and '_'");
+    }
+    Ok((domain, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_GRANTS, Principal, PrincipalError, PrincipalKind};
+
+    #[test]
+    fn ids_are_distinct_by_kind() {
+        let workload = Principal::workload("spiffe://demo.outrigger.local/fs").unwrap();
+        assert_eq!(workload.id(), "spiffe://demo.outrigger.local/fs");
+        assert_eq!(Principal::user("ada").unwrap().id(), "user:ada");
+        assert_eq!(Principal::anonymous().id(), "anonymous");
+        // A token cannot be issued to somebody whose id then reads like a workload or like nobody.
+        assert_ne!(Principal::user("anonymous").unwrap().id(), Principal::anonymous().id());
+        assert_ne!(Principal::user(workload.id()).unwrap().id(), workload.id());
+    }
+
+    #[test]
+    fn a_spiffe_id_is_taken_apart() {
+        let who = Principal::workload("spiffe://demo/fs").unwrap();
+        let PrincipalKind::Workload { trust_domain, service, .. } = who.kind() else { panic!("not a workload") };
+        assert_eq!((&**trust_domain, &**service), ("demo", "fs"));
+    }
+
+    #[test]
+    fn malformed_spiffe_ids_are_refused() {
+        for bad in [
+            "", "demo/fs", "SPIFFE://demo/fs", "spiffe://demo", "spiffe://demo/", "spiffe:///fs", "spiffe://De/fs",
+            "spiffe://demo:1/fs", "spiffe://demo/fs/", "spiffe://demo//fs", "spiffe://demo/../fs", "spiffe://demo/f?s",
+            "spiffe://u@demo/fs", "spiffe://demo/f%2fs",
+        ] {
+            assert!(matches!(Principal::workload(bad), Err(PrincipalError::NotSpiffe(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn subjects_cannot_forge_log_lines() {
+        assert_eq!(Principal::user("a\nb"), Err(PrincipalError::ControlCharacter));
+        assert_eq!(Principal::user(""), Err(PrincipalError::EmptySubject));
+        assert_eq!(Principal::user(&"a".repeat(300)), Err(PrincipalError::SubjectTooLong(300)));
+    }
+
+    #[test]
+    fn grants_are_exact_and_bounded() {
+        let ada = Principal::user("ada").unwrap().with_grants(["admin"], ["write", "read", "read"]).unwrap();
+        assert!(ada.has_scope("read") && ada.has_scope("write") && ada.has_role("admin"));
+        assert!(!ada.has_scope("rea") && !ada.has_scope("READ") && !ada.has_role("read"));
+        assert_eq!(ada.scopes().len(), 2);
+        let many: Vec<String> = (0..=MAX_GRANTS).map(|n| n.to_string()).collect();
+        assert!(matches!(ada.with_grants(&many, [""; 0]), Err(PrincipalError::TooManyGrants(_))));
+    }
+
+    #[test]
+    fn nobody_can_be_granted_nothing() {
+        let nobody = Principal::anonymous().with_grants(["admin"], ["read"]).unwrap();
+        assert!(!nobody.has_role("admin") && !nobody.has_scope("read"));
+    }
+}
