@@ -1,0 +1,154 @@
+//! Many calls on one channel of a server (stdio): which message belongs to which call.
+//!
+//! Ids and progress tokens are ours, so replies and progress find their call. A request of the server carries no
+//! call: it goes to the only call in flight, or to none. It is never guessed between two.
+
+use std::collections::HashMap;
+
+use crate::{
+    envelope::{Message, Meta, Param, Shape},
+    method::Method,
+};
+
+/// Where a message of the server goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// To this call; it is its final reply.
+    Finish(u64),
+    /// To this call: a notification or a question.
+    Call(u64),
+    /// It belongs to the session, not to a call.
+    Session,
+    /// A request that we answer ourselves (`ping`).
+    Ping,
+    /// A reply nobody waits for: late, or twice.
+    Nobody,
+}
+
+/// The calls in flight on one channel.
+#[derive(Debug, Default)]
+pub struct Demux<T> {
+    calls: HashMap<u64, T>,
+    next: u64,
+}
+
+impl<T> Demux<T> {
+    /// No calls yet.
+    pub fn new() -> Self {
+        Self { calls: HashMap::new(), next: 0 }
+    }
+
+    /// Reserves an id for a call; ids are never used twice in a session.
+    pub fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Remembers a call.
+    pub fn insert(&mut self, id: u64, call: T) {
+        self.calls.insert(id, call);
+    }
+
+    /// Forgets a call.
+    pub fn remove(&mut self, id: u64) -> Option<T> {
+        self.calls.remove(&id)
+    }
+
+    /// A call in flight.
+    pub fn get(&self, id: u64) -> Option<&T> {
+        self.calls.get(&id)
+    }
+
+    /// How many calls are in flight.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether no call is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Takes every call, when the channel is gone.
+    pub fn drain(&mut self) -> impl Iterator<Item = (u64, T)> + '_ {
+        self.calls.drain()
+    }
+
+    /// Where a message belongs.
+    pub fn route(&self, message: &Message) -> Route {
+        match message.shape {
+            Shape::Result | Shape::Error => match message.id().and_then(|id| number(&id)) {
+                Some(id) if self.calls.contains_key(&id) => Route::Finish(id),
+                _ => Route::Nobody,
+            },
+            Shape::Request if message.method == Method::Ping => Route::Ping,
+            Shape::Notification if message.method == Method::Progress => {
+                let token = message.params().get(Param::ProgressToken).and_then(|span| number(message.raw(span)));
+                match token {
+                    Some(id) if self.calls.contains_key(&id) => Route::Call(id),
+                    _ => Route::Nobody,
+                }
+            }
+            Shape::Request => {
+                let tied = message.meta().get(Meta::ProgressToken).and_then(|span| number(message.raw(span)));
+                match tied.filter(|id| self.calls.contains_key(id)).or_else(|| self.only()) {
+                    Some(id) => Route::Call(id),
+                    None => Route::Session,
+                }
+            }
+            Shape::Notification if message.method == Method::LogMessage => match self.only() {
+                Some(id) => Route::Call(id),
+                None => Route::Session,
+            },
+            Shape::Notification => Route::Session,
+        }
+    }
+
+    fn only(&self) -> Option<u64> {
+        if self.calls.len() == 1 { self.calls.keys().next().copied() } else { None }
+    }
+}
+
+/// A number token; servers also echo numbers as strings or with a fraction of zero.
+fn number(token: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(token).ok()?;
+    text.trim_matches('"').trim_end_matches(".0").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn message(text: &str) -> Message {
+        Message::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn questions_go_to_the_only_call_or_to_none() {
+        let mut demux = Demux::new();
+        let ask = message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{}}"#);
+        assert_eq!(demux.route(&ask), Route::Session);
+        let one = demux.next_id();
+        demux.insert(one, ());
+        assert_eq!(demux.route(&ask), Route::Call(one));
+        let two = demux.next_id();
+        demux.insert(two, ());
+        assert_eq!(demux.route(&ask), Route::Session);
+        let tied = message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"_meta":{"progressToken":2}}}"#);
+        assert_eq!(demux.route(&tied), Route::Call(two));
+    }
+
+    #[test]
+    fn late_and_foreign_replies_reach_nobody() {
+        let mut demux = Demux::new();
+        let id = demux.next_id();
+        demux.insert(id, ());
+        let reply = message(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+        assert_eq!(demux.route(&reply), Route::Finish(1));
+        demux.remove(id);
+        assert_eq!(demux.route(&reply), Route::Nobody);
+        assert_eq!(demux.route(&message(r#"{"jsonrpc":"2.0","id":"x","result":{}}"#)), Route::Nobody);
+    }
+}

@@ -1,0 +1,28 @@
+//! The `_meta` keys that modern MCP requires on requests, and the one that the mesh adds.
+
+/// The revision of a request (required).
+pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+/// What the client can do (required).
+pub const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+/// Who the client is.
+pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
+/// The lowest level of log messages wanted; absent means none.
+pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// Which `subscriptions/listen` a notification answers.
+pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+/// Who the server is, on results.
+pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+/// Progress token of a request.
+pub const PROGRESS_TOKEN: &str = "progressToken";
+/// Which client session or principal a request belongs to (docs/decisions/0002-session-extension.md).
+pub const SESSION: &str = "outrigger.dev/session";
+
+/// Whether a key means something only on the modern or mesh-internal leg, so that it must not reach a legacy server.
+pub fn internal(key: &str) -> bool {
+    key.starts_with("outrigger.dev/") || matches!(key, PROTOCOL_VERSION | CLIENT_CAPABILITIES | CLIENT_INFO | LOG_LEVEL)
+}
+
+/// Whether a key is the mesh's own, so that it must not reach any server.
+pub fn mesh_only(key: &str) -> bool {
+    key.starts_with("outrigger.dev/")
+}

@@ -1,0 +1,303 @@
+//! A legacy client on the modern mesh: its requests gain what modern MCP requires, replies become what it knows.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    edit::{Edits, MetaEdit, insert_member, rebuild_object},
+    envelope::{Field, Message, Meta, Shape},
+    error::{self, HEADER_MISMATCH, INTERNAL, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
+    json::{decode_string, member, members},
+    method::Method,
+    revision::Revision,
+};
+
+use super::meta_keys::{CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL, PROTOCOL_VERSION};
+
+/// How often a server may ask again within one call before we call it a loop.
+pub const MAX_ROUNDS: u8 = 8;
+
+/// What a legacy client said of itself in `initialize`.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The negotiated revision.
+    pub revision: Revision,
+    /// Its capabilities as the mesh should see them, raw.
+    pub capabilities: Bytes,
+    /// Its `clientInfo`, raw.
+    pub info: Bytes,
+    /// The level it set with `logging/setLevel`, raw (with quotes).
+    pub log_level: Option<Bytes>,
+}
+
+impl Client {
+    /// Reads an `initialize` request: the revision is the client's when we speak it, else our newest legacy one.
+    pub fn from_initialize(request: &Message) -> Self {
+        use crate::envelope::Param;
+        let revision = request
+            .text(Param::ProtocolVersion)
+            .and_then(|version| Revision::parse(&version))
+            .filter(|revision| !revision.is_modern())
+            .unwrap_or(Revision::NEWEST_LEGACY);
+        let object = |field| {
+            request
+                .params()
+                .get(field)
+                .filter(|span| request.raw(*span).first() == Some(&b'{'))
+                .map(|span| request.slice(span))
+        };
+        let mut capabilities = object(Param::Capabilities).unwrap_or_else(|| Bytes::from_static(b"{}"));
+        if revision < Revision::V2025_06_18 {
+            // Elicitation does not exist before 2025-06-18: asking such a client would only time out.
+            let span = crate::json::Span { start: 0, end: capabilities.len() as u32 };
+            capabilities = rebuild_object(&capabilities, span, |name| name == "elicitation", &[]).into();
+        }
+        Self {
+            revision,
+            capabilities,
+            info: object(Param::ClientInfo).unwrap_or_else(|| Bytes::from_static(b"{\"name\":\"unknown\",\"version\":\"0\"}")),
+            log_level: None,
+        }
+    }
+
+    /// The `_meta` that makes a request of this client a modern one.
+    pub fn modern_meta(&self) -> MetaEdit<'static> {
+        let mut meta = MetaEdit::default()
+            .text(PROTOCOL_VERSION, Revision::MODERN.as_str())
+            .raw(CLIENT_INFO, self.info.clone())
+            .raw(CLIENT_CAPABILITIES, self.capabilities.clone());
+        if let Some(level) = &self.log_level {
+            meta = meta.raw(LOG_LEVEL, level.clone());
+        }
+        meta
+    }
+}
+
+/// What a modern reply means for a legacy client.
+#[derive(Debug)]
+pub enum Reply {
+    /// The final reply, ready to send.
+    Final(Bytes),
+    /// The server wants input: ask the client these things.
+    Ask(Questions),
+}
+
+/// Questions of one round, by the server's key.
+#[derive(Debug)]
+pub struct Questions {
+    /// key -> (method, raw params).
+    pub asks: Vec<(String, Method, Bytes)>,
+    /// Raw `requestState` to give back.
+    pub state: Option<Bytes>,
+}
+
+/// Translates the final reply to a request of a legacy client. `asked_uri` is the URI of a `resources/read`.
+pub fn reply(message: &Message, asked_uri: Option<&str>) -> Reply {
+    if message.shape == Shape::Error {
+        return Reply::Final(error_reply(message, asked_uri));
+    }
+    match message.result_text(Field::ResultType).as_deref() {
+        Some("input_required") => Reply::Ask(questions(message)),
+        None | Some("complete" | "task") => Reply::Final(message.body().clone()),
+        Some(other) => Reply::Final(
+            error::RpcError::new(INTERNAL, format!("the server answered with a result type unknown to this client: {other}"))
+                .with("reason", "unknown_result_type")
+                .reply(message.id().as_deref()),
+        ),
+    }
+}
+
+fn error_reply(message: &Message, asked_uri: Option<&str>) -> Bytes {
+    let (Some(code), Some(span)) = (message.error_code(), message.error_span()) else { return message.body().clone() };
+    let body = message.body();
+    let new = match code {
+        HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION => INTERNAL,
+        INVALID_PARAMS if asked_uri.is_some() => {
+            let uri = member(body, span, "data").and_then(|data| member(body, data, "uri"));
+            let named = uri.and_then(|uri| decode_string(uri.of(body)));
+            if named.as_deref() != asked_uri {
+                return body.clone();
+            }
+            LEGACY_RESOURCE_NOT_FOUND
+        }
+        _ => return body.clone(),
+    };
+    let mut edits = Edits::new();
+    if let Some(at) = member(body, span, "code") {
+        edits.replace(at, new.to_string());
+    }
+    edits.apply_flat(body)
+}
+
+fn questions(message: &Message) -> Questions {
+    let body = message.body();
+    let requests = message.results().get(Field::InputRequests).map(|span| members(body, span)).unwrap_or_default();
+    let asks = requests
+        .into_iter()
+        .filter_map(|(key, value)| {
+            let method = member(body, value, "method").and_then(|m| decode_string(m.of(body)))?;
+            let params = member(body, value, "params").map_or_else(|| Bytes::from_static(b"{}"), |p| message.slice(p));
+            Some((key.decode(body).into_owned(), Method::parse(method.as_bytes()), params))
+        })
+        .collect();
+    Questions { asks, state: message.results().get(Field::RequestState).map(|span| message.slice(span)) }
+}
+
+/// Answers as they come in for one round of questions.
+#[derive(Debug)]
+pub struct Round {
+    waiting: BTreeMap<String, (String, Method)>,
+    answers: Vec<(String, Bytes)>,
+    state: Option<Bytes>,
+    failed: Option<String>,
+}
+
+impl Round {
+    /// Starts a round. `name` gives each question an id of ours; the requests to send to the client come back.
+    pub fn start(questions: Questions, mut name: impl FnMut() -> String) -> (Self, Vec<Bytes>) {
+        let mut round = Self { waiting: BTreeMap::new(), answers: Vec::new(), state: questions.state, failed: None };
+        let mut requests = Vec::new();
+        for (key, method, params) in questions.asks {
+            let id = name();
+            requests.push(error::request(crate::json::quote(&id).as_bytes(), method.as_str(), &params));
+            round.waiting.insert(id, (key, method));
+        }
+        (round, requests)
+    }
+
+    /// The ids still open.
+    pub fn open_ids(&self) -> impl Iterator<Item = &str> {
+        self.waiting.keys().map(String::as_str)
+    }
+
+    /// Takes a response of the client; unknown ids are ignored. Returns whether the round is complete.
+    pub fn answer(&mut self, response: &Message) -> bool {
+        let id = response.id().and_then(|id| decode_string(&id).map(std::borrow::Cow::into_owned));
+        if let Some((key, method)) = id.and_then(|id| self.waiting.remove(&id)) {
+            match response.result_span() {
+                Some(span) => self.answers.push((key, response.slice(span))),
+                None if method == Method::ElicitationCreate => {
+                    self.answers.push((key, Bytes::from_static(b"{\"action\":\"cancel\"}")));
+                }
+                None => {
+                    let why = response.error_message().unwrap_or_default();
+                    self.failed.get_or_insert(format!("the client refused {}: {why}", method.as_str()));
+                }
+            }
+        }
+        self.complete()
+    }
+
+    /// Whether nothing is open any more.
+    pub fn complete(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Why the call cannot go on, when the client refused something that the server cannot do without.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// The retry: the same request with the answers and the server's state.
+    pub fn retry(&self, request: &Message) -> Bytes {
+        let Some(params) = request.params().object() else { return request.body().clone() };
+        let mut responses = b"{".to_vec();
+        for (i, (key, value)) in self.answers.iter().enumerate() {
+            if i > 0 {
+                responses.push(b',');
+            }
+            crate::json::write_string(&mut responses, key);
+            responses.push(b':');
+            responses.extend_from_slice(value);
+        }
+        responses.push(b'}');
+        let mut edits = Edits::new();
+        let mut extra = Vec::new();
+        if !self.answers.is_empty() {
+            extra.extend_from_slice(b"\"inputResponses\":");
+            extra.extend_from_slice(&responses);
+        }
+        if let Some(state) = &self.state {
+            if !extra.is_empty() {
+                extra.push(b',');
+            }
+            extra.extend_from_slice(b"\"requestState\":");
+            extra.extend_from_slice(state);
+        }
+        if !extra.is_empty() {
+            insert_member(request.body(), params, "", &extra, &mut edits);
+        }
+        edits.apply_flat(request.body())
+    }
+}
+
+/// Whether a modern notification is for this legacy client's call stream as it stands; listen bookkeeping is not.
+pub fn passes_notification(message: &Message) -> bool {
+    message.method != Method::SubscriptionsAcknowledged
+}
+
+/// Takes the subscription id out of a notification that travels on a session's stream.
+pub fn strip_subscription(message: &Message) -> Bytes {
+    if message.meta().get(Meta::SubscriptionId).is_none() {
+        return message.body().clone();
+    }
+    let mut edits = Edits::new();
+    MetaEdit { drop: Some(|key| key == super::meta_keys::SUBSCRIPTION_ID), set: Vec::new() }.params(message, &mut edits);
+    edits.apply_flat(message.body())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> Message {
+        Message::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn the_revision_is_the_clients_or_our_newest() {
+        let init = |version: &str| {
+            Client::from_initialize(&message(&format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{{"elicitation":{{}},"roots":{{}}}},"clientInfo":{{"name":"c","version":"1"}}}}}}"#
+            )))
+        };
+        assert_eq!(init("2025-06-18").revision, Revision::V2025_06_18);
+        assert_eq!(init("1999-01-01").revision, Revision::V2025_11_25);
+        assert_eq!(init("2026-07-28").revision, Revision::V2025_11_25);
+        assert_eq!(init("2025-03-26").capabilities, br#"{"roots":{}}"#[..]);
+    }
+
+    #[test]
+    fn a_round_of_questions_becomes_a_retry() {
+        let request = message(r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"t","arguments":{}}}"#);
+        let asked = message(
+            r#"{"jsonrpc":"2.0","id":5,"result":{"resultType":"input_required","inputRequests":{"k":{"method":"elicitation/create","params":{"message":"m"}},"r":{"method":"roots/list"}},"requestState":"s"}}"#,
+        );
+        let Reply::Ask(questions) = reply(&asked, None) else { panic!("should ask") };
+        let mut n = 0;
+        let (mut round, requests) = Round::start(questions, || {
+            n += 1;
+            format!("o{n}")
+        });
+        assert_eq!(requests[0], br#"{"jsonrpc":"2.0","id":"o1","method":"elicitation/create","params":{"message":"m"}}"#[..]);
+        assert!(!round.answer(&message(r#"{"jsonrpc":"2.0","id":"o1","error":{"code":-1,"message":"x"}}"#)));
+        assert!(!round.answer(&message(r#"{"jsonrpc":"2.0","id":"zz","result":{}}"#)));
+        assert!(round.answer(&message(r#"{"jsonrpc":"2.0","id":"o2","result":{"roots":[]}}"#)));
+        assert_eq!(
+            round.retry(&request),
+            br#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"inputResponses":{"k":{"action":"cancel"},"r":{"roots":[]}},"requestState":"s","name":"t","arguments":{}}}"#[..]
+        );
+    }
+
+    #[test]
+    fn codes_that_legacy_clients_do_not_know_are_changed() {
+        let Reply::Final(bytes) = reply(&message(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32021,"message":"m"}}"#), None) else { panic!() };
+        assert_eq!(message(std::str::from_utf8(&bytes).unwrap()).error_code(), Some(-32603));
+        let missing = message(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32602,"message":"m","data":{"uri":"a:b"}}}"#);
+        let Reply::Final(bytes) = reply(&missing, Some("a:b")) else { panic!() };
+        assert_eq!(message(std::str::from_utf8(&bytes).unwrap()).error_code(), Some(-32002));
+        let Reply::Final(bytes) = reply(&missing, Some("other:uri")) else { panic!() };
+        assert_eq!(message(std::str::from_utf8(&bytes).unwrap()).error_code(), Some(-32602));
+    }
+}

@@ -1,0 +1,365 @@
+//! A modern call on a legacy server: what is sent, and what its replies become on the modern leg.
+
+use bytes::Bytes;
+
+use crate::{
+    edit::{Edits, MetaEdit, insert_member, rebuild_object},
+    envelope::{Field, Message, Meta, Param, Shape},
+    error::{INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, result_reply},
+    json::{Span, member, quote},
+    method::Method,
+};
+
+use super::{
+    log_level::LogLevel,
+    meta_keys::{PROGRESS_TOKEN, SERVER_INFO, internal},
+};
+
+/// Asked by 2025-11-25 servers with an error instead of a request: the call needs the user to visit a URL.
+const URL_ELICITATION_REQUIRED: i64 = -32042;
+
+/// One call in flight on a legacy server.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The id on the server's side, unique in its session.
+    pub upstream_id: u64,
+    /// What is called.
+    pub method: Method,
+    client_id: Bytes,
+    progress_token: Option<Bytes>,
+    log_level: Option<LogLevel>,
+}
+
+/// A request of the server to the client, met during a call.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The server's id, raw: the answer must carry it.
+    pub id: Bytes,
+    /// `elicitation/create`, `sampling/createMessage` or `roots/list`.
+    pub method: Method,
+    /// Its params, raw; `{}` when absent.
+    pub params: Bytes,
+}
+
+/// How a call ended, for metrics and audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With a result.
+    Ok,
+    /// With a result that says `isError`.
+    ToolError,
+    /// With a JSON-RPC error of this code.
+    RpcError(i64),
+}
+
+impl Call {
+    /// Takes note of a modern request that will be sent under `upstream_id`.
+    pub fn new(request: &Message, upstream_id: u64) -> Self {
+        let mut call = Self {
+            upstream_id,
+            method: request.method,
+            client_id: Bytes::new(),
+            progress_token: None,
+            log_level: None,
+        };
+        call.reattach(request);
+        call
+    }
+
+    /// From now on the call answers to this request (a retry that brings the answers to its questions).
+    pub fn reattach(&mut self, request: &Message) {
+        self.client_id = request.id().unwrap_or_default();
+        self.progress_token = request.meta().get(Meta::ProgressToken).map(|span| request.slice(span));
+        self.log_level = request.meta_text(Meta::LogLevel).and_then(|level| LogLevel::parse(&level));
+    }
+
+    /// The request as a legacy server reads it, in pieces that share the original's memory. `trace` holds members
+    /// to set in `_meta`.
+    pub fn request(&self, request: &Message, trace: &[(&str, Bytes)]) -> Vec<Bytes> {
+        let mut edits = Edits::new();
+        edits.set_id(request, self.upstream_id.to_string());
+        let mut meta = MetaEdit { drop: Some(internal), set: trace.to_vec() };
+        if self.progress_token.is_some() {
+            meta = meta.raw(PROGRESS_TOKEN, self.upstream_id.to_string());
+        }
+        meta.params(request, &mut edits);
+        edits.apply(request.body())
+    }
+
+    /// The cancellation to send when the caller went away.
+    pub fn cancelled(&self, reason: &str) -> Bytes {
+        let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.upstream_id, quote(reason));
+        crate::error::notification("notifications/cancelled", Some(params.as_bytes()))
+    }
+
+    /// A notification of the server as the caller should see it on this call's stream; `None` when it should not.
+    pub fn notification(&self, message: &Message) -> Option<Bytes> {
+        match message.method {
+            Method::Progress => {
+                let token = self.progress_token.clone()?;
+                let mut edits = Edits::new();
+                edits.replace(message.params().get(Param::ProgressToken)?, token);
+                Some(edits.apply_flat(message.body()))
+            }
+            Method::LogMessage => {
+                let level = LogLevel::parse(&message.text(Param::Level)?)?;
+                (level >= self.log_level?).then(|| message.body().clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// The final reply as a modern client reads it.
+    pub fn reply(&self, reply: &Message, server_info: &Bytes) -> (Vec<Bytes>, Ended) {
+        if reply.shape == Shape::Error {
+            return self.error_reply(reply);
+        }
+        let mut edits = Edits::new();
+        edits.set_id(reply, self.client_id.clone());
+        let ended = match reply.results().get(Field::IsError) {
+            Some(span) if reply.raw(span) == b"true" => Ended::ToolError,
+            _ => Ended::Ok,
+        };
+        if let Some(result) = reply.results().object() {
+            let mut head = Vec::with_capacity(64);
+            if reply.results().get(Field::ResultType).is_none() {
+                head.extend_from_slice(b"\"complete\"");
+            }
+            if self.method.cacheable() {
+                for (field, text) in
+                    [(Field::TtlMs, &b"\"ttlMs\":0"[..]), (Field::CacheScope, b"\"cacheScope\":\"private\"")]
+                {
+                    if reply.results().get(field).is_none() {
+                        head.extend_from_slice(b",");
+                        head.extend_from_slice(text);
+                    }
+                }
+            }
+            if !head.is_empty() && head.first() != Some(&b',') {
+                insert_member(reply.body(), result, "\"resultType\":", &head, &mut edits);
+            }
+            if reply.meta().get(Meta::ServerInfo).is_none() {
+                self.stamp_server(reply, result, server_info, !head.is_empty(), &mut edits);
+            }
+        }
+        (edits.apply(reply.body()), ended)
+    }
+
+    /// Puts `serverInfo` into the result's `_meta`. Creating `_meta` must not collide with a member inserted just
+    /// before it: into an object that was empty both would lack the comma between them.
+    fn stamp_server(&self, reply: &Message, result: Span, info: &Bytes, headed: bool, edits: &mut Edits) {
+        if reply.meta().object().is_some() {
+            MetaEdit::default().raw(SERVER_INFO, info.clone()).result(reply, edits);
+        } else {
+            let at = result.end - 1;
+            let inside = reply.raw(Span { start: result.start + 1, end: at });
+            let comma = headed || !inside.iter().all(u8::is_ascii_whitespace);
+            let mut text = Vec::with_capacity(info.len() + 64);
+            if comma {
+                text.push(b',');
+            }
+            text.extend_from_slice(b"\"_meta\":{\"");
+            text.extend_from_slice(SERVER_INFO.as_bytes());
+            text.extend_from_slice(b"\":");
+            text.extend_from_slice(info);
+            text.push(b'}');
+            edits.insert(at, text);
+        }
+    }
+
+    fn error_reply(&self, reply: &Message) -> (Vec<Bytes>, Ended) {
+        let code = reply.error_code().unwrap_or(crate::error::INTERNAL);
+        let error = reply.error_span().unwrap_or_default();
+        let mut ended = Ended::RpcError(code);
+        let mut object = reply.slice(error);
+        if code == LEGACY_RESOURCE_NOT_FOUND && self.method == Method::ResourcesRead {
+            ended = Ended::RpcError(INVALID_PARAMS);
+            object = rebuild_object(reply.body(), error, |_| false, &[("code", b"-32602")]).into();
+        }
+        let mut out = b"{\"jsonrpc\":\"2.0\",\"id\":".to_vec();
+        out.extend_from_slice(&self.client_id);
+        out.extend_from_slice(b",\"error\":");
+        (vec![out.into(), object, Bytes::from_static(b"}")], ended)
+    }
+
+    /// The URL questions of a reply that says -32042, so that it can become `input_required`.
+    pub fn url_questions(&self, reply: &Message) -> Vec<Ask> {
+        if reply.error_code() != Some(URL_ELICITATION_REQUIRED) || !self.method.may_ask() {
+            return Vec::new();
+        }
+        let body = reply.body();
+        let list = reply
+            .error_span()
+            .and_then(|error| member(body, error, "data"))
+            .and_then(|data| member(body, data, "elicitations"))
+            .and_then(|list| crate::json::elements(body, list))
+            .unwrap_or_default();
+        list.into_iter()
+            .map(|span| Ask {
+                id: Bytes::new(),
+                method: Method::ElicitationCreate,
+                params: rebuild_object(body, span, |name| name == "elicitationId", &[]).into(),
+            })
+            .collect()
+    }
+
+    /// The reply that asks the caller for input (basic/patterns/mrtr): questions get the keys `r1`, `r2`, ...
+    pub fn input_required(&self, asks: &[Ask], request_state: &str, server_info: &[u8]) -> Bytes {
+        let mut out = b"{\"resultType\":\"input_required\",\"inputRequests\":{".to_vec();
+        for (i, ask) in asks.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(format!("\"{}\":{{\"method\":\"{}\",\"params\":", ask_key(i), ask.method.as_str()).as_bytes());
+            out.extend_from_slice(&ask.params);
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"},\"requestState\":");
+        out.extend_from_slice(quote(request_state).as_bytes());
+        out.extend_from_slice(b",\"_meta\":{\"");
+        out.extend_from_slice(SERVER_INFO.as_bytes());
+        out.extend_from_slice(b"\":");
+        out.extend_from_slice(server_info);
+        out.extend_from_slice(b"}}");
+        result_reply(&self.client_id, &out)
+    }
+}
+
+/// The key of a question in `inputRequests`.
+pub fn ask_key(index: usize) -> String {
+    format!("r{}", index + 1)
+}
+
+impl Ask {
+    /// Makes a question of a server's request, when it is one that a client can be asked.
+    pub fn from_request(message: &Message) -> Option<Self> {
+        let askable = matches!(message.method, Method::ElicitationCreate | Method::SamplingCreateMessage | Method::RootsList);
+        if !askable || message.shape != Shape::Request {
+            return None;
+        }
+        let params = match message.params().object() {
+            // A progress token in there names a stream that ends with this round.
+            Some(span) if message.meta().get(Meta::ProgressToken).is_some() => {
+                let mut edits = Edits::new();
+                MetaEdit { drop: Some(|key| key == PROGRESS_TOKEN), set: Vec::new() }.params(message, &mut edits);
+                let flat = edits.apply_flat(message.body());
+                Message::parse(flat).ok().and_then(|m| m.params().object().map(|s| m.slice(s))).unwrap_or_else(|| message.slice(span))
+            }
+            Some(span) => message.slice(span),
+            None => Bytes::from_static(b"{}"),
+        };
+        Some(Self { id: message.id()?, method: message.method, params })
+    }
+
+    /// Which client capability it needs.
+    pub fn capability(&self) -> &'static str {
+        match self.method {
+            Method::SamplingCreateMessage => "sampling",
+            Method::RootsList => "roots",
+            _ => "elicitation",
+        }
+    }
+
+    /// The answer to send to the server.
+    pub fn answer(&self, result: &[u8]) -> Bytes {
+        result_reply(&self.id, result)
+    }
+
+    /// What the server is told when nobody will answer any more.
+    pub fn abandon(&self) -> Bytes {
+        if self.method == Method::ElicitationCreate {
+            return self.answer(b"{\"action\":\"cancel\"}");
+        }
+        crate::error::RpcError::new(crate::error::INTERNAL, "the client did not answer").reply(Some(&self.id))
+    }
+}
+
+/// Splits the answers of a retry: what was answered, by index, and whether all were.
+pub fn answers(retry: &Message, asks: &[Ask]) -> Vec<Option<Bytes>> {
+    let given = retry.params().get(Param::InputResponses);
+    asks.iter()
+        .enumerate()
+        .map(|(i, _)| {
+            let span = member(retry.body(), given?, &ask_key(i))?;
+            (retry.raw(span).first() == Some(&b'{')).then(|| retry.slice(span))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::concat;
+
+    fn message(text: &str) -> Message {
+        Message::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    }
+
+    const CALL: &str = r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"t","arguments":{"n":1.0},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/logLevel":"warning","progressToken":"p","x":1}}}"#;
+
+    #[test]
+    fn the_request_loses_only_what_the_modern_leg_added() {
+        let request = message(CALL);
+        let call = Call::new(&request, 9);
+        let sent = concat(&call.request(&request, &[("traceparent", Bytes::from_static(b"\"tp\""))]));
+        assert_eq!(
+            sent,
+            br#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"t","arguments":{"n":1.0},"_meta":{"x":1,"traceparent":"tp","progressToken":9}}}"#[..]
+        );
+    }
+
+    #[test]
+    fn replies_gain_what_modern_results_need() {
+        let call = Call::new(&message(CALL), 9);
+        let info = Bytes::from_static(b"{\"name\":\"s\"}");
+        for (result, expected) in [
+            ("{}", r#"{"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"}}}"#),
+            (
+                r#"{"content":[],"isError":true}"#,
+                r#"{"resultType":"complete","content":[],"isError":true,"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"}}}"#,
+            ),
+            (
+                r#"{"_meta":{"a":1}}"#,
+                r#"{"resultType":"complete","_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}}}"#,
+            ),
+        ] {
+            let reply = message(&format!(r#"{{"jsonrpc":"2.0","id":9,"result":{result}}}"#));
+            let (pieces, _) = call.reply(&reply, &info);
+            assert_eq!(String::from_utf8_lossy(&concat(&pieces)), format!(r#"{{"jsonrpc":"2.0","id":"a","result":{expected}}}"#));
+        }
+    }
+
+    #[test]
+    fn notifications_get_the_callers_token_and_level() {
+        let call = Call::new(&message(CALL), 9);
+        let progress = message(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#);
+        assert_eq!(
+            call.notification(&progress).unwrap(),
+            br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#[..]
+        );
+        let log = |level: &str| message(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#));
+        assert!(call.notification(&log("info")).is_none());
+        assert!(call.notification(&log("error")).is_some());
+    }
+
+    #[test]
+    fn a_missing_resource_changes_its_code() {
+        let read = message(r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"x:y"}}"#);
+        let (pieces, ended) = Call::new(&read, 2)
+            .reply(&message(r#"{"jsonrpc":"2.0","id":2,"error":{"code":-32002,"message":"no","data":{"uri":"x:y"}}}"#), &Bytes::new());
+        assert_eq!(ended, Ended::RpcError(-32602));
+        assert_eq!(concat(&pieces), br#"{"jsonrpc":"2.0","id":1,"error":{"message":"no","data":{"uri":"x:y"},"code":-32602}}"#[..]);
+    }
+
+    #[test]
+    fn questions_and_answers_meet_by_key() {
+        let ask = |id: &str| Ask::from_request(&message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#))).unwrap();
+        let asks = [ask("7"), ask("\"q\"")];
+        let reply = message(std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, "st", b"{}")).unwrap());
+        assert_eq!(reply.result_text(Field::ResultType).unwrap(), "input_required");
+        let retry = message(r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","requestState":"st","inputResponses":{"r2":{"roots":[]},"zz":1}}}"#);
+        let got = answers(&retry, &asks);
+        assert_eq!((got[0].as_deref(), got[1].as_deref()), (None, Some(&br#"{"roots":[]}"#[..])));
+        assert_eq!(asks[1].answer(got[1].as_ref().unwrap()), br#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#[..]);
+    }
+}
