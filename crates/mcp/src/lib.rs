@@ -11,10 +11,14 @@
 
 pub mod bridge;
 pub mod catalog_kind;
+pub mod cursor;
 pub mod edit;
 pub mod envelope;
 pub mod error;
+pub mod headers;
 pub mod json;
 pub mod method;
+pub mod names;
+pub mod param_headers;
 pub mod revision;
 pub mod sse;
