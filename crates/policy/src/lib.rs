@@ -11,6 +11,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod capability;
+pub mod compile;
+mod document;
 pub mod explain;
 pub mod glob;
 pub mod limit;
@@ -20,6 +22,7 @@ pub mod rule;
 pub mod tokens;
 
 pub use capability::{Capability, CapabilityKind};
+pub use compile::settings;
 pub use explain::{Considered, Explanation};
 pub use limit::{
     CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits, Nanos, Per,
