@@ -1,0 +1,1 @@
+//! The starters that `outrigger new` copies out, embedded in the binary.
