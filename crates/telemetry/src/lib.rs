@@ -1,1 +1,29 @@
 //! Trace context, metrics with closed labels, access log and audit.
+//!
+//! ```text
+//!  request  --> trace      which span is this, and whose child
+//!    |
+//!  record   --> metrics    counters and histograms, resolved handles only
+//!           --> access     one JSON line per HTTP request     \  bounded queue, one writer
+//!           --> audit      one JSON line per decision         /  thread each, formatted there
+//!  operator --> log        `tracing` to stderr
+//! ```
+//!
+//! Nothing here holds arguments, results, tokens or session ids.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
+
+pub mod access;
+pub mod audit;
+pub mod log;
+pub mod metrics;
+pub mod sink;
+pub mod trace;
+mod render;
+mod tracestate;
+mod writer;
+
+pub use access::{AccessLog, AccessRecord};
+pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision};
+pub use metrics::{Metrics, Role, ServiceMetrics};
+pub use sink::Sink;
+pub use trace::TraceContext;

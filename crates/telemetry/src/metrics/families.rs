@@ -1,0 +1,218 @@
+//! The metric families: one description each, from which both the registry and docs/METRICS.md are made.
+
+use prometheus::core::Collector;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// What kind of time series a family holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows; resets with the process, or when its service or capability goes away and comes back.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by bucket, with sum and count.
+    Histogram,
+}
+
+/// The description of one family.
+#[derive(Debug, Clone, Copy)]
+pub struct MetricDoc {
+    /// Full name, as scraped.
+    pub name: &'static str,
+    /// Kind of series.
+    pub kind: MetricKind,
+    /// Label names, in order.
+    pub labels: &'static [&'static str],
+    /// One sentence for the operator.
+    pub help: &'static str,
+}
+
+/// Seconds. From a sidecar's own cost (well under a millisecond) to a long tool call.
+pub(super) const DURATION_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+const fn doc(
+    name: &'static str,
+    kind: MetricKind,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> MetricDoc {
+    MetricDoc { name, kind, labels, help }
+}
+
+use MetricKind::{Counter, Gauge, Histogram};
+
+const REQUESTS: MetricDoc = doc(
+    "outrigger_requests_total",
+    Counter,
+    &["service", "method", "capability", "outcome"],
+    "Requests that ended, by how they ended.",
+);
+const DURATION: MetricDoc = doc(
+    "outrigger_request_duration_seconds",
+    Histogram,
+    &["service", "method", "outcome"],
+    "Time from the request's head to the end of its reply.",
+);
+const IN_FLIGHT: MetricDoc = doc("outrigger_in_flight", Gauge, &["service"], "Requests that have not ended.");
+const CONNECTIONS_OPEN: MetricDoc =
+    doc("outrigger_connections_open", Gauge, &["listener"], "Connections open now, by listener.");
+const CONNECTIONS: MetricDoc = doc(
+    "outrigger_connections_total",
+    Counter,
+    &["listener", "outcome"],
+    "Incoming connections, by what became of them.",
+);
+const HANDSHAKES: MetricDoc =
+    doc("outrigger_handshakes_total", Counter, &["outcome"], "Incoming TLS handshakes, by how they ended.");
+const CERTIFICATE_EXPIRY: MetricDoc = doc(
+    "outrigger_certificate_expiry_timestamp_seconds",
+    Gauge,
+    &["name"],
+    "When a certificate in use expires, in seconds since 1970.",
+);
+const CHILD_RESTARTS: MetricDoc = doc(
+    "outrigger_child_restarts_total",
+    Counter,
+    &["service"],
+    "Times that a stdio server was started again after it ended.",
+);
+const CHILD_UP: MetricDoc =
+    doc("outrigger_child_up", Gauge, &["service"], "1 while the stdio server runs, else 0.");
+const CATALOG_STATE: MetricDoc = doc(
+    "outrigger_catalog_state",
+    Gauge,
+    &["service", "state"],
+    "1 for the state that the service's catalog is in, else 0.",
+);
+const CATALOG_ITEMS: MetricDoc =
+    doc("outrigger_catalog_items", Gauge, &["service", "kind"], "Items of the service's catalog, by kind.");
+const LIMITED: MetricDoc = doc(
+    "outrigger_limited_total",
+    Counter,
+    &["service", "limit"],
+    "Requests refused because a limit was passed.",
+);
+const DENIED: MetricDoc =
+    doc("outrigger_denied_total", Counter, &["service", "reason"], "Requests that policy refused.");
+const RELOADS: MetricDoc = doc(
+    "outrigger_reloads_total",
+    Counter,
+    &["what", "outcome"],
+    "Reloads of configuration, policy and certificates.",
+);
+const BAD_REQUESTS: MetricDoc = doc(
+    "outrigger_bad_requests_total",
+    Counter,
+    &["reason"],
+    "Requests that broke a rule of the protocol, before any service was chosen.",
+);
+const UPSTREAM_ERRORS: MetricDoc = doc(
+    "outrigger_upstream_errors_total",
+    Counter,
+    &["service", "kind"],
+    "Failures towards a service, by where they arose.",
+);
+const SESSIONS_OPEN: MetricDoc =
+    doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
+const AUDIT_DROPPED: MetricDoc =
+    doc("outrigger_audit_dropped_total", Counter, &[], "Audit records lost because the writer could not keep up.");
+const ACCESS_DROPPED: MetricDoc = doc(
+    "outrigger_access_log_dropped_total",
+    Counter,
+    &[],
+    "Access log records lost because the writer could not keep up.",
+);
+const BUILD_INFO: MetricDoc =
+    doc("outrigger_build_info", Gauge, &["version", "role"], "Always 1; the labels say what runs.");
+
+/// Every family, in the order of docs/METRICS.md.
+pub fn describe() -> Vec<MetricDoc> {
+    vec![
+        REQUESTS,
+        DURATION,
+        IN_FLIGHT,
+        BAD_REQUESTS,
+        DENIED,
+        LIMITED,
+        UPSTREAM_ERRORS,
+        CONNECTIONS_OPEN,
+        CONNECTIONS,
+        HANDSHAKES,
+        CERTIFICATE_EXPIRY,
+        CATALOG_STATE,
+        CATALOG_ITEMS,
+        CHILD_UP,
+        CHILD_RESTARTS,
+        SESSIONS_OPEN,
+        RELOADS,
+        AUDIT_DROPPED,
+        ACCESS_DROPPED,
+        BUILD_INFO,
+    ]
+}
+
+/// The registered families. Private to this module's parent: callers get typed methods only.
+pub(super) struct Families {
+    pub(super) requests: IntCounterVec,
+    pub(super) duration: HistogramVec,
+    pub(super) in_flight: IntGaugeVec,
+    pub(super) connections_open: IntGaugeVec,
+    pub(super) connections: IntCounterVec,
+    pub(super) handshakes: IntCounterVec,
+    pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) child_restarts: IntCounterVec,
+    pub(super) child_up: IntGaugeVec,
+    pub(super) catalog_state: IntGaugeVec,
+    pub(super) catalog_items: IntGaugeVec,
+    pub(super) limited: IntCounterVec,
+    pub(super) denied: IntCounterVec,
+    pub(super) reloads: IntCounterVec,
+    pub(super) bad_requests: IntCounterVec,
+    pub(super) upstream_errors: IntCounterVec,
+    pub(super) sessions_open: IntGaugeVec,
+    pub(super) audit_dropped: IntCounterVec,
+    pub(super) access_dropped: IntCounterVec,
+    pub(super) build_info: IntGaugeVec,
+}
+
+impl Families {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let duration = HistogramOpts::new(DURATION.name, DURATION.help).buckets(DURATION_BUCKETS.to_vec());
+        Ok(Self {
+            requests: counter(registry, &REQUESTS)?,
+            duration: registered(registry, HistogramVec::new(duration, DURATION.labels)?)?,
+            in_flight: gauge(registry, &IN_FLIGHT)?,
+            connections_open: gauge(registry, &CONNECTIONS_OPEN)?,
+            connections: counter(registry, &CONNECTIONS)?,
+            handshakes: counter(registry, &HANDSHAKES)?,
+            certificate_expiry: gauge(registry, &CERTIFICATE_EXPIRY)?,
+            child_restarts: counter(registry, &CHILD_RESTARTS)?,
+            child_up: gauge(registry, &CHILD_UP)?,
+            catalog_state: gauge(registry, &CATALOG_STATE)?,
+            catalog_items: gauge(registry, &CATALOG_ITEMS)?,
+            limited: counter(registry, &LIMITED)?,
+            denied: counter(registry, &DENIED)?,
+            reloads: counter(registry, &RELOADS)?,
+            bad_requests: counter(registry, &BAD_REQUESTS)?,
+            upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,
+            sessions_open: gauge(registry, &SESSIONS_OPEN)?,
+            audit_dropped: counter(registry, &AUDIT_DROPPED)?,
+            access_dropped: counter(registry, &ACCESS_DROPPED)?,
+            build_info: gauge(registry, &BUILD_INFO)?,
+        })
+    }
+}
+
+fn counter(registry: &Registry, doc: &MetricDoc) -> Result<IntCounterVec, prometheus::Error> {
+    registered(registry, IntCounterVec::new(Opts::new(doc.name, doc.help), doc.labels)?)
+}
+
+fn gauge(registry: &Registry, doc: &MetricDoc) -> Result<IntGaugeVec, prometheus::Error> {
+    registered(registry, IntGaugeVec::new(Opts::new(doc.name, doc.help), doc.labels)?)
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, family: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}

@@ -1,0 +1,289 @@
+//! The closed sets of label values. A value that is not listed here cannot reach a metric.
+
+// The macro keeps variant, label text and the list of all together: written by hand, three places per value
+// drift apart, and a value missing from `ALL` would be a series that is never removed.
+macro_rules! closed_label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$value_doc])* $variant,)* }
+
+        impl $name {
+            /// Every value, in the order of the enum.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The label text.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+closed_label! {
+    /// How a request ended; the same words in metrics, access log and audit.
+    Outcome {
+        /// Answered with a result.
+        Ok = "ok",
+        /// A tool result with `isError`.
+        ToolError = "tool_error",
+        /// The server answered with a JSON-RPC error.
+        RpcError = "rpc_error",
+        /// Policy said no, or what was asked for is hidden from the caller.
+        Denied = "denied",
+        /// A rate, budget, concurrency or size limit was passed.
+        Limited = "limited",
+        /// The request broke a rule of the protocol.
+        BadRequest = "bad_request",
+        /// No valid credential.
+        Unauthenticated = "unauthenticated",
+        /// The service cannot be reached or is draining.
+        Unavailable = "unavailable",
+        /// A deadline passed.
+        Timeout = "timeout",
+        /// The caller went away or cancelled.
+        Cancelled = "cancelled",
+        /// Our own fault.
+        Internal = "internal",
+    }
+}
+
+closed_label! {
+    /// Which process.
+    Role {
+        /// `outrigger-sidecar`.
+        Sidecar = "sidecar",
+        /// `outrigger-ingress`.
+        Ingress = "ingress",
+    }
+}
+
+closed_label! {
+    /// Which listening socket.
+    Listener {
+        /// The ingress's listener for clients.
+        Public = "public",
+        /// The sidecar's mTLS listener.
+        Mesh = "mesh",
+        /// The sidecar's listener for what its server dials out.
+        Outbound = "outbound",
+        /// The plaintext admin listener.
+        Admin = "admin",
+    }
+}
+
+closed_label! {
+    /// What became of an incoming connection.
+    ConnectionOutcome {
+        /// Served.
+        Accepted = "accepted",
+        /// Refused because the listener holds its limit of connections.
+        Limited = "limited",
+        /// Refused while draining.
+        Draining = "draining",
+        /// Broke before a request was read.
+        Failed = "failed",
+    }
+}
+
+closed_label! {
+    /// How a TLS handshake ended.
+    HandshakeOutcome {
+        /// Full handshake.
+        Ok = "ok",
+        /// Resumed from a ticket.
+        Resumed = "resumed",
+        /// The peer sent no certificate where one is required.
+        NoCertificate = "no_certificate",
+        /// A certificate of another authority.
+        UnknownAuthority = "unknown_authority",
+        /// Expired, or not valid yet.
+        Expired = "expired",
+        /// On the revocation list.
+        Revoked = "revoked",
+        /// A valid certificate of somebody else.
+        WrongIdentity = "wrong_identity",
+        /// No common version, cipher or protocol, or not TLS at all.
+        Protocol = "protocol",
+        /// Not finished in time.
+        Timeout = "timeout",
+        /// The connection broke.
+        Closed = "closed",
+    }
+}
+
+closed_label! {
+    /// What is known of a service's catalog. One of these is 1 per service, the others 0.
+    CatalogState {
+        /// Never fetched.
+        Unknown = "unknown",
+        /// As the server has it.
+        Fresh = "fresh",
+        /// The last good one, served in the grace period.
+        Stale = "stale",
+        /// Older than the grace period, no longer served.
+        Dropped = "dropped",
+    }
+}
+
+closed_label! {
+    /// Which limit was passed.
+    LimitKind {
+        /// Requests per client.
+        ClientRate = "client_rate",
+        /// Requests per service.
+        ServiceRate = "service_rate",
+        /// Calls per tool.
+        ToolRate = "tool_rate",
+        /// Requests at once per service.
+        Concurrency = "concurrency",
+        /// Calls or cost in a period.
+        Budget = "budget",
+        /// Waiting requests or messages.
+        Queue = "queue",
+        /// Open sessions.
+        Sessions = "sessions",
+        /// Open event streams.
+        Streams = "streams",
+        /// Bytes of headers.
+        HeaderBytes = "header_bytes",
+        /// Bytes of a body.
+        BodyBytes = "body_bytes",
+        /// Bytes of one event or line.
+        EventBytes = "event_bytes",
+        /// Items of a catalog.
+        CatalogItems = "catalog_items",
+        /// Connections or bytes that a server sends out.
+        Egress = "egress",
+    }
+}
+
+closed_label! {
+    /// Why policy refused.
+    DenyReason {
+        /// No rule allows it (the default).
+        NoRule = "no_rule",
+        /// A rule forbids it.
+        Rule = "rule",
+        /// A rule would allow it with a scope, role or claim that the caller lacks.
+        Requirement = "requirement",
+        /// The caller has no identity that policy accepts here.
+        Identity = "identity",
+        /// A destination outside the allowlist.
+        Egress = "egress",
+        /// An address that is never dialled (loopback, link-local, metadata).
+        Address = "address",
+    }
+}
+
+closed_label! {
+    /// What was loaded again.
+    ReloadKind {
+        /// The configuration file.
+        Config = "config",
+        /// The policy file.
+        Policy = "policy",
+        /// Certificates and keys.
+        Certificates = "certificates",
+        /// The revocation list.
+        Revocations = "revocations",
+        /// Client tokens.
+        Tokens = "tokens",
+        /// Services and their addresses.
+        Services = "services",
+    }
+}
+
+closed_label! {
+    /// How a reload ended.
+    ReloadOutcome {
+        /// The new one is in force.
+        Applied = "applied",
+        /// Nothing had changed.
+        Unchanged = "unchanged",
+        /// Refused; the last good one stays.
+        Failed = "failed",
+    }
+}
+
+closed_label! {
+    /// Which rule of the protocol a request broke.
+    BadRequestReason {
+        /// Not JSON, or not a JSON-RPC message.
+        Malformed = "malformed",
+        /// The same member twice in the envelope.
+        DuplicateKey = "duplicate_key",
+        /// A JSON array where the revision has no batches.
+        Batch = "batch",
+        /// Nested too deep.
+        TooDeep = "too_deep",
+        /// A body, header or line over its limit.
+        TooLarge = "too_large",
+        /// The request did not arrive in time.
+        TooSlow = "too_slow",
+        /// Wrong or missing `Content-Type`.
+        ContentType = "content_type",
+        /// `Accept` excludes what we may answer with.
+        Accept = "accept",
+        /// A required header is missing or invalid.
+        Header = "header",
+        /// A header and the body disagree.
+        HeaderMismatch = "header_mismatch",
+        /// A revision that is not served.
+        Revision = "revision",
+        /// A session id that is missing, unknown or ended.
+        Session = "session",
+        /// `Origin` or `Host` is not allowed.
+        Origin = "origin",
+        /// No such path.
+        Path = "path",
+        /// An HTTP method that the path does not have.
+        HttpMethod = "http_method",
+        /// Parameters that the method does not allow.
+        Params = "params",
+        /// Broken HTTP.
+        Http = "http",
+    }
+}
+
+closed_label! {
+    /// What went wrong towards a service.
+    UpstreamErrorKind {
+        /// No connection.
+        Connect = "connect",
+        /// The TLS handshake failed.
+        Tls = "tls",
+        /// The peer is not the service that it should be.
+        Identity = "identity",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The connection broke during an exchange.
+        Reset = "reset",
+        /// The answer is not HTTP, SSE or MCP as it should be.
+        Protocol = "protocol",
+        /// The answer or one event of it is over its limit.
+        TooLarge = "too_large",
+        /// The service says that it is overloaded or draining.
+        Overloaded = "overloaded",
+        /// The child process ended.
+        ChildExited = "child_exited",
+    }
+}
+
+closed_label! {
+    /// Who holds a session.
+    SessionKind {
+        /// A client of an older revision, with us.
+        Client = "client",
+        /// We, with a server of an older revision.
+        Upstream = "upstream",
+        /// A client's session that pins one upstream session or child.
+        Pinned = "pinned",
+    }
+}
