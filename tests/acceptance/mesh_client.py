@@ -225,7 +225,7 @@ async def run(stdio):
             return
 
         names = {x.name for x in lists.get("tools", [])}
-        T = lambda n: PREFIX + n  # noqa: E731
+        T = lambda n: PREFIX + n
         check(
             "expected tools present",
             {T("echo"), T("get-sum"), T("trigger-long-running-operation")} <= names,
