@@ -1,1 +1,3 @@
 //! The proxy beside one MCP server.
+
+pub mod config;

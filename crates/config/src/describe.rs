@@ -181,7 +181,7 @@ impl SettingDoc {
         if !self.doc.reason.is_empty() {
             let _ = write!(meaning, " *Default: {}.*", self.doc.reason);
         }
-        let _ = writeln!(page, "| `{}` | {} | {default} | {variable} | {meaning} |", path_text(&self.path), self.kind);
+        let _ = writeln!(page, "| `{}` | {} | {default} | {variable} | {meaning} |", path_text(&self.path), self.kind.replace('|', "\\|"));
     }
 
     /// The default as the schema's type wants it; lists and maps only when empty.

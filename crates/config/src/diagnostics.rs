@@ -33,7 +33,7 @@ pub struct Diagnostic {
     pub excerpt: Option<String>,
 }
 
-/// All mistakes of one reading, in the order in which they were found.
+/// All mistakes of one reading, in file order, those of the environment last.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Diagnostics(pub Vec<Diagnostic>);

@@ -105,7 +105,9 @@ impl Document {
         recorder.found.borrow_mut().mistakes.clone_from(&self.mistakes);
         let root = Some(&self.node);
         let value = Fields::within(&recorder, Vec::new(), root, |fields| read(fields)).flatten();
-        let found = recorder.found.into_inner();
+        let mut found = recorder.found.into_inner();
+        // In file order, as one repairs them; what has no line (the environment) comes last.
+        found.mistakes.sort_by_key(|mistake| (mistake.line == 0, mistake.line, mistake.column));
         match value {
             Some(value) if found.mistakes.is_empty() => Ok(Loaded { value, warnings: found.warnings }),
             _ if found.mistakes.is_empty() => {

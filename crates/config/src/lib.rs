@@ -15,6 +15,7 @@ pub mod fields;
 pub mod kinds;
 pub mod node;
 pub mod secret;
+pub mod sections;
 pub mod suggest;
 
 pub use describe::{SettingDoc, Settings, describe};

@@ -9,8 +9,8 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     if length > LONGEST_WORD {
         return None;
     }
-    // One mistake per three letters: `lisen` -> `listen`, but never `a` -> `b`.
-    let allowed = (length.max(3)) / 3;
+    // One mistake per three letters, and one in short words: `lisen` -> `listen`, `ear` -> `era`.
+    let allowed = (length + 1).max(3) / 3;
     known
         .into_iter()
         .filter(|word| word.chars().count() <= LONGEST_WORD)

@@ -121,7 +121,7 @@ pub fn choice<T: Copy + PartialEq + 'static>(words: &'static [(&'static str, T)]
         let word = words.iter().find(|(_, known)| known == value).map(|(word, _)| *word);
         word.unwrap_or_default().to_owned()
     };
-    Kind::scalar(names.join(" \\| "), json!({"enum": names}), parse, show)
+    Kind::scalar(names.join(" | "), json!({"enum": names}), parse, show)
 }
 
 /// A path of the file system, as written: relative ones are the program's working directory's.

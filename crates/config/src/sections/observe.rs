@@ -1,0 +1,124 @@
+//! What a program says about itself: log, access log, audit, trace.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::fields::{Fields, doc};
+use crate::kinds::{self, Kind, Mistake};
+
+/// The least important lines that are still written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something failed for good.
+    Error,
+    /// Something needs a look.
+    Warn,
+    /// What the program does, per event of its life.
+    Info,
+    /// Details per request.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The `log` section. The log goes to standard error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least important lines that are still written.
+    pub level: LogLevel,
+    /// How they look.
+    pub format: LogFormat,
+}
+
+/// Where records are written, one JSON object per line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Nowhere.
+    Off,
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// The end of this file, made when missing.
+    File(PathBuf),
+}
+
+/// The `trace` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// A valid `traceparent` from the peer becomes the parent; otherwise every request begins a new trace.
+    pub accept_incoming: bool,
+    /// `X-MCPX-Trace-ID`, `X-MCPX-Span-ID` and `mcpx.trace` count where `traceparent` is absent.
+    pub accept_mcpx: bool,
+}
+
+/// Reads the `log` section.
+pub fn log(f: &mut Fields<'_>) -> Option<Log> {
+    const LEVELS: &[(&str, LogLevel)] = &[
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let text = doc("The least important lines that are still written.").because("start, stop, reload and trouble, nothing per request");
+    let level = f.with_default("level", text.env("OUTRIGGER_LOG"), kinds::choice(LEVELS), LogLevel::Info);
+    let text = doc("How log lines look.").because("a person reads it first; collectors want `json`").env("OUTRIGGER_LOG_FORMAT");
+    let formats = kinds::choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    let format = f.with_default("format", text, formats, LogFormat::Text);
+    Some(Log { level, format })
+}
+
+/// Reads the `access_log` setting.
+pub fn access_log(f: &mut Fields<'_>) -> Output {
+    let text = doc("Where a JSON line per request goes: off, stderr, stdout, or a file.")
+        .because("metrics count every request and the audit names every call")
+        .env("OUTRIGGER_ACCESS_LOG");
+    f.with_default("access_log", text, output(), Output::Off)
+}
+
+/// Reads the `audit` setting.
+pub fn audit(f: &mut Fields<'_>) -> Output {
+    let text = doc("Where a JSON line per decision goes (who, what, rule, outcome; never arguments): off, stderr, stdout, or a file.")
+        .because("a denial that nobody recorded cannot be explained later")
+        .env("OUTRIGGER_AUDIT");
+    f.with_default("audit", text, output(), Output::Stderr)
+}
+
+/// Reads the `trace` section.
+pub fn trace(f: &mut Fields<'_>) -> Option<Trace> {
+    let text = doc("A valid `traceparent` from the peer becomes the parent of our span.")
+        .because("one trace from the agent to the tool is the point; the id gives no right to anything");
+    let accept_incoming = f.with_default("accept_incoming", text, kinds::boolean(), true);
+    let text = doc("Where `traceparent` is absent, `X-MCPX-Trace-ID`, `X-MCPX-Span-ID` and `mcpx.trace` count.")
+        .because("clients that migrate keep their traces");
+    let accept_mcpx = f.with_default("accept_mcpx", text, kinds::boolean(), true);
+    Some(Trace { accept_incoming, accept_mcpx })
+}
+
+fn output() -> Kind<Output> {
+    let parse = |text: &str| match text {
+        "off" => Ok(Output::Off),
+        "stderr" => Ok(Output::Stderr),
+        "stdout" => Ok(Output::Stdout),
+        path if path.contains(['/', '.', '\\']) && !path.contains('\0') => Ok(Output::File(path.into())),
+        _ => Err(Mistake::new("not a place for records", "off, stderr, stdout, or a path such as /var/log/audit.jsonl")),
+    };
+    let show = |output: &Output| match output {
+        Output::Off => "off".to_owned(),
+        Output::Stderr => "stderr".to_owned(),
+        Output::Stdout => "stdout".to_owned(),
+        Output::File(path) => path.display().to_string(),
+    };
+    Kind::scalar("off | stderr | stdout | path", json!({"type": "string", "minLength": 1}), parse, show)
+}
