@@ -23,7 +23,8 @@ for (const file of fs.readdirSync(values.results, { recursive: true }).sort()) {
   const scenario = path.dirname(file).replace(/-\d{4}-\d\d-\d\dT[\w-]+$/, '');
   for (const check of JSON.parse(fs.readFileSync(path.join(values.results, file), 'utf8'))) {
     count[check.status] = (count[check.status] ?? 0) + 1;
-    if (check.status === 'FAILURE') failures.push(`${scenario} ${check.id}: ${(check.errorMessage ?? '').slice(0, 160)}`);
+    if (check.status === 'FAILURE')
+      failures.push(`${scenario} ${check.id}: ${(check.errorMessage ?? '').slice(0, 160)}`);
   }
 }
 if (failures.length) console.log('\nFailed checks:\n  ' + failures.join('\n  '));
