@@ -1,10 +1,10 @@
 //! What is asked for: a tool, prompt, resource or resource template of one service.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::fmt;
 
 /// The four things a service can offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CapabilityKind {
     /// Called with `tools/call`.
@@ -19,8 +19,12 @@ pub enum CapabilityKind {
 
 impl CapabilityKind {
     /// Every kind, in the order in which documents list them.
-    pub const ALL: [CapabilityKind; 4] =
-        [CapabilityKind::Tool, CapabilityKind::Prompt, CapabilityKind::Resource, CapabilityKind::Template];
+    pub const ALL: [CapabilityKind; 4] = [
+        CapabilityKind::Tool,
+        CapabilityKind::Prompt,
+        CapabilityKind::Resource,
+        CapabilityKind::Template,
+    ];
 
     /// The word used in policy files, logs and explanations.
     pub fn as_str(self) -> &'static str {
@@ -120,8 +124,18 @@ mod tests {
     #[test]
     fn parent_segments_are_seen_through_encodings() {
         for uri in [
-            "file:///a/../b", "file:///a/..", "../a", "file:///a/%2e%2E/b", "file:///a%2f..%2fb", "file:///a\\..\\b",
-            "file:///a/%252e%252e/b", "file:///a/%25252e./b", "x://a/..?q", "x://a/..#f", "x://a/..;v/b", "file:../a",
+            "file:///a/../b",
+            "file:///a/..",
+            "../a",
+            "file:///a/%2e%2E/b",
+            "file:///a%2f..%2fb",
+            "file:///a\\..\\b",
+            "file:///a/%252e%252e/b",
+            "file:///a/%25252e./b",
+            "x://a/..?q",
+            "x://a/..#f",
+            "x://a/..;v/b",
+            "file:../a",
         ] {
             assert!(has_parent_segment(uri), "{uri}");
         }
@@ -129,16 +143,36 @@ mod tests {
 
     #[test]
     fn ordinary_names_are_left_alone() {
-        for uri in ["file:///a/b", "file:///a/...", "file:///a/..b", "x://a/b..", "x://a/./b", "x://100%", "x://%zz", "{a}..", ""] {
+        for uri in [
+            "file:///a/b",
+            "file:///a/...",
+            "file:///a/..b",
+            "x://a/b..",
+            "x://a/./b",
+            "x://100%",
+            "x://%zz",
+            "{a}..",
+            "",
+        ] {
             assert!(!has_parent_segment(uri), "{uri}");
         }
     }
 
     #[test]
     fn a_tool_name_is_no_path() {
-        let tool = Capability { kind: CapabilityKind::Tool, service: "fs", name: "a/../b" };
+        let tool = Capability {
+            kind: CapabilityKind::Tool,
+            service: "fs",
+            name: "a/../b",
+        };
         assert!(!tool.climbs());
-        assert!(Capability { kind: CapabilityKind::Resource, ..tool }.climbs());
+        assert!(
+            Capability {
+                kind: CapabilityKind::Resource,
+                ..tool
+            }
+            .climbs()
+        );
         assert_eq!(tool.to_string(), "fs.a/../b");
     }
 }

@@ -39,7 +39,11 @@ enum Shape {
     /// One star at the end: the text before it.
     Prefix(Box<str>),
     /// Anything else: fixed start, pieces in order, fixed end.
-    Pieces { start: Box<str>, middle: Box<[Box<str>]>, end: Box<str> },
+    Pieces {
+        start: Box<str>,
+        middle: Box<[Box<str>]>,
+        end: Box<str>,
+    },
 }
 
 impl Glob {
@@ -57,12 +61,18 @@ impl Glob {
         if source.chars().any(char::is_control) {
             return Err(GlobError::ControlCharacter);
         }
-        Ok(Glob { source: source.into(), shape: Shape::of(source) })
+        Ok(Glob {
+            source: source.into(),
+            shape: Shape::of(source),
+        })
     }
 
     /// The pattern that matches every name.
     pub fn any() -> Glob {
-        Glob { source: "*".into(), shape: Shape::Any }
+        Glob {
+            source: "*".into(),
+            shape: Shape::Any,
+        }
     }
 
     /// Whether the whole of `name` fits. Allocates nothing; time is linear in `name`.
@@ -96,25 +106,43 @@ impl Shape {
         if source.bytes().all(|byte| byte == b'*') {
             return Shape::Any;
         }
-        let Some((start, rest)) = source.split_once('*') else { return Shape::Exact };
+        let Some((start, rest)) = source.split_once('*') else {
+            return Shape::Exact;
+        };
         let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
         // Neighbouring stars leave empty pieces behind; `**` means what `*` means.
-        let middle: Box<[Box<str>]> = middle.split('*').filter(|piece| !piece.is_empty()).map(Box::from).collect();
+        let middle: Box<[Box<str>]> = middle
+            .split('*')
+            .filter(|piece| !piece.is_empty())
+            .map(Box::from)
+            .collect();
         if middle.is_empty() && end.is_empty() {
             return Shape::Prefix(start.into());
         }
-        Shape::Pieces { start: start.into(), middle, end: end.into() }
+        Shape::Pieces {
+            start: start.into(),
+            middle,
+            end: end.into(),
+        }
     }
 }
 
 /// Takes each piece at its first place. That is never worse than a later place, because only what is left counts,
 /// so there is nothing to go back for.
 fn matches_pieces(start: &str, middle: &[Box<str>], end: &str, name: &str) -> bool {
-    let Some(rest) = name.strip_prefix(start) else { return false };
-    let Some(mut rest) = rest.strip_suffix(end) else { return false };
+    let Some(rest) = name.strip_prefix(start) else {
+        return false;
+    };
+    let Some(mut rest) = rest.strip_suffix(end) else {
+        return false;
+    };
     for piece in middle {
-        let Some(at) = rest.find(&**piece) else { return false };
-        let Some(after) = rest.get(at + piece.len()..) else { return false };
+        let Some(at) = rest.find(&**piece) else {
+            return false;
+        };
+        let Some(after) = rest.get(at + piece.len()..) else {
+            return false;
+        };
         rest = after;
     }
     true
@@ -146,7 +174,9 @@ mod tests {
         match pattern.split_first() {
             None => name.is_empty(),
             Some(('*', rest)) => (0..=name.len()).any(|skip| naive(rest, &name[skip..])),
-            Some((one, rest)) => name.split_first().is_some_and(|(head, tail)| head == one && naive(rest, tail)),
+            Some((one, rest)) => name
+                .split_first()
+                .is_some_and(|(head, tail)| head == one && naive(rest, tail)),
         }
     }
 
@@ -177,8 +207,14 @@ mod tests {
 
     #[test]
     fn common_patterns_take_the_short_path() {
-        assert!(matches!(Glob::new("read*").unwrap().shape, Shape::Prefix(_)));
-        assert!(matches!(Glob::new("read**").unwrap().shape, Shape::Prefix(_)));
+        assert!(matches!(
+            Glob::new("read*").unwrap().shape,
+            Shape::Prefix(_)
+        ));
+        assert!(matches!(
+            Glob::new("read**").unwrap().shape,
+            Shape::Prefix(_)
+        ));
         assert_eq!(Glob::new("read").unwrap().exact(), Some("read"));
         assert!(Glob::new("**").unwrap().is_any());
     }
@@ -187,7 +223,10 @@ mod tests {
     fn refuses_what_cannot_be_meant() {
         assert_eq!(Glob::new(""), Err(GlobError::Empty));
         assert_eq!(Glob::new("a\nb"), Err(GlobError::ControlCharacter));
-        assert_eq!(Glob::new(&"a".repeat(MAX_GLOB_BYTES + 1)), Err(GlobError::TooLong(MAX_GLOB_BYTES + 1)));
+        assert_eq!(
+            Glob::new(&"a".repeat(MAX_GLOB_BYTES + 1)),
+            Err(GlobError::TooLong(MAX_GLOB_BYTES + 1))
+        );
     }
 
     proptest! {
