@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 pub mod bridge;
+pub mod catalog;
 pub mod catalog_kind;
 pub mod cursor;
 pub mod edit;

@@ -1,0 +1,201 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    catalog::{
+        About, CacheScope, Catalog, Collector, Limits, List, ListPage,
+        merge::{ServiceState, ServiceView},
+    },
+    cursor::Cursor,
+    names::Naming,
+};
+
+fn service(name: &str, tools: &[String]) -> ServiceView {
+    let text = format!("{{\"tools\":[{}]}}", tools.join(","));
+    let mut collector = Collector::new(
+        Kind::Tool,
+        Limits {
+            items: 1_000_000,
+            ..Limits::default()
+        },
+    );
+    collector.add(ListPage::parse(Kind::Tool, &Bytes::from(text)).unwrap());
+    let none = List::default;
+    let catalog = Catalog::new(
+        collector.finish(),
+        none(),
+        none(),
+        none(),
+        About::default(),
+        0,
+    );
+    ServiceView {
+        name: name.into(),
+        catalog: Arc::new(catalog),
+        state: ServiceState::Fresh,
+    }
+}
+
+fn tools(sizes: &[usize]) -> Vec<String> {
+    let one =
+        |(i, size): (usize, &usize)| format!(r#"{{"name":"t{i}","d":"{}"}}"#, "x".repeat(*size));
+    sizes.iter().enumerate().map(one).collect()
+}
+
+fn merged(services: Vec<ServiceView>) -> Merged {
+    Merged::new(services, Naming::default())
+}
+
+fn parse(pieces: &[Bytes]) -> Value {
+    serde_json::from_slice(&pieces.concat()).unwrap()
+}
+
+fn names(result: &Value) -> Vec<String> {
+    result["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn results_have_the_members_of_their_era() {
+    let merged = merged(vec![
+        service("a", &tools(&[1])),
+        service("b", &tools(&[0, 0])),
+    ]);
+    let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let page = list.page(0).unwrap();
+    assert_eq!((list.len(), page.next), (3, None));
+    let fresh = Freshness {
+        ttl_ms: 7,
+        scope: CacheScope::Private,
+    };
+    let modern = list.result(&page, None, &suffix(Some(fresh), Some(br#"{"k":1}"#)));
+    assert_eq!(
+        String::from_utf8(modern.concat()).unwrap(),
+        concat!(
+            r#"{"tools":[{"name":"a__t0","d":"x"},{"name":"b__t0","d":""},{"name":"b__t1","d":""}],"ttlMs":7,"#,
+            r#""cacheScope":"private","resultType":"complete","_meta":{"k":1}}"#
+        )
+    );
+    let legacy = list.result(&page, Some("c\"1"), &suffix(None, None));
+    assert!(legacy.concat().ends_with(br#"],"nextCursor":"c\"1"}"#));
+    assert_eq!(parse(&legacy).as_object().unwrap().len(), 2);
+}
+
+#[test]
+fn empty_lists_are_one_empty_page() {
+    for kind in Kind::ALL {
+        let list = PreparedList::build(&merged(vec![]), kind, true, |_, _, _| true);
+        assert!(list.is_empty());
+        let result = parse(&list.result(&list.page(0).unwrap(), None, &suffix(None, None)));
+        assert_eq!(result, serde_json::json!({kind.list_member(): []}));
+    }
+}
+
+#[test]
+fn an_audience_sees_only_what_it_may() {
+    let merged = merged(vec![
+        service("a", &tools(&[1, 1])),
+        service("b", &tools(&[1, 1])),
+    ]);
+    let list = PreparedList::build(&merged, Kind::Tool, true, |service, _, name| {
+        service == "a" || name == "t1"
+    });
+    let result = parse(&list.result(&list.page(0).unwrap(), None, &suffix(None, None)));
+    assert_eq!(names(&result), ["a__t0", "a__t1", "b__t1"]);
+    let all = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    assert_ne!(all.fingerprint(), list.fingerprint());
+    let again = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    assert_eq!(all.fingerprint(), again.fingerprint());
+}
+
+#[test]
+fn tools_with_invalid_annotations_are_hidden_from_modern_http_clients_alone() {
+    let bad =
+        r#"{"name":"bad","inputSchema":{"properties":{"a":{"type":"number","x-mcp-header":"A"}}}}"#
+            .to_owned();
+    let good = r#"{"name":"good","inputSchema":{"properties":{"a":{"type":"string","x-mcp-header":"A"}}}}"#.to_owned();
+    let merged = merged(vec![service("s", &[bad, good])]);
+    let modern = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let result = parse(&modern.result(&modern.page(0).unwrap(), None, &suffix(None, None)));
+    assert_eq!(names(&result), ["s__good"]);
+    assert!(modern.hidden()[0].starts_with("s.bad: x-mcp-header of \"a\" needs"));
+    assert_eq!(
+        PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true).len(),
+        2
+    );
+}
+
+#[test]
+fn a_list_up_to_the_limit_is_one_page_and_offsets_are_checked() {
+    // `{"name":"s__t0","d":""}` has 23 bytes, and the comma one.
+    let merged = merged(vec![service("s", &tools(&[0, 0, 0]))]);
+    let build = |bytes| PreparedList::build_with(&merged, Kind::Tool, true, |_, _, _| true, bytes);
+    assert_eq!(build(71).page(0).unwrap().next, None);
+    let two = build(70);
+    assert_eq!(two.page(0).unwrap().next, Some(2));
+    assert_eq!(two.page(2).unwrap().next, None);
+    assert!(two.page(1).is_none() && two.page(3).is_none());
+}
+
+#[test]
+fn a_thousand_services_merge_without_quadratic_work() {
+    let all: Vec<_> = (0..1_000)
+        .map(|i| service(&format!("s{i}"), &tools(&[200; 50])))
+        .collect();
+    let merged = merged(all);
+    let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    assert_eq!(list.len(), 50_000);
+    assert!(list.page(0).unwrap().items.len() <= PAGE_BYTES);
+    assert_eq!(
+        merged
+            .resolve_name(Kind::Tool, "s999__t49")
+            .unwrap()
+            .item
+            .unwrap()
+            .key(),
+        "t49"
+    );
+}
+
+fn mac(bytes: &[u8]) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(
+        &Sha256::new()
+            .chain_update("key")
+            .chain_update(bytes)
+            .finalize()[..16],
+    );
+    out
+}
+
+proptest! {
+    #[test]
+    fn paging_gives_every_item_once_and_in_order(
+        sizes in proptest::collection::vec(proptest::collection::vec(0_usize..60, 0..12), 0..6), page_bytes in 1_usize..200
+    ) {
+        let services = sizes.iter().enumerate().map(|(i, sizes)| service(&format!("s{i}"), &tools(sizes))).collect();
+        let merged = merged(services);
+        let list = PreparedList::build_with(&merged, Kind::Tool, true, |_, _, _| true, page_bytes);
+        let here = Cursor { kind: Kind::Tool, generation: list.fingerprint(), class: [1; 16], offset: 0 };
+        let (mut got, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let offset = cursor.as_deref().map_or(0, |text| here.open(text, &mac).unwrap());
+            let page = list.page(offset).unwrap();
+            cursor = page.next.map(|offset| Cursor { offset, ..here }.seal(&mac));
+            let pieces = list.result(&page, cursor.as_deref(), &suffix(None, None));
+            let found = names(&parse(&pieces));
+            prop_assert!(page.items.len() <= page_bytes || found.len() == 1);
+            got.extend(found);
+            if cursor.is_none() { break; }
+        }
+        let expected: Vec<_> = merged.exposed(Kind::Tool).map(|e| e.name.into_owned()).collect();
+        prop_assert_eq!(got, expected);
+    }
+}
