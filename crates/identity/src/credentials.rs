@@ -1,0 +1,299 @@
+//! The identity of a running workload: one immutable snapshot of everything TLS needs, replaced when its files change.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use crate::files::{self, FileError, IdentityFiles};
+use crate::peer::{self, PeerError};
+use crate::spiffe::SpiffeId;
+use crate::tls;
+use crate::verifier::{MemberVerifier, ServerVerifier};
+use crate::watch::{Contents, Sources, Watch};
+
+/// Most peers whose client configuration is kept; a mesh has fewer services. Past it the oldest tickets are forgotten.
+const MAX_PEERS: usize = 1024;
+
+/// Why an identity cannot be used. A running workload keeps the one it has.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// A file is missing, broken, or does not fit the others.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Our own certificate would be refused by every peer.
+    #[error("the certificate {} would be refused by its peers: {source}", cert.display())]
+    Own {
+        /// The certificate file.
+        cert: PathBuf,
+        /// What is wrong with it.
+        source: PeerError,
+    },
+    /// The files name somebody else than the configuration, or than they did when the process started.
+    #[error(
+        "the certificate names `{found}`, but this process is `{expected}`; correct the file, or restart to change the identity"
+    )]
+    Identity {
+        /// Whom the file names.
+        found: SpiffeId,
+        /// Who we are.
+        expected: SpiffeId,
+    },
+    /// The authorities or revocation lists were refused.
+    #[error("the authorities or revocation lists cannot be used: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// rustls refused the whole.
+    #[error("cannot configure TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// What a look at the files led to.
+#[derive(Debug)]
+pub enum Reload {
+    /// The files are as they were.
+    Unchanged,
+    /// New connections use the new files; those that exist go on.
+    Swapped {
+        /// End of the new certificate's life.
+        not_after: SystemTime,
+    },
+    /// The files changed but cannot be used; the last good snapshot stays. Reported at every look until it is repaired.
+    Failed(CredentialsError),
+}
+
+/// What can be chosen when an identity is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct CredentialOptions {
+    /// Who the files must name; whoever they name unless set.
+    pub expected: Option<SpiffeId>,
+}
+
+/// The identity of this process. Shared by every listener and dialler; reading it takes no lock.
+pub struct Credentials {
+    id: SpiffeId,
+    provider: Arc<CryptoProvider>,
+    watch: Watch,
+    current: ArcSwap<Snapshot>,
+}
+
+/// Everything of one generation; a connection uses one snapshot for all its life.
+pub(crate) struct Snapshot {
+    generation: u64,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    id: SpiffeId,
+    members: Arc<MemberVerifier>,
+    server: Arc<ServerConfig>,
+    client_template: ClientConfig,
+    /// Taken once per dialled connection.
+    clients: Mutex<HashMap<SpiffeId, Arc<ClientConfig>>>,
+}
+
+impl Credentials {
+    /// Reads the files and builds the first snapshot.
+    ///
+    /// # Errors
+    /// When a file is unusable, certificate and key are not a pair, the certificate is not one of a workload that `ca`
+    /// vouches for now, or it names somebody else than expected.
+    pub fn load(
+        files: IdentityFiles,
+        options: &CredentialOptions,
+    ) -> Result<Arc<Self>, CredentialsError> {
+        let provider = Arc::new(tls::provider());
+        let sources = Sources {
+            cert: files.cert,
+            key: files.key,
+            ca: Some(files.ca),
+            crl: files.crl,
+        };
+        let expected = options.expected.as_ref();
+        let (watch, first) = Watch::start(sources, |contents| {
+            Snapshot::compile(&provider, contents, expected, 1)
+        })?;
+        let id = first.id.clone();
+        Ok(Arc::new(Self {
+            id,
+            provider,
+            watch,
+            current: ArcSwap::from_pointee(first),
+        }))
+    }
+
+    /// Looks at the files and swaps the snapshot if they changed and are good. Reads files: call it from a timer on a
+    /// thread that may block. Calls at the same time wait for each other.
+    pub fn reload_if_changed(&self) -> Reload {
+        let compile = |contents: &_| {
+            let generation = self.generation() + 1;
+            Snapshot::compile(&self.provider, contents, Some(&self.id), generation)
+        };
+        match self.watch.reload(&self.current, compile) {
+            Ok(None) => Reload::Unchanged,
+            Ok(Some(snapshot)) => Reload::Swapped {
+                not_after: snapshot.not_after,
+            },
+            Err(error) => Reload::Failed(error),
+        }
+    }
+
+    /// Who we are. Never changes while the process lives.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Counts the snapshots from 1. A connection that remembers it can tell that [`Credentials::recheck`] is due.
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation
+    }
+
+    /// Start of our certificate's life.
+    pub fn not_before(&self) -> SystemTime {
+        self.current.load().not_before
+    }
+
+    /// End of our certificate's life.
+    pub fn not_after(&self) -> SystemTime {
+        self.current.load().not_after
+    }
+
+    /// For a listener inside the mesh, to be asked for each accepted connection: TLS 1.3, members only.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.current.load().server()
+    }
+
+    /// For dialling the workload `expected` and nobody else; see [`server_name`] for the name that rustls wants.
+    pub fn client_config(&self, expected: &SpiffeId) -> Arc<ClientConfig> {
+        self.current.load().client(expected)
+    }
+
+    /// Who a peer is whose handshake succeeded: its name, our trust domain, and that its certificate is valid now. The last
+    /// is not a repetition: a resumed handshake shows no certificate, so nobody looked at its dates.
+    ///
+    /// # Errors
+    /// When the peer has no certificate, or one that says anything else.
+    pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<SpiffeId, PeerError> {
+        let leaf = certificates
+            .and_then(<[_]>::first)
+            .ok_or(PeerError::NoCertificate)?;
+        let facts = self.current.load().members.member(leaf)?;
+        let now = SystemTime::now();
+        if now < facts.not_before || facts.not_after < now {
+            return Err(PeerError::OutsideLife);
+        }
+        Ok(facts.id)
+    }
+
+    /// The full check of the handshake again, under the present authorities and revocations: for connections that live
+    /// longer than a snapshot.
+    ///
+    /// # Errors
+    /// When a new connection with these certificates would be refused.
+    pub fn recheck(
+        &self,
+        certificates: Option<&[CertificateDer<'_>]>,
+    ) -> Result<SpiffeId, PeerError> {
+        let chain = certificates.ok_or(PeerError::NoCertificate)?;
+        self.current
+            .load()
+            .members
+            .verify_chain(chain)
+            .map(|facts| facts.id)
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn compile(
+        provider: &Arc<CryptoProvider>,
+        contents: &Contents,
+        expected: Option<&SpiffeId>,
+        generation: u64,
+    ) -> Result<Self, CredentialsError> {
+        let pair = Arc::new(files::pair(provider, &contents.cert, &contents.key)?);
+        let refused = |source| CredentialsError::Own {
+            cert: contents.cert.path().to_owned(),
+            source,
+        };
+        let facts = pair
+            .cert
+            .first()
+            .ok_or(PeerError::NoCertificate)
+            .and_then(peer::facts)
+            .map_err(refused)?;
+        if let Some(expected) = expected.filter(|expected| **expected != facts.id) {
+            return Err(CredentialsError::Identity {
+                found: facts.id,
+                expected: expected.clone(),
+            });
+        }
+        let trust_domain = facts.id.trust_domain();
+        MemberVerifier::without_revocation(provider, trust_domain, contents)?
+            .verify_chain(&pair.cert)
+            .map_err(refused)?;
+        let members = Arc::new(MemberVerifier::from_files(
+            provider,
+            trust_domain,
+            contents,
+            true,
+        )?);
+        let ourselves = Arc::new(ServerVerifier::new(Arc::clone(&members), facts.id.clone()));
+        Ok(Self {
+            generation,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            server: Arc::new(tls::mesh_server(
+                provider,
+                Arc::clone(&members) as _,
+                &pair,
+            )?),
+            client_template: tls::mesh_client(provider, ourselves, &pair)?,
+            clients: Mutex::default(),
+            id: facts.id,
+            members,
+        })
+    }
+
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    pub(crate) fn client(&self, expected: &SpiffeId) -> Arc<ClientConfig> {
+        // A map that is only ever added to or emptied is good after a panic, too.
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = clients.get(expected) {
+            return Arc::clone(config);
+        }
+        if clients.len() >= MAX_PEERS {
+            clients.clear();
+        }
+        let servers = Arc::new(ServerVerifier::new(
+            Arc::clone(&self.members),
+            expected.clone(),
+        ));
+        let config = Arc::new(tls::for_other_peer(&self.client_template, servers));
+        clients.insert(expected.clone(), Arc::clone(&config));
+        config
+    }
+}
+
+/// The name to give to a TLS connector together with [`Credentials::client_config`]: the address of the replica. It is
+/// neither sent nor verified; it only keeps the tickets of replicas apart.
+pub fn server_name(replica: IpAddr) -> ServerName<'static> {
+    ServerName::IpAddress(replica.into())
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let current = self.current.load();
+        f.debug_struct("Credentials")
+            .field("id", &self.id)
+            .field("generation", &current.generation)
+            .field("not_after", &current.not_after)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! Notices that files changed: by their `stat` when that can be trusted, by a hash of their content otherwise.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+
+use crate::files::{FileError, FileRole, Loaded};
+
+/// A file changed more recently than this may change again within the resolution of its time stamps, unseen.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The files that make one snapshot, and what the present one was made of.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    sources: Sources,
+    seen: Mutex<Seen>,
+}
+
+/// Where the parts of an identity are.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) crl: Option<PathBuf>,
+}
+
+/// The parts as they were at one moment.
+pub(crate) struct Contents {
+    pub(crate) cert: Loaded,
+    pub(crate) key: Loaded,
+    pub(crate) ca: Option<Loaded>,
+    pub(crate) crl: Option<Loaded>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// None when the time stamps are too fresh to say anything.
+    stats: Option<Vec<Stat>>,
+    digest: Digest,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Watch {
+    /// Reads the files for the first time and compiles a snapshot of them.
+    pub(crate) fn start<S, E: From<FileError>>(
+        sources: Sources,
+        compile: impl FnOnce(&Contents) -> Result<S, E>,
+    ) -> Result<(Self, S), E> {
+        let stats = sources.stats();
+        let contents = sources.read()?;
+        let snapshot = compile(&contents)?;
+        let seen = Seen {
+            stats,
+            digest: contents.digest(),
+        };
+        Ok((
+            Self {
+                sources,
+                seen: Mutex::new(seen),
+            },
+            snapshot,
+        ))
+    }
+
+    /// Swaps `current` for a snapshot of the files if they changed. On an error nothing is swapped, and the next call tries
+    /// again. None means that nothing changed; no file is read whose `stat` is as before.
+    pub(crate) fn reload<S, E: From<FileError>>(
+        &self,
+        current: &ArcSwap<S>,
+        compile: impl FnOnce(&Contents) -> Result<S, E>,
+    ) -> Result<Option<Arc<S>>, E> {
+        // What is behind the lock is replaced as a whole, so a panic cannot have left it half done.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stats = self.sources.stats();
+        if stats.is_some() && stats == seen.stats {
+            return Ok(None);
+        }
+        let contents = self.sources.read()?;
+        let digest = contents.digest();
+        if digest.as_ref() == seen.digest.as_ref() {
+            seen.stats = stats;
+            return Ok(None);
+        }
+        let snapshot = Arc::new(compile(&contents)?);
+        current.store(Arc::clone(&snapshot));
+        *seen = Seen { stats, digest };
+        Ok(Some(snapshot))
+    }
+}
+
+impl Sources {
+    fn read(&self) -> Result<Contents, FileError> {
+        let optional = |role, path: &Option<PathBuf>| {
+            path.as_deref()
+                .map(|path| Loaded::read(role, path))
+                .transpose()
+        };
+        Ok(Contents {
+            cert: Loaded::read(FileRole::Cert, &self.cert)?,
+            key: Loaded::read(FileRole::Key, &self.key)?,
+            ca: optional(FileRole::Ca, &self.ca)?,
+            crl: optional(FileRole::Crl, &self.crl)?,
+        })
+    }
+
+    /// Taken before the files are read: a change between the two is then seen next time.
+    fn stats(&self) -> Option<Vec<Stat>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let settled_before = i64::try_from(now.saturating_sub(SETTLED).as_secs()).ok()?;
+        [
+            Some(&self.cert),
+            Some(&self.key),
+            self.ca.as_ref(),
+            self.crl.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|path| stat(path).filter(|stat| stat.changed.0 < settled_before))
+        .collect()
+    }
+}
+
+impl Contents {
+    fn digest(&self) -> Digest {
+        let mut hash = Context::new(&SHA256);
+        for file in [
+            Some(&self.cert),
+            Some(&self.key),
+            self.ca.as_ref(),
+            self.crl.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            // The length keeps two files with a moved boundary apart.
+            hash.update(&(file.content().len() as u64).to_be_bytes());
+            hash.update(file.content());
+        }
+        hash.finish()
+    }
+}
+
+/// Follows symbolic links, because mounted secrets are replaced by pointing a link elsewhere.
+fn stat(path: &Path) -> Option<Stat> {
+    let meta = fs::metadata(path).ok()?;
+    Some(Stat {
+        device: meta.dev(),
+        inode: meta.ino(),
+        size: meta.size(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    })
+}
