@@ -1,1 +1,3 @@
 //! The edge: client authentication, merged catalogs, routing, audit.
+
+pub mod config;

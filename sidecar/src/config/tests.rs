@@ -64,7 +64,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
     let wrong = read(Some(text), &[("OUTRIGGER_LIMIT_BODY", "4 potatoes")]).unwrap_err();
     let shown = wrong.to_string();
     for expected in [
-        "sidecar.yaml:1:10: service: `FS` is not a service name",
+        "sidecar.yaml:1:10: service: `FS` is not a valid service name",
         "sidecar.yaml:3:1: command: both `upstream` and `command` are given",
         "sidecar.yaml:4:9: listen: `8443` is not an address to listen on (add the address: 127.0.0.1:8443",
         "sidecar.yaml:5:6: era: `modem` is not known here (did you mean `modern`?",

@@ -34,7 +34,7 @@ pub fn checked(rule: Checked) -> Kind<String> {
         if (rule.accepts)(text) {
             return Ok(text.to_owned());
         }
-        Err(Mistake::new(format!("{} is not a {}", quoted(text), rule.name), rule.hint))
+        Err(Mistake::new(format!("{} is not a valid {}", quoted(text), rule.name), rule.hint))
     };
     Kind::scalar(name, schema, parse, Clone::clone)
 }
@@ -45,24 +45,17 @@ pub fn secret() -> Kind<Secret> {
     Kind { is_secret: true, ..kind }
 }
 
-/// The SHA-256 of something in 64 hexadecimal digits, as lower case.
+/// The SHA-256 of something in 64 hexadecimal digits, as lower case. Mistakes do not show the text: somebody may have put
+/// the token itself here.
 pub fn sha256() -> Kind<String> {
-    let accepts = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let rule = Checked {
-        name: "SHA-256 in hexadecimal",
-        pattern: "^[0-9a-fA-F]{64}$",
-        accepts,
-        hint: "64 hexadecimal digits, from `printf %s \"$TOKEN\" | sha256sum`",
+    let parse = |text: &str| {
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(text.to_ascii_lowercase());
+        }
+        Err(Mistake::new("not a SHA-256", "64 hexadecimal digits, from `printf %s \"$TOKEN\" | sha256sum`"))
     };
-    let kind = checked(rule);
-    let (from_text, from_node) = (kind.from_text.clone(), kind.from_node.clone());
-    Kind {
-        from_text: std::rc::Rc::new(move |text| from_text(text).map(|hash| hash.to_ascii_lowercase())),
-        from_node: std::rc::Rc::new(move |node| from_node(node).map(|hash| hash.to_ascii_lowercase())),
-        // Somebody may have put the token itself here.
-        is_secret: true,
-        ..kind
-    }
+    let schema = json!({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"});
+    Kind { is_secret: true, ..Kind::scalar("SHA-256 in hexadecimal", schema, parse, Clone::clone) }
 }
 
 /// `true` or `false`, and nothing that merely resembles them (`yes`, `on`, `1`).

@@ -1,0 +1,148 @@
+//! The settings of the ingress, from a file, the environment, or both. Every one is declared here and nowhere else;
+//! `docs/CONFIGURATION.md` and the JSON Schema come from these declarations.
+
+mod clients;
+mod limits;
+mod services;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use outrigger_config::kinds::{Scheme, Url};
+use outrigger_config::sections::{self, Identity, Log, Output, Trace};
+use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kinds, load};
+use outrigger_mcp::names::Naming;
+
+pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
+pub use limits::{Limits, Timeouts};
+pub use services::{Service, naming};
+
+/// All settings of one ingress. Immutable: a reload makes a new one.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The URL under which clients know this ingress, for metadata that names it.
+    pub public_url: Option<Url>,
+    /// Where health, metrics and pages are shown.
+    pub admin: SocketAddr,
+    /// TLS on the client listener; plain HTTP without it.
+    pub tls: Option<Tls>,
+    /// Who clients may be.
+    pub clients: Clients,
+    /// Who we are in the mesh, and whom we believe.
+    pub identity: Identity,
+    /// The services, in file order.
+    pub services: Vec<Service>,
+    /// How capabilities are named on the merged endpoint.
+    pub naming: Naming,
+    /// Policy files.
+    pub policy: Vec<PathBuf>,
+    /// What is held at most.
+    pub limits: Limits,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// The log.
+    pub log: Log,
+    /// Where a line per request goes.
+    pub access_log: Output,
+    /// Where a line per decision goes.
+    pub audit: Output,
+    /// Trace context.
+    pub trace: Trace,
+    /// Threads that handle requests; one per core when absent.
+    pub threads: Option<usize>,
+    /// Things to tell the operator that stop nothing.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// Reads the settings from an optional `(file name, text)` and the environment, which wins.
+    ///
+    /// # Errors
+    /// Every mistake in both.
+    pub fn from_sources(file: Option<(&str, &str)>, env: Env<'_>) -> Result<Self, Diagnostics> {
+        let loaded = load(file, env, read)?;
+        Ok(Self { warnings: loaded.warnings, ..loaded.value })
+    }
+
+    /// All settings of the ingress, for documentation and JSON Schema.
+    pub fn describe() -> Settings {
+        outrigger_config::describe(read)
+    }
+}
+
+/// Declares every setting. All are read before the first `?`, so that every mistake is found.
+fn read(f: &mut Fields<'_>) -> Option<Config> {
+    let listen = read_listen(f);
+    let public_url = read_public_url(f);
+    let admin = f.section("admin", "Health, metrics, the catalog and pages, in plain text.", read_admin);
+    let tls = f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", clients::client_tls);
+    let clients = clients::read(f, listen, tls.as_ref());
+    let identity = f.section("identity", "Who this ingress is in the mesh, and whom it believes.", sections::identity);
+    let trust_domain = identity.as_ref().map(|identity| identity.trust_domain.as_str());
+    let services = services::read(f, trust_domain);
+    let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
+    let policy = read_policy(f);
+    let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
+    let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
+    let log = f.section("log", "The log, on standard error.", sections::log);
+    let access_log = sections::access_log(f);
+    let audit = sections::audit(f);
+    let trace = f.section("trace", "Trace context (W3C).", sections::trace);
+    let text = doc("Threads that handle requests; without it, one per core.").env("OUTRIGGER_THREADS");
+    let threads = f.optional("threads", text, kinds::count(1..=1024));
+    Some(Config {
+        listen,
+        public_url,
+        admin: admin?,
+        tls,
+        clients: clients?,
+        identity: identity?,
+        services,
+        naming: naming?,
+        policy,
+        limits: limits?,
+        timeouts: timeouts?,
+        log: log?,
+        access_log,
+        audit,
+        trace: trace?,
+        threads,
+        warnings: Vec::new(),
+    })
+}
+
+fn read_listen(f: &mut Fields<'_>) -> SocketAddr {
+    let text = doc("Where clients connect. Port 0 lets the system choose.").env("OUTRIGGER_LISTEN");
+    let text = text.because("nobody else can reach it until somebody decides so");
+    f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 8080).into())
+}
+
+fn read_public_url(f: &mut Fields<'_>) -> Option<Url> {
+    let text = doc("The URL under which clients know this ingress, when something in front of it has another name.");
+    let url = f.optional("public_url", text.env("OUTRIGGER_PUBLIC_URL").example("https://mcp.example.com"), kinds::url());
+    if url.as_ref().is_some_and(|url| matches!(url.scheme, Scheme::Unix(_))) {
+        f.mistake("public_url", "clients cannot use a socket file", "write https://host");
+    }
+    url
+}
+
+fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
+    let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.").env("OUTRIGGER_ADMIN_LISTEN");
+    let text = text.because("it shows the names of all services and asks for no login");
+    Some(f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 9090).into()))
+}
+
+fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {
+    let text = doc("Policy files, read again when they change. Rate limits are part of policy.").env("OUTRIGGER_POLICY");
+    let text = text.because("without a policy every call is denied").example("/etc/outrigger/policy.yaml");
+    let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
+    if policy.is_empty() {
+        f.warn("policy", "no policy file: every call will be denied", "name one with `policy:` or OUTRIGGER_POLICY");
+    }
+    policy
+}
+
+#[cfg(test)]
+mod tests;
