@@ -177,12 +177,10 @@ fn plain(status: StatusCode, text: &'static str) -> Reply {
 }
 
 /// The signals that end the service.
-
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
-
 
 impl Signals {
     fn install() -> std::io::Result<Self> {
