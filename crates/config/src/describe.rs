@@ -46,9 +46,19 @@ pub struct Settings(pub Vec<SettingDoc>);
 pub fn describe<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Settings {
     let document = Document::empty();
     let described = Some(RefCell::new(Vec::new()));
-    let recorder = Recorder { document: &document, env: &|_| None, described, found: RefCell::default() };
+    let recorder = Recorder {
+        document: &document,
+        env: &|_| None,
+        described,
+        found: RefCell::default(),
+    };
     Fields::within(&recorder, Vec::new(), None, |fields| read(fields));
-    Settings(recorder.described.map(RefCell::into_inner).unwrap_or_default())
+    Settings(
+        recorder
+            .described
+            .map(RefCell::into_inner)
+            .unwrap_or_default(),
+    )
 }
 
 /// `services.<name>.tokens[].subject`
@@ -76,14 +86,20 @@ impl Settings {
 
     /// The names of all environment variables.
     pub fn variables(&self) -> Vec<&'static str> {
-        self.0.iter().filter_map(|setting| setting.doc.env).collect()
+        self.0
+            .iter()
+            .filter_map(|setting| setting.doc.env)
+            .collect()
     }
 
     /// A JSON Schema (2020-12) of the file.
     pub fn to_json_schema(&self, title: &str) -> Json {
         let mut schema = self.object(&[]);
         if let Some(members) = schema.as_object_mut() {
-            members.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
+            members.insert(
+                "$schema".to_owned(),
+                json!("https://json-schema.org/draft/2020-12/schema"),
+            );
             members.insert("title".to_owned(), json!(title));
         }
         schema
@@ -92,24 +108,43 @@ impl Settings {
     // ---- Markdown ----
 
     fn write_section(&self, page: &mut String, section: &[Segment], level: usize) {
-        let values: Vec<_> = self.children(section).filter(|setting| setting.schema.is_some()).collect();
+        let values: Vec<_> = self
+            .children(section)
+            .filter(|setting| setting.schema.is_some())
+            .collect();
         if !values.is_empty() {
-            page.push_str("| setting | value | default | environment | meaning |\n|---|---|---|---|---|\n");
+            page.push_str(
+                "| setting | value | default | environment | meaning |\n|---|---|---|---|---|\n",
+            );
             for setting in values {
                 setting.write_row(page);
             }
             page.push('\n');
         }
-        for holder in self.children(section).filter(|setting| setting.schema.is_none()) {
+        for holder in self
+            .children(section)
+            .filter(|setting| setting.schema.is_none())
+        {
             let inside = holder.inside();
             let marks = "#".repeat(level);
-            let _ = write!(page, "{marks} `{}`\n\n{} ({})\n\n", path_text(&inside), holder.doc.text, holder.kind);
+            let _ = write!(
+                page,
+                "{marks} `{}`\n\n{} ({})\n\n",
+                path_text(&inside),
+                holder.doc.text,
+                holder.kind
+            );
             self.write_section(page, &inside, level);
         }
     }
 
     fn children(&self, section: &[Segment]) -> impl Iterator<Item = &SettingDoc> {
-        self.0.iter().filter(move |setting| setting.path.split_last().is_some_and(|(_, parent)| parent == section))
+        self.0.iter().filter(move |setting| {
+            setting
+                .path
+                .split_last()
+                .is_some_and(|(_, parent)| parent == section)
+        })
     }
 
     // ---- JSON Schema ----
@@ -118,14 +153,17 @@ impl Settings {
         let mut properties = Map::new();
         let mut required = Vec::new();
         for setting in self.children(section) {
-            let Some(Segment::Key(name)) = setting.path.last() else { continue };
+            let Some(Segment::Key(name)) = setting.path.last() else {
+                continue;
+            };
             if setting.required && setting.doc.env.is_none() {
                 // A setting that the environment can give is not required of the file.
                 required.push(json!(name));
             }
             properties.insert(name.clone(), self.property(setting));
         }
-        let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
+        let mut schema =
+            json!({"type": "object", "properties": properties, "additionalProperties": false});
         if let (Some(members), false) = (schema.as_object_mut(), required.is_empty()) {
             members.insert("required".to_owned(), Json::Array(required));
         }
@@ -173,7 +211,11 @@ impl SettingDoc {
             None if self.required => "**required**".to_owned(),
             None => "none".to_owned(),
         };
-        let variable = self.doc.env.map(|name| format!("`{name}`")).unwrap_or_default();
+        let variable = self
+            .doc
+            .env
+            .map(|name| format!("`{name}`"))
+            .unwrap_or_default();
         let mut meaning = self.doc.text.to_owned();
         if let Some(example) = self.doc.example {
             let _ = write!(meaning, " Example: `{example}`.");
@@ -181,7 +223,14 @@ impl SettingDoc {
         if !self.doc.reason.is_empty() {
             let _ = write!(meaning, " *Default: {}.*", self.doc.reason);
         }
-        let _ = writeln!(page, "| `{}` | {} | {default} | {variable} | {meaning} |", path_text(&self.path), self.kind.replace('|', "\\|"));
+        // A bar ends a table cell even inside backticks.
+        let [kind, default, meaning] =
+            [&self.kind, &default, &meaning].map(|text| text.replace('|', "\\|"));
+        let _ = writeln!(
+            page,
+            "| `{}` | {kind} | {default} | {variable} | {meaning} |",
+            path_text(&self.path)
+        );
     }
 
     /// The default as the schema's type wants it; lists and maps only when empty.
@@ -193,5 +242,73 @@ impl SettingDoc {
             Some("object") => text.is_empty().then(|| json!({})),
             _ => Some(json!(text)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Settings, describe};
+    use crate::fields::doc;
+    use crate::kinds;
+
+    fn sample() -> Settings {
+        describe(|f| {
+            let text = doc("How many | often.")
+                .because("three is enough")
+                .env("COUNT");
+            f.with_default("count", text, kinds::integer(1..=5), 3);
+            f.required(
+                "mode",
+                doc("Mode.").example("b"),
+                kinds::choice(&[("a", 1), ("b", 2)]),
+            );
+            f.map("peers", "Peers.", &kinds::text(), |_, f| {
+                f.required("host", doc("Host."), kinds::text())
+            });
+            f.list("steps", "Steps.", |f| {
+                f.optional("on", doc("On."), kinds::boolean())
+            });
+            f.mistake("count", "never recorded", "while describing");
+        })
+    }
+
+    #[test]
+    fn the_reference_has_one_line_per_setting() {
+        let page = sample().to_markdown(3);
+        let count = "| `count` | number 1 to 5 | `3` | `COUNT` | How many \\| often. *Default: three is enough.* |\n";
+        assert!(page.contains(count), "{page}");
+        assert!(
+            page.contains("| `mode` | a \\| b | **required** |  | Mode. Example: `b`. |\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("### `peers.<name>`\n\nPeers. (map)\n"),
+            "{page}"
+        );
+        assert!(page.contains("| `steps[].on` |"), "{page}");
+    }
+
+    #[test]
+    fn the_schema_nests_and_is_closed() {
+        let schema = sample().to_json_schema("t");
+        let count = json!({"type": "integer", "minimum": 1, "maximum": 5, "description": "How many | often.", "default": 3});
+        assert_eq!(schema["properties"]["count"], count);
+        assert_eq!(schema["required"], json!(["mode"]));
+        assert_eq!(schema["additionalProperties"], false);
+        assert_eq!(
+            schema["properties"]["peers"]["additionalProperties"]["required"],
+            json!(["host"])
+        );
+        assert_eq!(
+            schema["properties"]["steps"]["items"]["properties"]["on"]["type"],
+            "boolean"
+        );
+    }
+
+    #[test]
+    fn variables_are_listed() {
+        assert_eq!(sample().variables(), ["COUNT"]);
     }
 }

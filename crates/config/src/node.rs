@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle};
 
+use crate::describe::{Segment, path_text};
 use crate::diagnostics::{Diagnostic, Diagnostics};
 
 /// The largest file read, in bytes: a thousand times a large manifest, and still parsed in milliseconds.
@@ -92,7 +93,10 @@ impl Node {
 
     /// The value under `key` of a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
-        self.entries()?.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+        self.entries()?
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.value)
     }
 
     /// The text of a single value.
@@ -125,7 +129,12 @@ impl Node {
 impl Document {
     /// A document without content, for settings that come from the environment alone.
     pub fn empty() -> Self {
-        Self { file: "".into(), text: "".into(), node: Node::default(), mistakes: Vec::new() }
+        Self {
+            file: "".into(),
+            text: "".into(),
+            node: Node::default(),
+            mistakes: Vec::new(),
+        }
     }
 
     /// Reads a file that holds one document (or none: an empty mapping).
@@ -134,12 +143,22 @@ impl Document {
     /// A syntax error, a limit passed, or a second document, with its place.
     pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostics> {
         let mut documents = Self::parse_all(file, text)?.into_iter();
-        let first = documents.next().unwrap_or_else(|| Self { file: file.into(), text: text.into(), ..Self::empty() });
+        let first = documents.next().unwrap_or_else(|| Self {
+            file: file.into(),
+            text: text.into(),
+            ..Self::empty()
+        });
         match documents.next() {
             None => Ok(first),
-            Some(second) => Err(Diagnostic::at(file, text, second.node.at, "", "a second document in one file")
-                .hint("keep one document; remove `---` and what follows")
-                .into()),
+            Some(second) => Err(Diagnostic::at(
+                file,
+                text,
+                second.node.at,
+                "",
+                "a second document in one file",
+            )
+            .hint("keep one document; remove `---` and what follows")
+            .into()),
         }
     }
 
@@ -152,16 +171,32 @@ impl Document {
             let message = format!("the file has {} bytes, more than {MAX_BYTES}", text.len());
             return Err(Diagnostic::at(file, "", Position::default(), "", message).into());
         }
-        let mut builder = Builder { text, file, nodes: 0, open: Vec::new(), anchors: HashMap::new(), mistakes: Vec::new() };
+        let mut builder = Builder {
+            text,
+            file,
+            nodes: 0,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            mistakes: Vec::new(),
+        };
         let (shared_file, shared_text): (Rc<str>, Rc<str>) = (file.into(), text.into());
         let mut documents = Vec::new();
         for next in Parser::new_from_str(text) {
             let (event, span) = next.map_err(|error| {
-                Diagnostic::at(file, text, position(error.marker()), "", error.info()).hint("this is not valid YAML")
+                Diagnostic::at(file, text, position(error.marker()), "", error.info())
+                    .hint("this is not valid YAML")
             })?;
-            if let Some(node) = builder.event(event, position(&span.start)).map_err(|wrong| *wrong)? {
+            if let Some(node) = builder
+                .event(event, position(&span.start))
+                .map_err(|wrong| *wrong)?
+            {
                 let mistakes = std::mem::take(&mut builder.mistakes);
-                documents.push(Self { file: shared_file.clone(), text: shared_text.clone(), node, mistakes });
+                documents.push(Self {
+                    file: shared_file.clone(),
+                    text: shared_text.clone(),
+                    node,
+                    mistakes,
+                });
             }
         }
         documents.retain(|document| document.node.value != Value::Null);
@@ -212,7 +247,10 @@ impl Builder<'_> {
                 let plain = style == ScalarStyle::Plain;
                 let value = match (plain, text.as_ref()) {
                     (true, "" | "~" | "null") => Value::Null,
-                    _ => Value::Scalar(Scalar { text: text.into_owned(), plain }),
+                    _ => Value::Scalar(Scalar {
+                        text: text.into_owned(),
+                        plain,
+                    }),
                 };
                 self.count(1, 0, at)?;
                 self.close(Node { value, at }, anchor, 0)
@@ -235,13 +273,23 @@ impl Builder<'_> {
 
     fn begin(&mut self, value: Value, anchor: usize, at: Position) -> Result<Option<Node>, Wrong> {
         self.count(1, 1, at)?;
-        self.open.push(Open { node: Node { value, at }, anchor, key: None, seen: HashSet::new(), height: 0 });
+        self.open.push(Open {
+            node: Node { value, at },
+            anchor,
+            key: None,
+            seen: HashSet::new(),
+            height: 0,
+        });
         Ok(None)
     }
 
     fn alias(&mut self, anchor: usize, at: Position) -> Result<Option<Node>, Wrong> {
         let Some(anchored) = self.anchors.get(&anchor) else {
-            return Err(self.wrong(at, "an alias inside the value that it names", "write the value out"));
+            return Err(self.wrong(
+                at,
+                "an alias inside the value that it names",
+                "write the value out",
+            ));
         };
         let (mut node, nodes, height) = (anchored.node.clone(), anchored.nodes, anchored.height);
         self.count(nodes, height, at)?;
@@ -252,7 +300,11 @@ impl Builder<'_> {
     /// Puts a complete value where it belongs: the root, a list, a key, or the value of a key.
     fn close(&mut self, node: Node, anchor: usize, height: usize) -> Result<Option<Node>, Wrong> {
         if anchor > 0 {
-            let kept = Anchored { node: node.clone(), nodes: size(&node), height };
+            let kept = Anchored {
+                node: node.clone(),
+                nodes: size(&node),
+                height,
+            };
             self.count(kept.nodes, 0, node.at)?;
             self.anchors.insert(anchor, kept);
         }
@@ -265,17 +317,32 @@ impl Builder<'_> {
             (Value::Map(entries), Some((key, at))) => {
                 if !parent.seen.insert(key.clone()) {
                     let hint = format!("keep one `{}`", key.escape_debug());
-                    let mistake = Diagnostic::at(self.file, self.text, at, &key, "this key stands here twice");
+                    let path = self.path_of(&key);
+                    let mistake = Diagnostic::at(
+                        self.file,
+                        self.text,
+                        at,
+                        &path,
+                        "this key stands here twice",
+                    );
                     self.mistakes.push(mistake.hint(hint));
                 } else {
-                    entries.push(Entry { key, at, value: node });
+                    entries.push(Entry {
+                        key,
+                        at,
+                        value: node,
+                    });
                 }
             }
             (Value::Map(_), None) => match node.value {
                 Value::Scalar(scalar) => parent.key = Some((scalar.text, node.at)),
                 Value::Null => parent.key = Some(("null".to_owned(), node.at)),
                 Value::Seq(_) | Value::Map(_) => {
-                    return Err(self.wrong(node.at, "a list or section as a key", "keys are single words"));
+                    return Err(self.wrong(
+                        node.at,
+                        "a list or section as a key",
+                        "keys are single words",
+                    ));
                 }
             },
             (Value::Null | Value::Scalar(_), _) => {}
@@ -283,14 +350,37 @@ impl Builder<'_> {
         Ok(None)
     }
 
+    /// The path of a key of the innermost mapping.
+    fn path_of(&self, key: &str) -> String {
+        let outer = self.open.split_last().map_or(&[][..], |(_, outer)| outer);
+        let mut path: Vec<Segment> = Vec::with_capacity(outer.len() + 1);
+        for open in outer {
+            match (&open.node.value, &open.key) {
+                (Value::Seq(items), _) => path.push(Segment::Item(items.len())),
+                (_, Some((key, _))) => path.push(Segment::Key(key.clone())),
+                (_, None) => {}
+            }
+        }
+        path.push(Segment::Key(key.to_owned()));
+        path_text(&path)
+    }
+
     /// Spends the budgets of one file.
     fn count(&mut self, nodes: usize, height: usize, at: Position) -> Result<(), Wrong> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
-            return Err(self.wrong(at, &format!("more than {MAX_NODES} values in one file"), "split the file"));
+            return Err(self.wrong(
+                at,
+                &format!("more than {MAX_NODES} values in one file"),
+                "split the file",
+            ));
         }
         if self.open.len() + height > MAX_DEPTH {
-            return Err(self.wrong(at, &format!("nested deeper than {MAX_DEPTH} levels"), "flatten it"));
+            return Err(self.wrong(
+                at,
+                &format!("nested deeper than {MAX_DEPTH} levels"),
+                "flatten it",
+            ));
         }
         Ok(())
     }
@@ -311,7 +401,10 @@ fn size(node: &Node) -> usize {
 
 fn position(marker: &Marker) -> Position {
     let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Position { line: narrow(marker.line()), column: narrow(marker.col().saturating_add(1)) }
+    Position {
+        line: narrow(marker.line()),
+        column: narrow(marker.col().saturating_add(1)),
+    }
 }
 
 #[cfg(test)]
