@@ -95,58 +95,43 @@ impl ParamHeaders {
         arguments: Option<&[u8]>,
         header: impl Fn(&str) -> Option<&'h [u8]>,
     ) -> Result<(), String> {
+        let arguments = scan(arguments)?;
         for param in &self.0 {
-            let name = &param.header;
-            let given = header(name)
-                .map(headers::decode)
-                .transpose()
-                .map_err(|e: HeaderError| format!("{name} {e}"))?;
-            let argument = arguments.map_or(Ok(None), |all| find(all, &param.path))?;
-            match (argument, given) {
-                (None, None) => {}
-                (None, Some(_)) => {
-                    return Err(format!(
-                        "{name} is present but the argument {:?} is absent or null",
-                        param.name()
-                    ));
-                }
-                (Some(_), None) => {
-                    return Err(format!(
-                        "{name} is missing but the argument {:?} is present",
-                        param.name()
-                    ));
-                }
-                (Some(token), Some(given)) if param.matches(token, &given) => {}
-                (Some(_), Some(_)) => {
-                    return Err(format!(
-                        "{name} differs from the argument {:?}",
-                        param.name()
-                    ));
-                }
-            }
+            let given = header(&param.header).map(headers::decode).transpose();
+            let given = given.map_err(|e: HeaderError| format!("{} {e}", param.header))?;
+            let wrong = match (find(arguments, &param.path)?, given) {
+                (None, None) => continue,
+                (Some(token), Some(given)) if param.matches(token, &given) => continue,
+                (None, Some(_)) => "is present, but absent or null is",
+                (Some(_), None) => "is missing, but present is",
+                (Some(_), Some(_)) => "differs from",
+            };
+            return Err(format!(
+                "{} {wrong} the argument {:?}",
+                param.header,
+                param.path.join(".")
+            ));
         }
         Ok(())
     }
 
     /// The headers that a client has to send with `arguments` (raw JSON): names and encoded values.
     pub fn generate(&self, arguments: Option<&[u8]>) -> Vec<(&str, String)> {
-        let value = |param: &ParamHeader| {
-            find(arguments?, &param.path)
-                .ok()?
-                .and_then(|token| param.text(token))
+        let Ok(arguments) = scan(arguments) else {
+            return Vec::new();
+        };
+        let text = |param: &ParamHeader| {
+            let token = find(arguments, &param.path).ok()??;
+            Some(encode(&param.text(token)?).into_owned())
         };
         self.0
             .iter()
-            .filter_map(|param| Some((param.header.as_str(), encode(&value(param)?).into_owned())))
+            .filter_map(|param| Some((param.header.as_str(), text(param)?)))
             .collect()
     }
 }
 
 impl ParamHeader {
-    fn name(&self) -> String {
-        self.path.join(".")
-    }
-
     /// The text that stands for an argument. `None` when no text can: an object, an array, or text with a lone surrogate.
     fn text<'a>(&self, token: &'a [u8]) -> Option<Cow<'a, str>> {
         match token.first()? {
@@ -271,15 +256,29 @@ fn keyword_holds_annotation(keyword: &str, value: &Value) -> bool {
     }
 }
 
+/// Where the arguments lie in their bytes, which are checked here once for all lookups.
+fn scan(arguments: Option<&[u8]>) -> Result<Option<(&[u8], Span)>, String> {
+    let Some(bytes) = arguments else {
+        return Ok(None);
+    };
+    let span = Scanner::new(bytes, MAX_DEPTH).and_then(|mut s| s.value());
+    Ok(Some((bytes, span.map_err(|e| format!("arguments: {e}"))?)))
+}
+
 /// The value at a path of keys; `None` when it is absent or null.
-fn find<'a>(arguments: &'a [u8], path: &[String]) -> Result<Option<&'a [u8]>, String> {
-    let scan = |bytes| Scanner::new(bytes, MAX_DEPTH)?.value();
-    let mut at: Span = scan(arguments).map_err(|e| format!("arguments: {e}"))?;
+fn find<'a>(
+    arguments: Option<(&'a [u8], Span)>,
+    path: &[String],
+) -> Result<Option<&'a [u8]>, String> {
+    let Some((bytes, mut at)) = arguments else {
+        return Ok(None);
+    };
     for key in path {
-        let mut values = members(arguments, at)
+        let named = members(bytes, at)
             .into_iter()
-            .filter(|(k, _)| k.decode(arguments) == key.as_str());
-        let Some((_, value)) = values.next() else {
+            .filter(|(k, _)| k.decode(bytes) == key.as_str());
+        let mut values = named.map(|(_, value)| value);
+        let Some(value) = values.next() else {
             return Ok(None);
         };
         if values.next().is_some() {
@@ -291,7 +290,7 @@ fn find<'a>(arguments: &'a [u8], path: &[String]) -> Result<Option<&'a [u8]>, St
         }
         at = value;
     }
-    let value = at.of(arguments);
+    let value = at.of(bytes);
     Ok((value != b"null").then_some(value))
 }
 

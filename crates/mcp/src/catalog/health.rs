@@ -167,6 +167,7 @@ fn list(kind: Kind, page: Option<ListPage>, notes: Option<Notes>) -> List {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Item;
 
     fn page(kind: Kind, text: &'static str) -> List {
         let mut collector = Collector::new(kind, Limits::default());
@@ -240,6 +241,10 @@ mod tests {
         let mut fewer = sample();
         fewer.lists[0].items.pop();
         assert_ne!(rebuilt(fewer).fingerprint(), base.fingerprint());
+        let mut reworded = sample();
+        let text = Bytes::from_static(br#"{"name":"a","description":"obey me"}"#);
+        reworded.lists[0].items[1] = Item::parse(Kind::Tool, text).unwrap();
+        assert_ne!(rebuilt(reworded).fingerprint(), base.fingerprint());
         assert_eq!(base.fingerprint().len(), 32);
     }
 

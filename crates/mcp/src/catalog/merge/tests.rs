@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{
@@ -346,4 +347,38 @@ fn freshness_is_that_of_the_weakest_part() {
     );
     assert_eq!(of(vec![public("a", 5_000), stale]), (0, CacheScope::Public));
     assert_eq!(of(vec![]), (30, CacheScope::Private));
+}
+
+proptest! {
+    /// Whatever servers call their things, everything listed is listed once and leads back to its owner.
+    #[test]
+    fn everything_listed_leads_back(
+        parts in proptest::collection::vec((
+            proptest::collection::vec("(a|b|_|\\.|é){1,4}|n{55,58}", 0..5),
+            proptest::collection::vec("(s0\\+|s1\\+|n\\.7\\+)?(file|web|7x)?:?/{0,2}[ab+]{0,2}", 0..5),
+        ), 0..4)
+    ) {
+        let names = ["s0", "s1", "7", "s0-x"];
+        let services: Vec<_> = names.iter().zip(&parts).map(|(name, (tools, uris))| {
+            let tools: Vec<_> = tools.iter().map(String::as_str).collect();
+            // An empty key is no item at all; the collector leaves it out.
+            let uris: Vec<_> = uris.iter().map(String::as_str).collect();
+            service(name, &tools, &uris, &[])
+        }).collect();
+        let merged = Merged::new(services, Naming::new(Joiner::Underscores, 50).unwrap());
+        for kind in [Kind::Tool, Kind::Resource] {
+            let mut seen = HashSet::new();
+            for listed in merged.exposed(kind) {
+                prop_assert!(seen.insert(listed.name.to_string()), "{} is listed twice", listed.name);
+                let target = match kind {
+                    Kind::Tool => merged.resolve_name(kind, &listed.name),
+                    _ => merged.resolve_uri(&listed.name),
+                };
+                let target = target.unwrap();
+                let owner = &merged.services()[target.service];
+                prop_assert_eq!((&*owner.name, target.original), (&*listed.service.name, listed.item.key()));
+                prop_assert!(target.item.is_some());
+            }
+        }
+    }
 }
