@@ -44,9 +44,7 @@ pub enum AuthorityError {
     #[error("{0} host names on one certificate are too many; the limit is 64")]
     TooManyHosts(usize),
     /// A name that would hide another file.
-    #[error(
-        "`{0}` cannot name certificate files; use letters, digits, `-`, `_`, `.`, and not `ca` or `crl`"
-    )]
+    #[error("`{0}` cannot name certificate files; use letters, digits, `-`, `_`, `.`, and not `ca` or `crl`")]
     FileName(String),
     /// A life of nothing.
     #[error("a certificate needs a life of at least one second")]
@@ -94,9 +92,7 @@ pub struct AuthorityOptions {
 
 impl Default for AuthorityOptions {
     fn default() -> Self {
-        Self {
-            root_life: DEFAULT_ROOT_LIFE,
-        }
+        Self { root_life: DEFAULT_ROOT_LIFE }
     }
 }
 
@@ -111,15 +107,8 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError::Exists`] when any of its files is there already; otherwise what went wrong while writing.
-    pub fn init(
-        dir: &Path,
-        trust_domain: &TrustDomain,
-        options: &AuthorityOptions,
-    ) -> Result<Self, AuthorityError> {
-        let failed = |source| AuthorityError::Write {
-            path: dir.to_owned(),
-            source,
-        };
+    pub fn init(dir: &Path, trust_domain: &TrustDomain, options: &AuthorityOptions) -> Result<Self, AuthorityError> {
+        let failed = |source| AuthorityError::Write { path: dir.to_owned(), source };
         make_private_dir(dir).map_err(failed)?;
         let _exclusive = lock_dir(dir).map_err(failed)?;
         for name in [CA_KEY, CA_CERT, CRL] {
@@ -134,10 +123,7 @@ impl Authority {
         write(dir, CRL, &crl, PUBLIC)?;
         // Last, because its presence is what says that the authority is complete.
         write(dir, CA_CERT, &certificate_pem, PUBLIC)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            root,
-        })
+        Ok(Self { dir: dir.to_owned(), root })
     }
 
     /// Opens an authority that [`Authority::init`] made.
@@ -147,10 +133,7 @@ impl Authority {
     pub fn load(dir: &Path) -> Result<Self, AuthorityError> {
         let certificate = Loaded::read(FileRole::Ca, &dir.join(CA_CERT))?.first_certificate()?;
         let key = Loaded::read(FileRole::Key, &dir.join(CA_KEY))?.key()?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            root: Root::from_parts(certificate, KeyPair::try_from(&key)?)?,
-        })
+        Ok(Self { dir: dir.to_owned(), root: Root::from_parts(certificate, KeyPair::try_from(&key)?)? })
     }
 
     /// Whose names it may sign.
@@ -180,12 +163,7 @@ impl Authority {
     ///
     /// # Errors
     /// A name that breaks its rules, no life, or an authority that has expired.
-    pub fn issue(
-        &self,
-        service: &str,
-        life: Duration,
-        hosts: &[&str],
-    ) -> Result<Issued, AuthorityError> {
+    pub fn issue(&self, service: &str, life: Duration, hosts: &[&str]) -> Result<Issued, AuthorityError> {
         self.root.issue(service, life, hosts)
     }
 
@@ -195,10 +173,8 @@ impl Authority {
     /// # Errors
     /// When the present list cannot be read: it is never started afresh, which would pardon everyone on it.
     pub fn revoke(&self, serial: &Serial) -> Result<bool, AuthorityError> {
-        let _exclusive = lock_dir(&self.dir).map_err(|source| AuthorityError::Write {
-            path: self.dir.clone(),
-            source,
-        })?;
+        let _exclusive =
+            lock_dir(&self.dir).map_err(|source| AuthorityError::Write { path: self.dir.clone(), source })?;
         let mut revocations = Revocations::read(&self.dir.join(CRL))?;
         if !revocations.add(serial, SystemTime::now())? {
             return Ok(false);
@@ -227,11 +203,7 @@ impl Authority {
     /// When the list cannot be read.
     pub fn revoked(&self) -> Result<Vec<Serial>, AuthorityError> {
         let revocations = Revocations::read(&self.dir.join(CRL))?;
-        Ok(revocations
-            .entries
-            .into_iter()
-            .map(|(serial, _)| serial)
-            .collect())
+        Ok(revocations.entries.into_iter().map(|(serial, _)| serial).collect())
     }
 }
 
@@ -252,24 +224,15 @@ impl std::fmt::Debug for Authority {
 /// [`AuthorityError::FileName`] for a name with a slash or one that the authority itself uses, and failures to write.
 pub fn write_leaf(dir: &Path, name: &str, issued: &Issued) -> Result<(), AuthorityError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty()
-        || name.starts_with('.')
-        || matches!(name, "ca" | "crl")
-        || !name.bytes().all(allowed)
-    {
+    if name.is_empty() || name.starts_with('.') || matches!(name, "ca" | "crl") || !name.bytes().all(allowed) {
         return Err(AuthorityError::FileName(name.chars().take(64).collect()));
     }
-    make_private_dir(dir).map_err(|source| AuthorityError::Write {
-        path: dir.to_owned(),
-        source,
-    })?;
+    make_private_dir(dir).map_err(|source| AuthorityError::Write { path: dir.to_owned(), source })?;
     write(dir, &format!("{name}.key"), &issued.key_pem, SECRET)?;
     write(dir, &format!("{name}.pem"), &issued.cert_chain_pem, PUBLIC)
 }
 
 fn write(dir: &Path, name: &str, content: &str, mode: u32) -> Result<(), AuthorityError> {
-    write_atomically(dir, name, content.as_bytes(), mode).map_err(|source| AuthorityError::Write {
-        path: dir.join(name),
-        source,
-    })
+    write_atomically(dir, name, content.as_bytes(), mode)
+        .map_err(|source| AuthorityError::Write { path: dir.join(name), source })
 }

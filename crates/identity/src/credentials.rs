@@ -102,28 +102,13 @@ impl Credentials {
     /// # Errors
     /// When a file is unusable, certificate and key are not a pair, the certificate is not one of a workload that `ca`
     /// vouches for now, or it names somebody else than expected.
-    pub fn load(
-        files: IdentityFiles,
-        options: &CredentialOptions,
-    ) -> Result<Arc<Self>, CredentialsError> {
+    pub fn load(files: IdentityFiles, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
         let provider = Arc::new(tls::provider());
-        let sources = Sources {
-            cert: files.cert,
-            key: files.key,
-            ca: Some(files.ca),
-            crl: files.crl,
-        };
+        let sources = Sources { cert: files.cert, key: files.key, ca: Some(files.ca), crl: files.crl };
         let expected = options.expected.as_ref();
-        let (watch, first) = Watch::start(sources, |contents| {
-            Snapshot::compile(&provider, contents, expected, 1)
-        })?;
+        let (watch, first) = Watch::start(sources, |contents| Snapshot::compile(&provider, contents, expected, 1))?;
         let id = first.id.clone();
-        Ok(Arc::new(Self {
-            id,
-            provider,
-            watch,
-            current: ArcSwap::from_pointee(first),
-        }))
+        Ok(Arc::new(Self { id, provider, watch, current: ArcSwap::from_pointee(first) }))
     }
 
     /// Looks at the files and swaps the snapshot if they changed and are good. Reads files: call it from a timer on a
@@ -135,9 +120,7 @@ impl Credentials {
         };
         match self.watch.reload(&self.current, compile) {
             Ok(None) => Reload::Unchanged,
-            Ok(Some(snapshot)) => Reload::Swapped {
-                not_after: snapshot.not_after,
-            },
+            Ok(Some(snapshot)) => Reload::Swapped { not_after: snapshot.not_after },
             Err(error) => Reload::Failed(error),
         }
     }
@@ -178,9 +161,7 @@ impl Credentials {
     /// # Errors
     /// When the peer has no certificate, or one that says anything else.
     pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<SpiffeId, PeerError> {
-        let leaf = certificates
-            .and_then(<[_]>::first)
-            .ok_or(PeerError::NoCertificate)?;
+        let leaf = certificates.and_then(<[_]>::first).ok_or(PeerError::NoCertificate)?;
         let facts = self.current.load().members.member(leaf)?;
         let now = SystemTime::now();
         if now < facts.not_before || facts.not_after < now {
@@ -194,16 +175,9 @@ impl Credentials {
     ///
     /// # Errors
     /// When a new connection with these certificates would be refused.
-    pub fn recheck(
-        &self,
-        certificates: Option<&[CertificateDer<'_>]>,
-    ) -> Result<SpiffeId, PeerError> {
+    pub fn recheck(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<SpiffeId, PeerError> {
         let chain = certificates.ok_or(PeerError::NoCertificate)?;
-        self.current
-            .load()
-            .members
-            .verify_chain(chain)
-            .map(|facts| facts.id)
+        self.current.load().members.verify_chain(chain).map(|facts| facts.id)
     }
 }
 
@@ -215,42 +189,22 @@ impl Snapshot {
         generation: u64,
     ) -> Result<Self, CredentialsError> {
         let pair = Arc::new(files::pair(provider, &contents.cert, &contents.key)?);
-        let refused = |source| CredentialsError::Own {
-            cert: contents.cert.path().to_owned(),
-            source,
-        };
-        let facts = pair
-            .cert
-            .first()
-            .ok_or(PeerError::NoCertificate)
-            .and_then(peer::facts)
-            .map_err(refused)?;
+        let refused = |source| CredentialsError::Own { cert: contents.cert.path().to_owned(), source };
+        let facts = pair.cert.first().ok_or(PeerError::NoCertificate).and_then(peer::facts).map_err(refused)?;
         if let Some(expected) = expected.filter(|expected| **expected != facts.id) {
-            return Err(CredentialsError::Identity {
-                found: facts.id,
-                expected: expected.clone(),
-            });
+            return Err(CredentialsError::Identity { found: facts.id, expected: expected.clone() });
         }
         let trust_domain = facts.id.trust_domain();
         MemberVerifier::without_revocation(provider, trust_domain, contents)?
             .verify_chain(&pair.cert)
             .map_err(refused)?;
-        let members = Arc::new(MemberVerifier::from_files(
-            provider,
-            trust_domain,
-            contents,
-            true,
-        )?);
+        let members = Arc::new(MemberVerifier::from_files(provider, trust_domain, contents, true)?);
         let ourselves = Arc::new(ServerVerifier::new(Arc::clone(&members), facts.id.clone()));
         Ok(Self {
             generation,
             not_before: facts.not_before,
             not_after: facts.not_after,
-            server: Arc::new(tls::mesh_server(
-                provider,
-                Arc::clone(&members) as _,
-                &pair,
-            )?),
+            server: Arc::new(tls::mesh_server(provider, Arc::clone(&members) as _, &pair)?),
             client_template: tls::mesh_client(provider, ourselves, &pair)?,
             clients: Mutex::default(),
             id: facts.id,
@@ -271,10 +225,7 @@ impl Snapshot {
         if clients.len() >= MAX_PEERS {
             clients.clear();
         }
-        let servers = Arc::new(ServerVerifier::new(
-            Arc::clone(&self.members),
-            expected.clone(),
-        ));
+        let servers = Arc::new(ServerVerifier::new(Arc::clone(&self.members), expected.clone()));
         let config = Arc::new(tls::for_other_peer(&self.client_template, servers));
         clients.insert(expected.clone(), Arc::clone(&config));
         config

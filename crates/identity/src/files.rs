@@ -140,26 +140,16 @@ impl Loaded {
         let path = path.to_owned();
         let mut content = Vec::new();
         // One byte more than allowed tells a full file from one that goes on.
-        match File::open(&path)
-            .and_then(|file| file.take(role.limit() + 1).read_to_end(&mut content))
-        {
+        match File::open(&path).and_then(|file| file.take(role.limit() + 1).read_to_end(&mut content)) {
             Err(source) => Err(FileError::Read { role, path, source }),
             Ok(size) if size as u64 > role.limit() => Err(FileError::TooLarge { role, path }),
-            Ok(_) => Ok(Self {
-                role,
-                path,
-                content,
-            }),
+            Ok(_) => Ok(Self { role, path, content }),
         }
     }
 
     /// Content that never was a file.
     pub(crate) fn from_memory(role: FileRole, path: &Path, content: Vec<u8>) -> Self {
-        Self {
-            role,
-            path: path.to_owned(),
-            content,
-        }
+        Self { role, path: path.to_owned(), content }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -177,10 +167,7 @@ impl Loaded {
 
     /// Its first certificate.
     pub(crate) fn first_certificate(&self) -> Result<CertificateDer<'static>, FileError> {
-        let empty = || FileError::Empty {
-            role: self.role,
-            path: self.path.clone(),
-        };
+        let empty = || FileError::Empty { role: self.role, path: self.path.clone() };
         self.certificates()?.into_iter().next().ok_or_else(empty)
     }
 
@@ -197,9 +184,7 @@ impl Loaded {
     pub(crate) fn roots(&self) -> Result<RootCertStore, FileError> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates()? {
-            roots
-                .add(certificate)
-                .map_err(|error| self.malformed(&error.to_string()))?;
+            roots.add(certificate).map_err(|error| self.malformed(&error.to_string()))?;
         }
         Ok(roots)
     }
@@ -210,20 +195,13 @@ impl Loaded {
     }
 
     pub(crate) fn malformed(&self, detail: &str) -> FileError {
-        FileError::Malformed {
-            role: self.role,
-            path: self.path.clone(),
-            detail: detail.to_owned(),
-        }
+        FileError::Malformed { role: self.role, path: self.path.clone(), detail: detail.to_owned() }
     }
 
     fn sections<T: PemObject>(&self) -> Result<Vec<T>, FileError> {
         let found: Result<Vec<T>, pem::Error> = T::pem_slice_iter(&self.content).collect();
         match found {
-            Ok(found) if found.is_empty() => Err(FileError::Empty {
-                role: self.role,
-                path: self.path.clone(),
-            }),
+            Ok(found) if found.is_empty() => Err(FileError::Empty { role: self.role, path: self.path.clone() }),
             Ok(found) => Ok(found),
             // The library quotes the line it stumbled over, which of a key must not reach a log.
             Err(_) => Err(self.malformed("broken PEM")),
@@ -232,16 +210,10 @@ impl Loaded {
 }
 
 /// Certificate chain and key as one, checked to belong together.
-pub(crate) fn pair(
-    provider: &CryptoProvider,
-    cert: &Loaded,
-    key: &Loaded,
-) -> Result<CertifiedKey, FileError> {
-    CertifiedKey::from_der(cert.certificates()?, key.key()?, provider).map_err(|error| {
-        FileError::Pair {
-            cert: cert.path.clone(),
-            key: key.path.clone(),
-            detail: error.to_string(),
-        }
+pub(crate) fn pair(provider: &CryptoProvider, cert: &Loaded, key: &Loaded) -> Result<CertifiedKey, FileError> {
+    CertifiedKey::from_der(cert.certificates()?, key.key()?, provider).map_err(|error| FileError::Pair {
+        cert: cert.path.clone(),
+        key: key.path.clone(),
+        detail: error.to_string(),
     })
 }

@@ -46,8 +46,6 @@ pub use public::{ClientAuth, PublicCredentials, PublicFiles};
 pub use renew::{MAX_JITTER, renew_at};
 pub use revocation::Serial;
 pub use root::{DEFAULT_LEAF_LIFE, DEFAULT_ROOT_LIFE, Issued};
-pub use spiffe::{
-    MAX_SERVICE_NAME, MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeError, SpiffeId, TrustDomain,
-};
+pub use spiffe::{MAX_SERVICE_NAME, MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeError, SpiffeId, TrustDomain};
 pub use tls::{install_provider, provider};
 pub use warm::{WarmUpError, warm_up};

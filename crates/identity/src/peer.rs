@@ -17,9 +17,7 @@ pub enum PeerError {
     #[error("the certificate cannot be read: {0}")]
     Malformed(&'static str),
     /// No URI among its names.
-    #[error(
-        "the certificate names no SPIFFE id; issue it with one URI, `spiffe://<trust domain>/<service>`"
-    )]
+    #[error("the certificate names no SPIFFE id; issue it with one URI, `spiffe://<trust domain>/<service>`")]
     NoUri,
     /// More URIs than the one that a SPIFFE certificate has (X509-SVID, section 2).
     #[error("the certificate names {0} URIs; a workload has exactly one")]
@@ -69,6 +67,8 @@ pub(crate) struct PeerFacts {
 pub(crate) struct AuthorityFacts<'a> {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) subject: &'a [u8],
+    /// Of the subject; empty when it has none that is text.
+    pub(crate) common_name: String,
     pub(crate) public_key: Vec<u8>,
     pub(crate) not_after: SystemTime,
 }
@@ -80,20 +80,15 @@ pub(crate) struct AuthorityFacts<'a> {
 /// # Errors
 /// No certificate, no URI, several URIs, or one that is not a SPIFFE id of a workload.
 pub fn peer_id(certificates: Option<&[CertificateDer<'_>]>) -> Result<SpiffeId, PeerError> {
-    let leaf = certificates
-        .and_then(<[_]>::first)
-        .ok_or(PeerError::NoCertificate)?;
+    let leaf = certificates.and_then(<[_]>::first).ok_or(PeerError::NoCertificate)?;
     facts(leaf).map(|facts| facts.id)
 }
 
 /// Reads a workload certificate.
 pub(crate) fn facts(leaf: &CertificateDer<'_>) -> Result<PeerFacts, PeerError> {
     let certificate = parse(leaf)?;
-    let signs_keys =
-        |usage: &x509_parser::extensions::KeyUsage| usage.key_cert_sign() || usage.crl_sign();
-    let usage = certificate
-        .key_usage()
-        .map_err(|_| PeerError::Malformed("its key usage"))?;
+    let signs_keys = |usage: &x509_parser::extensions::KeyUsage| usage.key_cert_sign() || usage.crl_sign();
+    let usage = certificate.key_usage().map_err(|_| PeerError::Malformed("its key usage"))?;
     if certificate.is_ca() || usage.is_some_and(|usage| signs_keys(usage.value)) {
         return Err(PeerError::NotALeaf);
     }
@@ -102,27 +97,21 @@ pub(crate) fn facts(leaf: &CertificateDer<'_>) -> Result<PeerFacts, PeerError> {
         return Err(PeerError::NoWorkload(id));
     }
     let (not_before, not_after) = dates(&certificate);
-    Ok(PeerFacts {
-        id,
-        not_before,
-        not_after,
-    })
+    Ok(PeerFacts { id, not_before, not_after })
 }
 
 /// Start and end of any certificate's life.
-pub(crate) fn life(
-    certificate: &CertificateDer<'_>,
-) -> Result<(SystemTime, SystemTime), PeerError> {
+pub(crate) fn life(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), PeerError> {
     parse(certificate).map(|certificate| dates(&certificate))
 }
 
 /// Reads the certificate of an authority that speaks for a trust domain.
-pub(crate) fn authority_facts<'a>(
-    root: &'a CertificateDer<'_>,
-) -> Result<AuthorityFacts<'a>, PeerError> {
+pub(crate) fn authority_facts<'a>(root: &'a CertificateDer<'_>) -> Result<AuthorityFacts<'a>, PeerError> {
     let certificate = parse(root)?;
+    let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     Ok(AuthorityFacts {
         trust_domain: only_uri(&certificate)?.trust_domain().clone(),
+        common_name: common_name.unwrap_or_default().to_owned(),
         subject: certificate.tbs_certificate.subject.as_raw(),
         public_key: certificate.tbs_certificate.subject_pki.raw.to_vec(),
         not_after: dates(&certificate).1,
@@ -135,15 +124,10 @@ pub(crate) fn subject<'a>(certificate: &'a CertificateDer<'_>) -> Result<&'a [u8
 }
 
 /// True when the key identifier of `certificate`'s issuer, or failing that its name, is that of `root`.
-pub(crate) fn issued_by(
-    certificate: &CertificateDer<'_>,
-    root: &CertificateDer<'_>,
-) -> Result<bool, PeerError> {
+pub(crate) fn issued_by(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> Result<bool, PeerError> {
     let (certificate, root) = (parse(certificate)?, parse(root)?);
-    Ok(
-        certificate.tbs_certificate.issuer.as_raw() == root.tbs_certificate.subject.as_raw()
-            && authority_key_id(&certificate) == subject_key_id(&root),
-    )
+    Ok(certificate.tbs_certificate.issuer.as_raw() == root.tbs_certificate.subject.as_raw()
+        && authority_key_id(&certificate) == subject_key_id(&root))
 }
 
 /// The serial as it stands in DER.
@@ -166,14 +150,9 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerErr
 
 fn only_uri(certificate: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
     // Refuses two extensions of the kind as well: the other one could hold another name.
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_| PeerError::Malformed("its alternative names"))?;
+    let names = certificate.subject_alternative_name().map_err(|_| PeerError::Malformed("its alternative names"))?;
     let mut uris = Vec::new();
-    for name in names
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-    {
+    for name in names.iter().flat_map(|extension| &extension.value.general_names) {
         match name {
             GeneralName::URI(uri) => uris.push(*uri),
             // Could be a second URI that another reader understands.
@@ -192,28 +171,21 @@ fn only_uri(certificate: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
 
 fn dates(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     let validity = certificate.validity();
-    (
-        system_time(&validity.not_before),
-        system_time(&validity.not_after),
-    )
+    (system_time(&validity.not_before), system_time(&validity.not_after))
 }
 
 fn authority_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
-    certificate
-        .iter_extensions()
-        .find_map(|extension| match extension.parsed_extension() {
-            x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) => {
-                id.key_identifier.as_ref().map(|key| key.0)
-            }
-            _ => None,
-        })
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) => {
+            id.key_identifier.as_ref().map(|key| key.0)
+        }
+        _ => None,
+    })
 }
 
 fn subject_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
-    certificate
-        .iter_extensions()
-        .find_map(|extension| match extension.parsed_extension() {
-            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
-            _ => None,
-        })
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    })
 }

@@ -65,30 +65,15 @@ impl PublicCredentials {
     ///
     /// # Errors
     /// When a file is unusable, certificate and key are not a pair, or the certificate has expired.
-    pub fn load(
-        files: PublicFiles,
-        client_auth: ClientAuth,
-    ) -> Result<Arc<Self>, CredentialsError> {
+    pub fn load(files: PublicFiles, client_auth: ClientAuth) -> Result<Arc<Self>, CredentialsError> {
         let (ca, crl) = match &client_auth {
             ClientAuth::None => (None, None),
             ClientAuth::Optional { ca, crl, .. } => (Some(ca.clone()), crl.clone()),
         };
-        let sources = Sources {
-            cert: files.cert,
-            key: files.key,
-            ca,
-            crl,
-        };
+        let sources = Sources { cert: files.cert, key: files.key, ca, crl };
         let provider = Arc::new(tls::provider());
-        let (watch, first) = Watch::start(sources, |contents| {
-            Snapshot::compile(&provider, contents, &client_auth, 1)
-        })?;
-        Ok(Arc::new(Self {
-            provider,
-            watch,
-            client_auth,
-            current: ArcSwap::from_pointee(first),
-        }))
+        let (watch, first) = Watch::start(sources, |contents| Snapshot::compile(&provider, contents, &client_auth, 1))?;
+        Ok(Arc::new(Self { provider, watch, client_auth, current: ArcSwap::from_pointee(first) }))
     }
 
     /// Looks at the files and swaps the snapshot if they changed and are good. Reads files; see
@@ -100,9 +85,7 @@ impl PublicCredentials {
         };
         match self.watch.reload(&self.current, compile) {
             Ok(None) => Reload::Unchanged,
-            Ok(Some(snapshot)) => Reload::Swapped {
-                not_after: snapshot.not_after,
-            },
+            Ok(Some(snapshot)) => Reload::Swapped { not_after: snapshot.not_after },
             Err(error) => Reload::Failed(error),
         }
     }
@@ -131,15 +114,8 @@ impl Snapshot {
         generation: u64,
     ) -> Result<Self, CredentialsError> {
         let pair = Arc::new(files::pair(provider, &contents.cert, &contents.key)?);
-        let own = |source| CredentialsError::Own {
-            cert: contents.cert.path().to_owned(),
-            source,
-        };
-        let life = pair
-            .cert
-            .first()
-            .ok_or(PeerError::NoCertificate)
-            .and_then(peer::life);
+        let own = |source| CredentialsError::Own { cert: contents.cert.path().to_owned(), source };
+        let life = pair.cert.first().ok_or(PeerError::NoCertificate).and_then(peer::life);
         let (not_before, not_after) = life.map_err(own)?;
         let now = SystemTime::now();
         if now < not_before || not_after < now {
@@ -147,19 +123,12 @@ impl Snapshot {
         }
         let clients: Arc<dyn ClientCertVerifier> = match client_auth {
             ClientAuth::None => WebPkiClientVerifier::no_client_auth(),
-            ClientAuth::Optional { trust_domain, .. } => Arc::new(MemberVerifier::from_files(
-                provider,
-                trust_domain,
-                contents,
-                false,
-            )?),
+            ClientAuth::Optional { trust_domain, .. } => {
+                Arc::new(MemberVerifier::from_files(provider, trust_domain, contents, false)?)
+            }
         };
         let server = Arc::new(tls::public_server(provider, clients, &pair)?);
-        Ok(Self {
-            generation,
-            not_after,
-            server,
-        })
+        Ok(Self { generation, not_after, server })
     }
 }
 

@@ -10,14 +10,8 @@ pub const MAX_JITTER: f64 = 0.1;
 /// A third of the life is left to notice and repair a failing renewal. `jitter` is the caller's random number from 0
 /// (no jitter) to 1; anything else counts as the nearer end. A certificate without a life is due at once.
 pub fn renew_at(not_before: SystemTime, not_after: SystemTime, jitter: f64) -> SystemTime {
-    let life = not_after
-        .duration_since(not_before)
-        .unwrap_or(Duration::ZERO);
-    let jitter = if jitter.is_nan() {
-        0.0
-    } else {
-        jitter.clamp(0.0, 1.0)
-    };
+    let life = not_after.duration_since(not_before).unwrap_or(Duration::ZERO);
+    let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
     let forward = life.mul_f64(MAX_JITTER * jitter);
     not_before + (life / 3 * 2).saturating_sub(forward)
 }

@@ -57,19 +57,11 @@ impl FromStr for Serial {
     /// Accepts digits as this crate prints them and with the colons that openssl prints.
     fn from_str(text: &str) -> Result<Self, AuthorityError> {
         let bad = || AuthorityError::Serial(text.chars().take(64).collect());
-        let digits: Vec<u8> = text
-            .bytes()
-            .filter(|b| *b != b':')
-            .take(2 * MAX_SERIAL + 1)
-            .collect();
+        let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').take(2 * MAX_SERIAL + 1).collect();
         if digits.is_empty() || digits.len() % 2 == 1 || digits.len() > 2 * MAX_SERIAL {
             return Err(bad());
         }
-        let digit = |b: u8| {
-            char::from(b)
-                .to_digit(16)
-                .and_then(|d| u8::try_from(d).ok())
-        };
+        let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
         let pair = |p: &[u8]| Some(digit(*p.first()?)? << 4 | digit(*p.get(1)?)?);
         let bytes: Option<Vec<u8>> = digits.chunks(2).map(pair).collect();
         Ok(Self::from_bytes(&bytes.ok_or_else(bad)?))
@@ -98,10 +90,7 @@ pub(crate) struct Revocations {
 
 impl Default for Revocations {
     fn default() -> Self {
-        Self {
-            number: 1,
-            entries: Vec::new(),
-        }
+        Self { number: 1, entries: Vec::new() }
     }
 }
 
@@ -115,18 +104,10 @@ impl Revocations {
             return Err(malformed().into());
         };
         let (_, list) = CertificateRevocationList::from_der(der).map_err(|_| malformed())?;
-        let number = list
-            .crl_number()
-            .and_then(|n| u64::try_from(n).ok())
-            .ok_or_else(malformed)?;
+        let number = list.crl_number().and_then(|n| u64::try_from(n).ok()).ok_or_else(malformed)?;
         let entries = list
             .iter_revoked_certificates()
-            .map(|entry| {
-                (
-                    Serial::from_bytes(entry.raw_serial()),
-                    peer::system_time(&entry.revocation_date),
-                )
-            })
+            .map(|entry| (Serial::from_bytes(entry.raw_serial()), peer::system_time(&entry.revocation_date)))
             .collect();
         Ok(Self { number, entries })
     }

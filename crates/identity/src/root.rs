@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams,
+    SanType,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -69,55 +69,39 @@ pub(crate) struct Root {
 
 impl Root {
     /// Makes a new key and its self-signed certificate, which is also given as PEM.
-    pub(crate) fn generate(
-        trust_domain: &TrustDomain,
-        life: Duration,
-    ) -> Result<(Self, String), AuthorityError> {
+    pub(crate) fn generate(trust_domain: &TrustDomain, life: Duration) -> Result<(Self, String), AuthorityError> {
         if life.is_zero() || life > MAX_ROOT_LIFE {
             return Err(AuthorityError::RootLife);
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = root_params(trust_domain)?;
+        let serial = Serial::random()?;
+        // A name of its own: two authorities of one trust domain live side by side while one replaces the other, and
+        // revocation lists are matched to certificates by the issuer's name alone.
+        let mut params = root_params(trust_domain, &format!("Outrigger mesh authority {serial}"))?;
         let (not_before, not_after) = life_from_now(life);
         params.not_before = not_before.into();
         params.not_after = not_after.into();
-        params.serial_number = Some(Serial::random()?.to_rcgen());
+        params.serial_number = Some(serial.to_rcgen());
         let certificate = params.self_signed(&key)?;
         let (pem, der) = (certificate.pem(), certificate.der().clone());
         let issuer = Issuer::new(params, key);
-        Ok((
-            Self {
-                trust_domain: trust_domain.clone(),
-                certificate: der,
-                not_after,
-                issuer,
-            },
-            pem,
-        ))
+        Ok((Self { trust_domain: trust_domain.clone(), certificate: der, not_after, issuer }, pem))
     }
 
     /// Takes an authority apart that [`Root::generate`] made.
-    pub(crate) fn from_parts(
-        certificate: CertificateDer<'static>,
-        key: KeyPair,
-    ) -> Result<Self, AuthorityError> {
+    pub(crate) fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
         let facts = peer::authority_facts(&certificate)?;
         if facts.public_key != rcgen::PublicKeyData::subject_public_key_info(&key) {
             return Err(AuthorityError::KeyMismatch);
         }
         // The issuer name in leaves must be, byte for byte, the subject of the root.
-        let params = root_params(&facts.trust_domain)?;
+        let params = root_params(&facts.trust_domain, &facts.common_name)?;
         let rebuilt = params.self_signed(&key)?;
         if peer::subject(rebuilt.der())? != facts.subject {
             return Err(AuthorityError::ForeignRoot);
         }
         let (trust_domain, not_after) = (facts.trust_domain, facts.not_after);
-        Ok(Self {
-            trust_domain,
-            certificate,
-            not_after,
-            issuer: Issuer::new(params, key),
-        })
+        Ok(Self { trust_domain, certificate, not_after, issuer: Issuer::new(params, key) })
     }
 
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
@@ -138,12 +122,7 @@ impl Root {
     }
 
     /// Makes a certificate for a service; see [`crate::Authority::issue`].
-    pub(crate) fn issue(
-        &self,
-        service: &str,
-        life: Duration,
-        hosts: &[&str],
-    ) -> Result<Issued, AuthorityError> {
+    pub(crate) fn issue(&self, service: &str, life: Duration, hosts: &[&str]) -> Result<Issued, AuthorityError> {
         let id = self.trust_domain.service(service)?;
         let (not_before, wanted) = life_from_now(life);
         let not_after = wanted.min(self.not_after);
@@ -194,18 +173,14 @@ impl Root {
     }
 }
 
-/// All of a root certificate that follows from the trust domain, so that loading needs nothing but the two files.
-fn root_params(trust_domain: &TrustDomain) -> Result<CertificateParams, AuthorityError> {
+/// Everything about a root certificate but its dates and serial.
+fn root_params(trust_domain: &TrustDomain, common_name: &str) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if trust_domain.as_str().len() <= MAX_ORGANIZATION {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, trust_domain.as_str());
+        params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
     }
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Outrigger mesh authority");
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // it signs leaves only
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // X509-SVID, section 3: a signing certificate carries the id of its trust domain.
@@ -214,11 +189,7 @@ fn root_params(trust_domain: &TrustDomain) -> Result<CertificateParams, Authorit
 }
 
 /// X509-SVID, sections 2 to 4: exactly one URI, not an authority, digitalSignature, both TLS usages.
-fn leaf_params(
-    id: &SpiffeId,
-    service: &str,
-    hosts: &[&str],
-) -> Result<CertificateParams, AuthorityError> {
+fn leaf_params(id: &SpiffeId, service: &str, hosts: &[&str]) -> Result<CertificateParams, AuthorityError> {
     if hosts.len() > MAX_HOST_NAMES {
         return Err(AuthorityError::TooManyHosts(hosts.len()));
     }
@@ -227,14 +198,9 @@ fn leaf_params(
     params.distinguished_name.push(DnType::CommonName, service);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
-    params
-        .subject_alt_names
-        .push(SanType::URI(id.as_str().try_into()?));
+    params.subject_alt_names.push(SanType::URI(id.as_str().try_into()?));
     for host in hosts {
         params.subject_alt_names.push(host_name(host)?);
     }

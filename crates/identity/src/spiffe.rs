@@ -32,9 +32,7 @@ pub enum SpiffeError {
     #[error("a trust domain has at most {MAX_TRUST_DOMAIN} bytes, this one has {0}")]
     TrustDomainTooLong(usize),
     /// A port, user, upper-case letter or anything else that is not `[a-z0-9._-]`.
-    #[error(
-        "{0:?} is not allowed in a trust domain; use a-z, 0-9, `.`, `-` and `_` (no port, no user)"
-    )]
+    #[error("{0:?} is not allowed in a trust domain; use a-z, 0-9, `.`, `-` and `_` (no port, no user)")]
     TrustDomainCharacter(char),
     /// `//` or a slash at the end.
     #[error("the path has an empty segment; remove the doubled or trailing slash")]
@@ -70,8 +68,7 @@ impl TrustDomain {
         if name.len() > MAX_TRUST_DOMAIN {
             return Err(SpiffeError::TrustDomainTooLong(name.len()));
         }
-        let allowed =
-            |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        let allowed = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
         match name.chars().find(|c| !allowed(c)) {
             Some(c) => Err(SpiffeError::TrustDomainCharacter(c)),
             None => Ok(Self(name.into())),
@@ -85,10 +82,7 @@ impl TrustDomain {
 
     /// The id of the trust domain itself, which its authority carries: no path.
     pub fn id(&self) -> SpiffeId {
-        SpiffeId {
-            text: format!("{SCHEME}{}", self.0).into(),
-            trust_domain: self.clone(),
-        }
+        SpiffeId { text: format!("{SCHEME}{}", self.0).into(), trust_domain: self.clone() }
     }
 
     /// The id of a service in this trust domain.
@@ -99,10 +93,7 @@ impl TrustDomain {
         if !is_service_name(service) {
             return Err(SpiffeError::ServiceName(service.chars().take(64).collect()));
         }
-        Ok(SpiffeId {
-            text: format!("{SCHEME}{}/{service}", self.0).into(),
-            trust_domain: self.clone(),
-        })
+        Ok(SpiffeId { text: format!("{SCHEME}{}/{service}", self.0).into(), trust_domain: self.clone() })
     }
 }
 
@@ -126,10 +117,7 @@ impl SpiffeId {
         let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let trust_domain = TrustDomain::parse(domain)?;
         check_path(path)?;
-        Ok(Self {
-            text: text.into(),
-            trust_domain,
-        })
+        Ok(Self { text: text.into(), trust_domain })
     }
 
     /// The whole id.
@@ -144,16 +132,12 @@ impl SpiffeId {
 
     /// The path with its leading slash; empty for a trust domain's own id.
     pub fn path(&self) -> &str {
-        self.text
-            .get(SCHEME.len() + self.trust_domain.0.len()..)
-            .unwrap_or("")
+        self.text.get(SCHEME.len() + self.trust_domain.0.len()..).unwrap_or("")
     }
 
     /// The service, when the path is exactly one segment; ids of other issuers may have longer paths.
     pub fn service(&self) -> Option<&str> {
-        self.path()
-            .strip_prefix('/')
-            .filter(|segment| !segment.contains('/'))
+        self.path().strip_prefix('/').filter(|segment| !segment.contains('/'))
     }
 }
 
@@ -232,10 +216,7 @@ mod tests {
         assert_eq!(id.trust_domain().as_str(), "demo.outrigger.local");
         assert_eq!((id.path(), id.service()), ("/fs", Some("fs")));
         let long = SpiffeId::parse("spiffe://demo/ns/Default/sa/x_y.z").unwrap();
-        assert_eq!(
-            (long.path(), long.service()),
-            ("/ns/Default/sa/x_y.z", None)
-        );
+        assert_eq!((long.path(), long.service()), ("/ns/Default/sa/x_y.z", None));
         let domain = SpiffeId::parse("spiffe://demo").unwrap();
         assert_eq!((domain.path(), domain.service()), ("", None));
         assert_eq!(domain, TrustDomain::parse("demo").unwrap().id());
@@ -249,19 +230,10 @@ mod tests {
             ("spiffe:///fs", SpiffeError::EmptyTrustDomain),
             ("spiffe://", SpiffeError::EmptyTrustDomain),
             ("spiffe://Demo/fs", SpiffeError::TrustDomainCharacter('D')),
-            (
-                "spiffe://demo:8443/fs",
-                SpiffeError::TrustDomainCharacter(':'),
-            ),
-            (
-                "spiffe://me@demo/fs",
-                SpiffeError::TrustDomainCharacter('@'),
-            ),
+            ("spiffe://demo:8443/fs", SpiffeError::TrustDomainCharacter(':')),
+            ("spiffe://me@demo/fs", SpiffeError::TrustDomainCharacter('@')),
             ("spiffe://demo?x", SpiffeError::TrustDomainCharacter('?')),
-            (
-                "spiffe://d\u{e9}mo/fs",
-                SpiffeError::TrustDomainCharacter('\u{e9}'),
-            ),
+            ("spiffe://d\u{e9}mo/fs", SpiffeError::TrustDomainCharacter('\u{e9}')),
             ("spiffe://demo/", SpiffeError::EmptySegment),
             ("spiffe://demo/a//b", SpiffeError::EmptySegment),
             ("spiffe://demo/a/", SpiffeError::EmptySegment),
@@ -279,15 +251,9 @@ mod tests {
 
     #[test]
     fn lengths_are_bounded_and_the_limit_itself_is_allowed() {
-        let fits = format!(
-            "spiffe://demo/{}",
-            "a".repeat(MAX_SPIFFE_ID - "spiffe://demo/".len())
-        );
+        let fits = format!("spiffe://demo/{}", "a".repeat(MAX_SPIFFE_ID - "spiffe://demo/".len()));
         assert!(SpiffeId::parse(&fits).is_ok());
-        assert_eq!(
-            SpiffeId::parse(&format!("{fits}a")),
-            Err(SpiffeError::TooLong(MAX_SPIFFE_ID + 1))
-        );
+        assert_eq!(SpiffeId::parse(&format!("{fits}a")), Err(SpiffeError::TooLong(MAX_SPIFFE_ID + 1)));
         assert!(TrustDomain::parse(&"a".repeat(MAX_TRUST_DOMAIN)).is_ok());
         assert!(TrustDomain::parse(&"a".repeat(MAX_TRUST_DOMAIN + 1)).is_err());
     }
@@ -298,21 +264,8 @@ mod tests {
         for good in ["a", "fs", "web-2", "0", "abcdefghijklmnopqrst"] {
             assert_eq!(domain.service(good).unwrap().service(), Some(good));
         }
-        for bad in [
-            "",
-            "-a",
-            "a-",
-            "A",
-            "a_b",
-            "a.b",
-            "a/b",
-            "abcdefghijklmnopqrstu",
-        ] {
-            assert_eq!(
-                domain.service(bad),
-                Err(SpiffeError::ServiceName(bad.to_owned())),
-                "{bad}"
-            );
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "a/b", "abcdefghijklmnopqrstu"] {
+            assert_eq!(domain.service(bad), Err(SpiffeError::ServiceName(bad.to_owned())), "{bad}");
         }
     }
 }

@@ -11,15 +11,9 @@ pub(crate) const SECRET: u32 = 0o600;
 pub(crate) const PUBLIC: u32 = 0o644;
 
 /// Replaces `dir/name` atomically: a temporary file beside it, fsync, rename, fsync of the directory.
-pub(crate) fn write_atomically(
-    dir: &Path,
-    name: &str,
-    content: &[u8],
-    mode: u32,
-) -> io::Result<()> {
+pub(crate) fn write_atomically(dir: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}", random_suffix()?));
-    let written =
-        write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, dir.join(name)));
+    let written = write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, dir.join(name)));
     if let Err(error) = written {
         // The first error is the one to report; a file that was never made cannot be removed.
         let _ = fs::remove_file(&temporary);
@@ -42,19 +36,14 @@ pub(crate) fn lock_dir(dir: &Path) -> io::Result<File> {
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     // The mode is given at creation, so that a key is never readable for others, however short the moment.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
 
 fn random_suffix() -> io::Result<String> {
     let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| io::Error::other("no random numbers from the system"))?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::Error::other("no random numbers from the system"))?;
     Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
 }
 

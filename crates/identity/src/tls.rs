@@ -24,12 +24,7 @@ const REMEMBERED_REPLICAS: usize = 32;
 /// The order is stated here so that it does not hang on a feature that some dependency might turn off.
 pub fn provider() -> CryptoProvider {
     CryptoProvider {
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
         ..aws_lc_rs::default_provider()
     }
 }
@@ -48,8 +43,7 @@ pub(crate) fn mesh_server(
     clients: Arc<dyn ClientCertVerifier>,
     pair: &Arc<CertifiedKey>,
 ) -> Result<ServerConfig, Error> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&[&TLS13])?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
     server(builder.with_client_cert_verifier(clients), pair)
 }
 
@@ -59,8 +53,8 @@ pub(crate) fn public_server(
     clients: Arc<dyn ClientCertVerifier>,
     pair: &Arc<CertifiedKey>,
 ) -> Result<ServerConfig, Error> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&[&TLS13, &TLS12])?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13, &TLS12])?;
     server(builder.with_client_cert_verifier(clients), pair)
 }
 
@@ -96,10 +90,7 @@ pub(crate) fn mesh_client(
 
 /// The same client for another peer. Its tickets are its own: a resumed handshake shows no certificate, so a ticket of
 /// one peer must never be used where another is expected.
-pub(crate) fn for_other_peer(
-    template: &ClientConfig,
-    servers: Arc<dyn ServerCertVerifier>,
-) -> ClientConfig {
+pub(crate) fn for_other_peer(template: &ClientConfig, servers: Arc<dyn ServerCertVerifier>) -> ClientConfig {
     let mut config = template.clone();
     config.dangerous().set_certificate_verifier(servers);
     config.resumption = resumption();

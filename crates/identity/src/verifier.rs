@@ -10,8 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -44,20 +43,14 @@ impl MemberVerifier {
         contents: &Contents,
         required: bool,
     ) -> Result<Self, CredentialsError> {
-        let crls = contents
-            .crl
-            .as_ref()
-            .map_or_else(|| Ok(Vec::new()), Loaded::crls)?;
+        let crls = contents.crl.as_ref().map_or_else(|| Ok(Vec::new()), Loaded::crls)?;
         // rustls' defaults are the strict ones: the whole chain is checked, and with lists present a certificate that
         // none of them covers is refused. A list past its nextUpdate still counts: stale knowledge beats an outage.
         let mut chain = builder(provider, contents)?.with_crls(crls);
         if !required {
             chain = chain.allow_unauthenticated();
         }
-        Ok(Self {
-            chain: chain.build()?,
-            trust_domain: trust_domain.clone(),
-        })
+        Ok(Self { chain: chain.build()?, trust_domain: trust_domain.clone() })
     }
 
     /// For our own certificate: that we are revoked is for peers to notice, and must not keep us from learning whom we
@@ -67,17 +60,11 @@ impl MemberVerifier {
         trust_domain: &TrustDomain,
         contents: &Contents,
     ) -> Result<Self, CredentialsError> {
-        Ok(Self {
-            chain: builder(provider, contents)?.build()?,
-            trust_domain: trust_domain.clone(),
-        })
+        Ok(Self { chain: builder(provider, contents)?.build()?, trust_domain: trust_domain.clone() })
     }
 
     /// The full check, now, of a chain with its leaf first.
-    pub(crate) fn verify_chain(
-        &self,
-        chain: &[CertificateDer<'_>],
-    ) -> Result<PeerFacts, PeerError> {
+    pub(crate) fn verify_chain(&self, chain: &[CertificateDer<'_>]) -> Result<PeerFacts, PeerError> {
         let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
         self.verify(leaf, intermediates, UnixTime::now())
     }
@@ -89,9 +76,7 @@ impl MemberVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<PeerFacts, PeerError> {
-        self.chain
-            .verify_client_cert(leaf, intermediates, now)
-            .map_err(PeerError::Untrusted)?;
+        self.chain.verify_client_cert(leaf, intermediates, now).map_err(PeerError::Untrusted)?;
         self.member(leaf)
     }
 
@@ -99,10 +84,7 @@ impl MemberVerifier {
     pub(crate) fn member(&self, leaf: &CertificateDer<'_>) -> Result<PeerFacts, PeerError> {
         let facts = peer::facts(leaf)?;
         if *facts.id.trust_domain() != self.trust_domain {
-            return Err(PeerError::ForeignTrustDomain {
-                id: facts.id,
-                expected: self.trust_domain.clone(),
-            });
+            return Err(PeerError::ForeignTrustDomain { id: facts.id, expected: self.trust_domain.clone() });
         }
         Ok(facts)
     }
@@ -114,18 +96,9 @@ impl ServerVerifier {
     }
 }
 
-fn builder(
-    provider: &Arc<CryptoProvider>,
-    contents: &Contents,
-) -> Result<ClientCertVerifierBuilder, CredentialsError> {
-    let roots = contents
-        .ca
-        .as_ref()
-        .map_or_else(|| Ok(RootCertStore::empty()), Loaded::roots)?;
-    Ok(WebPkiClientVerifier::builder_with_provider(
-        Arc::new(roots),
-        Arc::clone(provider),
-    ))
+fn builder(provider: &Arc<CryptoProvider>, contents: &Contents) -> Result<ClientCertVerifierBuilder, CredentialsError> {
+    let roots = contents.ca.as_ref().map_or_else(|| Ok(RootCertStore::empty()), Loaded::roots)?;
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)))
 }
 
 /// rustls' own errors keep their alert; ours travel inside and reach the peer as `certificate_unknown`.
@@ -187,15 +160,9 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let facts = self
-            .members
-            .verify(leaf, intermediates, now)
-            .map_err(refusal)?;
+        let facts = self.members.verify(leaf, intermediates, now).map_err(refusal)?;
         if facts.id != self.expected {
-            return Err(refusal(PeerError::Unexpected {
-                id: facts.id,
-                expected: self.expected.clone(),
-            }));
+            return Err(refusal(PeerError::Unexpected { id: facts.id, expected: self.expected.clone() }));
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -206,9 +173,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.members
-            .chain
-            .verify_tls12_signature(message, cert, dss)
+        self.members.chain.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -217,9 +182,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.members
-            .chain
-            .verify_tls13_signature(message, cert, dss)
+        self.members.chain.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

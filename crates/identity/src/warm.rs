@@ -52,8 +52,7 @@ pub fn warm_up() -> Result<(), WarmUpError> {
     let domain = TrustDomain::parse("warm-up.invalid").map_err(AuthorityError::from)?;
     let (root, ca) = Root::generate(&domain, LIFE)?;
     let issued = root.issue("warm-up", LIFE, &[])?;
-    let file =
-        |role, pem: String| Loaded::from_memory(role, Path::new("(in memory)"), pem.into_bytes());
+    let file = |role, pem: String| Loaded::from_memory(role, Path::new("(in memory)"), pem.into_bytes());
     let contents = Contents {
         cert: file(FileRole::Cert, issued.cert_chain_pem),
         key: file(FileRole::Key, issued.key_pem),

@@ -60,20 +60,11 @@ impl Watch {
         sources: Sources,
         compile: impl FnOnce(&Contents) -> Result<S, E>,
     ) -> Result<(Self, S), E> {
-        let stats = sources.stats();
+        let stats = sources.stats(SystemTime::now());
         let contents = sources.read()?;
         let snapshot = compile(&contents)?;
-        let seen = Seen {
-            stats,
-            digest: contents.digest(),
-        };
-        Ok((
-            Self {
-                sources,
-                seen: Mutex::new(seen),
-            },
-            snapshot,
-        ))
+        let seen = Seen { stats, digest: contents.digest() };
+        Ok((Self { sources, seen: Mutex::new(seen) }, snapshot))
     }
 
     /// Swaps `current` for a snapshot of the files if they changed. On an error nothing is swapped, and the next call tries
@@ -85,7 +76,7 @@ impl Watch {
     ) -> Result<Option<Arc<S>>, E> {
         // What is behind the lock is replaced as a whole, so a panic cannot have left it half done.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let stats = self.sources.stats();
+        let stats = self.sources.stats(SystemTime::now());
         if stats.is_some() && stats == seen.stats {
             return Ok(None);
         }
@@ -104,11 +95,7 @@ impl Watch {
 
 impl Sources {
     fn read(&self) -> Result<Contents, FileError> {
-        let optional = |role, path: &Option<PathBuf>| {
-            path.as_deref()
-                .map(|path| Loaded::read(role, path))
-                .transpose()
-        };
+        let optional = |role, path: &Option<PathBuf>| path.as_deref().map(|path| Loaded::read(role, path)).transpose();
         Ok(Contents {
             cert: Loaded::read(FileRole::Cert, &self.cert)?,
             key: Loaded::read(FileRole::Key, &self.key)?,
@@ -118,34 +105,21 @@ impl Sources {
     }
 
     /// Taken before the files are read: a change between the two is then seen next time.
-    fn stats(&self) -> Option<Vec<Stat>> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    fn stats(&self, now: SystemTime) -> Option<Vec<Stat>> {
+        let now = now.duration_since(UNIX_EPOCH).ok()?;
         let settled_before = i64::try_from(now.saturating_sub(SETTLED).as_secs()).ok()?;
-        [
-            Some(&self.cert),
-            Some(&self.key),
-            self.ca.as_ref(),
-            self.crl.as_ref(),
-        ]
-        .into_iter()
-        .flatten()
-        .map(|path| stat(path).filter(|stat| stat.changed.0 < settled_before))
-        .collect()
+        [Some(&self.cert), Some(&self.key), self.ca.as_ref(), self.crl.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|path| stat(path).filter(|stat| stat.changed.0 < settled_before))
+            .collect()
     }
 }
 
 impl Contents {
     fn digest(&self) -> Digest {
         let mut hash = Context::new(&SHA256);
-        for file in [
-            Some(&self.cert),
-            Some(&self.key),
-            self.ca.as_ref(),
-            self.crl.as_ref(),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        for file in [Some(&self.cert), Some(&self.key), self.ca.as_ref(), self.crl.as_ref()].into_iter().flatten() {
             // The length keeps two files with a moved boundary apart.
             hash.update(&(file.content().len() as u64).to_be_bytes());
             hash.update(file.content());
@@ -164,4 +138,30 @@ fn stat(path: &Path) -> Option<Stat> {
         modified: (meta.mtime(), meta.mtime_nsec()),
         changed: (meta.ctime(), meta.ctime_nsec()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_stamps_are_trusted_once_they_are_old_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let sources = Sources { cert: path("a"), key: path("b"), ca: Some(path("c")), crl: None };
+        for name in ["a", "b", "c"] {
+            fs::write(path(name), "1").unwrap();
+        }
+        let later = SystemTime::now() + SETTLED * 5;
+        assert!(sources.stats(SystemTime::now()).is_none());
+        let before = sources.stats(later).unwrap();
+        assert_eq!(sources.stats(later).unwrap(), before);
+
+        // A file put in its place by renaming, as certificates are renewed.
+        fs::write(path("new"), "2").unwrap();
+        fs::rename(path("new"), path("c")).unwrap();
+        assert_ne!(sources.stats(later).unwrap(), before);
+        fs::remove_file(path("c")).unwrap();
+        assert!(sources.stats(later).is_none());
+    }
 }
