@@ -1,1 +1,16 @@
 //! The phases that both proxies compose: accept, handshake, identify, peek, authorize, forward, reply, record.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod accept;
+pub mod body;
+pub mod dial;
+pub mod failure;
+pub mod handshake;
+pub mod peek;
+pub mod pool;
+pub mod reply;
+pub mod serve;
+pub mod stream;
+mod tasks;
+#[cfg(test)]
+mod testing;

@@ -55,6 +55,11 @@ impl IdleList {
     fn len(&self) -> usize {
         self.entries.len()
     }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
 }
 
 /// Closes unused connections until the pool is dropped. Sleeps without a timer while there is nothing to watch.

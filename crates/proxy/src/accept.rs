@@ -1,0 +1,252 @@
+//! The accept phase: takes connections under a permit, gives each a task, and ends them in two steps.
+//!
+//! ```text
+//! run: accept -> permit -> task [ handshake -> serve ]      stop -> no more accepts, connections drain
+//!                 \ none: close at once, count              deadline -> what is left is cut
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::body::OutBody;
+use crate::handshake::{ConnInfo, HandshakeError, ServerTlsProvider, TlsInfo, handshake};
+use crate::serve::{ConnEnd, HttpLimits, serve};
+use crate::stream::{Socket, Stream};
+
+mod backoff;
+pub(crate) mod stop;
+#[cfg(test)]
+mod tests;
+
+use backoff::Backoff;
+use stop::{Stage, Stop};
+
+/// How one listener treats its connections.
+#[derive(Clone)]
+pub struct ListenerSettings {
+    /// The listener's name in logs, such as `inbound`.
+    pub name: &'static str,
+    /// Open connections at most, those in the handshake included. More are closed as they come.
+    pub max_connections: usize,
+    /// TLS, or plaintext when absent.
+    pub tls: Option<ServerTlsProvider>,
+    /// For the whole TLS handshake.
+    pub handshake_timeout: Duration,
+    /// What a client may make us hold.
+    pub http: HttpLimits,
+    /// How long requests in flight may go on after the stop.
+    pub drain_deadline: Duration,
+    /// Hears what happens to connections.
+    pub observer: Arc<dyn ConnObserver>,
+}
+
+impl ListenerSettings {
+    /// A plaintext listener with the default limits.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            // At some 30 KiB each, 4,096 idle connections are 120 MiB: a bound for a sidecar, not a target.
+            max_connections: 4096,
+            tls: None,
+            // Ten times what a handshake over a bad mobile link takes.
+            handshake_timeout: Duration::from_secs(10),
+            http: HttpLimits::default(),
+            // Kubernetes kills after 30 s by default; this leaves time to end the rest.
+            drain_deadline: Duration::from_secs(20),
+            observer: Arc::new(NoObserver),
+        }
+    }
+}
+
+/// Counts connections. Called from the accept loop and from connection tasks, so it must not block.
+pub trait ConnObserver: Send + Sync {
+    /// A connection got its permit.
+    fn opened(&self) {}
+    /// A connection was closed because [`ListenerSettings::max_connections`] are open.
+    fn refused(&self) {}
+    /// `accept` failed.
+    fn accept_failed(&self, _error: &io::Error) {}
+    /// A TLS handshake ended.
+    fn handshake(&self, _outcome: Result<&TlsInfo, &HandshakeError>) {}
+    /// A connection that was [`ConnObserver::opened`] is over; `None` when it never got to HTTP.
+    fn closed(&self, _end: Option<ConnEnd>) {}
+}
+
+/// For listeners that nobody counts.
+struct NoObserver;
+
+impl ConnObserver for NoObserver {}
+
+/// How a listener ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything in flight came to its own end.
+    Complete,
+    /// The deadline passed and `cut` connections or streams were still open.
+    Forced {
+        /// How many.
+        cut: usize,
+    },
+}
+
+/// Accepts and serves until `stop` resolves, then drains. Returns when no connection is left.
+///
+/// `service` is called for each request with what is known about its connection. Dropping the future cuts every
+/// connection at once.
+pub async fn run<F, R>(listener: TcpListener, settings: ListenerSettings, stop: impl Future<Output = ()>, service: F) -> Drained
+where
+    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<OutBody>> + Send + 'static,
+{
+    run_with(async move || listener.accept().await, settings, stop, service).await
+}
+
+/// [`run`] with any source of connections.
+async fn run_with<F, R>(
+    accept: impl AsyncFnMut() -> io::Result<(TcpStream, SocketAddr)>,
+    settings: ListenerSettings,
+    stop: impl Future<Output = ()>,
+    service: F,
+) -> Drained
+where
+    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<OutBody>> + Send + 'static,
+{
+    let shared = Arc::new(Shared { stop: Arc::default(), tasks: TaskTracker::new(), settings });
+    let _cut = CutOnDrop(&shared.stop);
+    {
+        let mut accepting = pin!(accept_loop(accept, &shared, service));
+        tokio::select! {
+            () = stop => {}
+            () = &mut accepting => {}
+        }
+    }
+    drain(&shared).await
+}
+
+/// What the connections of one listener share.
+struct Shared {
+    stop: Arc<Stop>,
+    tasks: TaskTracker,
+    settings: ListenerSettings,
+}
+
+async fn accept_loop<F, R>(mut accept: impl AsyncFnMut() -> io::Result<(TcpStream, SocketAddr)>, shared: &Arc<Shared>, service: F)
+where
+    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<OutBody>> + Send + 'static,
+{
+    let observer = &*shared.settings.observer;
+    let permits = Arc::new(Semaphore::new(shared.settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let mut backoff = Backoff::default();
+    loop {
+        match accept().await {
+            Ok((socket, peer)) => {
+                backoff.reset();
+                match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => {
+                        observer.opened();
+                        shared.tasks.spawn(connection(socket, peer, permit, Arc::clone(shared), service.clone()));
+                    }
+                    // Accepted and dropped: left in the queue, it would hold up those who come when there is room.
+                    Err(_full) => observer.refused(),
+                }
+            }
+            Err(error) => {
+                observer.accept_failed(&error);
+                if backoff.may_log() {
+                    tracing::warn!(listener = shared.settings.name, %error, "cannot accept a connection");
+                }
+                tokio::time::sleep(backoff.after(&error)).await;
+            }
+        }
+    }
+}
+
+/// One connection from accept to end. The permit goes with it.
+async fn connection<F, R>(socket: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, shared: Arc<Shared>, service: F)
+where
+    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Send + 'static,
+    R: Future<Output = Response<OutBody>> + Send + 'static,
+{
+    let mut open = Open { observer: &*shared.settings.observer, end: None };
+    if let Some((stream, info)) = prepare(socket, peer, &shared).await {
+        let Shared { stop, tasks, settings } = &*shared;
+        open.end = Some(serve(stream, Arc::new(info), &settings.http, Arc::clone(stop), tasks.clone(), service).await);
+    }
+    drop(open);
+    drop(permit);
+}
+
+/// From a raw socket to one that is ready for HTTP. `None` when the connection is over already.
+async fn prepare(socket: TcpStream, peer: SocketAddr, shared: &Shared) -> Option<(Stream, ConnInfo)> {
+    // Both fail only on a socket whose peer is gone.
+    socket.set_nodelay(true).ok()?;
+    let local = socket.local_addr().ok()?;
+    let settings = &shared.settings;
+    let Some(provider) = &settings.tls else {
+        return Some((Stream::Plain(Socket::Tcp(socket)), ConnInfo::new(peer, local, None)));
+    };
+    // Boxed: its state is needed for a moment, a connection's task lives for hours.
+    let shaking = Box::pin(handshake(socket, provider(), settings.handshake_timeout));
+    let outcome = tokio::select! {
+        outcome = shaking => outcome,
+        // Nothing was asked on this connection yet, so nothing is lost by closing it.
+        () = shared.stop.reached(Stage::Draining) => return None,
+    };
+    settings.observer.handshake(outcome.as_ref().map(|(_, tls)| tls));
+    match outcome {
+        Ok((stream, tls)) => Some((stream, ConnInfo::new(peer, local, Some(tls)))),
+        Err(error) => {
+            tracing::debug!(listener = settings.name, %peer, %error, "no connection");
+            None
+        }
+    }
+}
+
+/// Tells the observer that a connection is over, also when its service panicked.
+struct Open<'a> {
+    observer: &'a dyn ConnObserver,
+    end: Option<ConnEnd>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.observer.closed(self.end);
+    }
+}
+
+/// After the force, tasks end at their next poll; one that never comes there must not hold up the process.
+const FORCE_GRACE: Duration = Duration::from_secs(1);
+
+async fn drain(shared: &Shared) -> Drained {
+    shared.tasks.close();
+    shared.stop.advance(Stage::Draining);
+    if tokio::time::timeout(shared.settings.drain_deadline, shared.tasks.wait()).await.is_ok() {
+        return Drained::Complete;
+    }
+    let cut = shared.tasks.len();
+    tracing::warn!(listener = shared.settings.name, cut, "the drain deadline has passed; cutting what is left");
+    shared.stop.advance(Stage::Forced);
+    // The count above is all there is to say about those that stay.
+    let _ = tokio::time::timeout(FORCE_GRACE, shared.tasks.wait()).await;
+    Drained::Forced { cut }
+}
+
+/// Cuts all connections when the listener's future is dropped: without it nobody would ever end them.
+struct CutOnDrop<'a>(&'a Stop);
+
+impl Drop for CutOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.advance(Stage::Forced);
+    }
+}

@@ -1,0 +1,214 @@
+//! Serves HTTP on one connection, HTTP/1.1 or h2 as the handshake settled, until it ends, drains or is cut.
+//!
+//! hyper keeps the future of an HTTP/1.1 request inside the connection, also while the connection is idle: a service
+//! with a large future should box it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
+
+use crate::accept::stop::{Stage, Stop, StopWatch};
+use crate::body::OutBody;
+use crate::handshake::{ConnInfo, HttpVersion};
+use crate::stream::Stream;
+use crate::tasks::TrackedExecutor;
+
+#[cfg(test)]
+mod tests;
+
+/// Limits on what a client may make us hold.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// HTTP/1.1: how long a request head may take, counted from when the connection became idle, so it is the keep-alive
+    /// time as well. h2: how long a new connection may go without a request.
+    pub head_timeout: Duration,
+    /// Bytes of a request head, start line included.
+    pub max_head_bytes: usize,
+    /// Open streams of one h2 connection.
+    pub max_streams: u32,
+    /// h2: how often an otherwise silent connection is pinged.
+    pub ping_interval: Duration,
+    /// h2: how long the answer to a ping may take before the connection is cut.
+    pub ping_timeout: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            // Above the 4 s after which our own pools let go of idle connections, below what a loris needs.
+            head_timeout: Duration::from_secs(30),
+            // Bearer tokens with many claims reach 8 KiB.
+            max_head_bytes: 32 * 1024,
+            max_streams: 200,
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The most that one connection reads ahead of its request's reader, bytes. hyper's default is 400 KiB.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Flow-control window of one h2 request body, bytes: what a stream whose reader stalls may hold.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// Flow-control window of one h2 connection, bytes: what all its stalled streams together may hold.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// Most bytes that h2 queues per stream of responses.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnEnd {
+    /// Closed between requests by either side, also by draining.
+    Closed,
+    /// No request came in time.
+    TimedOut,
+    /// What came was not HTTP, or passed a limit.
+    Malformed,
+    /// The peer went away in the middle of something, or the socket failed.
+    Broken,
+    /// Cut by us when the drain deadline had passed.
+    Forced,
+}
+
+/// Serves `stream` to its end. `tasks` gets the tasks that h2 starts for its streams.
+pub(crate) async fn serve<F, R>(
+    stream: Stream,
+    info: Arc<ConnInfo>,
+    limits: &HttpLimits,
+    stop: Arc<Stop>,
+    tasks: TaskTracker,
+    service: F,
+) -> ConnEnd
+where
+    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Send + 'static,
+    R: Future<Output = Response<OutBody>> + Send + 'static,
+{
+    let version = info.http_version();
+    let first_request_by = limits.head_timeout;
+    let seen = Arc::clone(&info);
+    let service = service_fn(move |request| {
+        info.count_request();
+        let response = service(Arc::clone(&info), request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    match version {
+        HttpVersion::Http1 => {
+            let connection = http1(limits).serve_connection(TokioIo::new(stream), service);
+            drive(pin!(connection), stop).await
+        }
+        HttpVersion::Http2 => {
+            let connection = http2(limits, tasks).serve_connection(TokioIo::new(stream), service);
+            // Boxed, so that the more common and smaller HTTP/1.1 connection does not pay for its size.
+            let mut serving = pin!(drive(Box::pin(connection), stop));
+            // hyper puts no limit on how long an h2 client may stay silent.
+            match tokio::time::timeout(first_request_by, serving.as_mut()).await {
+                Ok(end) => end,
+                Err(_elapsed) if seen.requests() == 0 => ConnEnd::TimedOut,
+                Err(_elapsed) => serving.await,
+            }
+        }
+    }
+}
+
+fn http1(limits: &HttpLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_header_size(limits.max_head_bytes)
+        .max_buf_size(READ_BUFFER)
+        // A client that closes its writing half has gone away: its call is cancelled.
+        .half_close(false);
+    // `pipeline_flush` stays off: with it, a second request waiting in the buffer holds back the events of the first.
+    // `max_headers` stays at hyper's 100: setting it costs an allocation per request.
+    builder
+}
+
+fn http2(limits: &HttpLimits, tasks: TaskTracker) -> http2::Builder<TrackedExecutor> {
+    let mut builder = http2::Builder::new(TrackedExecutor(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout);
+    builder
+}
+
+/// Polls a connection to its end while watching for the stop.
+async fn drive<C: Drainable>(mut connection: Pin<impl std::ops::DerefMut<Target = C>>, stop: Arc<Stop>) -> ConnEnd {
+    let mut watch = StopWatch::new(stop);
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(end_of(ended));
+        }
+        while let Poll::Ready(stage) = watch.poll_change(cx) {
+            match stage {
+                Stage::Running => {}
+                Stage::Draining => {
+                    connection.as_mut().drain();
+                    // An idle connection ends right here.
+                    if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                        return Poll::Ready(end_of(ended));
+                    }
+                }
+                Stage::Forced => return Poll::Ready(ConnEnd::Forced),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// What hyper's two connection types have in common.
+trait Drainable: Future<Output = hyper::Result<()>> {
+    fn drain(self: Pin<&mut Self>);
+}
+
+impl<S, B> Drainable for http1::Connection<TokioIo<Stream>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
+    fn drain(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S, B> Drainable for http2::Connection<TokioIo<Stream>, S, TrackedExecutor>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    TrackedExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn drain(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+fn end_of(ended: hyper::Result<()>) -> ConnEnd {
+    match ended {
+        Ok(()) => ConnEnd::Closed,
+        Err(error) if error.is_timeout() => ConnEnd::TimedOut,
+        Err(error) if error.is_parse() => ConnEnd::Malformed,
+        Err(_) => ConnEnd::Broken,
+    }
+}
