@@ -63,10 +63,7 @@ impl Config {
     /// Every mistake in both.
     pub fn from_sources(file: Option<(&str, &str)>, env: Env<'_>) -> Result<Self, Diagnostics> {
         let loaded = load(file, env, read)?;
-        Ok(Self {
-            warnings: loaded.warnings,
-            ..loaded.value
-        })
+        Ok(Self { warnings: loaded.warnings, ..loaded.value })
     }
 
     /// All settings of the sidecar, for documentation and JSON Schema.
@@ -77,56 +74,28 @@ impl Config {
 
 /// Declares every setting. All are read before the first `?`, so that every mistake is found.
 fn read(f: &mut Fields<'_>) -> Option<Config> {
-    let text = doc(
-        "The service that this sidecar stands for: its SPIFFE id ends in it, and the ingress prefixes it.",
-    );
-    let service = f.required(
-        "service",
-        text.env("OUTRIGGER_SERVICE").example("fs"),
-        sections::service_name(),
-    );
+    let text = doc("The service that this sidecar stands for: its SPIFFE id ends in it, and the ingress prefixes it.");
+    let service = f.required("service", text.env("OUTRIGGER_SERVICE").example("fs"), sections::service_name());
     let listen = read_listen(f);
-    let admin = f.section(
-        "admin",
-        "Health, metrics and the catalog, in plain text and without secrets.",
-        read_admin,
-    );
+    let admin = f.section("admin", "Health, metrics and the catalog, in plain text and without secrets.", read_admin);
     let upstream = upstream::read(f);
     let era = upstream::read_era(f);
     let session = upstream::read_session(f);
-    let identity = f.section(
-        "identity",
-        "Who this workload is, and whom it believes.",
-        sections::identity,
-    );
+    let identity = f.section("identity", "Who this workload is, and whom it believes.", sections::identity);
     let allowed_callers = read_allowed_callers(f);
     let policy = read_policy(f);
-    let limits = f.section(
-        "limits",
-        "What the sidecar holds at most.",
-        limits::read_limits,
-    );
-    let timeouts = f.section(
-        "timeouts",
-        "How long each step may take.",
-        limits::read_timeouts,
-    );
-    let restart = f.section(
-        "restart",
-        "How a child process that ends is started again.",
-        limits::read_restart,
-    );
-    let catalog = f.section(
-        "catalog",
-        "How the server's tools, prompts and resources are learned.",
-        limits::read_catalog,
-    );
+    let limits = f.section("limits", "What the sidecar holds at most.", limits::read_limits);
+    let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
+    let restart = f.section("restart", "How a child process that ends is started again.", limits::read_restart);
+    let catalog =
+        f.section("catalog", "How the server's tools, prompts and resources are learned.", limits::read_catalog);
     let log = f.section("log", "The log, on standard error.", sections::log);
     let access_log = sections::access_log(f);
     let audit = sections::audit(f);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let text = doc("Threads that handle requests.").env("OUTRIGGER_THREADS");
-    let reason = "one core carries over 20,000 requests per second, and one thread keeps memory small beside each server";
+    let reason =
+        "one core carries over 20,000 requests per second, and one thread keeps memory small beside each server";
     let threads = f.with_default("threads", text.because(reason), kinds::count(1..=256), 1);
     Some(Config {
         service: service?,
@@ -152,60 +121,32 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
 }
 
 fn read_listen(f: &mut Fields<'_>) -> SocketAddr {
-    let text = doc("Where the mesh connects, over mTLS. Port 0 lets the system choose.")
-        .env("OUTRIGGER_LISTEN");
+    let text = doc("Where the mesh connects, over mTLS. Port 0 lets the system choose.").env("OUTRIGGER_LISTEN");
     let reason = "peers come from other machines, and none gets past the handshake without a certificate of the mesh";
-    f.with_default(
-        "listen",
-        text.because(reason),
-        kinds::listen(),
-        (Ipv4Addr::UNSPECIFIED, 8443).into(),
-    )
+    f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::UNSPECIFIED, 8443).into())
 }
 
 fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
-    let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.")
-        .env("OUTRIGGER_ADMIN_LISTEN");
-    let reason = "it is not encrypted: kubelet and Prometheus in other network namespaces need `0.0.0.0:15020`, set by choice";
-    Some(f.with_default(
-        "listen",
-        text.because(reason),
-        kinds::listen(),
-        (Ipv4Addr::LOCALHOST, 15020).into(),
-    ))
+    let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.").env("OUTRIGGER_ADMIN_LISTEN");
+    let reason =
+        "it is not encrypted: kubelet and Prometheus in other network namespaces need `0.0.0.0:15020`, set by choice";
+    Some(f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::LOCALHOST, 15020).into()))
 }
 
 fn read_allowed_callers(f: &mut Fields<'_>) -> Vec<String> {
-    let text = doc(
-        "SPIFFE ids that may connect at all; `*` stands for any characters. Policy then decides each call.",
-    );
-    let reason =
-        "every workload of the trust domain may connect, and policy denies what it does not allow";
-    let text = text
-        .because(reason)
-        .env("OUTRIGGER_ALLOWED_CALLERS")
-        .example("spiffe://demo.outrigger.local/ingress");
-    f.with_default(
-        "allowed_callers",
-        text,
-        kinds::list_of(sections::spiffe_id(true)),
-        Vec::new(),
-    )
+    let text = doc("SPIFFE ids that may connect at all; `*` stands for any characters. Policy then decides each call.");
+    let reason = "every workload of the trust domain may connect, and policy denies what it does not allow";
+    let text = text.because(reason).env("OUTRIGGER_ALLOWED_CALLERS").example("spiffe://demo.outrigger.local/ingress");
+    f.with_default("allowed_callers", text, kinds::list_of(sections::spiffe_id(true)), Vec::new())
 }
 
 fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {
-    let text = doc("Policy files, read again when they change. Rate limits are part of policy.")
-        .env("OUTRIGGER_POLICY");
-    let text = text
-        .because("without a policy every call is denied")
-        .example("/etc/outrigger/policy.yaml");
+    let text =
+        doc("Policy files, read again when they change. Rate limits are part of policy.").env("OUTRIGGER_POLICY");
+    let text = text.because("without a policy every call is denied").example("/etc/outrigger/policy.yaml");
     let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
     if policy.is_empty() {
-        f.warn(
-            "policy",
-            "no policy file: every call will be denied",
-            "name one with `policy:` or OUTRIGGER_POLICY",
-        );
+        f.warn("policy", "no policy file: every call will be denied", "name one with `policy:` or OUTRIGGER_POLICY");
     }
     policy
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use outrigger_config::sections::{
-    self, CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, how_many,
-    sized,
+    self, CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, how_many, sized,
 };
 use outrigger_config::{Fields, doc, kinds};
 
@@ -72,31 +71,16 @@ pub struct Catalog {
 }
 
 pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
-    let entrance = sections::entrance_limits(
-        f,
-        1024,
-        "callers are a few ingresses and services, which share connections",
-    );
-    let text = doc("Bytes of one line from a stdio server.")
-        .because("a line is a whole message, so as `event_bytes`");
+    let entrance =
+        sections::entrance_limits(f, 1024, "callers are a few ingresses and services, which share connections");
+    let text = doc("Bytes of one line from a stdio server.").because("a line is a whole message, so as `event_bytes`");
     let line_bytes = sized(f, "line_bytes", text, 16 * MIB);
     let text = doc("Sessions kept with the server; the one unused for longest gives way.")
         .because("with `per_principal` one for each caller");
     let sessions = f.with_default("sessions", text, how_many(), 64);
-    let text = doc("Child processes at once, with `command`.")
-        .because("a Node or Python server takes 50 MiB and more");
-    let children = f.with_default(
-        "children",
-        text.env("OUTRIGGER_LIMIT_CHILDREN"),
-        kinds::count(1..=1024),
-        16,
-    );
-    Some(Limits {
-        entrance,
-        line_bytes,
-        sessions,
-        children,
-    })
+    let text = doc("Child processes at once, with `command`.").because("a Node or Python server takes 50 MiB and more");
+    let children = f.with_default("children", text.env("OUTRIGGER_LIMIT_CHILDREN"), kinds::count(1..=1024), 16);
+    Some(Limits { entrance, line_bytes, sessions, children })
 }
 
 pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
@@ -110,65 +94,37 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("A session with the server, or its child process, that nobody uses.")
         .because("long enough for a person to think, short enough to give memory back");
     let session_idle = any_duration(f, "session_idle", text, 5 * MINUTE);
-    let text = doc(
-        "A child ending after its input is closed, and again after SIGTERM; then it is killed.",
-    )
-    .because("servers save files within a second or two");
+    let text = doc("A child ending after its input is closed, and again after SIGTERM; then it is killed.")
+        .because("servers save files within a second or two");
     let child_stop = any_duration(f, "child_stop", text, 5 * SECOND);
-    Some(Timeouts {
-        common,
-        upstream_idle,
-        probe,
-        session_idle,
-        child_stop,
-    })
+    Some(Timeouts { common, upstream_idle, probe, session_idle, child_stop })
 }
 
 pub(super) fn read_restart(f: &mut Fields<'_>) -> Option<Restart> {
-    let text = doc("The wait before the first restart; it doubles each time.")
-        .because("a single crash is hardly noticed");
+    let text =
+        doc("The wait before the first restart; it doubles each time.").because("a single crash is hardly noticed");
     let initial = any_duration(f, "initial", text, Duration::from_millis(200));
-    let text = doc("The longest wait.")
-        .because("a broken server costs little, and works within half a minute of its repair");
+    let text =
+        doc("The longest wait.").because("a broken server costs little, and works within half a minute of its repair");
     let max = any_duration(f, "max", text, 30 * SECOND);
-    let text = doc("A child that lived this long begins with the first wait again.")
-        .because("twice the longest wait");
+    let text = doc("A child that lived this long begins with the first wait again.").because("twice the longest wait");
     let reset_after = any_duration(f, "reset_after", text, MINUTE);
     if initial > max {
-        f.mistake(
-            "initial",
-            "the first wait is longer than the longest",
-            "make `initial` at most `max`",
-        );
+        f.mistake("initial", "the first wait is longer than the longest", "make `initial` at most `max`");
     }
-    Some(Restart {
-        initial,
-        max,
-        reset_after,
-    })
+    Some(Restart { initial, max, reset_after })
 }
 
 pub(super) fn read_catalog(f: &mut Fields<'_>) -> Option<Catalog> {
     let text = doc(
         "`learned`: one catalog for all. `per_caller`: the server's lists depend on who asks, so each caller's are asked for.",
     );
-    let modes = kinds::choice(&[
-        ("learned", CatalogMode::Learned),
-        ("per_caller", CatalogMode::PerCaller),
-    ]);
-    let text = text
-        .because("nearly every server lists the same for everybody")
-        .env("OUTRIGGER_CATALOG");
+    let modes = kinds::choice(&[("learned", CatalogMode::Learned), ("per_caller", CatalogMode::PerCaller)]);
+    let text = text.because("nearly every server lists the same for everybody").env("OUTRIGGER_CATALOG");
     let mode = f.with_default("mode", text, modes, CatalogMode::Learned);
-    let text = doc("Lists are fetched again this often, besides on `list_changed`.").because(
-        "many servers change their lists and never say so; a fetch costs them milliseconds",
-    );
-    let refresh = f.with_default(
-        "refresh",
-        text,
-        kinds::duration(SECOND..=24 * HOUR),
-        5 * MINUTE,
-    );
+    let text = doc("Lists are fetched again this often, besides on `list_changed`.")
+        .because("many servers change their lists and never say so; a fetch costs them milliseconds");
+    let refresh = f.with_default("refresh", text, kinds::duration(SECOND..=24 * HOUR), 5 * MINUTE);
     let text = doc("Pages of one list.").because("ends a server that gives a next cursor for ever");
     let pages = f.with_default("pages", text, how_many(), 100);
     let text = doc("Items of all lists together.")
@@ -176,11 +132,5 @@ pub(super) fn read_catalog(f: &mut Fields<'_>) -> Option<Catalog> {
     let items = f.with_default("items", text, how_many(), 10_000);
     let text = doc("Bytes of all definitions together.").because("3 KiB for each of 10,000 items");
     let bytes = f.with_default("bytes", text, kinds::bytes(64 * KIB..=1024 * MIB), 32 * MIB);
-    Some(Catalog {
-        mode,
-        refresh,
-        pages,
-        items,
-        bytes,
-    })
+    Some(Catalog { mode, refresh, pages, items, bytes })
 }

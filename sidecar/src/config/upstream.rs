@@ -51,29 +51,16 @@ pub enum SessionScope {
 
 /// Reads `upstream` or `command`, of which there must be exactly one, with what belongs to them.
 pub(super) fn read(f: &mut Fields<'_>) -> Option<Upstream> {
-    let text = doc(
-        "The server, when it runs already: `http://...`, `https://...`, or `unix:/path/of.sock:/mcp`.",
-    );
-    let url = f.optional(
-        "upstream",
-        text.env("OUTRIGGER_UPSTREAM")
-            .example("http://127.0.0.1:9001/mcp"),
-        kinds::url(),
-    );
+    let text = doc("The server, when it runs already: `http://...`, `https://...`, or `unix:/path/of.sock:/mcp`.");
+    let url = f.optional("upstream", text.env("OUTRIGGER_UPSTREAM").example("http://127.0.0.1:9001/mcp"), kinds::url());
     let text = doc(
         "The server, when the sidecar starts it: a program and its arguments. In the environment one line, with quotes.",
     );
-    let words = f.optional(
-        "command",
-        text.env("OUTRIGGER_COMMAND").example("[npx, -y, a-server]"),
-        kinds::command(),
-    );
-    let text = doc("Variables added to the child's environment. Values never reach a log.")
-        .example("{ API_KEY: \"...\" }");
+    let words = f.optional("command", text.env("OUTRIGGER_COMMAND").example("[npx, -y, a-server]"), kinds::command());
+    let text =
+        doc("Variables added to the child's environment. Values never reach a log.").example("{ API_KEY: \"...\" }");
     let env = f.optional("env", text, variables());
-    let text = doc("The child's working directory.")
-        .env("OUTRIGGER_CWD")
-        .because("the sidecar's own");
+    let text = doc("The child's working directory.").env("OUTRIGGER_CWD").because("the sidecar's own");
     let cwd = f.optional("cwd", text, kinds::path());
     if words.is_none() {
         for (name, given) in [("env", env.is_some()), ("cwd", cwd.is_some())] {
@@ -88,29 +75,17 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<Upstream> {
     }
     match (url, words) {
         (Some(_), Some(_)) => {
-            f.mistake(
-                "command",
-                "both `upstream` and `command` are given",
-                "keep the one that applies",
-            );
+            f.mistake("command", "both `upstream` and `command` are given", "keep the one that applies");
             None
         }
         (Some(url), None) => Some(Upstream::Url(url)),
-        (None, Some(words)) => Some(Upstream::Command(Command {
-            words,
-            env: env.unwrap_or_default(),
-            cwd,
-        })),
+        (None, Some(words)) => Some(Upstream::Command(Command { words, env: env.unwrap_or_default(), cwd })),
         (None, None) => {
             // A wrong value has a mistake of its own already.
             if !f.has("upstream") && !f.has("command") {
                 let hint = "add `upstream: http://...` for a server that runs, or `command: [...]` for one to start \
                             (OUTRIGGER_UPSTREAM, OUTRIGGER_COMMAND)";
-                f.mistake(
-                    "",
-                    "no server: neither `upstream` nor `command` is given",
-                    hint,
-                );
+                f.mistake("", "no server: neither `upstream` nor `command` is given", hint);
             }
             None
         }
@@ -118,38 +93,21 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<Upstream> {
 }
 
 pub(super) fn read_era(f: &mut Fields<'_>) -> Era {
-    let text =
-        doc("The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28.")
-            .env("OUTRIGGER_ERA");
-    f.with_default(
-        "era",
-        text.because("one probe at start finds out"),
-        era(),
-        Era::Auto,
-    )
+    let text = doc("The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28.")
+        .env("OUTRIGGER_ERA");
+    f.with_default("era", text.because("one probe at start finds out"), era(), Era::Auto)
 }
 
 pub(super) fn read_session(f: &mut Fields<'_>) -> SessionScope {
-    let text = doc(
-        "What one session of a server that keeps sessions (or one child process) is shared by.",
-    )
-    .env("OUTRIGGER_SESSION");
+    let text = doc("What one session of a server that keeps sessions (or one child process) is shared by.")
+        .env("OUTRIGGER_SESSION");
     let reason = "no caller meets another one's state, at the cost of one session each";
-    f.with_default(
-        "session",
-        text.because(reason),
-        session_scope(),
-        SessionScope::PerPrincipal,
-    )
+    f.with_default("session", text.because(reason), session_scope(), SessionScope::PerPrincipal)
 }
 
 /// The kind of an `era` setting.
 pub fn era() -> Kind<Era> {
-    kinds::choice(&[
-        ("auto", Era::Auto),
-        ("modern", Era::Modern),
-        ("legacy", Era::Legacy),
-    ])
+    kinds::choice(&[("auto", Era::Auto), ("modern", Era::Modern), ("legacy", Era::Legacy)])
 }
 
 /// The kind of a `session` setting.
@@ -169,11 +127,7 @@ pub fn variables() -> Kind<Vec<(String, Secret)>> {
         pattern: "^[A-Za-z_][A-Za-z0-9_]*$",
         accepts: |name| {
             let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            name.bytes().all(good)
-                && name
-                    .bytes()
-                    .next()
-                    .is_some_and(|first| !first.is_ascii_digit())
+            name.bytes().all(good) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
         },
         hint: "letters, digits and `_`, not a digit first",
     });

@@ -1,0 +1,201 @@
+//! Starting and stopping a stdio server, so that no process is ever left behind.
+//!
+//! The server runs in a process group of its own. Stopping closes its stdin, then sends SIGTERM, then SIGKILL to the
+//! group. Against the sidecar itself being killed there is the guard: a copy of our own binary between us and the
+//! server that asks the kernel for a signal when its parent dies and then takes the group down.
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    signal::unix::{SignalKind, signal},
+};
+
+/// The hidden subcommand under which our binaries act as the guard.
+pub const GUARD_COMMAND: &str = "child-guard";
+
+/// Longest stderr line that reaches the log; the rest of it is cut.
+const STDERR_LINE: usize = 8 * 1024;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct ChildSpec {
+    /// The program and its arguments; never empty.
+    pub command: Vec<String>,
+    /// Variables added to our own environment.
+    pub env: BTreeMap<String, String>,
+    /// Working directory; ours when absent.
+    pub cwd: Option<PathBuf>,
+    /// How to call ourselves as the guard (program and leading arguments); without it the server is started directly.
+    pub guard: Option<Vec<OsString>>,
+    /// How long each step of stopping may take.
+    pub stop: Duration,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct RunningChild {
+    child: Child,
+    group: Option<Pid>,
+    guarded: bool,
+    stop: Duration,
+}
+
+/// The pipes of a server that was just started.
+#[derive(Debug)]
+pub struct Pipes {
+    /// Where requests are written.
+    pub stdin: ChildStdin,
+    /// Where replies come from.
+    pub stdout: ChildStdout,
+}
+
+/// Starts a server; its stderr goes to the log line by line.
+///
+/// # Errors
+/// What the operating system says, with the command it was about.
+pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), String> {
+    let Some((program, args)) = spec.command.split_first() else { return Err("the command is empty".into()) };
+    let mut command = match spec.guard.as_deref().and_then(<[OsString]>::split_first) {
+        Some((guard, leading)) => {
+            let mut command = Command::new(guard);
+            command.args(leading).arg(GUARD_COMMAND).arg("--").arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.args(args).envs(&spec.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    if let Some(cwd) = &spec.cwd {
+        command.current_dir(cwd);
+    }
+    let mut child = command.spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
+    let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+        return Err(format!("{program:?} started without pipes"));
+    };
+    tokio::spawn(log_stderr(stderr, service.to_owned()));
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    Ok((RunningChild { child, group, guarded: spec.guard.is_some(), stop: spec.stop }, Pipes { stdin, stdout }))
+}
+
+impl RunningChild {
+    /// The process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for the end and says how it ended.
+    pub async fn wait(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(e) => format!("unknown: {e}"),
+        }
+    }
+
+    /// Stops the server. Its stdin must have been closed already: a polite server ends by itself.
+    pub async fn stop(mut self) {
+        let steps = [None, Some(Signal::TERM), Some(Signal::KILL)];
+        for signal in steps {
+            if let (Some(signal), Some(group)) = (signal, self.group) {
+                // The group may be gone already; that is what we want.
+                let _ = kill_process_group(group, signal);
+            }
+            // The guard takes its own steps after SIGTERM before it reports the end.
+            let patience = if self.guarded && signal.is_some() { self.stop * 2 } else { self.stop };
+            if tokio::time::timeout(patience, self.child.wait()).await.is_ok() {
+                break;
+            }
+        }
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for RunningChild {
+    fn drop(&mut self) {
+        if let (Ok(None), Some(group)) = (self.child.try_wait(), self.group) {
+            // The guard passes SIGTERM on; without one the group dies at once.
+            let signal = if self.guarded { Signal::TERM } else { Signal::KILL };
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+async fn log_stderr(stderr: ChildStderr, service: String) {
+    let mut reader = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match read_line(&mut reader, &mut line).await {
+            Ok(true) => {
+                let text = String::from_utf8_lossy(&line);
+                tracing::info!(target: "child", service, "{}", text.trim_end());
+            }
+            Ok(false) | Err(_) => return,
+        }
+    }
+}
+
+/// Reads one line, keeping at most [`STDERR_LINE`] bytes of it. `false` at the end.
+async fn read_line(reader: &mut BufReader<ChildStderr>, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    loop {
+        let available = reader.fill_buf().await?;
+        if available.is_empty() {
+            return Ok(!line.is_empty());
+        }
+        let end = available.iter().position(|&b| b == b'\n');
+        let part = available.get(..end.unwrap_or(available.len())).unwrap_or_default();
+        let room = STDERR_LINE.saturating_sub(line.len());
+        line.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
+        let consumed = part.len() + usize::from(end.is_some());
+        reader.consume(consumed);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+/// The guard: starts the server with our own pipes, passes signals on to its process group, and takes the group down
+/// when the sidecar dies. Returns the exit code to end with.
+///
+/// # Errors
+/// When the server cannot be started.
+pub async fn guard(command: &[String]) -> Result<i32, String> {
+    let (program, args) = command.split_first().ok_or("usage: child-guard -- COMMAND [ARGS...]")?;
+    let parent = rustix::process::getppid();
+    set_parent_process_death_signal(Some(Signal::TERM)).map_err(|e| format!("cannot watch the parent: {e}"))?;
+    if rustix::process::getppid() != parent {
+        return Err("the parent died before the server was started".into());
+    }
+    let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut child =
+        Command::new(program).args(args).process_group(0).spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let status = tokio::select! {
+        status = child.wait() => status,
+        _ = term.recv() => stop_group(&mut child, group).await,
+        _ = int.recv() => stop_group(&mut child, group).await,
+    };
+    if let Some(group) = group {
+        // Whatever the server started and left running in its group ends with it.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    Ok(status.ok().and_then(|status| status.code()).unwrap_or(1))
+}
+
+async fn stop_group(child: &mut Child, group: Option<Pid>) -> std::io::Result<std::process::ExitStatus> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    for signal in [Signal::TERM, Signal::KILL] {
+        if let Some(group) = group {
+            let _ = kill_process_group(group, signal);
+        }
+        if let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await {
+            return status;
+        }
+    }
+    child.wait().await
+}

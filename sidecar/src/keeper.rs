@@ -1,0 +1,473 @@
+//! The keeper: greets the server, learns its catalog, watches it, and starts over when it is gone.
+//!
+//! Nobody else asks the server what it offers. What the keeper knows is published as an [`Offer`], which the health
+//! endpoint shows and the ingress merges.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::Method as HttpMethod;
+use outrigger_mcp::{
+    bridge::handshake::{Greeted, modern_params},
+    catalog::{About, Catalog, Collector, Limits as ListLimits, List, ListPage},
+    catalog_kind::Kind,
+    envelope::{Message, Shape},
+    error::request,
+    json::{Span, decode_string, member, quote},
+    method::Method,
+};
+use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::{ServiceMetrics, metrics::CatalogState};
+use tokio::{
+    sync::{Notify, broadcast, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    config::{Catalog as CatalogSettings, Restart},
+    upstream::{
+        Upstream,
+        http::{Answer, EventStream, HttpServer, modern_fields},
+        session::{Declared, Session, own_request},
+    },
+};
+
+/// Changes within this time of each other cost one refetch.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How often a server without a process to watch is asked whether it still answers.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// A page of a list, a ping.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It answers and its catalog is complete.
+    Serving,
+    /// It answers, but part of its catalog could not be read.
+    Degraded,
+    /// We are going away.
+    Draining,
+    /// It does not answer.
+    Down,
+}
+
+impl Status {
+    /// The word in the health document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Serving => "serving",
+            Status::Degraded => "degraded",
+            Status::Draining => "draining",
+            Status::Down => "down",
+        }
+    }
+}
+
+/// What a service offers now.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// How the server is.
+    pub status: Status,
+    /// Why, when it is not serving.
+    pub reason: Option<String>,
+    /// The last catalog learned.
+    pub catalog: Arc<Catalog>,
+    /// The `catalog` member of the health document.
+    pub catalog_json: Bytes,
+    /// What the server said of itself.
+    pub greeted: Option<Arc<Greeted>>,
+    /// Counts every change.
+    pub version: u64,
+}
+
+/// Publishes offers and takes hints.
+pub struct Keeper {
+    upstream: Arc<Upstream>,
+    offers: watch::Sender<Arc<Offer>>,
+    settings: CatalogSettings,
+    restart: Restart,
+    metrics: Arc<ServiceMetrics>,
+    suspect: Notify,
+    version: AtomicU64,
+}
+
+impl Keeper {
+    /// A keeper that has not started yet.
+    pub fn new(upstream: Arc<Upstream>, settings: CatalogSettings, restart: Restart, metrics: Arc<ServiceMetrics>) -> Arc<Self> {
+        let catalog = Arc::new(Catalog::empty());
+        let offer = Offer {
+            status: Status::Down,
+            reason: Some("starting".into()),
+            catalog_json: catalog.to_health_json().into(),
+            catalog,
+            greeted: None,
+            version: 0,
+        };
+        let (offers, _) = watch::channel(Arc::new(offer));
+        metrics.set_catalog_state(CatalogState::Unknown);
+        Arc::new(Self { upstream, offers, settings, restart, metrics, suspect: Notify::new(), version: AtomicU64::new(0) })
+    }
+
+    /// The current offer, and every change of it.
+    pub fn offers(&self) -> watch::Receiver<Arc<Offer>> {
+        self.offers.subscribe()
+    }
+
+    /// The current offer.
+    pub fn offer(&self) -> Arc<Offer> {
+        self.offers.borrow().clone()
+    }
+
+    /// Somebody could not reach the server: look at it now.
+    pub fn suspect(&self) {
+        self.suspect.notify_one();
+    }
+
+    /// Says that we are going away.
+    pub fn draining(&self) {
+        self.publish(|offer| {
+            offer.status = Status::Draining;
+            offer.reason = Some("shutting down".into());
+        });
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Offer)) {
+        let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
+        self.offers.send_modify(|offer| {
+            if offer.status == Status::Draining {
+                return;
+            }
+            let mut next = Offer::clone(offer);
+            change(&mut next);
+            next.version = version;
+            *offer = Arc::new(next);
+        });
+    }
+
+    fn down(&self, reason: &str) {
+        let current = self.offer();
+        if current.status == Status::Down && current.reason.as_deref() == Some(reason) {
+            return;
+        }
+        tracing::warn!(service = self.upstream.service(), reason, "the server is down");
+        self.metrics.set_catalog_state(if current.version == 0 { CatalogState::Unknown } else { CatalogState::Stale });
+        self.metrics.set_child_up(false);
+        self.publish(|offer| {
+            offer.status = Status::Down;
+            offer.reason = Some(reason.to_owned());
+        });
+    }
+
+    /// Keeps going until dropped.
+    pub async fn run(self: Arc<Self>) {
+        let mut wait = self.restart.initial;
+        let mut first = true;
+        loop {
+            let began = Instant::now();
+            match self.upstream.open_main().await {
+                Ok(session) => {
+                    if !first {
+                        self.metrics.child_restarted();
+                    }
+                    let reason = self.watch(session.as_deref()).await;
+                    self.down(&reason);
+                    if let Some(session) = session {
+                        session.close().await;
+                    }
+                }
+                Err(failure) => self.down(&failure.to_string()),
+            }
+            first = false;
+            if began.elapsed() >= self.restart.reset_after {
+                wait = self.restart.initial;
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(self.restart.max);
+        }
+    }
+
+    /// Learns and watches until the server is gone; returns why it is.
+    async fn watch(&self, session: Option<&Session>) -> String {
+        let Some(greeted) = self.upstream.known() else { return "it was not greeted".into() };
+        let mut changes = Changes::open(&self.upstream, session, &greeted).await;
+        if let Err(failure) = self.learn(session, &greeted).await {
+            return failure.to_string();
+        }
+        let mut refresh = tokio::time::interval_at(Instant::now() + self.settings.refresh, self.settings.refresh);
+        let mut check = tokio::time::interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
+        loop {
+            let relearn = tokio::select! {
+                changed = changes.next() => match changed {
+                    Changed::List => { sleep(DEBOUNCE).await; changes.drain(); true }
+                    Changed::Gone(why) => return why,
+                    // The stream of changes broke: what was missed is found by asking, and it is opened again.
+                    Changed::Lost => { changes = Changes::open(&self.upstream, session, &greeted).await; true }
+                },
+                _ = refresh.tick() => true,
+                _ = self.suspect.notified() => { if let Err(why) = self.check(session).await { return why; } false },
+                _ = check.tick() => { if let Err(why) = self.check(session).await { return why; } false },
+            };
+            if relearn && let Err(failure) = self.learn(session, &greeted).await {
+                return failure.to_string();
+            }
+        }
+    }
+
+    /// Whether the server still answers.
+    async fn check(&self, session: Option<&Session>) -> Result<(), String> {
+        match session {
+            Some(session) if !session.alive() => Err("the server ended".into()),
+            Some(Session::Stdio(_)) => Ok(()),
+            Some(session) => own_request(session, "ping", b"{}", PATIENCE).await.map(drop).map_err(|f| f.to_string()),
+            None => {
+                let Some(server) = self.upstream.http() else { return Ok(()) };
+                ask_modern(server, "server/discover", None).await.map(drop).map_err(|f| f.to_string())
+            }
+        }
+    }
+
+    async fn learn(&self, session: Option<&Session>, greeted: &Arc<Greeted>) -> Result<(), Failure> {
+        let [tools, prompts, resources, templates] = [Kind::Tool, Kind::Prompt, Kind::Resource, Kind::Template];
+        let catalog = Catalog::new(
+            self.list(session, greeted, tools).await?,
+            self.list(session, greeted, prompts).await?,
+            self.list(session, greeted, resources).await?,
+            self.list(session, greeted, templates).await?,
+            About {
+                capabilities: Some(greeted.capabilities.clone()),
+                server_info: Some(greeted.info.clone()),
+                instructions: greeted.instructions.as_deref().and_then(decode_string).map(Into::into),
+            },
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        );
+        self.offer_catalog(catalog, greeted);
+        Ok(())
+    }
+
+    fn offer_catalog(&self, catalog: Catalog, greeted: &Arc<Greeted>) {
+        let complete = Kind::ALL.iter().all(|kind| catalog.list(*kind).complete());
+        let status = if complete { Status::Serving } else { Status::Degraded };
+        let current = self.offer();
+        if current.status == status && current.catalog.fingerprint() == catalog.fingerprint() {
+            return;
+        }
+        for kind in Kind::ALL {
+            let list = catalog.list(kind);
+            self.metrics.set_catalog_items(kind, list.items().len());
+            for warning in list.warnings() {
+                tracing::warn!(service = self.upstream.service(), kind = kind.as_str(), warning, "while learning the catalog");
+            }
+        }
+        self.metrics.set_capabilities(Kind::ALL.iter().flat_map(|kind| catalog.list(*kind).items().iter().map(|item| item.key())));
+        self.metrics.set_catalog_state(CatalogState::Fresh);
+        self.metrics.set_child_up(true);
+        tracing::info!(
+            service = self.upstream.service(),
+            revision = greeted.revision.as_str(),
+            tools = catalog.list(Kind::Tool).items().len(),
+            prompts = catalog.list(Kind::Prompt).items().len(),
+            resources = catalog.list(Kind::Resource).items().len(),
+            "learned the catalog"
+        );
+        let json = Bytes::from(catalog.to_health_json());
+        self.publish(|offer| {
+            offer.status = status;
+            offer.reason = (!complete).then(|| "part of the catalog could not be read".to_owned());
+            offer.catalog = Arc::new(catalog);
+            offer.catalog_json = json;
+            offer.greeted = Some(greeted.clone());
+        });
+    }
+
+    /// All pages of one list. A list that the server does not offer is empty; one that fails later is partial.
+    async fn list(&self, session: Option<&Session>, greeted: &Greeted, kind: Kind) -> Result<List, Failure> {
+        let limits = ListLimits { pages: self.settings.pages, items: self.settings.items, bytes: self.settings.bytes };
+        let mut collector = Collector::new(kind, limits);
+        if !offers(&greeted.capabilities, kind) {
+            return Ok(collector.finish());
+        }
+        let mut cursor = None;
+        for page in 0.. {
+            let reply = match self.page(session, kind, cursor.as_deref()).await {
+                Ok(reply) => reply,
+                Err(failure) if page == 0 && !matches!(failure, Failure::InvalidParams(_)) => return Err(failure),
+                Err(failure) => return Ok(collector.abandon(&failure.to_string())),
+            };
+            // Servers that declare resources often do not know templates.
+            let Some(result) = reply.result_span().filter(|_| reply.shape == Shape::Result) else {
+                if kind == Kind::Template {
+                    return Ok(collector.finish());
+                }
+                return Ok(collector.abandon(&reply.error_message().unwrap_or_default()));
+            };
+            match ListPage::parse(kind, &reply.slice(result)) {
+                Ok(parsed) => cursor = collector.add(parsed),
+                Err(error) => return Ok(collector.abandon(&error.to_string())),
+            }
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(collector.finish())
+    }
+
+    async fn page(&self, session: Option<&Session>, kind: Kind, cursor: Option<&str>) -> Result<Message, Failure> {
+        match session {
+            Some(session) => {
+                let params = cursor.map_or_else(|| "{}".to_owned(), |c| format!("{{\"cursor\":{}}}", quote(c)));
+                let modern = session.greeted().revision.is_modern();
+                let params = if modern { modern_request_params(cursor) } else { params.into_bytes() };
+                own_request(session, kind.list_method(), &params, PATIENCE).await
+            }
+            None => {
+                let server = self.upstream.http().ok_or_else(|| Failure::Internal("no server to ask".into()))?;
+                ask_modern(server, kind.list_method(), cursor).await
+            }
+        }
+    }
+}
+
+/// Whether raw capabilities declare a kind.
+fn offers(capabilities: &[u8], kind: Kind) -> bool {
+    let name = match kind {
+        Kind::Tool => "tools",
+        Kind::Prompt => "prompts",
+        Kind::Resource | Kind::Template => "resources",
+    };
+    let whole = Span { start: 0, end: capabilities.len() as u32 };
+    member(capabilities, whole, name).is_some_and(|span| span.of(capabilities) != b"null")
+}
+
+/// `params` of a modern request of our own.
+fn modern_request_params(cursor: Option<&str>) -> Vec<u8> {
+    let declared = Declared::everything();
+    let mut params = modern_params(&declared.capabilities, &declared.info);
+    if let Some(cursor) = cursor {
+        params.pop();
+        params.extend_from_slice(format!(",\"cursor\":{}}}", quote(cursor)).as_bytes());
+    }
+    params
+}
+
+/// A request of our own to a modern HTTP server.
+async fn ask_modern(server: &HttpServer, method: &str, cursor: Option<&str>) -> Result<Message, Failure> {
+    let body = request(b"0", method, &modern_request_params(cursor));
+    let message = Message::parse(body.clone()).map_err(|r| Failure::Internal(r.error.to_string()))?;
+    let work = async {
+        let response = server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await?;
+        let bytes = match server.answer(response).await? {
+            Answer::Json(bytes) => bytes,
+            Answer::Stream(mut events) => last_reply(server, &mut events).await?,
+            Answer::Empty => return Err(server.broken("it answered nothing")),
+        };
+        Message::parse(bytes).map_err(|r| server.broken(&r.error.to_string()))
+    };
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(Failure::Timeout { service: server.service.clone(), after: PATIENCE }))
+}
+
+async fn last_reply(server: &HttpServer, events: &mut EventStream) -> Result<Bytes, Failure> {
+    while let Some(data) = events.next().await.map_err(|e| server.broken(&e))? {
+        let reply = Message::parse(data.clone()).is_ok_and(|m| matches!(m.shape, Shape::Result | Shape::Error));
+        if reply {
+            return Ok(data);
+        }
+    }
+    Err(server.broken("it ended the stream without a reply"))
+}
+
+/// How news of the server reach the keeper.
+enum Changes<'a> {
+    /// A session with a channel for what belongs to no call.
+    Session(&'a Session, broadcast::Receiver<Message>),
+    /// A listen at a modern HTTP server.
+    Listen(Box<EventStream>),
+    /// The server does not tell; it is asked now and then.
+    Silent,
+}
+
+enum Changed {
+    List,
+    Lost,
+    Gone(String),
+}
+
+impl<'a> Changes<'a> {
+    async fn open(upstream: &Upstream, session: Option<&'a Session>, greeted: &Greeted) -> Self {
+        if let Some(session) = session {
+            if greeted.revision.is_modern() {
+                let body = request(b"0", "subscriptions/listen", &listen_params());
+                if let Err(failure) = session.listen_forever(body).await {
+                    tracing::debug!(%failure, "the server does not take a listen");
+                }
+            }
+            return Changes::Session(session, session.subscribe());
+        }
+        let Some(server) = upstream.http() else { return Changes::Silent };
+        let body = request(b"0", "subscriptions/listen", &listen_params());
+        let Ok(message) = Message::parse(body.clone()) else { return Changes::Silent };
+        match server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await {
+            Ok(response) if response.status().is_success() => match server.answer(response).await {
+                Ok(Answer::Stream(events)) => Changes::Listen(events),
+                _ => Changes::Silent,
+            },
+            _ => Changes::Silent,
+        }
+    }
+
+    async fn next(&mut self) -> Changed {
+        match self {
+            Changes::Session(session, receiver) => loop {
+                tokio::select! {
+                    () = session.ended() => return Changed::Gone("the server ended".into()),
+                    message = receiver.recv() => match message {
+                        Ok(message) if is_list_change(&message) => return Changed::List,
+                        Ok(_) => {}
+                        Err(broadcast::error::RecvError::Lagged(_)) => return Changed::List,
+                        Err(broadcast::error::RecvError::Closed) => return Changed::Gone("the server ended".into()),
+                    },
+                }
+            },
+            Changes::Listen(events) => loop {
+                match events.next().await {
+                    Ok(Some(data)) => {
+                        if Message::parse(data).is_ok_and(|m| is_list_change(&m)) {
+                            return Changed::List;
+                        }
+                    }
+                    _ => {
+                        sleep(Duration::from_millis(500)).await;
+                        return Changed::Lost;
+                    }
+                }
+            },
+            Changes::Silent => std::future::pending().await,
+        }
+    }
+
+    /// Forgets changes that the coming refetch covers.
+    fn drain(&mut self) {
+        if let Changes::Session(_, receiver) = self {
+            while receiver.try_recv().is_ok() {}
+        }
+    }
+}
+
+fn listen_params() -> Vec<u8> {
+    let mut params = modern_request_params(None);
+    params.pop();
+    params.extend_from_slice(
+        br#","notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#,
+    );
+    params
+}
+
+fn is_list_change(message: &Message) -> bool {
+    matches!(message.method, Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
+}

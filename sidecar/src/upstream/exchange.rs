@@ -1,0 +1,239 @@
+//! One call in flight on a server that needs translation or multiplexing, as a sequence of events.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
+use outrigger_mcp::{
+    bridge::to_server::{Ask, Call, Ended},
+    envelope::{Message, Shape},
+    error::{METHOD_NOT_FOUND, RpcError},
+    headers,
+};
+use outrigger_proxy::failure::Failure;
+
+use super::{
+    http::{Answer, EventStream, legacy_fields},
+    session::{HttpSession, Occupied, StdioSession},
+    stdio::{CallReceiver, Inbound},
+};
+
+/// The wait before a dropped event stream is resumed, unless the server says otherwise.
+const DEFAULT_RETRY: Duration = Duration::from_millis(500);
+/// How often in a row a stream may break off without bringing anything.
+const MAX_RESUMES: u8 = 5;
+
+/// What happened to a call.
+#[derive(Debug)]
+pub enum Event {
+    /// Something for the caller's stream, in its own terms.
+    Notification(Bytes),
+    /// The server asks the client something.
+    Question(Ask),
+    /// The final reply, in the caller's terms.
+    Done(Vec<Bytes>, Ended),
+}
+
+/// A call in flight. Dropping it cancels it at the server.
+#[derive(Debug)]
+pub struct Exchange {
+    call: Call,
+    link: Link,
+    finished: bool,
+}
+
+enum Link {
+    Stdio(Arc<StdioSession>, CallReceiver),
+    Http(Arc<HttpSession>, Source, Occupied),
+}
+
+enum Source {
+    /// The whole reply is here.
+    Message(Option<Message>),
+    /// Events are coming.
+    Stream { events: Box<EventStream>, resumes: u8 },
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Link::Stdio(..) => "Stdio",
+            Link::Http(..) => "Http",
+        })
+    }
+}
+
+impl Exchange {
+    /// A call on a stdio server whose request was written already.
+    pub fn stdio(call: Call, session: Arc<StdioSession>, receiver: CallReceiver) -> Self {
+        Self { call, link: Link::Stdio(session, receiver), finished: false }
+    }
+
+    /// A call on a legacy HTTP server, from the answer to its POST.
+    ///
+    /// # Errors
+    /// When the answer is no reply.
+    pub fn http(call: Call, session: Arc<HttpSession>, answer: Answer) -> Result<Self, Failure> {
+        let source = match answer {
+            Answer::Json(bytes) => Source::Message(Some(parse(&session.server, bytes)?)),
+            Answer::Stream(events) => Source::Stream { events, resumes: 0 },
+            Answer::Empty => return Err(session.server.broken("it accepted a request without answering it")),
+        };
+        let occupied = session.occupy();
+        Ok(Self { call, link: Link::Http(session, source, occupied), finished: false })
+    }
+
+    /// The call's translation state.
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// From now on the call answers to this request.
+    pub fn reattach(&mut self, retry: &Message) {
+        self.call.reattach(retry);
+    }
+
+    /// The next event. After [`Event::Done`] or an error nothing follows.
+    ///
+    /// # Errors
+    /// When the server or the way to it failed.
+    pub async fn next(&mut self) -> Result<Event, Failure> {
+        loop {
+            let message = match self.receive().await {
+                Ok(message) => message,
+                Err(failure) => {
+                    self.finished = true;
+                    return Err(failure);
+                }
+            };
+            match message.shape {
+                Shape::Result | Shape::Error => {
+                    self.finished = true;
+                    let (pieces, ended) = self.call.reply(&message, &self.session_info());
+                    return Ok(Event::Done(pieces, ended));
+                }
+                Shape::Notification => {
+                    if let Some(bytes) = self.call.notification(&message) {
+                        return Ok(Event::Notification(bytes));
+                    }
+                }
+                Shape::Request => match Ask::from_request(&message).filter(|_| self.call.method.may_ask()) {
+                    Some(ask) => return Ok(Event::Question(ask)),
+                    None => self.refuse(&message).await,
+                },
+            }
+        }
+    }
+
+    fn session_info(&self) -> Bytes {
+        match &self.link {
+            Link::Stdio(session, _) => session.greeted.info.clone(),
+            Link::Http(session, ..) => session.greeted.info.clone(),
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Message, Failure> {
+        match &mut self.link {
+            Link::Stdio(session, receiver) => match receiver.next().await {
+                Inbound::Message(message) => Ok(message),
+                Inbound::TooLarge(limit) => Err(session.broken(&format!("its reply is larger than {limit} bytes"))),
+                Inbound::Gone(why) => Err(session.broken(&why)),
+            },
+            Link::Http(session, source, _) => receive_http(session, source, self.call.upstream_id).await,
+        }
+    }
+
+    /// Sends a message of ours towards the server on behalf of this call.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn send(&self, message: Bytes) -> Result<(), Failure> {
+        match &self.link {
+            Link::Stdio(session, _) => session.write(vec![message]).await,
+            Link::Http(session, ..) => session.post(message).await,
+        }
+    }
+
+    async fn refuse(&self, request: &Message) {
+        let id = request.id().unwrap_or_default();
+        let reply = match request.method {
+            outrigger_mcp::method::Method::Ping => outrigger_mcp::error::result_reply(&id, b"{}"),
+            _ => RpcError::new(METHOD_NOT_FOUND, format!("{} is not supported here", request.method_name())).reply(Some(&id)),
+        };
+        if let Err(error) = self.send(reply).await {
+            tracing::debug!(%error, "could not refuse a request of the server");
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        match &self.link {
+            Link::Stdio(session, receiver) => {
+                if session.channel.close_call(receiver.id) && !self.finished {
+                    session.channel.write_now(self.call.cancelled("the caller went away"));
+                }
+            }
+            Link::Http(session, ..) if !self.finished => session.send_detached(self.call.cancelled("the caller went away")),
+            Link::Http(..) => {}
+        }
+    }
+}
+
+fn parse(server: &super::http::HttpServer, bytes: Bytes) -> Result<Message, Failure> {
+    Message::parse(bytes).map_err(|rejected| {
+        tracing::warn!(service = server.service, error = %rejected.error, "the server's reply is not a JSON-RPC message");
+        server.broken("its reply is not a JSON-RPC message")
+    })
+}
+
+async fn receive_http(session: &Arc<HttpSession>, source: &mut Source, upstream_id: u64) -> Result<Message, Failure> {
+    let server = &session.server;
+    loop {
+        let (events, resumes) = match source {
+            Source::Message(message) => return message.take().ok_or_else(|| server.broken("it answered nothing")),
+            Source::Stream { events, resumes } => (events, resumes),
+        };
+        match events.next().await {
+            Ok(Some(data)) => {
+                *resumes = 0;
+                let message = parse(server, data)?;
+                let foreign = matches!(message.shape, Shape::Result | Shape::Error)
+                    && message.id().as_deref() != Some(upstream_id.to_string().as_bytes());
+                if !foreign {
+                    return Ok(message);
+                }
+                tracing::debug!(service = server.service, "a reply to another request on this stream; dropped");
+            }
+            end => {
+                // 2025-11-25 servers may close a stream on purpose; whoever numbers events can be resumed from.
+                let last = events.last_id.clone().filter(|_| *resumes < MAX_RESUMES);
+                let Some(last) = last else {
+                    let detail = end.err().unwrap_or_else(|| "it ended the stream without a reply".into());
+                    return Err(server.broken(&detail));
+                };
+                let wait = events.retry.map_or(DEFAULT_RETRY, Duration::from_millis).min(Duration::from_secs(10));
+                let tries = *resumes + 1;
+                tokio::time::sleep(wait).await;
+                *source = Source::Stream { events: Box::new(resume(session, &last).await?), resumes: tries };
+            }
+        }
+    }
+}
+
+/// Reopens a stream after an event (2025-11-25 basic/transports, "Resumability").
+async fn resume(session: &Arc<HttpSession>, last: &Bytes) -> Result<EventStream, Failure> {
+    let mut fields = legacy_fields(session.id.as_ref(), Some(session.greeted.revision));
+    fields.remove(header::CONTENT_TYPE);
+    fields.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    let id = HeaderValue::from_bytes(last).map_err(|_| session.server.broken("its event id cannot be sent back"))?;
+    fields.insert(headers::LAST_EVENT_ID, id);
+    let response = session.server.send(HttpMethod::GET, fields, Vec::new()).await?;
+    if response.status() != StatusCode::OK {
+        return Err(session.server.broken("it dropped the stream and refuses to resume it"));
+    }
+    let mut events = session.server.events(response.into_body());
+    events.last_id = Some(last.clone());
+    Ok(events)
+}
+

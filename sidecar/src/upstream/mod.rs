@@ -1,0 +1,374 @@
+//! The server behind this sidecar: how sessions with it are kept, and which one a request uses.
+//!
+//! ```text
+//!  keeper (lib.rs) --> main session: greets, learns the catalog, is watched and restarted
+//!  a request ------> relay            modern HTTP server: nothing is kept
+//!              \---> main session     modern stdio server, or `session: shared`
+//!               \--> its own session  legacy server: by client session or principal, and declared capabilities
+//! ```
+
+pub mod exchange;
+pub mod http;
+pub mod parking;
+pub mod session;
+pub mod stdio;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use outrigger_mcp::bridge::handshake::{Era, Greeted};
+use outrigger_proxy::failure::Failure;
+use tokio::{sync::OnceCell, time::Instant};
+
+use self::{
+    http::HttpServer,
+    session::{Declared, HttpSession, Session, StdioSession},
+    stdio::Channel,
+};
+use crate::{child::ChildSpec, config::SessionScope};
+
+/// How a server is reached.
+pub enum Reach {
+    /// Streamable HTTP.
+    Http(HttpServer),
+    /// A child process.
+    Stdio(ChildSpec),
+}
+
+/// Settings of the sessions with a server.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Who shares a session.
+    pub scope: SessionScope,
+    /// Era to greet in.
+    pub era: Era,
+    /// Sessions at most.
+    pub max_sessions: usize,
+    /// Child processes at most.
+    pub max_children: usize,
+    /// An unused session ends after this time.
+    pub idle: Duration,
+    /// An answer to the probe.
+    pub probe: Duration,
+    /// An answer to `initialize`.
+    pub initialize: Duration,
+    /// Largest line of a stdio server.
+    pub line_bytes: usize,
+}
+
+/// The server and the sessions with it.
+pub struct Upstream {
+    service: String,
+    reach: Reach,
+    settings: SessionSettings,
+    known: ArcSwapOption<Greeted>,
+    main: ArcSwapOption<Session>,
+    entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    serial: AtomicU64,
+    started: Instant,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    peer: String,
+    session: String,
+    capabilities: Bytes,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: OnceCell<Arc<Session>>,
+    users: AtomicUsize,
+    /// Milliseconds since the start of the sidecar.
+    last_used: AtomicU64,
+    single_use: bool,
+}
+
+/// A session in use. Sessions are not reaped while one of these is held.
+#[derive(Debug)]
+pub struct Lease {
+    /// The session.
+    pub session: Arc<Session>,
+    entry: Option<Arc<Entry>>,
+    started: Instant,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(entry) = &self.entry else { return };
+        entry.last_used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let last = entry.users.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && entry.single_use {
+            let session = self.session.clone();
+            tokio::spawn(async move { session.close().await });
+        }
+    }
+}
+
+/// Who asks, as far as sessions are concerned.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// The workload that connected.
+    pub peer: &'a str,
+    /// The value of `outrigger.dev/session`, if any.
+    pub session: Option<&'a str>,
+}
+
+impl Upstream {
+    /// A server that nobody has spoken to yet.
+    pub fn new(service: &str, reach: Reach, settings: SessionSettings) -> Self {
+        Self {
+            service: service.to_owned(),
+            reach,
+            settings,
+            known: ArcSwapOption::empty(),
+            main: ArcSwapOption::empty(),
+            entries: Mutex::new(HashMap::new()),
+            serial: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// The service's name.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// What the server said of itself, once greeted.
+    pub fn known(&self) -> Option<Arc<Greeted>> {
+        self.known.load_full()
+    }
+
+    /// The HTTP server, when requests can be relayed to it as they are.
+    pub fn relay(&self) -> Option<&HttpServer> {
+        match &self.reach {
+            Reach::Http(server) if self.known.load().as_ref().is_some_and(|k| k.revision.is_modern()) => Some(server),
+            _ => None,
+        }
+    }
+
+    /// The HTTP server, if it is one.
+    pub fn http(&self) -> Option<&HttpServer> {
+        match &self.reach {
+            Reach::Http(server) => Some(server),
+            Reach::Stdio(_) => None,
+        }
+    }
+
+    /// Greets the server for the catalog. Returns its session, or `None` for a modern HTTP server, which has none.
+    ///
+    /// # Errors
+    /// Why it cannot be used now.
+    pub async fn open_main(&self) -> Result<Option<Arc<Session>>, Failure> {
+        let declared = Declared::everything();
+        if let Reach::Http(server) = &self.reach {
+            match HttpSession::greet(server, self.settings.era, &declared).await? {
+                Ok(session) => {
+                    self.known.store(Some(Arc::new(session.greeted.clone())));
+                    let session = Arc::new(Session::Http(session));
+                    self.main.store(Some(session.clone()));
+                    return Ok(Some(session));
+                }
+                Err(greeted) => {
+                    self.known.store(Some(Arc::new(greeted)));
+                    return Ok(None);
+                }
+            }
+        }
+        let session = self.open(&declared).await?;
+        self.known.store(Some(Arc::new(session.greeted().clone())));
+        self.main.store(Some(session.clone()));
+        Ok(Some(session))
+    }
+
+    /// The main session, while it lives.
+    pub fn main(&self) -> Option<Arc<Session>> {
+        self.main.load_full().filter(|session| session.alive())
+    }
+
+    /// The session that a request uses.
+    ///
+    /// # Errors
+    /// Unavailable while the server has not been greeted, or when a session cannot be opened; limited when there are too
+    /// many.
+    pub async fn lease(&self, asker: Asker<'_>, declared: &Declared) -> Result<Lease, Failure> {
+        let Some(known) = self.known.load_full() else {
+            return Err(self.unavailable("it has not answered yet"));
+        };
+        if known.revision.is_modern() || self.settings.scope == SessionScope::Shared {
+            let session = self.main().ok_or_else(|| self.unavailable("it is being restarted"))?;
+            return Ok(Lease { session, entry: None, started: self.started });
+        }
+        let entry = self.entry(self.key(asker, declared)).await?;
+        entry.users.fetch_add(1, Ordering::AcqRel);
+        let opened = entry.session.get_or_try_init(|| self.open(declared)).await.cloned();
+        match opened {
+            Ok(session) => Ok(Lease { session, entry: Some(entry), started: self.started }),
+            Err(failure) => {
+                entry.users.fetch_sub(1, Ordering::AcqRel);
+                self.forget_dead();
+                Err(failure)
+            }
+        }
+    }
+
+    fn key(&self, asker: Asker<'_>, declared: &Declared) -> Key {
+        let session = match (self.settings.scope, asker.session) {
+            (SessionScope::PerRequest, _) => self.serial.fetch_add(1, Ordering::Relaxed).to_string(),
+            (_, Some(session)) => session.to_owned(),
+            (_, None) => String::new(),
+        };
+        Key { peer: asker.peer.to_owned(), session, capabilities: declared.capabilities.clone() }
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Entry>>> {
+        // Every use is one map operation, so a panic elsewhere leaves nothing half done.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn entry(&self, key: Key) -> Result<Arc<Entry>, Failure> {
+        let mut evicted = None;
+        let entry = {
+            let mut entries = self.entries();
+            if let Some(entry) = entries.get(&key)
+                && entry.session.get().is_none_or(|session| session.alive())
+            {
+                return Ok(entry.clone());
+            }
+            entries.retain(|_, entry| entry.session.get().is_none_or(|s| s.alive()) && !is_spent(entry));
+            if entries.len() >= self.capacity() {
+                let oldest = entries
+                    .iter()
+                    .filter(|(_, entry)| entry.users.load(Ordering::Acquire) == 0)
+                    .min_by_key(|(_, entry)| entry.last_used.load(Ordering::Relaxed))
+                    .map(|(key, _)| key.clone());
+                let Some(oldest) = oldest else {
+                    let limit = if matches!(self.reach, Reach::Stdio(_)) { "children" } else { "sessions" };
+                    return Err(Failure::Limited {
+                        limit: limit.into(),
+                        retry_after: Duration::from_secs(5),
+                        service: Some(self.service.clone()),
+                    });
+                };
+                evicted = entries.remove(&oldest);
+            }
+            let entry = Arc::new(Entry {
+                session: OnceCell::new(),
+                users: AtomicUsize::new(0),
+                last_used: AtomicU64::new(self.started.elapsed().as_millis() as u64),
+                single_use: self.settings.scope == SessionScope::PerRequest,
+            });
+            entries.insert(key, entry.clone());
+            entry
+        };
+        if let Some(session) = evicted.and_then(|entry| entry.session.get().cloned()) {
+            session.close().await;
+        }
+        Ok(entry)
+    }
+
+    fn capacity(&self) -> usize {
+        match self.reach {
+            // The main session is a child too.
+            Reach::Stdio(_) => self.settings.max_children.saturating_sub(1).max(1),
+            Reach::Http(_) => self.settings.max_sessions,
+        }
+    }
+
+    fn forget_dead(&self) {
+        self.entries().retain(|_, entry| {
+            entry.users.load(Ordering::Acquire) > 0 || entry.session.get().is_some_and(|session| session.alive())
+        });
+    }
+
+    /// How many sessions are open, without the main one.
+    pub fn open_sessions(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Ends sessions that nobody used for a while. To be called now and then.
+    pub async fn reap(&self) {
+        let now = self.started.elapsed().as_millis() as u64;
+        let idle = self.settings.idle.as_millis() as u64;
+        let stale: Vec<Arc<Entry>> = {
+            let mut entries = self.entries();
+            let keys: Vec<Key> = entries
+                .iter()
+                .filter(|(_, entry)| {
+                    entry.users.load(Ordering::Acquire) == 0
+                        && (now.saturating_sub(entry.last_used.load(Ordering::Relaxed)) >= idle || is_spent(entry))
+                })
+                .map(|(key, _)| key.clone())
+                .collect();
+            keys.iter().filter_map(|key| entries.remove(key)).collect()
+        };
+        for session in stale.iter().filter_map(|entry| entry.session.get()) {
+            session.close().await;
+        }
+    }
+
+    /// Ends every session.
+    pub async fn close(&self) {
+        let entries: Vec<Arc<Entry>> = self.entries().drain().map(|(_, entry)| entry).collect();
+        let mut sessions: Vec<Arc<Session>> = entries.iter().filter_map(|entry| entry.session.get().cloned()).collect();
+        sessions.extend(self.main.swap(None));
+        let closing: Vec<_> = sessions.into_iter().map(|session| tokio::spawn(async move { session.close().await })).collect();
+        for one in closing {
+            // A panic in one must not keep the others from being closed.
+            let _ = one.await;
+        }
+    }
+
+    async fn open(&self, declared: &Declared) -> Result<Arc<Session>, Failure> {
+        match &self.reach {
+            Reach::Http(server) => match HttpSession::greet(server, Era::Legacy, declared).await? {
+                Ok(session) => Ok(Arc::new(Session::Http(session))),
+                Err(_) => Err(self.unavailable("it changed its revision")),
+            },
+            Reach::Stdio(spec) => self.open_child(spec, declared).await,
+        }
+    }
+
+    async fn open_child(&self, spec: &ChildSpec, declared: &Declared) -> Result<Arc<Session>, Failure> {
+        // A server whose era is known is not probed again.
+        let mut era = match self.known.load().as_ref() {
+            Some(known) if !known.revision.is_modern() => Era::Legacy,
+            _ => self.settings.era,
+        };
+        loop {
+            let (child, pipes) = crate::child::start(spec, &self.service).map_err(|why| self.unavailable(&why))?;
+            let channel = Channel::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes);
+            let patience = (self.settings.probe, self.settings.initialize);
+            match StdioSession::greet(&self.service, channel.clone(), child, era, declared, patience).await {
+                Ok(session) => return Ok(Arc::new(Session::Stdio(session))),
+                Err((why, child)) => {
+                    let died = channel.is_closed();
+                    channel.hang_up();
+                    child.stop().await;
+                    if died && era == Era::Auto {
+                        // Some servers die of a first message they do not know: start again and greet the old way.
+                        era = Era::Legacy;
+                        continue;
+                    }
+                    return Err(self.unavailable(&why));
+                }
+            }
+        }
+    }
+
+    fn unavailable(&self, reason: &str) -> Failure {
+        Failure::Unavailable { service: self.service.clone(), reason: reason.to_owned() }
+    }
+}
+
+fn is_spent(entry: &Entry) -> bool {
+    entry.single_use && entry.users.load(Ordering::Acquire) == 0 && entry.session.get().is_some()
+}

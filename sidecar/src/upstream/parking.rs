@@ -1,0 +1,178 @@
+//! Calls that wait for their client's answer: parked here, found again by a sealed `requestState`.
+//!
+//! The state is opaque to everybody else: AES-256-GCM over the handle, the caller, a digest of what was called and an
+//! expiry (basic/patterns/mrtr asks servers to treat it as hostile). It can be used once. When nobody comes back the
+//! server is told so and the call is cancelled; a call is never run a second time.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    digest,
+    rand,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use outrigger_mcp::{
+    bridge::to_server::Ask,
+    envelope::{Message, Param},
+};
+use outrigger_proxy::failure::Failure;
+
+use super::{Lease, exchange::Exchange};
+
+/// Parked calls of one caller.
+const PER_CALLER: usize = 64;
+/// Parked calls in all.
+const TOTAL: usize = 1024;
+const HANDLE: usize = 16;
+const DIGEST: usize = 32;
+
+/// A call that waits for answers.
+#[derive(Debug)]
+pub struct Parked {
+    /// The call at the server.
+    pub exchange: Exchange,
+    /// Keeps its session in use.
+    pub lease: Lease,
+    /// What the server asked.
+    pub asks: Vec<Ask>,
+    /// The answers so far, in the same order.
+    pub answers: Vec<Option<Bytes>>,
+}
+
+struct Lot {
+    parked: Parked,
+    caller: String,
+    digest: [u8; DIGEST],
+    until: SystemTime,
+}
+
+/// The parked calls of a sidecar.
+pub struct Parking {
+    key: RandomizedNonceKey,
+    lots: Mutex<HashMap<[u8; HANDLE], Lot>>,
+    patience: Duration,
+}
+
+impl Parking {
+    /// An empty lot; `patience` is how long a client may take to answer.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new(patience: Duration) -> Result<Self, &'static str> {
+        let mut key = [0u8; 32];
+        rand::fill(&mut key).map_err(|_| "no randomness")?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| "no AES-256-GCM")?;
+        Ok(Self { key, lots: Mutex::new(HashMap::new()), patience })
+    }
+
+    fn lots(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; HANDLE], Lot>> {
+        // Every use is one map operation, so a panic elsewhere leaves nothing half done.
+        self.lots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many calls are parked.
+    pub fn len(&self) -> usize {
+        self.lots().len()
+    }
+
+    /// Parks a call and returns the state that finds it.
+    ///
+    /// # Errors
+    /// [`Failure::Limited`] when too many are parked; the call is cancelled then.
+    pub fn park(&self, parked: Parked, request: &Message, caller: &str) -> Result<String, Failure> {
+        let mut handle = [0u8; HANDLE];
+        rand::fill(&mut handle).map_err(|_| Failure::Internal("no randomness".into()))?;
+        let digest = digest_of(request);
+        let until = SystemTime::now() + self.patience;
+        let state = self.seal(&handle, &digest, caller, until)?;
+        let mut lots = self.lots();
+        let mine = lots.values().filter(|lot| lot.caller == caller).count();
+        if lots.len() >= TOTAL || mine >= PER_CALLER {
+            return Err(Failure::Limited { limit: "parked_calls".into(), retry_after: self.patience, service: None });
+        }
+        lots.insert(handle, Lot { parked, caller: caller.to_owned(), digest, until });
+        Ok(state)
+    }
+
+    /// Finds the call that a retry belongs to, and takes it out.
+    ///
+    /// # Errors
+    /// [`Failure::InvalidParams`] when the state is forged, another caller's, or for another request;
+    /// [`Failure::Interaction`] when the call is gone.
+    pub fn resume(&self, request: &Message, caller: &str) -> Result<Parked, Failure> {
+        let refused = || Failure::InvalidParams("requestState is not valid for this request".into());
+        let state = request.text(Param::RequestState).ok_or_else(refused)?;
+        let (handle, sealed_digest) = self.open(&state, caller).ok_or_else(refused)?;
+        if sealed_digest != digest_of(request) {
+            return Err(refused());
+        }
+        let mut lots = self.lots();
+        let gone = Failure::Interaction("the interaction is over (it expired, was used, or the server restarted); call again");
+        match lots.get(&handle) {
+            None => Err(gone),
+            // The seal holds both already; the lot has the last word all the same.
+            Some(lot) if lot.caller != caller || lot.digest != sealed_digest => Err(refused()),
+            Some(_) => lots.remove(&handle).map(|lot| lot.parked).ok_or(gone),
+        }
+    }
+
+    /// Gives up calls whose client took too long. The server gets an answer to each question before the call is
+    /// cancelled, because some wait for one forever.
+    pub async fn expire(&self) {
+        let now = SystemTime::now();
+        let late: Vec<Parked> = {
+            let mut lots = self.lots();
+            let handles: Vec<_> = lots.iter().filter(|(_, lot)| lot.until <= now).map(|(h, _)| *h).collect();
+            handles.into_iter().filter_map(|h| lots.remove(&h)).map(|lot| lot.parked).collect()
+        };
+        for parked in late {
+            for ask in &parked.asks {
+                if let Err(error) = parked.exchange.send(ask.abandon()).await {
+                    tracing::debug!(%error, "could not give up a question");
+                }
+            }
+        }
+    }
+
+    fn seal(&self, handle: &[u8], digest: &[u8], caller: &str, until: SystemTime) -> Result<String, Failure> {
+        let expiry = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut text = [handle, digest, &expiry.to_be_bytes()].concat();
+        let nonce = self
+            .key
+            .seal_in_place_append_tag(Aad::from(caller.as_bytes()), &mut text)
+            .map_err(|_| Failure::Internal("sealing failed".into()))?;
+        let mut sealed = nonce.as_ref().to_vec();
+        sealed.extend_from_slice(&text);
+        Ok(URL_SAFE_NO_PAD.encode(sealed))
+    }
+
+    fn open(&self, state: &str, caller: &str) -> Option<([u8; HANDLE], [u8; DIGEST])> {
+        let sealed = URL_SAFE_NO_PAD.decode(state).ok()?;
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut text = text.to_vec();
+        let plain = self.key.open_in_place(nonce, Aad::from(caller.as_bytes()), &mut text).ok()?;
+        let (handle, rest) = plain.split_first_chunk::<HANDLE>()?;
+        let (digest, _expiry) = rest.split_first_chunk::<DIGEST>()?;
+        Some((*handle, *digest))
+    }
+}
+
+/// What a retry must repeat: the method, the target and the arguments, byte for byte.
+fn digest_of(request: &Message) -> [u8; DIGEST] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(request.method.as_str().as_bytes());
+    for field in [Param::Name, Param::Uri, Param::Arguments] {
+        context.update(b"\0");
+        if let Some(span) = request.params().get(field) {
+            context.update(request.raw(span));
+        }
+    }
+    context.finish().as_ref().try_into().unwrap_or([0; DIGEST])
+}

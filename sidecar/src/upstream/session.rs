@@ -1,0 +1,504 @@
+//! A session with the server: a child process, or an HTTP session, greeted and ready for calls.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
+use outrigger_mcp::{
+    bridge::{
+        handshake::{Era, Greeted, Handshake, Step},
+        to_server::Call,
+    },
+    edit::concat,
+    envelope::{Message, Shape},
+    error::notification,
+    headers,
+    method::Method,
+};
+use outrigger_proxy::failure::Failure;
+use tokio::sync::{Mutex, broadcast};
+
+use super::{
+    exchange::Exchange,
+    http::{Answer, HttpServer, legacy_fields, modern_fields},
+    stdio::{Channel, Inbound},
+};
+use crate::child::RunningChild;
+
+/// How long one write to a server that does not read may wait.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the client behind a session declared; raw JSON objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Client capabilities.
+    pub capabilities: Bytes,
+    /// `clientInfo`.
+    pub info: Bytes,
+}
+
+impl Declared {
+    /// Everything that a client can declare: for the session that learns the catalog, because servers offer some tools
+    /// only to clients that can answer them.
+    pub fn everything() -> Self {
+        Self {
+            capabilities: Bytes::from_static(br#"{"elicitation":{"form":{},"url":{}},"sampling":{"tools":{},"context":{}},"roots":{"listChanged":true}}"#),
+            info: Bytes::from_static(concat!(r#"{"name":"outrigger","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes()),
+        }
+    }
+}
+
+/// A greeted session.
+#[derive(Debug)]
+pub enum Session {
+    /// A child process.
+    Stdio(Arc<StdioSession>),
+    /// A session of a legacy HTTP server.
+    Http(Arc<HttpSession>),
+}
+
+/// A child process that has been greeted.
+#[derive(Debug)]
+pub struct StdioSession {
+    /// What it said of itself.
+    pub greeted: Greeted,
+    /// Its pipes.
+    pub channel: Arc<Channel>,
+    service: String,
+    child: Mutex<Option<RunningChild>>,
+}
+
+/// A session of a legacy HTTP server.
+pub struct HttpSession {
+    /// What it said of itself.
+    pub greeted: Greeted,
+    /// The session id it gave us, if any.
+    pub id: Option<HeaderValue>,
+    /// Where it is.
+    pub server: HttpServer,
+    next_id: AtomicU64,
+    open: AtomicUsize,
+    expired: AtomicBool,
+    ended: tokio::sync::Notify,
+    messages: broadcast::Sender<Message>,
+    takes_requests: AtomicUsize,
+    /// Ends the GET stream with the session.
+    listener: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
+}
+
+impl std::fmt::Debug for HttpSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The id is a credential.
+        f.debug_struct("HttpSession").field("revision", &self.greeted.revision).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// What the server said of itself.
+    pub fn greeted(&self) -> &Greeted {
+        match self {
+            Session::Stdio(s) => &s.greeted,
+            Session::Http(s) => &s.greeted,
+        }
+    }
+
+    /// Whether it can take calls.
+    pub fn alive(&self) -> bool {
+        match self {
+            Session::Stdio(s) => !s.channel.is_closed(),
+            Session::Http(s) => !s.expired.load(Ordering::Acquire),
+        }
+    }
+
+    /// Calls in flight.
+    pub fn in_flight(&self) -> usize {
+        match self {
+            Session::Stdio(s) => s.channel.in_flight(),
+            Session::Http(s) => s.open.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Messages of the server that belong to no call.
+    pub fn subscribe(&self) -> broadcast::Receiver<Message> {
+        match self {
+            Session::Stdio(s) => s.channel.subscribe(),
+            Session::Http(s) => s.messages.subscribe(),
+        }
+    }
+
+    /// Says that a listener takes requests outside calls, or no longer does.
+    pub fn take_requests(&self, takes: bool) {
+        match self {
+            Session::Stdio(s) => s.channel.take_requests(takes),
+            Session::Http(s) if takes => drop(s.takes_requests.fetch_add(1, Ordering::Relaxed)),
+            Session::Http(s) => drop(s.takes_requests.fetch_sub(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Makes a call. `trace` holds members for its `_meta`.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn call(&self, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
+        match self {
+            Session::Stdio(s) => s.call(request, trace).await,
+            Session::Http(s) => s.call(request, trace).await,
+        }
+    }
+
+    /// Resolves when the session is over: the child ended, or the server forgot us.
+    pub async fn ended(&self) {
+        match self {
+            Session::Stdio(s) => s.channel.closed().await,
+            Session::Http(s) => s.ended.notified().await,
+        }
+    }
+
+    /// Opens a listen on a modern stdio server that lasts as long as the session; what it brings is broadcast like
+    /// everything that belongs to no call.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn listen_forever(&self, request: Bytes) -> Result<(), Failure> {
+        self.send(request).await
+    }
+
+    /// Sends a message that is not a call: a notification, or a response to the server.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn send(&self, message: Bytes) -> Result<(), Failure> {
+        match self {
+            Session::Stdio(s) => s.write(vec![message]).await,
+            Session::Http(s) => s.post(message).await,
+        }
+    }
+
+    /// Ends the session: the child is stopped, the HTTP session deleted.
+    pub async fn close(&self) {
+        match self {
+            Session::Stdio(s) => s.close().await,
+            Session::Http(s) => s.close().await,
+        }
+    }
+}
+
+impl StdioSession {
+    /// Greets a server that was just started.
+    ///
+    /// # Errors
+    /// Why the greeting failed, and the child, so that the caller can stop it.
+    pub async fn greet(
+        service: &str,
+        channel: Arc<Channel>,
+        child: RunningChild,
+        era: Era,
+        declared: &Declared,
+        patience: (Duration, Duration),
+    ) -> Result<Arc<Self>, (String, RunningChild)> {
+        let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
+        let mut request = handshake.start();
+        let (probe, initialize) = patience;
+        loop {
+            let waited = if handshake.probing() { probe } else { initialize };
+            let step = match ask(&channel, &request, waited).await {
+                Ok(reply) => handshake.on_reply(&reply),
+                Err(why) => handshake.on_silence(&why),
+            };
+            match step {
+                Step::Send(_) if channel.is_closed() => return Err(("the server ended when it was probed".into(), child)),
+                Step::Send(next) => request = next,
+                Step::Failed(why) => return Err((why, child)),
+                Step::Done(greeted) => {
+                    if !greeted.revision.is_modern() {
+                        channel.write_now(notification("notifications/initialized", None));
+                    }
+                    return Ok(Arc::new(Self { greeted, channel, service: service.to_owned(), child: Mutex::new(Some(child)) }));
+                }
+            }
+        }
+    }
+
+    /// The server's fault, in words for the caller.
+    pub fn broken(&self, reason: &str) -> Failure {
+        Failure::Broken { service: self.service.clone(), reason: reason.into() }
+    }
+
+    /// Writes a message.
+    ///
+    /// # Errors
+    /// Unavailable, when the server is gone or does not read.
+    pub async fn write(&self, pieces: Vec<Bytes>) -> Result<(), Failure> {
+        self.channel
+            .write(pieces, WRITE_PATIENCE)
+            .await
+            .map_err(|why| Failure::Unavailable { service: self.service.clone(), reason: why.into() })
+    }
+
+    async fn call(self: &Arc<Self>, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
+        let receiver = self.channel.open_call();
+        let call = Call::new(request, receiver.id).on(self.greeted.revision);
+        let pieces = call.request(request, trace);
+        // Made first, so that the call is forgotten again if writing fails or the caller goes away meanwhile.
+        let exchange = Exchange::stdio(call, self.clone(), receiver);
+        self.write(pieces).await?;
+        Ok(exchange)
+    }
+
+    async fn close(&self) {
+        self.channel.close("the session was ended");
+        if let Some(child) = self.child.lock().await.take() {
+            self.channel.hang_up();
+            child.stop().await;
+        }
+    }
+}
+
+/// One request of our own on a channel, before there is a session. Its id is fixed by the handshake.
+async fn ask(channel: &Channel, request: &Bytes, patience: Duration) -> Result<Message, String> {
+    let mut receiver = channel.open_call();
+    let sent = Message::parse(request.clone()).map_err(|rejected| rejected.error.to_string())?;
+    let mut edits = outrigger_mcp::edit::Edits::new();
+    edits.set_id(&sent, receiver.id.to_string());
+    let outcome = tokio::time::timeout(patience, async {
+        channel.write(edits.apply(sent.body()), WRITE_PATIENCE).await?;
+        loop {
+            match receiver.next().await {
+                Inbound::Message(m) if matches!(m.shape, Shape::Result | Shape::Error) => return Ok(m),
+                // A request during the greeting cannot be answered yet by anybody.
+                Inbound::Message(_) => {}
+                Inbound::TooLarge(_) => return Err("the reply is too large"),
+                Inbound::Gone(_) => return Err("the server ended"),
+            }
+        }
+    })
+    .await;
+    channel.close_call(receiver.id);
+    match outcome {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(why)) => Err(why.to_owned()),
+        Err(_) => Err(format!("no answer within {patience:?}")),
+    }
+}
+
+impl HttpSession {
+    /// Greets a server. `Ok(Err(greeted))` says that it is modern, where there are no sessions.
+    ///
+    /// # Errors
+    /// Why it cannot be used; [`Failure::Unavailable`] decides nothing about its era.
+    pub async fn greet(server: &HttpServer, era: Era, declared: &Declared) -> Result<Result<Arc<Self>, Greeted>, Failure> {
+        let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
+        let mut request = handshake.start();
+        loop {
+            let (reply, session) = post_greeting(server, &request, handshake.probing()).await?;
+            let step = match &reply {
+                Ok(reply) => handshake.on_reply(reply),
+                Err(why) => handshake.on_silence(why),
+            };
+            match step {
+                Step::Send(next) => request = next,
+                Step::Failed(why) => return Err(Failure::Unavailable { service: server.service.clone(), reason: why }),
+                Step::Done(greeted) if greeted.revision.is_modern() => return Ok(Err(greeted)),
+                Step::Done(greeted) => return Self::begin(server, greeted, session).await.map(Ok),
+            }
+        }
+    }
+
+    async fn begin(server: &HttpServer, greeted: Greeted, id: Option<HeaderValue>) -> Result<Arc<Self>, Failure> {
+        let (messages, _) = broadcast::channel(256);
+        let session = Arc::new(Self {
+            greeted,
+            id,
+            server: server.clone(),
+            next_id: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            expired: AtomicBool::new(false),
+            ended: tokio::sync::Notify::new(),
+            messages,
+            takes_requests: AtomicUsize::new(0),
+            listener: std::sync::Mutex::new(None),
+        });
+        session.post(notification("notifications/initialized", None)).await?;
+        let listening = tokio::spawn(listen(Arc::downgrade(&session), server.clone(), session.listen_fields()));
+        if let Ok(mut slot) = session.listener.lock() {
+            *slot = Some(listening.abort_handle());
+        }
+        Ok(session)
+    }
+
+    fn listen_fields(&self) -> http::HeaderMap {
+        let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        fields.remove(header::CONTENT_TYPE);
+        fields.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        fields
+    }
+
+    async fn call(self: &Arc<Self>, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
+        let call = Call::new(request, self.next_id.fetch_add(1, Ordering::Relaxed)).on(self.greeted.revision);
+        let pieces = call.request(request, trace);
+        let fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        let response = self.server.send(HttpMethod::POST, fields, pieces).await?;
+        if response.status() == StatusCode::NOT_FOUND && self.id.is_some() {
+            self.expire();
+            return Err(Failure::UnknownSession);
+        }
+        let answer = self.server.answer(response).await?;
+        Exchange::http(call, self.clone(), answer)
+    }
+
+    /// Posts a notification or a response.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses it.
+    pub async fn post(&self, message: Bytes) -> Result<(), Failure> {
+        let fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        let response = self.server.send(HttpMethod::POST, fields, vec![message]).await?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(self.server.broken(&format!("it refused a message with status {}", response.status().as_u16())))
+    }
+
+    /// Posts a message without waiting, when nobody is left who could hear of a failure.
+    pub fn send_detached(self: &Arc<Self>, message: Bytes) {
+        let session = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = session.post(message).await {
+                tracing::debug!(%error, "a message to the server was lost");
+            }
+        });
+    }
+
+    /// Counts a call in flight until the guard is dropped.
+    pub fn occupy(self: &Arc<Self>) -> Occupied {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Occupied(self.clone())
+    }
+
+    fn expire(&self) {
+        self.expired.store(true, Ordering::Release);
+        self.ended.notify_one();
+    }
+
+    async fn close(&self) {
+        self.expire();
+        if let Some(listener) = self.listener.lock().ok().and_then(|mut slot| slot.take()) {
+            listener.abort();
+        }
+        if let Some(id) = &self.id {
+            let fields = legacy_fields(Some(id), Some(self.greeted.revision));
+            if let Err(error) = self.server.send(HttpMethod::DELETE, fields, Vec::new()).await {
+                tracing::debug!(%error, "could not end the session at the server");
+            }
+        }
+    }
+
+    async fn on_message(&self, message: Message) {
+        match (message.shape, message.method) {
+            (Shape::Request, Method::Ping) => {
+                let id = message.id().unwrap_or_default();
+                let _ = self.post(outrigger_mcp::error::result_reply(&id, b"{}")).await;
+            }
+            (Shape::Request, _) if self.takes_requests.load(Ordering::Relaxed) == 0 => {
+                let text = format!("{} cannot be tied to one call of one client", message.method_name());
+                let error = outrigger_mcp::error::RpcError::new(outrigger_mcp::error::METHOD_NOT_FOUND, text);
+                let _ = self.post(error.reply(message.id().as_deref())).await;
+            }
+            _ => drop(self.messages.send(message)),
+        }
+    }
+}
+
+/// A call in flight on an HTTP session.
+#[derive(Debug)]
+pub struct Occupied(Arc<HttpSession>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The reply to a request of the greeting (or why there is none), and the session id that came with it.
+type Greeting = (Result<Message, String>, Option<HeaderValue>);
+
+async fn post_greeting(server: &HttpServer, request: &Bytes, modern: bool) -> Result<Greeting, Failure> {
+    let message = Message::parse(request.clone()).map_err(|r| Failure::Internal(r.error.to_string()))?;
+    let fields = if modern { modern_fields(&message) } else { legacy_fields(None, None) };
+    let response = server.send(HttpMethod::POST, fields, vec![request.clone()]).await?;
+    let status = response.status();
+    if status.is_server_error() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let reason = format!("it answered the greeting with status {}", status.as_u16());
+        return Err(Failure::Unavailable { service: server.service.clone(), reason });
+    }
+    let session = response.headers().get(headers::SESSION_ID).cloned();
+    let reply = match server.answer(response).await {
+        Ok(Answer::Json(bytes)) => Message::parse(bytes).map_err(|r| r.error.to_string()),
+        Ok(Answer::Stream(mut events)) => match events.next().await {
+            Ok(Some(data)) => Message::parse(data).map_err(|r| r.error.to_string()),
+            _ => Err("the stream ended without a reply".into()),
+        },
+        Ok(Answer::Empty) => Err("no reply".into()),
+        Err(_) => Err(format!("status {}", status.as_u16())),
+    };
+    Ok((reply, session))
+}
+
+/// Keeps the session's GET stream open, where the server offers one.
+async fn listen(session: std::sync::Weak<HttpSession>, server: HttpServer, mut fields: http::HeaderMap) {
+    let mut failures = 0u32;
+    loop {
+        match server.send(HttpMethod::GET, fields.clone(), Vec::new()).await {
+            // Most servers offer none; that is their right.
+            Ok(response) if response.status().is_client_error() => return,
+            Ok(response) if response.status() == StatusCode::OK => {
+                let mut events = server.events(response.into_body());
+                while let Ok(Some(data)) = events.next().await {
+                    failures = 0;
+                    let Some(session) = session.upgrade() else { return };
+                    if let Ok(message) = Message::parse(data) {
+                        session.on_message(message).await;
+                    }
+                }
+                if let Some(id) = events.last_id.and_then(|id| HeaderValue::from_bytes(&id).ok()) {
+                    fields.insert(headers::LAST_EVENT_ID, id);
+                }
+            }
+            Ok(_) | Err(_) => {}
+        }
+        if session.upgrade().is_none_or(|s| s.expired.load(Ordering::Acquire)) {
+            return;
+        }
+        failures = (failures + 1).min(7);
+        tokio::time::sleep(Duration::from_millis(100 << failures)).await;
+    }
+}
+
+/// A request of our own on a session, such as a page of a list, and its reply.
+///
+/// # Errors
+/// When the server fails, answers with an error or asks something back.
+pub async fn own_request(session: &Session, method: &str, params: &[u8], patience: Duration) -> Result<Message, Failure> {
+    let request = Message::parse(outrigger_mcp::error::request(b"0", method, params)).map_err(|r| Failure::Internal(r.error.to_string()))?;
+    let work = async {
+        let mut exchange = session.call(&request, &[]).await?;
+        loop {
+            match exchange.next().await? {
+                super::exchange::Event::Done(pieces, _) => {
+                    return Message::parse(concat(&pieces)).map_err(|r| Failure::Internal(r.error.to_string()));
+                }
+                super::exchange::Event::Notification(_) | super::exchange::Event::Question(_) => {}
+            }
+        }
+    };
+    match tokio::time::timeout(patience, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::Timeout { service: String::new(), after: patience }),
+    }
+}
