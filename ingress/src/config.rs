@@ -63,10 +63,7 @@ impl Config {
     /// Every mistake in both.
     pub fn from_sources(file: Option<(&str, &str)>, env: Env<'_>) -> Result<Self, Diagnostics> {
         let loaded = load(file, env, read)?;
-        Ok(Self {
-            warnings: loaded.warnings,
-            ..loaded.value
-        })
+        Ok(Self { warnings: loaded.warnings, ..loaded.value })
     }
 
     /// All settings of the ingress, for documentation and JSON Schema.
@@ -79,48 +76,22 @@ impl Config {
 fn read(f: &mut Fields<'_>) -> Option<Config> {
     let listen = read_listen(f);
     let public_url = read_public_url(f);
-    let admin = f.section(
-        "admin",
-        "Health, metrics, the catalog and pages, in plain text.",
-        read_admin,
-    );
-    let tls = f.optional_section(
-        "tls",
-        "TLS for clients; without this section they speak plain HTTP.",
-        clients::client_tls,
-    );
+    let admin = f.section("admin", "Health, metrics, the catalog and pages, in plain text.", read_admin);
+    let tls =
+        f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", clients::client_tls);
     let clients = clients::read(f, listen, tls.as_ref());
-    let identity = f.section(
-        "identity",
-        "Who this ingress is in the mesh, and whom it believes.",
-        sections::identity,
-    );
-    let trust_domain = identity
-        .as_ref()
-        .map(|identity| identity.trust_domain.as_str());
+    let identity = f.section("identity", "Who this ingress is in the mesh, and whom it believes.", sections::identity);
+    let trust_domain = identity.as_ref().map(|identity| identity.trust_domain.as_str());
     let services = services::read(f, trust_domain);
-    let naming = f.section(
-        "names",
-        "Names of capabilities on the merged endpoint.",
-        services::naming,
-    );
+    let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
     let policy = read_policy(f);
-    let limits = f.section(
-        "limits",
-        "What the ingress holds at most.",
-        limits::read_limits,
-    );
-    let timeouts = f.section(
-        "timeouts",
-        "How long each step may take.",
-        limits::read_timeouts,
-    );
+    let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
+    let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
     let log = f.section("log", "The log, on standard error.", sections::log);
     let access_log = sections::access_log(f);
     let audit = sections::audit(f);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
-    let text =
-        doc("Threads that handle requests; without it, one per core.").env("OUTRIGGER_THREADS");
+    let text = doc("Threads that handle requests; without it, one per core.").env("OUTRIGGER_THREADS");
     let threads = f.optional("threads", text, kinds::count(1..=1024));
     Some(Config {
         listen,
@@ -146,62 +117,32 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
 fn read_listen(f: &mut Fields<'_>) -> SocketAddr {
     let text = doc("Where clients connect. Port 0 lets the system choose.").env("OUTRIGGER_LISTEN");
     let text = text.because("nobody else can reach it until somebody decides so");
-    f.with_default(
-        "listen",
-        text,
-        kinds::listen(),
-        (Ipv4Addr::LOCALHOST, 8080).into(),
-    )
+    f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 8080).into())
 }
 
 fn read_public_url(f: &mut Fields<'_>) -> Option<Url> {
-    let text = doc(
-        "The URL under which clients know this ingress, when something in front of it has another name.",
-    );
-    let url = f.optional(
-        "public_url",
-        text.env("OUTRIGGER_PUBLIC_URL")
-            .example("https://mcp.example.com"),
-        kinds::url(),
-    );
-    if url
-        .as_ref()
-        .is_some_and(|url| matches!(url.scheme, Scheme::Unix(_)))
-    {
-        f.mistake(
-            "public_url",
-            "clients cannot use a socket file",
-            "write https://host",
-        );
+    let text = doc("The URL under which clients know this ingress, when something in front of it has another name.");
+    let url =
+        f.optional("public_url", text.env("OUTRIGGER_PUBLIC_URL").example("https://mcp.example.com"), kinds::url());
+    if url.as_ref().is_some_and(|url| matches!(url.scheme, Scheme::Unix(_))) {
+        f.mistake("public_url", "clients cannot use a socket file", "write https://host");
     }
     url
 }
 
 fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
-    let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.")
-        .env("OUTRIGGER_ADMIN_LISTEN");
+    let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.").env("OUTRIGGER_ADMIN_LISTEN");
     let text = text.because("it shows the names of all services and asks for no login");
-    Some(f.with_default(
-        "listen",
-        text,
-        kinds::listen(),
-        (Ipv4Addr::LOCALHOST, 9090).into(),
-    ))
+    Some(f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 9090).into()))
 }
 
 fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {
-    let text = doc("Policy files, read again when they change. Rate limits are part of policy.")
-        .env("OUTRIGGER_POLICY");
-    let text = text
-        .because("without a policy every call is denied")
-        .example("/etc/outrigger/policy.yaml");
+    let text =
+        doc("Policy files, read again when they change. Rate limits are part of policy.").env("OUTRIGGER_POLICY");
+    let text = text.because("without a policy every call is denied").example("/etc/outrigger/policy.yaml");
     let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
     if policy.is_empty() {
-        f.warn(
-            "policy",
-            "no policy file: every call will be denied",
-            "name one with `policy:` or OUTRIGGER_POLICY",
-        );
+        f.warn("policy", "no policy file: every call will be denied", "name one with `policy:` or OUTRIGGER_POLICY");
     }
     policy
 }

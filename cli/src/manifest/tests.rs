@@ -29,24 +29,12 @@ fn read(text: &str) -> Result<Manifest, Diagnostics> {
 fn the_manifest_of_the_design_is_read() {
     let manifest = read(DESIGN).unwrap();
     assert_eq!(manifest.trust_domain(), "demo.outrigger.local");
-    let names: Vec<&str> = manifest
-        .services
-        .iter()
-        .map(|service| service.name.as_str())
-        .collect();
+    let names: Vec<&str> = manifest.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["fs", "everything", "notes"]);
-    assert_eq!(
-        manifest.services[0].source,
-        Source::Example(Example::Fs, vec!["--root".into(), "./data".into()])
-    );
+    assert_eq!(manifest.services[0].source, Source::Example(Example::Fs, vec!["--root".into(), "./data".into()]));
     assert!(matches!(&manifest.services[1].source, Source::Command(words) if words.len() == 4));
-    assert!(
-        matches!(&manifest.services[2].source, Source::Url(url) if url.to_string() == "http://127.0.0.1:9001/mcp")
-    );
-    assert_eq!(
-        manifest.services[2].egress_allow,
-        ["example.com", "*.wikipedia.org"]
-    );
+    assert!(matches!(&manifest.services[2].source, Source::Url(url) if url.to_string() == "http://127.0.0.1:9001/mcp"));
+    assert_eq!(manifest.services[2].egress_allow, ["example.com", "*.wikipedia.org"]);
 }
 
 #[test]
@@ -61,15 +49,9 @@ fn an_allowlist_that_nothing_enforces_is_said_so() {
 fn without_a_file_the_examples_run() {
     let manifest = Manifest::bundled(Path::new("/state"));
     assert_eq!(manifest.services.len(), 3);
-    assert_eq!(
-        manifest.services[0].source,
-        Source::Example(Example::Fs, vec!["--root".into(), "/state/data".into()])
-    );
+    assert_eq!(manifest.services[0].source, Source::Example(Example::Fs, vec!["--root".into(), "/state/data".into()]));
     let same = Manifest::from_sources(None, &|_| None).unwrap();
-    assert_eq!(
-        same.services[1].source,
-        Source::Example(Example::Http, Vec::new())
-    );
+    assert_eq!(same.services[1].source, Source::Example(Example::Http, Vec::new()));
 }
 
 #[test]
@@ -90,19 +72,13 @@ fn every_mistake_is_told_at_once_with_its_place() {
         "mesh.yaml:18:3: services.a: this key stands here twice",
         "mesh.yaml:19:1: polices: unknown setting (did you mean `policy`?)",
     ] {
-        assert!(
-            shown.contains(expected),
-            "missing: {expected}\nin:\n{shown}"
-        );
+        assert!(shown.contains(expected), "missing: {expected}\nin:\n{shown}");
     }
 }
 
 #[test]
 fn a_manifest_without_services_is_refused() {
     for text in ["", "mesh: demo\n", "services: {}\n", "services:\n"] {
-        assert!(
-            read(text).is_err_and(|wrong| wrong.to_string().contains("no services")),
-            "{text:?}"
-        );
+        assert!(read(text).is_err_and(|wrong| wrong.to_string().contains("no services")), "{text:?}");
     }
 }

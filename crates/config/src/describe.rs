@@ -46,19 +46,9 @@ pub struct Settings(pub Vec<SettingDoc>);
 pub fn describe<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Settings {
     let document = Document::empty();
     let described = Some(RefCell::new(Vec::new()));
-    let recorder = Recorder {
-        document: &document,
-        env: &|_| None,
-        described,
-        found: RefCell::default(),
-    };
+    let recorder = Recorder { document: &document, env: &|_| None, described, found: RefCell::default() };
     Fields::within(&recorder, Vec::new(), None, |fields| read(fields));
-    Settings(
-        recorder
-            .described
-            .map(RefCell::into_inner)
-            .unwrap_or_default(),
-    )
+    Settings(recorder.described.map(RefCell::into_inner).unwrap_or_default())
 }
 
 /// `services.<name>.tokens[].subject`
@@ -86,20 +76,14 @@ impl Settings {
 
     /// The names of all environment variables.
     pub fn variables(&self) -> Vec<&'static str> {
-        self.0
-            .iter()
-            .filter_map(|setting| setting.doc.env)
-            .collect()
+        self.0.iter().filter_map(|setting| setting.doc.env).collect()
     }
 
     /// A JSON Schema (2020-12) of the file.
     pub fn to_json_schema(&self, title: &str) -> Json {
         let mut schema = self.object(&[]);
         if let Some(members) = schema.as_object_mut() {
-            members.insert(
-                "$schema".to_owned(),
-                json!("https://json-schema.org/draft/2020-12/schema"),
-            );
+            members.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
             members.insert("title".to_owned(), json!(title));
         }
         schema
@@ -108,43 +92,24 @@ impl Settings {
     // ---- Markdown ----
 
     fn write_section(&self, page: &mut String, section: &[Segment], level: usize) {
-        let values: Vec<_> = self
-            .children(section)
-            .filter(|setting| setting.schema.is_some())
-            .collect();
+        let values: Vec<_> = self.children(section).filter(|setting| setting.schema.is_some()).collect();
         if !values.is_empty() {
-            page.push_str(
-                "| setting | value | default | environment | meaning |\n|---|---|---|---|---|\n",
-            );
+            page.push_str("| setting | value | default | environment | meaning |\n|---|---|---|---|---|\n");
             for setting in values {
                 setting.write_row(page);
             }
             page.push('\n');
         }
-        for holder in self
-            .children(section)
-            .filter(|setting| setting.schema.is_none())
-        {
+        for holder in self.children(section).filter(|setting| setting.schema.is_none()) {
             let inside = holder.inside();
             let marks = "#".repeat(level);
-            let _ = write!(
-                page,
-                "{marks} `{}`\n\n{} ({})\n\n",
-                path_text(&inside),
-                holder.doc.text,
-                holder.kind
-            );
+            let _ = write!(page, "{marks} `{}`\n\n{} ({})\n\n", path_text(&inside), holder.doc.text, holder.kind);
             self.write_section(page, &inside, level);
         }
     }
 
     fn children(&self, section: &[Segment]) -> impl Iterator<Item = &SettingDoc> {
-        self.0.iter().filter(move |setting| {
-            setting
-                .path
-                .split_last()
-                .is_some_and(|(_, parent)| parent == section)
-        })
+        self.0.iter().filter(move |setting| setting.path.split_last().is_some_and(|(_, parent)| parent == section))
     }
 
     // ---- JSON Schema ----
@@ -162,8 +127,7 @@ impl Settings {
             }
             properties.insert(name.clone(), self.property(setting));
         }
-        let mut schema =
-            json!({"type": "object", "properties": properties, "additionalProperties": false});
+        let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
         if let (Some(members), false) = (schema.as_object_mut(), required.is_empty()) {
             members.insert("required".to_owned(), Json::Array(required));
         }
@@ -211,11 +175,7 @@ impl SettingDoc {
             None if self.required => "**required**".to_owned(),
             None => "none".to_owned(),
         };
-        let variable = self
-            .doc
-            .env
-            .map(|name| format!("`{name}`"))
-            .unwrap_or_default();
+        let variable = self.doc.env.map(|name| format!("`{name}`")).unwrap_or_default();
         let mut meaning = self.doc.text.to_owned();
         if let Some(example) = self.doc.example {
             let _ = write!(meaning, " Example: `{example}`.");
@@ -224,13 +184,8 @@ impl SettingDoc {
             let _ = write!(meaning, " *Default: {}.*", self.doc.reason);
         }
         // A bar ends a table cell even inside backticks.
-        let [kind, default, meaning] =
-            [&self.kind, &default, &meaning].map(|text| text.replace('|', "\\|"));
-        let _ = writeln!(
-            page,
-            "| `{}` | {kind} | {default} | {variable} | {meaning} |",
-            path_text(&self.path)
-        );
+        let [kind, default, meaning] = [&self.kind, &default, &meaning].map(|text| text.replace('|', "\\|"));
+        let _ = writeln!(page, "| `{}` | {kind} | {default} | {variable} | {meaning} |", path_text(&self.path));
     }
 
     /// The default as the schema's type wants it; lists and maps only when empty.
@@ -255,21 +210,11 @@ mod tests {
 
     fn sample() -> Settings {
         describe(|f| {
-            let text = doc("How many | often.")
-                .because("three is enough")
-                .env("COUNT");
+            let text = doc("How many | often.").because("three is enough").env("COUNT");
             f.with_default("count", text, kinds::integer(1..=5), 3);
-            f.required(
-                "mode",
-                doc("Mode.").example("b"),
-                kinds::choice(&[("a", 1), ("b", 2)]),
-            );
-            f.map("peers", "Peers.", &kinds::text(), |_, f| {
-                f.required("host", doc("Host."), kinds::text())
-            });
-            f.list("steps", "Steps.", |f| {
-                f.optional("on", doc("On."), kinds::boolean())
-            });
+            f.required("mode", doc("Mode.").example("b"), kinds::choice(&[("a", 1), ("b", 2)]));
+            f.map("peers", "Peers.", &kinds::text(), |_, f| f.required("host", doc("Host."), kinds::text()));
+            f.list("steps", "Steps.", |f| f.optional("on", doc("On."), kinds::boolean()));
             f.mistake("count", "never recorded", "while describing");
         })
     }
@@ -279,32 +224,21 @@ mod tests {
         let page = sample().to_markdown(3);
         let count = "| `count` | number 1 to 5 | `3` | `COUNT` | How many \\| often. *Default: three is enough.* |\n";
         assert!(page.contains(count), "{page}");
-        assert!(
-            page.contains("| `mode` | a \\| b | **required** |  | Mode. Example: `b`. |\n"),
-            "{page}"
-        );
-        assert!(
-            page.contains("### `peers.<name>`\n\nPeers. (map)\n"),
-            "{page}"
-        );
+        assert!(page.contains("| `mode` | `a` \\| `b` | **required** |  | Mode. Example: `b`. |\n"), "{page}");
+        assert!(page.contains("### `peers.<name>`\n\nPeers. (map)\n"), "{page}");
         assert!(page.contains("| `steps[].on` |"), "{page}");
     }
 
     #[test]
     fn the_schema_nests_and_is_closed() {
         let schema = sample().to_json_schema("t");
-        let count = json!({"type": "integer", "minimum": 1, "maximum": 5, "description": "How many | often.", "default": 3});
+        let count =
+            json!({"type": "integer", "minimum": 1, "maximum": 5, "description": "How many | often.", "default": 3});
         assert_eq!(schema["properties"]["count"], count);
         assert_eq!(schema["required"], json!(["mode"]));
         assert_eq!(schema["additionalProperties"], false);
-        assert_eq!(
-            schema["properties"]["peers"]["additionalProperties"]["required"],
-            json!(["host"])
-        );
-        assert_eq!(
-            schema["properties"]["steps"]["items"]["properties"]["on"]["type"],
-            "boolean"
-        );
+        assert_eq!(schema["properties"]["peers"]["additionalProperties"]["required"], json!(["host"]));
+        assert_eq!(schema["properties"]["steps"]["items"]["properties"]["on"]["type"], "boolean");
     }
 
     #[test]

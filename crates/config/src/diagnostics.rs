@@ -40,16 +40,8 @@ pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostic {
     /// A mistake at a place of `text`, the content of `file`; its source line is taken along.
-    pub fn at(
-        file: &str,
-        text: &str,
-        at: Position,
-        path: &str,
-        message: impl Into<String>,
-    ) -> Self {
-        let line = (at.line as usize)
-            .checked_sub(1)
-            .and_then(|index| text.lines().nth(index));
+    pub fn at(file: &str, text: &str, at: Position, path: &str, message: impl Into<String>) -> Self {
+        let line = (at.line as usize).checked_sub(1).and_then(|index| text.lines().nth(index));
         Self {
             file: file.to_owned(),
             line: at.line,
@@ -114,22 +106,11 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, line: &str, number: u32, column: u3
     let column = (column as usize).saturating_sub(1);
     let first = column.saturating_sub(EXCERPT_CHARS * 2 / 3);
     // A control character could move the cursor of the terminal that shows the mistake.
-    let shown: String = line
-        .chars()
-        .skip(first)
-        .take(EXCERPT_CHARS)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let shown: String =
+        line.chars().skip(first).take(EXCERPT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let number = number.to_string();
     write!(f, "\n  {number} | {}", shown.trim_end())?;
-    write!(
-        f,
-        "\n  {:width$} | {:caret$}^",
-        "",
-        "",
-        width = number.len(),
-        caret = column - first
-    )
+    write!(f, "\n  {:width$} | {:caret$}^", "", "", width = number.len(), caret = column - first)
 }
 
 impl fmt::Display for Diagnostics {
@@ -160,17 +141,9 @@ mod tests {
     #[test]
     fn a_mistake_shows_the_line_and_a_caret() {
         let text = "services:\n  fs:\n    url: htp://x\n";
-        let at = Position {
-            line: 3,
-            column: 10,
-        };
-        let mistake = Diagnostic::at("mesh.yaml", text, at, "services.fs.url", "not a URL")
-            .hint("write http://...");
-        let shown = Diagnostics(vec![
-            mistake,
-            Diagnostic::environment("OUTRIGGER_ERA", "bad"),
-        ])
-        .to_string();
+        let at = Position { line: 3, column: 10 };
+        let mistake = Diagnostic::at("mesh.yaml", text, at, "services.fs.url", "not a URL").hint("write http://...");
+        let shown = Diagnostics(vec![mistake, Diagnostic::environment("OUTRIGGER_ERA", "bad")]).to_string();
         let expected = "mesh.yaml:3:10: services.fs.url: not a URL (write http://...)\n  \
                         3 |     url: htp://x\n    |          ^\nenvironment: OUTRIGGER_ERA: bad";
         assert_eq!(shown, expected);
@@ -179,25 +152,14 @@ mod tests {
     #[test]
     fn long_lines_and_control_characters_are_tamed() {
         let text = format!("{}\u{1b}[2Jbad", "x".repeat(5000));
-        let shown = Diagnostic::at(
-            "f",
-            &text,
-            Position {
-                line: 1,
-                column: 5003,
-            },
-            "",
-            "m",
-        )
-        .to_string();
+        let shown = Diagnostic::at("f", &text, Position { line: 1, column: 5003 }, "", "m").to_string();
         assert!(shown.len() < 400, "{shown}");
         assert!(!shown.contains('\u{1b}'));
     }
 
     #[test]
     fn json_has_every_part() {
-        let mistake =
-            Diagnostic::at("f", "a: b", Position { line: 1, column: 4 }, "a", "m").hint("h");
+        let mistake = Diagnostic::at("f", "a: b", Position { line: 1, column: 4 }, "a", "m").hint("h");
         let json = serde_json::to_value(Diagnostics(vec![mistake])).unwrap();
         assert_eq!(json[0]["line"], 1);
         assert_eq!(json[0]["excerpt"], "a: b");

@@ -33,11 +33,7 @@ pub struct Mistake {
 impl Mistake {
     /// A mistake at the value itself.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            at: None,
-            message: message.into(),
-            hint: hint.into(),
-        }
+        Self { at: None, message: message.into(), hint: hint.into() }
     }
 
     fn at(mut self, at: Position) -> Self {
@@ -74,14 +70,7 @@ impl<T: 'static> Kind<T> {
             Some(text) => parse(text).map_err(|mistake| vec![mistake.at(node.at)]),
             None => Err(vec![wrong_shape(node, &expected)]),
         });
-        Self {
-            name,
-            schema,
-            is_secret: false,
-            from_text,
-            from_node,
-            show: Rc::new(show),
-        }
+        Self { name, schema, is_secret: false, from_text, from_node, show: Rc::new(show) }
     }
 }
 
@@ -97,11 +86,7 @@ fn wrong_shape(node: &Node, expected: &str) -> Mistake {
 /// Shows a value that somebody wrote, short enough for a message and safe for a terminal.
 fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push_str("...");
     }

@@ -5,8 +5,8 @@ mod identity;
 mod observe;
 
 pub use entrance::{
-    CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts,
-    entrance_limits, how_many, sized,
+    CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts, entrance_limits,
+    how_many, sized,
 };
 pub use identity::{Identity, identity, service_name, spiffe_id, trust_domain};
 pub use observe::{Log, LogFormat, LogLevel, Output, Trace, access_log, audit, log, trace};

@@ -35,27 +35,14 @@ pub struct Clients {
 
 /// Reads a `tls` section for clients.
 pub fn client_tls(f: &mut Fields<'_>) -> Option<Tls> {
-    let text = doc("Certificate chain (PEM) for clients. Read again when the file changes.")
-        .env("OUTRIGGER_TLS_CERT");
+    let text = doc("Certificate chain (PEM) for clients. Read again when the file changes.");
     let cert = f.required("cert", text, kinds::path());
-    let key = f.required(
-        "key",
-        doc("Its private key (PEM).").env("OUTRIGGER_TLS_KEY"),
-        kinds::path(),
-    );
+    let key = f.required("key", doc("Its private key (PEM)."), kinds::path());
     let text = doc(
         "Authorities (PEM) of client certificates. With it a client may present one instead of a token; none is required.",
     );
-    let client_ca = f.optional(
-        "client_ca",
-        text.env("OUTRIGGER_TLS_CLIENT_CA"),
-        kinds::path(),
-    );
-    Some(Tls {
-        cert: cert?,
-        key: key?,
-        client_ca,
-    })
+    let client_ca = f.optional("client_ca", text, kinds::path());
+    Some(Tls { cert: cert?, key: key?, client_ca })
 }
 
 /// Reads a file of tokens: `tokens:` as in the settings, and nothing else.
@@ -70,45 +57,21 @@ pub(super) fn read(f: &mut Fields<'_>, listen: SocketAddr, tls: Option<&Tls>) ->
     let text = doc(
         "A client without a token or certificate is let in as the anonymous principal. Only on a loopback address.",
     );
-    let text = text
-        .because("whoever calls must be known")
-        .env("OUTRIGGER_ANONYMOUS");
+    let text = text.because("whoever calls must be known").env("OUTRIGGER_ANONYMOUS");
     let anonymous = f.with_default("anonymous", text, kinds::boolean(), false);
-    let text = doc("A file with `tokens:` as below, read again when it changes.")
-        .env("OUTRIGGER_TOKENS_FILE");
+    let text = doc("A file with `tokens:` as below, read again when it changes.").env("OUTRIGGER_TOKENS_FILE");
     let tokens_file = f.optional("tokens_file", text, kinds::path());
     let tokens = read_tokens(f);
-    let text = doc("Web pages that may call, as browsers name them in `Origin`.")
-        .example("https://app.example.com");
-    let text = text.because(
-        "only pages of the same host or of this machine; others are an attack by DNS rebinding",
-    );
+    let text = doc("Web pages that may call, as browsers name them in `Origin`.").example("https://app.example.com");
+    let text = text.because("only pages of the same host or of this machine; others are an attack by DNS rebinding");
     let text = text.env("OUTRIGGER_ALLOWED_ORIGINS");
-    let allowed_origins = f.with_default(
-        "allowed_origins",
-        text,
-        kinds::list_of(origin()),
-        Vec::new(),
-    );
+    let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
     let text = doc("Further names of this ingress that may stand in `Host`.")
         .env("OUTRIGGER_ALLOWED_HOSTS")
         .example("mcp.example.com");
-    let text = text.because(
-        "the public URL's host, the listen address and loopback names are accepted anyway",
-    );
-    let allowed_hosts = f.with_default(
-        "allowed_hosts",
-        text,
-        kinds::list_of(host_pattern()),
-        Vec::new(),
-    );
-    let clients = Clients {
-        anonymous,
-        tokens,
-        tokens_file,
-        allowed_origins,
-        allowed_hosts,
-    };
+    let text = text.because("the public URL's host, the listen address and loopback names are accepted anyway");
+    let allowed_hosts = f.with_default("allowed_hosts", text, kinds::list_of(host_pattern()), Vec::new());
+    let clients = Clients { anonymous, tokens, tokens_file, allowed_origins, allowed_hosts };
     check(f, &clients, listen, tls);
     Some(clients)
 }
@@ -117,18 +80,10 @@ pub(super) fn read(f: &mut Fields<'_>, listen: SocketAddr, tls: Option<&Tls>) ->
 fn check(f: &mut Fields<'_>, clients: &Clients, listen: SocketAddr, tls: Option<&Tls>) {
     if clients.anonymous && !listen.ip().is_loopback() {
         let message = format!("anonymous access on {listen}, which other machines reach");
-        f.mistake(
-            "anonymous",
-            message,
-            "listen on 127.0.0.1, or give clients tokens",
-        );
+        f.mistake("anonymous", message, "listen on 127.0.0.1, or give clients tokens");
     }
     if f.has("tokens") && clients.tokens_file.is_some() {
-        f.mistake(
-            "tokens",
-            "both `tokens` and `tokens_file` are given",
-            "keep all tokens in one place",
-        );
+        f.mistake("tokens", "both `tokens` and `tokens_file` are given", "keep all tokens in one place");
     }
     let certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
     let tokens = !clients.tokens.is_empty() || clients.tokens_file.is_some();
@@ -138,48 +93,26 @@ fn check(f: &mut Fields<'_>, clients: &Clients, listen: SocketAddr, tls: Option<
     }
     if tls.is_none() && !f.has("tls") && !listen.ip().is_loopback() {
         let hint = "add `tls`, unless a proxy in front of this ingress ends TLS";
-        f.warn(
-            "listen",
-            "clients of other machines send their tokens unencrypted",
-            hint,
-        );
+        f.warn("listen", "clients of other machines send their tokens unencrypted", hint);
     }
 }
 
 fn read_tokens(f: &mut Fields<'_>) -> TokenTable {
     let mut table = TokenTable::default();
-    f.list(
-        "tokens",
-        "Static bearer tokens, known only by their hash.",
-        |f| {
-            let subject = f.required(
-                "subject",
-                doc("Who presents it.").example("alice"),
-                kinds::text(),
-            );
-            let text =
-                doc("SHA-256 of the token, in hexadecimal: `printf %s \"$TOKEN\" | sha256sum`.");
-            let sha256 = f.required("sha256", text, kinds::sha256());
-            let text = doc("Roles granted, for policy.").because("nothing is granted by itself");
-            let roles = f.with_default("roles", text, kinds::list_of(kinds::text()), Vec::new());
-            let text = doc("Scopes granted, for policy.").because("nothing is granted by itself");
-            let scopes = f.with_default("scopes", text, kinds::list_of(kinds::text()), Vec::new());
-            let token = StaticToken {
-                subject: subject?,
-                sha256: sha256?,
-                roles,
-                scopes,
-            };
-            if let Err(wrong) = table.insert(&token) {
-                f.mistake(
-                    "subject",
-                    wrong.to_string(),
-                    "each subject needs a token of its own",
-                );
-            }
-            Some(())
-        },
-    );
+    f.list("tokens", "Static bearer tokens, known only by their hash.", |f| {
+        let subject = f.required("subject", doc("Who presents it.").example("alice"), kinds::text());
+        let text = doc("SHA-256 of the token, in hexadecimal: `printf %s \"$TOKEN\" | sha256sum`.");
+        let sha256 = f.required("sha256", text, kinds::sha256());
+        let text = doc("Roles granted, for policy.").because("nothing is granted by itself");
+        let roles = f.with_default("roles", text, kinds::list_of(kinds::text()), Vec::new());
+        let text = doc("Scopes granted, for policy.").because("nothing is granted by itself");
+        let scopes = f.with_default("scopes", text, kinds::list_of(kinds::text()), Vec::new());
+        let token = StaticToken { subject: subject?, sha256: sha256?, roles, scopes };
+        if let Err(wrong) = table.insert(&token) {
+            f.mistake("subject", wrong.to_string(), "each subject needs a token of its own");
+        }
+        Some(())
+    });
     table
 }
 
@@ -190,8 +123,7 @@ pub fn origin() -> Kind<String> {
         pattern: "^[a-z][a-z0-9+.-]*://[^/?#@\\s]+$",
         accepts: |text| {
             text.split_once("://").is_some_and(|(scheme, host)| {
-                let good =
-                    |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+.-".contains(c);
+                let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+.-".contains(c);
                 !scheme.is_empty() && scheme.chars().all(good) && is_host(host)
             })
         },
@@ -212,7 +144,5 @@ pub fn host_pattern() -> Kind<String> {
 fn is_host(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 260
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
 }

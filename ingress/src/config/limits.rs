@@ -42,17 +42,10 @@ pub struct Timeouts {
 }
 
 pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
-    let entrance = sections::entrance_limits(
-        f,
-        10_000,
-        "an agent keeps one or two open; 10,000 cost about 300 MiB with TLS",
-    );
-    let text = doc(
-        "Sessions of clients that speak 2025-11-25 or older; the one unused for longest gives way.",
-    );
-    let text = text
-        .because("as many as connections: each such client has one")
-        .env("OUTRIGGER_LIMIT_SESSIONS");
+    let entrance =
+        sections::entrance_limits(f, 10_000, "an agent keeps one or two open; 10,000 cost about 300 MiB with TLS");
+    let text = doc("Sessions of clients that speak 2025-11-25 or older; the one unused for longest gives way.");
+    let text = text.because("as many as connections: each such client has one").env("OUTRIGGER_LIMIT_SESSIONS");
     let sessions = f.with_default("sessions", text, how_many(), 10_000);
     let text = doc("Sessions of one principal; its own oldest gives way.")
         .because("one client that forgets to end its sessions harms only itself");
@@ -67,16 +60,8 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let page_bytes = f.with_default("page_bytes", text, kinds::bytes(16 * KIB..=64 * MIB), MIB);
     let text = doc("Bytes of the merged instructions; each service gets a fair share.")
         .because("every agent pays for them in its context, about 2,000 tokens");
-    let instructions_bytes =
-        f.with_default("instructions_bytes", text, kinds::bytes(0..=MIB), 8 * KIB);
-    Some(Limits {
-        entrance,
-        sessions,
-        sessions_per_principal,
-        listens,
-        page_bytes,
-        instructions_bytes,
-    })
+    let instructions_bytes = f.with_default("instructions_bytes", text, kinds::bytes(0..=MIB), 8 * KIB);
+    Some(Limits { entrance, sessions, sessions_per_principal, listens, page_bytes, instructions_bytes })
 }
 
 pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
@@ -86,20 +71,10 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let session_idle = any_duration(f, "session_idle", text, 30 * MINUTE);
     let text = doc("A sidecar holding a question for its health open until something changes.")
         .because("two requests per minute and service at rest, and shorter than what proxies cut");
-    let health_wait = f.with_default(
-        "health_wait",
-        text,
-        kinds::duration(SECOND..=5 * MINUTE),
-        30 * SECOND,
-    );
+    let health_wait = f.with_default("health_wait", text, kinds::duration(SECOND..=5 * MINUTE), 30 * SECOND);
     let text = doc("The catalog of a service that is lost still being listed, marked as stale.")
         .because("a restart or a rolling update takes less; agents dislike lists that flicker");
-    let stale_grace = f.with_default(
-        "stale_grace",
-        text,
-        kinds::duration(Duration::ZERO..=60 * MINUTE),
-        60 * SECOND,
-    );
+    let stale_grace = f.with_default("stale_grace", text, kinds::duration(Duration::ZERO..=60 * MINUTE), 60 * SECOND);
     let text = doc("Changes of lists gathered into one notification.")
         .because("services that start together give one change, and nobody notices the wait");
     let list_changed_coalesce = f.with_default(
@@ -111,12 +86,5 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("A silent stream getting a comment line as a sign of life.")
         .because("load balancers cut silent connections after 30 to 60 s");
     let keepalive = any_duration(f, "keepalive", text, 15 * SECOND);
-    Some(Timeouts {
-        common,
-        session_idle,
-        health_wait,
-        stale_grace,
-        list_changed_coalesce,
-        keepalive,
-    })
+    Some(Timeouts { common, session_idle, health_wait, stale_grace, list_changed_coalesce, keepalive })
 }

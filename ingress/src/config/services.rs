@@ -19,34 +19,19 @@ pub struct Service {
 pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>) -> Vec<Service> {
     let key = sections::service_name();
     let read = |name: &str, f: &mut Fields<'_>| {
-        let text = doc("Its sidecars. A name is resolved again at each connection.")
-            .example("[fs.internal:8443]");
+        let text = doc("Its sidecars. A name is resolved again at each connection.").example("[fs.internal:8443]");
         let addresses = f.required("addresses", text, kinds::list_of(kinds::host_port()));
         if addresses.as_ref().is_some_and(Vec::is_empty) {
-            f.mistake(
-                "addresses",
-                "the list is empty",
-                "name at least one sidecar, or remove the service",
-            );
+            f.mistake("addresses", "the list is empty", "name at least one sidecar, or remove the service");
         }
-        let text = doc(
-            "What the sidecars' certificates must say; without it, `spiffe://<trust domain>/<name>`.",
-        );
+        let text = doc("What the sidecars' certificates must say; without it, `spiffe://<trust domain>/<name>`.");
         let spiffe_id = f.optional("spiffe_id", text, sections::spiffe_id(false));
         let spiffe_id = spiffe_id.or_else(|| Some(format!("spiffe://{}/{name}", trust_domain?)));
-        Some(Service {
-            name: name.to_owned(),
-            addresses: addresses?,
-            spiffe_id: spiffe_id?,
-        })
+        Some(Service { name: name.to_owned(), addresses: addresses?, spiffe_id: spiffe_id? })
     };
     let services = f.map("services", "The services, under their names.", &key, read);
     if services.is_empty() && !f.has("services") {
-        f.warn(
-            "",
-            "no services: clients will see an empty catalog",
-            "add `services: { fs: { addresses: [...] } }`",
-        );
+        f.warn("", "no services: clients will see an empty catalog", "add `services: { fs: { addresses: [...] } }`");
     }
     services.into_iter().map(|(_, service)| service).collect()
 }
@@ -54,23 +39,11 @@ pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>) -> Vec<Servic
 /// Reads a `names` section.
 pub fn naming(f: &mut Fields<'_>) -> Option<Naming> {
     let joiners = kinds::choice(&[("__", Joiner::Underscores), (".", Joiner::Dot)]);
-    let text =
-        doc("What stands between the service and the capability in lists; calls may use either.");
-    let joiner = f.with_default(
-        "joiner",
-        text.because("legal in tool names of every LLM API"),
-        joiners,
-        Joiner::Underscores,
-    );
+    let text = doc("What stands between the service and the capability in lists; calls may use either.");
+    let joiner =
+        f.with_default("joiner", text.because("legal in tool names of every LLM API"), joiners, Joiner::Underscores);
     let text = doc("The longest name in lists; longer ones are shortened with a hash.")
         .because("the limit of the large LLM APIs");
-    let longest = f.with_default(
-        "max_length",
-        text,
-        kinds::count(MIN_MAX_NAME as u64..=256),
-        DEFAULT_MAX_NAME,
-    );
-    Naming::new(joiner, longest)
-        .map_err(|wrong| f.mistake("max_length", wrong.to_string(), "use the default"))
-        .ok()
+    let longest = f.with_default("max_length", text, kinds::count(MIN_MAX_NAME as u64..=256), DEFAULT_MAX_NAME);
+    Naming::new(joiner, longest).map_err(|wrong| f.mistake("max_length", wrong.to_string(), "use the default")).ok()
 }

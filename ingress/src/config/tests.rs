@@ -4,8 +4,7 @@ use outrigger_config::Diagnostics;
 
 use super::{Config, tokens_from_file};
 
-const IDENTITY: &str =
-    "identity: { trust_domain: demo.outrigger.local, cert: c.pem, key: k.pem, ca: ca.pem }\n";
+const IDENTITY: &str = "identity: { trust_domain: demo.outrigger.local, cert: c.pem, key: k.pem, ca: ca.pem }\n";
 const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
 fn read(text: &str) -> Result<Config, Diagnostics> {
@@ -24,39 +23,20 @@ fn a_small_file_is_enough() {
     let config = read(&text).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.to_string(), "127.0.0.1:9090");
-    assert_eq!(
-        config.services[0].spiffe_id,
-        "spiffe://demo.outrigger.local/fs"
-    );
+    assert_eq!(config.services[0].spiffe_id, "spiffe://demo.outrigger.local/fs");
     assert_eq!(config.services[0].addresses[1].to_string(), "fs.mesh:1");
-    assert_eq!(
-        (config.clients.tokens.len(), config.clients.anonymous),
-        (1, false)
-    );
-    assert_eq!(
-        (config.limits.sessions, config.limits.page_bytes),
-        (10_000, 1 << 20)
-    );
+    assert_eq!((config.clients.tokens.len(), config.clients.anonymous), (1, false));
+    assert_eq!((config.limits.sessions, config.limits.page_bytes), (10_000, 1 << 20));
     assert_eq!(config.threads, None);
     assert_eq!(config.naming.expose("fs", "read"), "fs__read");
 }
 
 #[test]
 fn anonymous_access_stays_on_this_machine() {
-    assert!(
-        read(&format!("{IDENTITY}anonymous: true\nlisten: 127.0.0.1:0\n"))
-            .unwrap()
-            .clients
-            .anonymous
-    );
+    assert!(read(&format!("{IDENTITY}anonymous: true\nlisten: 127.0.0.1:0\n")).unwrap().clients.anonymous);
     assert!(read(&format!("{IDENTITY}anonymous: true\nlisten: '[::1]:0'\n")).is_ok());
-    let wrong = mistakes(&format!(
-        "{IDENTITY}listen: 0.0.0.0:8080\nanonymous: true\n"
-    ));
-    assert!(
-        wrong.starts_with("ingress.yaml:3:1: anonymous: anonymous access on 0.0.0.0:8080"),
-        "{wrong}"
-    );
+    let wrong = mistakes(&format!("{IDENTITY}listen: 0.0.0.0:8080\nanonymous: true\n"));
+    assert!(wrong.starts_with("ingress.yaml:3:1: anonymous: anonymous access on 0.0.0.0:8080"), "{wrong}");
     // The environment cannot open it either.
     let text = format!("{IDENTITY}anonymous: true\n");
     let env = |name: &str| (name == "OUTRIGGER_LISTEN").then(|| "0.0.0.0:80".to_owned());
@@ -68,34 +48,16 @@ fn somebody_must_be_able_to_authenticate() {
     let wrong = mistakes(IDENTITY);
     assert!(wrong.contains("no client could authenticate"), "{wrong}");
     assert!(read(&format!("{IDENTITY}tokens_file: t.yaml\n")).is_ok());
-    assert!(
-        read(&format!(
-            "{IDENTITY}tls: {{ cert: a, key: b, client_ca: c }}\n"
-        ))
-        .is_ok()
-    );
-    assert!(
-        mistakes(&format!("{IDENTITY}tls: {{ cert: a, key: b }}\n"))
-            .contains("no client could authenticate")
-    );
-    let both = mistakes(&format!(
-        "{IDENTITY}tokens_file: t.yaml\ntokens: [{{ subject: a, sha256: {HASH} }}]\n"
-    ));
+    assert!(read(&format!("{IDENTITY}tls: {{ cert: a, key: b, client_ca: c }}\n")).is_ok());
+    assert!(mistakes(&format!("{IDENTITY}tls: {{ cert: a, key: b }}\n")).contains("no client could authenticate"));
+    let both = mistakes(&format!("{IDENTITY}tokens_file: t.yaml\ntokens: [{{ subject: a, sha256: {HASH} }}]\n"));
     assert!(both.contains("keep all tokens in one place"), "{both}");
 }
 
 #[test]
 fn unencrypted_tokens_are_worth_a_warning() {
-    let config = read(&format!(
-        "{IDENTITY}listen: 0.0.0.0:8080\ntokens_file: t.yaml\n"
-    ))
-    .unwrap();
-    assert!(
-        config
-            .warnings
-            .iter()
-            .any(|warning| warning.message.contains("unencrypted"))
-    );
+    let config = read(&format!("{IDENTITY}listen: 0.0.0.0:8080\ntokens_file: t.yaml\n")).unwrap();
+    assert!(config.warnings.iter().any(|warning| warning.message.contains("unencrypted")));
 }
 
 #[test]
@@ -121,40 +83,25 @@ fn every_mistake_is_told_at_once_with_its_place() {
         "tls.key: this setting is missing",
         "ingress.yaml:13:1: public_url: clients cannot use a socket file",
     ] {
-        assert!(
-            shown.contains(expected),
-            "missing: {expected}\nin:\n{shown}"
-        );
+        assert!(shown.contains(expected), "missing: {expected}\nin:\n{shown}");
     }
 }
 
 #[test]
 fn a_token_in_place_of_its_hash_is_not_shown() {
-    let wrong = mistakes(&format!(
-        "{IDENTITY}tokens: [{{ subject: a, sha256: my-real-token }}]\n"
-    ));
+    let wrong = mistakes(&format!("{IDENTITY}tokens: [{{ subject: a, sha256: my-real-token }}]\n"));
     assert!(!wrong.contains("my-real-token"), "{wrong}");
 }
 
 #[test]
 fn token_files_have_the_same_form() {
-    let table = tokens_from_file(
-        "t.yaml",
-        &format!(
-            "tokens:\n  - {{ subject: a, sha256: {} }}\n",
-            HASH.to_uppercase()
-        ),
-    )
-    .unwrap();
+    let table =
+        tokens_from_file("t.yaml", &format!("tokens:\n  - {{ subject: a, sha256: {} }}\n", HASH.to_uppercase()))
+            .unwrap();
     assert_eq!(table.len(), 1);
-    let twice = format!(
-        "tokens:\n  - {{ subject: a, sha256: {HASH} }}\n  - {{ subject: b, sha256: {HASH} }}\n"
-    );
+    let twice = format!("tokens:\n  - {{ subject: a, sha256: {HASH} }}\n  - {{ subject: b, sha256: {HASH} }}\n");
     let wrong = tokens_from_file("t.yaml", &twice).unwrap_err().to_string();
-    assert!(
-        wrong.starts_with("t.yaml:3:7: tokens[1].subject: the same token is given"),
-        "{wrong}"
-    );
+    assert!(wrong.starts_with("t.yaml:3:7: tokens[1].subject: the same token is given"), "{wrong}");
 }
 
 #[test]
@@ -162,8 +109,5 @@ fn the_schema_describes_services_and_tokens() {
     let schema = Config::describe().to_json_schema("ingress.yaml");
     let service = &schema["properties"]["services"]["additionalProperties"];
     assert_eq!(service["required"][0], "addresses");
-    assert_eq!(
-        schema["properties"]["tokens"]["items"]["properties"]["roles"]["type"],
-        "array"
-    );
+    assert_eq!(schema["properties"]["tokens"]["items"]["properties"]["roles"]["type"], "array");
 }

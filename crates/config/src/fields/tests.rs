@@ -26,30 +26,15 @@ const WAIT: Doc = doc("Wait.").because("it is enough").env("WAIT");
 
 fn sample(f: &mut Fields<'_>) -> Option<Sample> {
     let name = f.required("name", doc("Name.").env("NAME"), kinds::text());
-    let wait = f.with_default(
-        "wait",
-        WAIT,
-        kinds::duration(Duration::ZERO..=Duration::from_secs(60)),
-        Duration::from_secs(5),
-    );
-    let inner = f.optional_section("inner", "Inner.", |f| {
-        f.required("count", doc("Count."), kinds::integer(1..=9))
-    });
+    let wait =
+        f.with_default("wait", WAIT, kinds::duration(Duration::ZERO..=Duration::from_secs(60)), Duration::from_secs(5));
+    let inner = f.optional_section("inner", "Inner.", |f| f.required("count", doc("Count."), kinds::integer(1..=9)));
     let peers = f.map("peers", "Peers.", &sections::service_name(), |_, f| {
         f.required("hosts", doc("Hosts."), kinds::list_of(kinds::text()))
     });
-    let steps = f.list("steps", "Steps.", |f| {
-        Some(f.with_default("on", doc("On."), kinds::boolean(), false))
-    });
+    let steps = f.list("steps", "Steps.", |f| Some(f.with_default("on", doc("On."), kinds::boolean(), false)));
     let key = f.optional("key", doc("Key.").env("KEY"), kinds::secret());
-    Some(Sample {
-        name: name?,
-        wait,
-        inner,
-        peers,
-        steps,
-        key,
-    })
+    Some(Sample { name: name?, wait, inner, peers, steps, key })
 }
 
 fn read(text: &str) -> Result<Sample, Diagnostics> {
@@ -61,12 +46,7 @@ fn mistakes(text: &str) -> Vec<String> {
     wrong
         .0
         .iter()
-        .map(|mistake| {
-            format!(
-                "{}:{} {}: {}",
-                mistake.line, mistake.column, mistake.path, mistake.message
-            )
-        })
+        .map(|mistake| format!("{}:{} {}: {}", mistake.line, mistake.column, mistake.path, mistake.message))
         .collect()
 }
 
@@ -77,10 +57,7 @@ fn everything_is_read() {
         name: "x".into(),
         wait: Duration::from_millis(250),
         inner: Some(3),
-        peers: vec![
-            ("b".into(), vec!["h1".into(), "h2".into()]),
-            ("a".into(), vec![]),
-        ],
+        peers: vec![("b".into(), vec!["h1".into(), "h2".into()]), ("a".into(), vec![])],
         steps: vec![true, false],
         key: None,
     };
@@ -95,36 +72,17 @@ fn the_environment_wins_and_empty_is_unset() {
         _ => None,
     };
     let loaded = load(Some(("f", "name: file\nwait: 1s\n")), &env, sample).unwrap();
-    assert_eq!(
-        (loaded.value.name.as_str(), loaded.value.wait),
-        ("file", Duration::from_secs(7))
-    );
+    assert_eq!((loaded.value.name.as_str(), loaded.value.wait), ("file", Duration::from_secs(7)));
     let wrong = load(None, &env, sample).unwrap_err();
-    assert!(
-        wrong
-            .to_string()
-            .contains("name: this setting is missing (add `name: ...`, or set NAME)"),
-        "{wrong}"
-    );
+    assert!(wrong.to_string().contains("name: this setting is missing (add `name: ...`, or set NAME)"), "{wrong}");
 }
 
 #[test]
 fn mistakes_of_the_environment_name_the_variable() {
     let env = |name: &str| (name == "WAIT").then(|| "soon".to_owned());
     let wrong = load(Some(("f", "name: x\nwait: later\n")), &env, sample).unwrap_err();
-    assert_eq!(
-        wrong.0.len(),
-        2,
-        "file and environment are both checked: {wrong}"
-    );
-    assert_eq!(
-        (
-            wrong.0[1].file.as_str(),
-            wrong.0[1].path.as_str(),
-            wrong.0[1].line
-        ),
-        ("environment", "WAIT", 0)
-    );
+    assert_eq!(wrong.0.len(), 2, "file and environment are both checked: {wrong}");
+    assert_eq!((wrong.0[1].file.as_str(), wrong.0[1].path.as_str(), wrong.0[1].line), ("environment", "WAIT", 0));
 }
 
 #[test]
@@ -145,26 +103,14 @@ fn all_mistakes_come_at_once_in_file_order() {
 
 #[test]
 fn an_empty_value_is_not_a_default() {
-    assert_eq!(
-        mistakes("name: x\nwait:\n"),
-        ["2:5 wait: expected duration 0s to 1m, found nothing"]
-    );
+    assert_eq!(mistakes("name: x\nwait:\n"), ["2:5 wait: expected duration 0s to 1m, found nothing"]);
 }
 
 #[test]
 fn wrong_shapes_of_maps_and_lists_are_mistakes() {
-    assert_eq!(
-        mistakes("name: x\npeers: [a]\n"),
-        ["2:8 peers: expected names with a section each, found a list"]
-    );
-    assert_eq!(
-        mistakes("name: x\nsteps: {}\n"),
-        ["2:8 steps: expected a list, found a section of `key: value` lines"]
-    );
-    assert_eq!(
-        mistakes("[a]\n"),
-        ["1:1 : expected a section of `key: value` lines, found a list"]
-    );
+    assert_eq!(mistakes("name: x\npeers: [a]\n"), ["2:8 peers: expected names with a section each, found a list"]);
+    assert_eq!(mistakes("name: x\nsteps: {}\n"), ["2:8 steps: expected a list, found a section of `key: value` lines"]);
+    assert_eq!(mistakes("[a]\n"), ["1:1 : expected a section of `key: value` lines, found a list"]);
 }
 
 #[test]

@@ -21,10 +21,7 @@ pub fn command() -> Kind<Vec<String>> {
 fn from_node(node: &Node) -> Result<Vec<String>, Vec<Mistake>> {
     let hint = "a list, the program first: [\"npx\", \"-y\", \"a-server\"]";
     let Some(items) = node.items() else {
-        return Err(vec![Mistake {
-            hint: hint.to_owned(),
-            ..wrong_shape(node, "a command as a list")
-        }]);
+        return Err(vec![Mistake { hint: hint.to_owned(), ..wrong_shape(node, "a command as a list") }]);
     };
     let mut words = Vec::with_capacity(items.len());
     let mut mistakes = Vec::new();
@@ -32,10 +29,7 @@ fn from_node(node: &Node) -> Result<Vec<String>, Vec<Mistake>> {
         match item.text() {
             Some(text) if !text.contains('\0') => words.push(text.to_owned()),
             Some(_) => mistakes.push(Mistake::new("a zero byte in an argument", hint).at(item.at)),
-            None => mistakes.push(Mistake {
-                hint: hint.to_owned(),
-                ..wrong_shape(item, "a word")
-            }),
+            None => mistakes.push(Mistake { hint: hint.to_owned(), ..wrong_shape(item, "a word") }),
         }
     }
     if !mistakes.is_empty() {
@@ -47,10 +41,7 @@ fn from_node(node: &Node) -> Result<Vec<String>, Vec<Mistake>> {
 fn with_program(words: Vec<String>) -> Result<Vec<String>, Mistake> {
     match words.first() {
         Some(program) if !program.is_empty() => Ok(words),
-        _ => Err(Mistake::new(
-            "the command has no program",
-            "name the program first",
-        )),
+        _ => Err(Mistake::new("the command has no program", "name the program first")),
     }
 }
 
@@ -63,12 +54,8 @@ pub fn split_words(line: &str) -> Result<Vec<String>, Mistake> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut characters = line.chars();
-    let unfinished = |what: &str| {
-        Mistake::new(
-            format!("{what} is not finished"),
-            "close every quote: npx -y 'a server'",
-        )
-    };
+    let unfinished =
+        |what: &str| Mistake::new(format!("{what} is not finished"), "close every quote: npx -y 'a server'");
     while let Some(character) = characters.next() {
         match character {
             '\0' => return Err(Mistake::new("a zero byte in the command", "remove it")),
@@ -95,9 +82,7 @@ pub fn split_words(line: &str) -> Result<Vec<String>, Mistake> {
                     }
                 }
             }
-            '\\' => word
-                .get_or_insert_default()
-                .push(characters.next().ok_or_else(|| unfinished("a backslash"))?),
+            '\\' => word.get_or_insert_default().push(characters.next().ok_or_else(|| unfinished("a backslash"))?),
             other => word.get_or_insert_default().push(other),
         }
     }

@@ -15,10 +15,7 @@ pub fn list_of<T: 'static>(kind: Kind<T>) -> Kind<Vec<T>> {
     let from_node = move |node: &Node| {
         let Some(items) = node.items() else {
             let hint = "write [a, b], or one `- item` per line";
-            return Err(vec![Mistake {
-                hint: hint.to_owned(),
-                ..wrong_shape(node, &expected)
-            }]);
+            return Err(vec![Mistake { hint: hint.to_owned(), ..wrong_shape(node, &expected) }]);
         };
         all(items.iter().map(|item| node_item(item)))
     };
@@ -28,13 +25,7 @@ pub fn list_of<T: 'static>(kind: Kind<T>) -> Kind<Vec<T>> {
         is_secret: kind.is_secret,
         from_text: Rc::new(move |text| parts(text).map(|part| text_item(part)).collect()),
         from_node: Rc::new(from_node),
-        show: Rc::new(move |items: &Vec<T>| {
-            items
-                .iter()
-                .map(|item| show(item))
-                .collect::<Vec<_>>()
-                .join(", ")
-        }),
+        show: Rc::new(move |items: &Vec<T>| items.iter().map(|item| show(item)).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -68,19 +59,13 @@ pub fn map_of<T: 'static>(key: Kind<String>, kind: Kind<T>) -> Kind<Vec<(String,
         from_text: Rc::new(from_text),
         from_node: Rc::new(from_node),
         show: Rc::new(move |entries: &Vec<(String, T)>| {
-            entries
-                .iter()
-                .map(|(name, value)| format!("{name}={}", show(value)))
-                .collect::<Vec<_>>()
-                .join(", ")
+            entries.iter().map(|(name, value)| format!("{name}={}", show(value))).collect::<Vec<_>>().join(", ")
         }),
     }
 }
 
 fn parts(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
 /// Every value, or every mistake.
@@ -92,9 +77,5 @@ fn all<T>(results: impl Iterator<Item = Result<T, Vec<Mistake>>>) -> Result<Vec<
             Err(more) => mistakes.extend(more),
         }
     }
-    if mistakes.is_empty() {
-        Ok(values)
-    } else {
-        Err(mistakes)
-    }
+    if mistakes.is_empty() { Ok(values) } else { Err(mistakes) }
 }

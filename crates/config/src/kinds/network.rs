@@ -70,15 +70,10 @@ pub fn listen() -> Kind<SocketAddr> {
         }
         let port = text.trim_start_matches(':').parse::<u16>();
         let hint = match port {
-            Ok(port) => format!(
-                "add the address: 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for all"
-            ),
+            Ok(port) => format!("add the address: 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for all"),
             Err(_) => "an IP address and a port: 127.0.0.1:8080, 0.0.0.0:8443, [::1]:0".to_owned(),
         };
-        Err(Mistake::new(
-            format!("{} is not an address to listen on", quoted(text)),
-            hint,
-        ))
+        Err(Mistake::new(format!("{} is not an address to listen on", quoted(text)), hint))
     };
     let schema = json!({"type": "string", "pattern": "^(localhost|[0-9.]+|\\[[0-9a-fA-F:.]+(%[0-9]+)?\\]):[0-9]+$"});
     Kind::scalar("address:port", schema, parse, ToString::to_string)
@@ -91,24 +86,14 @@ pub fn host_port() -> Kind<HostPort> {
         let wrong = || Mistake::new(format!("{} is not host:port", quoted(text)), hint);
         split_authority(text, None).ok_or_else(wrong)
     };
-    Kind::scalar(
-        "host:port",
-        json!({"type": "string", "pattern": "^.+:[0-9]+$"}),
-        parse,
-        ToString::to_string,
-    )
+    Kind::scalar("host:port", json!({"type": "string", "pattern": "^.+:[0-9]+$"}), parse, ToString::to_string)
 }
 
 /// A URL of one of three forms: `http://host:port/path`, `https://host/path`, `unix:/run/server.sock:/path`.
 pub fn url() -> Kind<Url> {
     let parse = |text: &str| {
         let hint = "http://host:port/path, https://host/path or unix:/run/server.sock:/path";
-        parse_url(text).map_err(|why| {
-            Mistake::new(
-                format!("{} is not a URL for this: {why}", quoted(text)),
-                hint,
-            )
-        })
+        parse_url(text).map_err(|why| Mistake::new(format!("{} is not a URL for this: {why}", quoted(text)), hint))
     };
     let schema = json!({"type": "string", "pattern": "^(https?://|unix:/)"});
     Kind::scalar("URL", schema, parse, ToString::to_string)
@@ -133,18 +118,9 @@ fn parse_url(text: &str) -> Result<Url, &'static str> {
     if authority.contains('@') {
         return Err("it has a user name or password");
     }
-    let authority =
-        split_authority(authority, Some(default_port)).ok_or("the host or port is wrong")?;
-    let path = if path.starts_with('?') {
-        format!("/{path}")
-    } else {
-        path.to_owned()
-    };
-    Ok(Url {
-        scheme,
-        authority,
-        path: checked_path(&path)?,
-    })
+    let authority = split_authority(authority, Some(default_port)).ok_or("the host or port is wrong")?;
+    let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
+    Ok(Url { scheme, authority, path: checked_path(&path)? })
 }
 
 fn parse_unix(rest: &str) -> Result<Url, &'static str> {
@@ -152,15 +128,8 @@ fn parse_unix(rest: &str) -> Result<Url, &'static str> {
     if !socket.starts_with('/') || socket.len() < 2 || socket.contains('\0') {
         return Err("the socket file needs an absolute path");
     }
-    let authority = HostPort {
-        host: "localhost".to_owned(),
-        port: 80,
-    };
-    Ok(Url {
-        scheme: Scheme::Unix(socket.into()),
-        authority,
-        path: checked_path(path)?,
-    })
+    let authority = HostPort { host: "localhost".to_owned(), port: 80 };
+    Ok(Url { scheme: Scheme::Unix(socket.into()), authority, path: checked_path(path)? })
 }
 
 /// Only characters that may stand in a request line (RFC 9112 section 3.2).
@@ -184,14 +153,7 @@ fn split_authority(text: &str, default: Option<u16>) -> Option<HostPort> {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
             host.parse::<Ipv6Addr>().ok()?;
-            (
-                host,
-                if port.is_empty() {
-                    None
-                } else {
-                    Some(port.strip_prefix(':')?)
-                },
-            )
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -204,10 +166,7 @@ fn split_authority(text: &str, default: Option<u16>) -> Option<HostPort> {
         None => default?,
     };
     let good = host.parse::<IpAddr>().is_ok() || is_dns_name(host);
-    (good && port != 0).then(|| HostPort {
-        host: host.to_ascii_lowercase(),
-        port,
-    })
+    (good && port != 0).then(|| HostPort { host: host.to_ascii_lowercase(), port })
 }
 
 /// Letters, digits, `-` and `_` between dots. An underscore is no host name in DNS, yet compose and Kubernetes use it.
@@ -215,14 +174,8 @@ fn is_dns_name(host: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
-    let all_numeric = host
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    host.len() <= 253
-        && !all_numeric
-        && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
+    let all_numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    host.len() <= 253 && !all_numeric && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
 }

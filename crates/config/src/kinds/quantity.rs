@@ -8,13 +8,7 @@ use serde_json::json;
 use super::{Kind, Mistake, quoted};
 
 /// Milliseconds of each unit, the longest first.
-const DURATION_UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
+const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 /// Bytes of each unit, the largest binary one first.
 const BYTE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
@@ -37,53 +31,28 @@ pub struct Rate {
 
 /// A duration such as `250ms`, `30s`, `5m`, `2h`, `1d`, inside a range.
 pub fn duration(range: RangeInclusive<Duration>) -> Kind<Duration> {
-    let limits = format!(
-        "{} to {}",
-        show_duration(range.start()),
-        show_duration(range.end())
-    );
+    let limits = format!("{} to {}", show_duration(range.start()), show_duration(range.end()));
     let schema = json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"});
     let hint = format!("a number and a unit, {limits}: 250ms, 30s, 5m, 2h, 1d");
-    let parse = move |text: &str| match with_unit(text, &DURATION_UNITS).map(Duration::from_millis)
-    {
+    let parse = move |text: &str| match with_unit(text, &DURATION_UNITS).map(Duration::from_millis) {
         Some(value) if range.contains(&value) => Ok(value),
-        Some(_) => Err(Mistake::new(
-            format!("{} is out of range", quoted(text)),
-            hint.clone(),
-        )),
-        None => Err(Mistake::new(
-            format!("{} is not a duration", quoted(text)),
-            hint.clone(),
-        )),
+        Some(_) => Err(Mistake::new(format!("{} is out of range", quoted(text)), hint.clone())),
+        None => Err(Mistake::new(format!("{} is not a duration", quoted(text)), hint.clone())),
     };
     Kind::scalar(format!("duration {limits}"), schema, parse, show_duration)
 }
 
 /// A size such as `32KiB` or `4MiB`, or plain bytes, inside a range.
 pub fn bytes(range: RangeInclusive<usize>) -> Kind<usize> {
-    let limits = format!(
-        "{} to {}",
-        show_bytes(range.start()),
-        show_bytes(range.end())
-    );
+    let limits = format!("{} to {}", show_bytes(range.start()), show_bytes(range.end()));
     let schema = json!({"type": ["string", "integer"], "pattern": "^[0-9]+([KMG]i?B|B)?$"});
     let hint = format!("a number and a unit, {limits}: 512B, 32KiB, 4MiB, 1GiB");
     let parse = move |text: &str| {
-        let value = text
-            .parse()
-            .ok()
-            .filter(|_| !text.starts_with('+'))
-            .or_else(|| with_unit(text, &BYTE_UNITS));
+        let value = text.parse().ok().filter(|_| !text.starts_with('+')).or_else(|| with_unit(text, &BYTE_UNITS));
         match value.and_then(|value| usize::try_from(value).ok()) {
             Some(value) if range.contains(&value) => Ok(value),
-            Some(_) => Err(Mistake::new(
-                format!("{} is out of range", quoted(text)),
-                hint.clone(),
-            )),
-            None => Err(Mistake::new(
-                format!("{} is not a size", quoted(text)),
-                hint.clone(),
-            )),
+            Some(_) => Err(Mistake::new(format!("{} is out of range", quoted(text)), hint.clone())),
+            None => Err(Mistake::new(format!("{} is not a size", quoted(text)), hint.clone())),
         }
     };
     Kind::scalar(format!("size {limits}"), schema, parse, show_bytes)
@@ -100,10 +69,7 @@ pub fn rate() -> Kind<Rate> {
                 "h" => Duration::from_secs(3600),
                 _ => return None,
             };
-            let count = number
-                .parse()
-                .ok()
-                .filter(|count| *count > 0 && !number.starts_with('+'))?;
+            let count = number.parse().ok().filter(|count| *count > 0 && !number.starts_with('+'))?;
             Some(Rate { count, per })
         });
         parsed.ok_or_else(|| Mistake::new(format!("{} is not a rate", quoted(text)), hint))
@@ -116,12 +82,7 @@ pub fn rate() -> Kind<Rate> {
         };
         format!("{}/{unit}", rate.count)
     };
-    Kind::scalar(
-        "rate",
-        json!({"type": "string", "pattern": "^[1-9][0-9]*/[smh]$"}),
-        parse,
-        show,
-    )
+    Kind::scalar("rate", json!({"type": "string", "pattern": "^[1-9][0-9]*/[smh]$"}), parse, show)
 }
 
 /// Writes a duration in the longest unit that states it exactly.
@@ -143,13 +104,8 @@ pub fn show_bytes(bytes: &usize) -> String {
 }
 
 fn show_in(value: u64, units: &[(&str, u64)]) -> String {
-    let exact = units
-        .iter()
-        .find(|(_, factor)| value.is_multiple_of(*factor));
-    exact.map_or_else(
-        || value.to_string(),
-        |(unit, factor)| format!("{}{unit}", value / factor),
-    )
+    let exact = units.iter().find(|(_, factor)| value.is_multiple_of(*factor));
+    exact.map_or_else(|| value.to_string(), |(unit, factor)| format!("{}{unit}", value / factor))
 }
 
 /// Digits followed by exactly one known unit; nothing on overflow.

@@ -5,25 +5,18 @@ use proptest::prelude::*;
 use super::{Document, Position, Value};
 
 fn mistake(text: &str) -> String {
-    Document::parse("f.yaml", text)
-        .expect_err("must be refused")
-        .to_string()
+    Document::parse("f.yaml", text).expect_err("must be refused").to_string()
 }
 
 #[test]
 fn values_know_their_place() {
     let document = Document::parse("f.yaml", "a: 1\nb:\n  - x\n  - {c: 'true'}\n").unwrap();
     let list = document.node.get("b").unwrap().items().unwrap();
-    assert_eq!(
-        document.node.get("a").unwrap().at,
-        Position { line: 1, column: 4 }
-    );
+    assert_eq!(document.node.get("a").unwrap().at, Position { line: 1, column: 4 });
     assert_eq!(list[0].at, Position { line: 3, column: 5 });
     let quoted = list[1].get("c").unwrap();
     assert_eq!(quoted.at, Position { line: 4, column: 9 });
-    assert!(
-        matches!(&quoted.value, Value::Scalar(scalar) if !scalar.plain && scalar.text == "true")
-    );
+    assert!(matches!(&quoted.value, Value::Scalar(scalar) if !scalar.plain && scalar.text == "true"));
 }
 
 #[test]
@@ -50,20 +43,14 @@ fn documents_are_separate() {
     assert_eq!(all.len(), 2);
     assert_eq!(all[1].node.get("a").unwrap().text(), Some("2"));
     let wrong = mistake("a: 1\n---\na: 2\n");
-    assert!(
-        wrong.starts_with("f.yaml:3:1: a second document"),
-        "{wrong}"
-    );
+    assert!(wrong.starts_with("f.yaml:3:1: a second document"), "{wrong}");
 }
 
 #[test]
 fn syntax_errors_have_a_place_and_the_line() {
     let wrong = mistake("a: 1\nb: [1, 2\nc: 3\n");
     assert!(wrong.starts_with("f.yaml:"), "{wrong}");
-    assert!(
-        wrong.contains("not valid YAML") && wrong.contains('^'),
-        "{wrong}"
-    );
+    assert!(wrong.contains("not valid YAML") && wrong.contains('^'), "{wrong}");
 }
 
 #[test]
@@ -97,9 +84,7 @@ fn alias_bombs_are_refused() {
 
 #[test]
 fn depth_is_bounded_also_through_aliases() {
-    assert!(
-        mistake(&format!("a: {}{}\n", "[".repeat(60), "]".repeat(60))).contains("nested deeper")
-    );
+    assert!(mistake(&format!("a: {}{}\n", "[".repeat(60), "]".repeat(60))).contains("nested deeper"));
     let mut text = "l0: &l0 [x]\n".to_owned();
     for level in 1..60 {
         text.push_str(&format!("l{level}: &l{level} [*l{}]\n", level - 1));

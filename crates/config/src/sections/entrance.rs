@@ -55,18 +55,8 @@ pub struct CommonTimeouts {
 }
 
 /// A duration setting of 1 ms to 7 days.
-pub fn any_duration(
-    f: &mut Fields<'_>,
-    name: &'static str,
-    doc: Doc,
-    default: Duration,
-) -> Duration {
-    f.with_default(
-        name,
-        doc,
-        kinds::duration(Duration::from_millis(1)..=24 * 7 * HOUR),
-        default,
-    )
+pub fn any_duration(f: &mut Fields<'_>, name: &'static str, doc: Doc, default: Duration) -> Duration {
+    f.with_default(name, doc, kinds::duration(Duration::from_millis(1)..=24 * 7 * HOUR), default)
 }
 
 /// A size setting of 1 KiB to 1 GiB.
@@ -80,21 +70,11 @@ pub fn how_many() -> Kind<usize> {
 }
 
 /// Reads the limits that every entrance has, from a `limits` section. `connections` is the one that differs by place.
-pub fn entrance_limits(
-    f: &mut Fields<'_>,
-    connections: usize,
-    reason: &'static str,
-) -> EntranceLimits {
+pub fn entrance_limits(f: &mut Fields<'_>, connections: usize, reason: &'static str) -> EntranceLimits {
+    let text = doc("Open client connections; further ones wait in the system's queue.").because(reason);
+    let connections = f.with_default("connections", text.env("OUTRIGGER_LIMIT_CONNECTIONS"), how_many(), connections);
     let text =
-        doc("Open client connections; further ones wait in the system's queue.").because(reason);
-    let connections = f.with_default(
-        "connections",
-        text.env("OUTRIGGER_LIMIT_CONNECTIONS"),
-        how_many(),
-        connections,
-    );
-    let text = doc("Bytes of a request's header.")
-        .because("tokens reach 8 KiB and carried headers of a trace are small");
+        doc("Bytes of a request's header.").because("tokens reach 8 KiB and carried headers of a trace are small");
     let header_bytes = f.with_default("header_bytes", text, kinds::bytes(4 * KIB..=MIB), 32 * KIB);
     let text = doc("Bytes of a request's body.")
         .because("tool arguments hold text and small files; it bounds memory per call");
@@ -102,26 +82,17 @@ pub fn entrance_limits(
     let text = doc("Bytes of one message in a reply or stream.")
         .because("results hold pictures and documents, larger than arguments");
     let event_bytes = sized(f, "event_bytes", text, 16 * MIB);
-    let text = doc(
-        "Calls at work at once, per service; a further one is refused with the time to wait.",
-    )
-    .because(
-        "more than a tool server of one process works on at once; a queue would only hide that",
-    )
-    .env("OUTRIGGER_LIMIT_IN_FLIGHT");
+    let text = doc("Calls at work at once, per service; a further one is refused with the time to wait.")
+        .because("more than a tool server of one process works on at once; a queue would only hide that")
+        .env("OUTRIGGER_LIMIT_IN_FLIGHT");
     let in_flight = f.with_default("in_flight", text, how_many(), 256);
     let text = doc("Nesting of a JSON message.")
         .because("real messages nest about 10 deep, JSON Schemas in catalogs about 40");
     let json_depth = f.with_default("json_depth", text, kinds::count(8..=1024), 128);
-    let text = doc("Requests on one connection before it is closed politely.").because(
-        "rare enough to cost nothing, yet clients of a busy mesh find new replicas in the end",
-    );
-    let requests_per_connection = f.with_default(
-        "requests_per_connection",
-        text,
-        kinds::integer(1..=u64::from(u32::MAX)),
-        100_000,
-    );
+    let text = doc("Requests on one connection before it is closed politely.")
+        .because("rare enough to cost nothing, yet clients of a busy mesh find new replicas in the end");
+    let requests_per_connection =
+        f.with_default("requests_per_connection", text, kinds::integer(1..=u64::from(u32::MAX)), 100_000);
     EntranceLimits {
         connections,
         header_bytes,
@@ -135,11 +106,10 @@ pub fn entrance_limits(
 
 /// Reads the timeouts that every entrance has, from a `timeouts` section.
 pub fn common_timeouts(f: &mut Fields<'_>) -> CommonTimeouts {
-    let text = doc("A TLS handshake.")
-        .because("a slow mobile network needs 2 s; more is somebody holding a place");
+    let text = doc("A TLS handshake.").because("a slow mobile network needs 2 s; more is somebody holding a place");
     let handshake = any_duration(f, "handshake", text, 10 * SECOND);
-    let text = doc("A request's header, from its first byte.")
-        .because("headers fit a few packets; stops slow-header attacks");
+    let text =
+        doc("A request's header, from its first byte.").because("headers fit a few packets; stops slow-header attacks");
     let header = any_duration(f, "header", text, 10 * SECOND);
     let text = doc("A request's body.").because("4 MiB in 30 s is 1.1 Mbit/s");
     let body = any_duration(f, "body", text, 30 * SECOND);
@@ -147,24 +117,15 @@ pub fn common_timeouts(f: &mut Fields<'_>) -> CommonTimeouts {
         .because("tools that work for minutes are common; SDK clients give up after 1 to 5 minutes themselves")
         .env("OUTRIGGER_REQUEST_TIMEOUT");
     let request = any_duration(f, "request", text, 5 * MINUTE);
-    let text = doc("Connecting to a peer, its TLS handshake included.").because(
-        "peers are one hop away: a lost first packet costs 1 s, and another replica may be well",
-    );
+    let text = doc("Connecting to a peer, its TLS handshake included.")
+        .because("peers are one hop away: a lost first packet costs 1 s, and another replica may be well");
     let connect = any_duration(f, "connect", text, 2 * SECOND);
-    let text = doc("A client connection without a request.")
-        .because("clients pause between calls; a place costs little");
+    let text =
+        doc("A client connection without a request.").because("clients pause between calls; a place costs little");
     let idle = any_duration(f, "idle", text, 60 * SECOND);
     let text = doc("Calls finishing after SIGTERM, before they are cut.")
         .because("Kubernetes kills after 30 s; 5 s remain for stopping children")
         .env("OUTRIGGER_DRAIN_TIMEOUT");
     let drain = any_duration(f, "drain", text, 25 * SECOND);
-    CommonTimeouts {
-        handshake,
-        header,
-        body,
-        request,
-        connect,
-        idle,
-        drain,
-    }
+    CommonTimeouts { handshake, header, body, request, connect, idle, drain }
 }

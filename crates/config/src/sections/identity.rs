@@ -25,35 +25,18 @@ pub struct Identity {
 
 /// Reads the `identity` section.
 pub fn identity(f: &mut Fields<'_>) -> Option<Identity> {
-    let text = doc("The mesh that this program belongs to; peers of another one are refused.")
-        .env("OUTRIGGER_TRUST_DOMAIN");
-    let trust_domain = f.required(
-        "trust_domain",
-        text.example("demo.outrigger.local"),
-        trust_domain(),
-    );
-    let text = doc(
-        "Certificate chain (PEM), the own certificate first. Read again when the file changes.",
-    );
-    let cert = f.required(
-        "cert",
-        text.env("OUTRIGGER_CERT").example("/identity/cert.pem"),
-        kinds::path(),
-    );
+    let text =
+        doc("The mesh that this program belongs to; peers of another one are refused.").env("OUTRIGGER_TRUST_DOMAIN");
+    let trust_domain = f.required("trust_domain", text.example("demo.outrigger.local"), trust_domain());
+    let text = doc("Certificate chain (PEM), the own certificate first. Read again when the file changes.");
+    let cert = f.required("cert", text.env("OUTRIGGER_CERT").example("/identity/cert.pem"), kinds::path());
     let text = doc("Private key (PEM). Read again when the file changes.").env("OUTRIGGER_KEY");
     let key = f.required("key", text.example("/identity/key.pem"), kinds::path());
-    let text =
-        doc("Certificates (PEM) of the authorities that peers must come from.").env("OUTRIGGER_CA");
+    let text = doc("Certificates (PEM) of the authorities that peers must come from.").env("OUTRIGGER_CA");
     let ca = f.required("ca", text.example("/identity/ca.pem"), kinds::path());
     let text = doc("Revocation list (PEM): certificates in it are refused.").env("OUTRIGGER_CRL");
     let crl = f.optional("crl", text, kinds::path());
-    Some(Identity {
-        trust_domain: trust_domain?,
-        cert: cert?,
-        key: key?,
-        ca: ca?,
-        crl,
-    })
+    Some(Identity { trust_domain: trust_domain?, cert: cert?, key: key?, ca: ca?, crl })
 }
 
 /// The name of a service: `[a-z0-9]([a-z0-9-]*[a-z0-9])?`, at most 20 characters.
@@ -85,31 +68,20 @@ pub fn trust_domain() -> Kind<String> {
 /// A SPIFFE id with a path, in which `*` may stand for any characters when `globs` is set.
 pub fn spiffe_id(globs: bool) -> Kind<String> {
     let (name, pattern, accepts): (_, _, fn(&str) -> bool) = if globs {
-        ("SPIFFE id pattern", "^spiffe://[a-z0-9._*-]+/.+$", |text| {
-            is_spiffe_id(&text.replace('*', "x"))
-        })
+        ("SPIFFE id pattern", "^spiffe://[a-z0-9._*-]+/.+$", |text| is_spiffe_id(&text.replace('*', "x")))
     } else {
         ("SPIFFE id", "^spiffe://[a-z0-9._-]+/.+$", is_spiffe_id)
     };
-    kinds::checked(Checked {
-        name,
-        pattern,
-        accepts,
-        hint: "spiffe://<trust domain>/<service>",
-    })
+    kinds::checked(Checked { name, pattern, accepts, hint: "spiffe://<trust domain>/<service>" })
 }
 
 fn is_trust_domain(text: &str) -> bool {
-    let good =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     !text.is_empty() && text.len() <= 255 && text.bytes().all(good)
 }
 
 fn is_spiffe_id(text: &str) -> bool {
-    let Some((domain, path)) = text
-        .strip_prefix("spiffe://")
-        .and_then(|rest| rest.split_once('/'))
-    else {
+    let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
         return false;
     };
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);

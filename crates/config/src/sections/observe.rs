@@ -73,12 +73,7 @@ pub fn log(f: &mut Fields<'_>) -> Option<Log> {
     ];
     let text = doc("The least important lines that are still written.")
         .because("start, stop, reload and trouble, nothing per request");
-    let level = f.with_default(
-        "level",
-        text.env("OUTRIGGER_LOG"),
-        kinds::choice(LEVELS),
-        LogLevel::Info,
-    );
+    let level = f.with_default("level", text.env("OUTRIGGER_LOG"), kinds::choice(LEVELS), LogLevel::Info);
     let text = doc("How log lines look.")
         .because("a person reads it first; collectors want `json`")
         .env("OUTRIGGER_LOG_FORMAT");
@@ -105,17 +100,13 @@ pub fn audit(f: &mut Fields<'_>) -> Output {
 
 /// Reads the `trace` section.
 pub fn trace(f: &mut Fields<'_>) -> Option<Trace> {
-    let text = doc("A valid `traceparent` from the peer becomes the parent of our span.").because(
-        "one trace from the agent to the tool is the point; the id gives no right to anything",
-    );
+    let text = doc("A valid `traceparent` from the peer becomes the parent of our span.")
+        .because("one trace from the agent to the tool is the point; the id gives no right to anything");
     let accept_incoming = f.with_default("accept_incoming", text, kinds::boolean(), true);
     let text = doc("Where `traceparent` is absent, `X-MCPX-Trace-ID`, `X-MCPX-Span-ID` and `mcpx.trace` count.")
         .because("clients that migrate keep their traces");
     let accept_mcpx = f.with_default("accept_mcpx", text, kinds::boolean(), true);
-    Some(Trace {
-        accept_incoming,
-        accept_mcpx,
-    })
+    Some(Trace { accept_incoming, accept_mcpx })
 }
 
 fn output() -> Kind<Output> {
@@ -123,13 +114,10 @@ fn output() -> Kind<Output> {
         "off" => Ok(Output::Off),
         "stderr" => Ok(Output::Stderr),
         "stdout" => Ok(Output::Stdout),
-        path if path.contains(['/', '.', '\\']) && !path.contains('\0') => {
-            Ok(Output::File(path.into()))
+        path if path.contains(['/', '.', '\\']) && !path.contains('\0') => Ok(Output::File(path.into())),
+        _ => {
+            Err(Mistake::new("not a place for records", "off, stderr, stdout, or a path such as /var/log/audit.jsonl"))
         }
-        _ => Err(Mistake::new(
-            "not a place for records",
-            "off, stderr, stdout, or a path such as /var/log/audit.jsonl",
-        )),
     };
     let show = |output: &Output| match output {
         Output::Off => "off".to_owned(),
@@ -137,10 +125,5 @@ fn output() -> Kind<Output> {
         Output::Stdout => "stdout".to_owned(),
         Output::File(path) => path.display().to_string(),
     };
-    Kind::scalar(
-        "off | stderr | stdout | path",
-        json!({"type": "string", "minLength": 1}),
-        parse,
-        show,
-    )
+    Kind::scalar("`off` | `stderr` | `stdout` | path", json!({"type": "string", "minLength": 1}), parse, show)
 }

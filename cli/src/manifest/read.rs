@@ -1,0 +1,144 @@
+//! The declarations of every setting of `mesh.yaml`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use outrigger_config::kinds::{self, Checked, Kind};
+use outrigger_config::{Fields, doc, sections};
+use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
+use outrigger_sidecar::config::{Era, SessionScope, era, session_scope, variables};
+
+use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, Source};
+
+/// Declares every setting. All are read before the first `?`, so that every mistake is found.
+pub(super) fn read(f: &mut Fields<'_>) -> Option<Manifest> {
+    let text = doc("The name of the mesh; its trust domain is `<mesh>.outrigger.local`.");
+    let text = text.because("any name does on one machine");
+    let mesh = f.with_default("mesh", text, sections::service_name(), DEFAULT_MESH.to_owned());
+    let ingress = f.section("ingress", "Where clients connect, and how.", read_ingress);
+    let text = doc("Policy files. Rate limits are part of policy.").example("[policy.yaml]");
+    let text =
+        text.because("`up` then allows everything to the clients it lets in; a policy is for more than one of them");
+    let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
+    let text = "The services, under their names. Each has exactly one of `example`, `command` and `url`.";
+    let mut any = false; // an entry with a mistake of its own is not in the list
+    let services = f.map("services", text, &sections::service_name(), |name, f| {
+        any = true;
+        read_service(name, f)
+    });
+    if !any {
+        let hint = "add `services: { fs: { example: fs } }`; without any file the bundled examples run";
+        f.mistake("", "no services", hint);
+    }
+    let services = services.into_iter().map(|(_, service)| service).collect();
+    Some(Manifest { mesh, ingress: ingress?, policy, services, warnings: Vec::new() })
+}
+
+fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
+    let text = doc("Where clients connect. Port 0 lets the system choose.");
+    let text = text.because("nobody else can reach it until somebody decides so");
+    let listen = f.with_default("listen", text, kinds::listen(), default_listen());
+    let text = doc("Clients need no token. Only on a loopback address.");
+    let anonymous = f.with_default("anonymous", text.because("whoever calls must be known"), kinds::boolean(), false);
+    if anonymous && !listen.ip().is_loopback() {
+        let message = format!("anonymous access on {listen}, which other machines reach");
+        f.mistake("anonymous", message, "listen on 127.0.0.1, or remove this line: `up` makes a token");
+    }
+    let tls = f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", client_tls);
+    let text = doc("Further names of this ingress that may stand in `Host`.")
+        .because("the listen address and loopback names are accepted anyway");
+    let allowed_hosts = f.with_default("allowed_hosts", text, kinds::list_of(host_pattern()), Vec::new());
+    let text = doc("Web pages that may call, as browsers name them in `Origin`.");
+    let text = text.because("only pages of this machine; others are an attack by DNS rebinding");
+    let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
+    let naming = f.section("names", "Names of capabilities on the merged endpoint.", naming);
+    Some(Ingress { listen, anonymous, tls, allowed_hosts, allowed_origins, naming: naming? })
+}
+
+fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
+    let source = read_source(f);
+    let text = doc("Variables added to the environment of what `up` starts. Values never reach a log.");
+    let env = f.with_default("env", text.because("the environment of `outrigger up` alone"), variables(), Vec::new());
+    let cwd = f.optional(
+        "cwd",
+        doc("Working directory of what `up` starts; without it, that of `outrigger up`."),
+        kinds::path(),
+    );
+    let text = doc("The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28.");
+    let era = f.with_default("era", text.because("one probe at start finds out"), era(), Era::Auto);
+    let text = doc("What one session of a server that keeps sessions (or one child process) is shared by.");
+    let text = text.because("no caller meets another one's state");
+    let session = f.with_default("session", text, session_scope(), SessionScope::PerPrincipal);
+    let egress_allow = f.section("egress", "What the service itself may reach.", read_egress);
+    if let Some(Source::Url(_)) = source {
+        for (name, given) in [("env", !env.is_empty()), ("cwd", cwd.is_some())] {
+            if given {
+                f.mistake(name, "`up` does not start this server", "remove it, or start the server with `command`");
+            }
+        }
+    }
+    Some(Service { name: name.to_owned(), source: source?, env, cwd, era, session, egress_allow: egress_allow? })
+}
+
+/// Reads `example`, `command` or `url`, of which there must be exactly one.
+fn read_source(f: &mut Fields<'_>) -> Option<Source> {
+    let example = f.optional("example", doc("A bundled example service."), kinds::choice(EXAMPLES));
+    let text = doc("Arguments of the example service.").example("[--root, ./data]");
+    let args = f.optional("args", text, kinds::list_of(argument()));
+    let text = doc("A stdio server that the sidecar starts, unchanged.")
+        .example("[npx, -y, \"@modelcontextprotocol/server-everything\", stdio]");
+    let command = f.optional("command", text, kinds::command());
+    let text = doc("A server that runs already.").example("http://127.0.0.1:9001/mcp");
+    let url = f.optional("url", text, kinds::url());
+    let given: Vec<&str> = ["example", "command", "url"].into_iter().filter(|name| f.has(name)).collect();
+    match given[..] {
+        [] => f.mistake("", "nothing serves this service", "add one of `example`, `command` and `url`"),
+        [_] => {}
+        [first, second, ..] => {
+            f.mistake(second, format!("both `{first}` and `{second}` are given"), "keep the one that applies");
+            return None;
+        }
+    }
+    if args.is_some() && !f.has("example") {
+        f.mistake("args", "this belongs to `example`", "write the arguments of a command into `command`");
+    }
+    let example = example.map(|example| Source::Example(example, args.unwrap_or_default()));
+    example.or(command.map(Source::Command)).or(url.map(Source::Url))
+}
+
+fn read_egress(f: &mut Fields<'_>) -> Option<Vec<String>> {
+    let text = doc("Hosts that it may reach; `*.` in front stands for any subdomain. Not enforced yet.")
+        .example("[example.com]");
+    let text = text.because("a tool server has no business elsewhere until somebody says so");
+    let allow = f.with_default("allow", text, kinds::list_of(egress_host()), Vec::new());
+    if f.has("allow") {
+        let hint =
+            "enforcement arrives with the outbound half of the sidecar; until then the service can reach any host";
+        f.warn("allow", "this list is read but not enforced", hint);
+    }
+    Some(allow)
+}
+
+/// An argument may be empty, unlike other texts.
+fn argument() -> Kind<String> {
+    let accepts = |text: &str| !text.contains('\0');
+    kinds::checked(Checked { name: "argument", pattern: "", accepts, hint: "remove the zero byte" })
+}
+
+fn egress_host() -> Kind<String> {
+    kinds::checked(Checked {
+        name: "host to reach",
+        pattern: "^(\\*\\.)?[A-Za-z0-9._-]+(:[0-9]+)?$",
+        accepts: |text| {
+            let text = text.strip_prefix("*.").unwrap_or(text);
+            let (host, port) = text.split_once(':').unwrap_or((text, "443"));
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            !host.is_empty() && host.bytes().all(good) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        },
+        hint: "a host, with a port when it matters: example.com, *.wikipedia.org, db.internal:5432",
+    })
+}
+
+/// Also the address of the mesh that runs without a file.
+pub(super) fn default_listen() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 8080).into()
+}
