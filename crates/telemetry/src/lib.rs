@@ -16,9 +16,9 @@ pub mod access;
 pub mod audit;
 pub mod log;
 pub mod metrics;
+mod render;
 pub mod sink;
 pub mod trace;
-mod render;
 mod tracestate;
 mod writer;
 

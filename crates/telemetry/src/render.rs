@@ -48,10 +48,7 @@ pub(crate) fn text<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S:
 }
 
 /// Text of bounded length, or null.
-pub(crate) fn optional_text<S: Serializer, T: AsRef<str>>(
-    text: &Option<T>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(crate) fn optional_text<S: Serializer, T: AsRef<str>>(text: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     match text {
         Some(text) => serializer.serialize_str(cut(text.as_ref())),
         None => serializer.serialize_none(),

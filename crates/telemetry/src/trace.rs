@@ -131,9 +131,8 @@ pub fn choose_parent(
     mcpx_trace: Option<&[u8]>,
 ) -> Option<Parent> {
     let found = |context, source| Parent { context, source };
-    let standard = |value: Option<&[u8]>, source| {
-        value.and_then(TraceContext::parse).map(|context| found(context, source))
-    };
+    let standard =
+        |value: Option<&[u8]>, source| value.and_then(TraceContext::parse).map(|context| found(context, source));
     standard(meta, ParentSource::Meta)
         .or_else(|| standard(header, ParentSource::Header))
         .or_else(|| loose_context(migration.0?, migration.1).map(|c| found(c, ParentSource::Migration)))
@@ -158,9 +157,7 @@ fn mcpx_context(raw: &[u8]) -> Option<TraceContext> {
         return None;
     }
     match serde_json::from_slice(raw).ok()? {
-        Mcpx::Text(text) => {
-            TraceContext::parse(text.as_bytes()).or_else(|| loose_context(text.as_bytes(), None))
-        }
+        Mcpx::Text(text) => TraceContext::parse(text.as_bytes()).or_else(|| loose_context(text.as_bytes(), None)),
         Mcpx::Ids { trace, span } => loose_context(trace.as_bytes(), span.as_deref().map(str::as_bytes)),
     }
 }
@@ -169,10 +166,7 @@ fn mcpx_context(raw: &[u8]) -> Option<TraceContext> {
 /// invalid span id is replaced, because the trace id alone still joins the two halves.
 fn loose_context(trace: &[u8], span: Option<&[u8]>) -> Option<TraceContext> {
     let trace_id = loose_hex::<16>(trace).filter(|id| *id != [0; 16])?;
-    let span_id = span
-        .and_then(loose_hex::<8>)
-        .filter(|id| *id != [0; 8])
-        .unwrap_or_else(|| random_id().to_be_bytes());
+    let span_id = span.and_then(loose_hex::<8>).filter(|id| *id != [0; 8]).unwrap_or_else(|| random_id().to_be_bytes());
     Some(TraceContext { trace_id, span_id, flags: FLAG_SAMPLED })
 }
 

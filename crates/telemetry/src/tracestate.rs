@@ -54,9 +54,7 @@ fn parse(list: &[u8]) -> Option<Vec<Member<'_>>> {
 
 /// `simple-key` or `tenant@system` (level 1 §3.3.1.3.1).
 fn valid_key(key: &[u8]) -> bool {
-    let tail_ok = |part: &[u8]| {
-        part.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'))
-    };
+    let tail_ok = |part: &[u8]| part.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'));
     let starts_lower = |part: &[u8]| part.first().is_some_and(u8::is_ascii_lowercase);
     let starts_alnum = |part: &[u8]| part.first().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     match key.iter().position(|byte| *byte == b'@') {

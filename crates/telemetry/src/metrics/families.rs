@@ -31,12 +31,7 @@ pub struct MetricDoc {
 pub(super) const DURATION_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-const fn doc(
-    name: &'static str,
-    kind: MetricKind,
-    labels: &'static [&'static str],
-    help: &'static str,
-) -> MetricDoc {
+const fn doc(name: &'static str, kind: MetricKind, labels: &'static [&'static str], help: &'static str) -> MetricDoc {
     MetricDoc { name, kind, labels, help }
 }
 
@@ -77,8 +72,7 @@ const CHILD_RESTARTS: MetricDoc = doc(
     &["service"],
     "Times that a stdio server was started again after it ended.",
 );
-const CHILD_UP: MetricDoc =
-    doc("outrigger_child_up", Gauge, &["service"], "1 while the stdio server runs, else 0.");
+const CHILD_UP: MetricDoc = doc("outrigger_child_up", Gauge, &["service"], "1 while the stdio server runs, else 0.");
 const CATALOG_STATE: MetricDoc = doc(
     "outrigger_catalog_state",
     Gauge,
@@ -87,20 +81,12 @@ const CATALOG_STATE: MetricDoc = doc(
 );
 const CATALOG_ITEMS: MetricDoc =
     doc("outrigger_catalog_items", Gauge, &["service", "kind"], "Items of the service's catalog, by kind.");
-const LIMITED: MetricDoc = doc(
-    "outrigger_limited_total",
-    Counter,
-    &["service", "limit"],
-    "Requests refused because a limit was passed.",
-);
+const LIMITED: MetricDoc =
+    doc("outrigger_limited_total", Counter, &["service", "limit"], "Requests refused because a limit was passed.");
 const DENIED: MetricDoc =
     doc("outrigger_denied_total", Counter, &["service", "reason"], "Requests that policy refused.");
-const RELOADS: MetricDoc = doc(
-    "outrigger_reloads_total",
-    Counter,
-    &["what", "outcome"],
-    "Reloads of configuration, policy and certificates.",
-);
+const RELOADS: MetricDoc =
+    doc("outrigger_reloads_total", Counter, &["what", "outcome"], "Reloads of configuration, policy and certificates.");
 const BAD_REQUESTS: MetricDoc = doc(
     "outrigger_bad_requests_total",
     Counter,

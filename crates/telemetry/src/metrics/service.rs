@@ -113,9 +113,8 @@ impl ServiceMetrics {
         }
         let histograms = slots(&self.durations[method as usize]);
         let labels = [&*self.name, method.as_str(), outcome.as_str()];
-        let histogram = self.resolve(&histograms[outcome as usize], || {
-            Some(self.families.duration.with_label_values(&labels))
-        });
+        let histogram =
+            self.resolve(&histograms[outcome as usize], || Some(self.families.duration.with_label_values(&labels)));
         if let Some(histogram) = histogram {
             histogram.observe(elapsed.as_secs_f64());
         }

@@ -1,0 +1,194 @@
+//! The plaintext admin server: health, readiness, metrics, and pages that the process adds.
+//!
+//! Nothing behind it is secret or changes anything: GET and HEAD only. It must answer when the proxy is in trouble,
+//! so it has bounds of its own and shares none with requests.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::metrics::{Listener as ListenerLabel, TEXT_FORMAT};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::listen::Listener;
+use crate::ready::Readiness;
+
+/// Connections at once: a kubelet, a few scrapers, a person. More wait in the backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// For the head of a request, and between requests of one connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's head.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// A connection ends after this, so that one that never reads its reply does not hold its place for ever.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
+/// For replies under way when the server stops, or a connection reaches its age.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Plain text, as every built-in page but the metrics is.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+/// JSON.
+pub const JSON: &str = "application/json";
+
+/// What a page shows.
+#[derive(Debug, Clone)]
+pub struct AdminPage {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+type PageFn = Box<dyn Fn() -> AdminPage + Send + Sync>;
+
+/// The pages by path. Add pages, then serve.
+pub struct AdminServer {
+    pages: BTreeMap<&'static str, PageFn>,
+    metrics: Arc<Metrics>,
+}
+
+impl AdminPage {
+    /// 200 with a body.
+    pub fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::OK, content_type, body: body.into() }
+    }
+
+    /// A status with a text.
+    pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+        Self { status, content_type: TEXT, body: text.into() }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+}
+
+impl AdminServer {
+    /// With `/healthz` (the process runs), `/readyz` (503 and what is missing, until ready) and `/metrics`.
+    pub fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
+        let scraped = Arc::clone(&metrics);
+        Self { pages: BTreeMap::new(), metrics }
+            .page("/healthz", || AdminPage::text(StatusCode::OK, "ok\n"))
+            .page("/readyz", move || ready_page(&readiness))
+            .page("/metrics", move || metrics_page(&scraped))
+    }
+
+    /// Adds a page, or replaces one. It is made anew for every request, on a thread that serves requests: it must
+    /// be quick and must not block.
+    #[must_use]
+    pub fn page(mut self, path: &'static str, page: impl Fn() -> AdminPage + Send + Sync + 'static) -> Self {
+        self.pages.insert(path, Box::new(page));
+        self
+    }
+
+    /// Serves until `stop`, then lets replies under way finish within a second. Dropping the future cuts them.
+    pub async fn serve(self, listener: Listener, stop: CancellationToken) {
+        let server = Arc::new(self);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(_) = connections.join_next() => {}
+                (stream, _) = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                    connections.spawn(Arc::clone(&server).serve_connection(stream, stop.clone()));
+                }
+            }
+        }
+        // Closes the socket first: a late request is refused instead of left waiting.
+        drop(listener);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WAIT, ended).await;
+    }
+
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, stop: CancellationToken) {
+        let _open = self.metrics.connection_accepted(ListenerLabel::Admin);
+        let service = service_fn(|request| {
+            let response = self.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stop.cancelled() => finish(connection).await,
+            () = tokio::time::sleep(MAX_CONNECTION_AGE) => finish(connection).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "admin connection");
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let Some(page) = self.pages.get(request.uri().path()) else {
+            let known: Vec<_> = self.pages.keys().copied().collect();
+            let text = format!("no such page; there are {}\n", known.join(" "));
+            return AdminPage::text(StatusCode::NOT_FOUND, text).into_response();
+        };
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let text = "this page is only read: use GET or HEAD\n";
+            let mut response = AdminPage::text(StatusCode::METHOD_NOT_ALLOWED, text).into_response();
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        page().into_response()
+    }
+}
+
+impl std::fmt::Debug for AdminServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminServer").field("pages", &self.pages.keys()).finish_non_exhaustive()
+    }
+}
+
+type Connection<S> = http1::Connection<TokioIo<TcpStream>, S>;
+
+/// Lets the reply under way finish, for a short time.
+async fn finish<S>(mut connection: std::pin::Pin<&mut Connection<S>>) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    connection.as_mut().graceful_shutdown();
+    tokio::time::timeout(LAST_WAIT, connection).await.unwrap_or(Ok(()))
+}
+
+fn ready_page(readiness: &Readiness) -> AdminPage {
+    // One reading for both, or a change between the two gives a 503 that says `ready`.
+    let missing = readiness.missing();
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    AdminPage::text(status, crate::ready::describe(&missing))
+}
+
+fn metrics_page(metrics: &Metrics) -> AdminPage {
+    match metrics.encode() {
+        Ok(text) => AdminPage::ok(TEXT_FORMAT, text),
+        Err(error) => AdminPage::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Talks to a served listener with plain bytes, as a kubelet or a scraper would.
+
+use std::net::SocketAddr;
+
+use outrigger_telemetry::Role;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::listen::ListenOptions;
+
+struct Running {
+    address: SocketAddr,
+    readiness: Readiness,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+fn start() -> Running {
+    let readiness = Readiness::new();
+    let metrics = Metrics::new(Role::Sidecar).unwrap();
+    let server =
+        AdminServer::new(metrics, readiness.clone()).page("/catalog", || AdminPage::ok(JSON, r#"{"tools":[]}"#));
+    let options = ListenOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), "admin.listen");
+    let listener = Listener::bind(options).unwrap();
+    let (address, stop) = (listener.address(), CancellationToken::new());
+    let task = tokio::spawn(server.serve(listener, stop.clone()));
+    Running { address, readiness, stop, task }
+}
+
+/// Sends a request on a connection of its own and returns all that comes back.
+async fn exchange(address: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{head} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
+}
+
+#[tokio::test]
+async fn readiness_is_503_with_reasons_and_then_200() {
+    let server = start();
+    let guard = server.readiness.block("catalog", "not fetched");
+    let reply = exchange(server.address, "GET /readyz").await;
+    assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
+    assert!(reply.contains("catalog: not fetched"), "{reply}");
+    assert!(exchange(server.address, "GET /healthz").await.starts_with("HTTP/1.1 200 "));
+    drop(guard);
+    assert!(exchange(server.address, "GET /readyz").await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let server = start();
+    let reply = exchange(server.address, "GET /metrics?x=1").await;
+    assert!(reply.contains("content-type: text/plain; version=0.0.4"), "{reply}");
+    assert!(reply.contains("\noutrigger_build_info{role=\"sidecar\""), "{reply}");
+    assert!(reply.contains("\noutrigger_connections_open{listener=\"admin\"} 1\n"), "{reply}");
+}
+
+#[tokio::test]
+async fn added_pages_are_served_and_others_are_listed() {
+    let server = start();
+    let reply = exchange(server.address, "GET /catalog").await;
+    assert!(reply.contains("content-type: application/json"), "{reply}");
+    assert!(reply.ends_with("\r\n\r\n{\"tools\":[]}"), "{reply}");
+    let reply = exchange(server.address, "GET /nothing").await;
+    assert!(reply.starts_with("HTTP/1.1 404 "), "{reply}");
+    assert!(reply.contains("/catalog /healthz /metrics /readyz"), "{reply}");
+}
+
+#[tokio::test]
+async fn only_get_and_head() {
+    let server = start();
+    let reply = exchange(server.address, "POST /healthz").await;
+    assert!(reply.starts_with("HTTP/1.1 405 ") && reply.contains("allow: GET, HEAD"), "{reply}");
+    let reply = exchange(server.address, "HEAD /healthz").await;
+    assert!(reply.contains("content-length: 3") && reply.ends_with("\r\n\r\n"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let server = start();
+    let head = format!("GET /healthz HTTP/1.1\r\nx: {}", "x".repeat(MAX_HEADER_BYTES));
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    // The server may reset the connection, since it does not read the rest.
+    let _ = stream.read_to_end(&mut reply).await;
+    assert!(reply.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&reply));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_cut() {
+    let server = start();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let started = tokio::time::Instant::now();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).await.unwrap();
+    assert!(started.elapsed() >= HEADER_TIMEOUT && started.elapsed() < MAX_CONNECTION_AGE);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_cap_wait_for_a_place() {
+    let server = start();
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+        stream.read_u8().await.unwrap();
+        held.push(stream);
+    }
+    let late = tokio::spawn(exchange(server.address, "GET /healthz"));
+    // All held places have answered, so a free one would be given before these round trips are over.
+    for stream in &mut held {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+        stream.read_u8().await.unwrap();
+    }
+    assert!(!late.is_finished());
+    held.pop();
+    assert!(late.await.unwrap().starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn stop_ends_idle_connections_and_closes_the_socket() {
+    let server = start();
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+    idle.read_u8().await.unwrap();
+    server.stop.cancel();
+    server.task.await.unwrap();
+    let mut rest = Vec::new();
+    let _ = idle.read_to_end(&mut rest).await;
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
