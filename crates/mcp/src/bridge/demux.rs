@@ -100,7 +100,10 @@ impl<T> Demux<T> {
                 Some(id) => Route::Call(id),
                 None => Route::Session,
             },
-            Shape::Notification => Route::Session,
+            Shape::Notification => {
+                let listen = message.meta().get(Meta::SubscriptionId).and_then(|span| number(message.raw(span)));
+                listen.filter(|id| self.calls.contains_key(id)).map_or(Route::Session, Route::Call)
+            }
         }
     }
 

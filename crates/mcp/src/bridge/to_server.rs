@@ -1,4 +1,5 @@
-//! A modern call on a legacy server: what is sent, and what its replies become on the modern leg.
+//! A modern call on a legacy server: what is sent, and what its replies become on the modern leg. Modern servers on a
+//! shared channel (stdio) need a little of the same: ids, progress tokens and subscription ids of our own.
 
 use bytes::Bytes;
 
@@ -8,11 +9,12 @@ use crate::{
     error::{INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, result_reply},
     json::{Span, member, quote},
     method::Method,
+    revision::Revision,
 };
 
 use super::{
     log_level::LogLevel,
-    meta_keys::{PROGRESS_TOKEN, SERVER_INFO, internal},
+    meta_keys::{PROGRESS_TOKEN, SERVER_INFO, internal, mesh_only},
 };
 
 /// Asked by 2025-11-25 servers with an error instead of a request: the call needs the user to visit a URL.
@@ -28,6 +30,7 @@ pub struct Call {
     client_id: Bytes,
     progress_token: Option<Bytes>,
     log_level: Option<LogLevel>,
+    modern: bool,
 }
 
 /// A request of the server to the client, met during a call.
@@ -61,9 +64,17 @@ impl Call {
             client_id: Bytes::new(),
             progress_token: None,
             log_level: None,
+            modern: false,
         };
         call.reattach(request);
         call
+    }
+
+    /// The revision that the server speaks; a legacy one unless said otherwise.
+    #[must_use]
+    pub fn on(mut self, revision: Revision) -> Self {
+        self.modern = revision.is_modern();
+        self
     }
 
     /// From now on the call answers to this request (a retry that brings the answers to its questions).
@@ -78,7 +89,8 @@ impl Call {
     pub fn request(&self, request: &Message, trace: &[(&str, Bytes)]) -> Vec<Bytes> {
         let mut edits = Edits::new();
         edits.set_id(request, self.upstream_id.to_string());
-        let mut meta = MetaEdit { drop: Some(internal), set: trace.to_vec() };
+        let drop = if self.modern { mesh_only } else { internal };
+        let mut meta = MetaEdit { drop: Some(drop), set: trace.to_vec() };
         if self.progress_token.is_some() {
             meta = meta.raw(PROGRESS_TOKEN, self.upstream_id.to_string());
         }
@@ -101,6 +113,13 @@ impl Call {
                 edits.replace(message.params().get(Param::ProgressToken)?, token);
                 Some(edits.apply_flat(message.body()))
             }
+            _ if self.modern => {
+                let mut edits = Edits::new();
+                if let Some(span) = message.meta().get(Meta::SubscriptionId) {
+                    edits.replace(span, self.client_id.clone());
+                }
+                Some(edits.apply_flat(message.body()))
+            }
             Method::LogMessage => {
                 let level = LogLevel::parse(&message.text(Param::Level)?)?;
                 (level >= self.log_level?).then(|| message.body().clone())
@@ -116,11 +135,14 @@ impl Call {
         }
         let mut edits = Edits::new();
         edits.set_id(reply, self.client_id.clone());
+        if let Some(span) = reply.meta().get(Meta::SubscriptionId).filter(|_| self.modern) {
+            edits.replace(span, self.client_id.clone());
+        }
         let ended = match reply.results().get(Field::IsError) {
             Some(span) if reply.raw(span) == b"true" => Ended::ToolError,
             _ => Ended::Ok,
         };
-        if let Some(result) = reply.results().object() {
+        if let Some(result) = reply.results().object().filter(|_| !self.modern) {
             let mut head = Vec::with_capacity(64);
             if reply.results().get(Field::ResultType).is_none() {
                 head.extend_from_slice(b"\"complete\"");
@@ -172,7 +194,7 @@ impl Call {
         let error = reply.error_span().unwrap_or_default();
         let mut ended = Ended::RpcError(code);
         let mut object = reply.slice(error);
-        if code == LEGACY_RESOURCE_NOT_FOUND && self.method == Method::ResourcesRead {
+        if code == LEGACY_RESOURCE_NOT_FOUND && !self.modern && self.method == Method::ResourcesRead {
             ended = Ended::RpcError(INVALID_PARAMS);
             object = rebuild_object(reply.body(), error, |_| false, &[("code", b"-32602")]).into();
         }
