@@ -30,6 +30,8 @@ pub struct SettingDoc {
     pub kind: String,
     /// The JSON Schema of a value; nothing for what holds other settings.
     pub schema: Option<Json>,
+    /// The JSON Schema of the names in a map.
+    pub names: Option<Json>,
     /// The default as one would write it.
     pub default: Option<String>,
     /// It must be given.
@@ -140,7 +142,7 @@ impl Settings {
             None => {
                 let inside = self.object(&setting.inside());
                 match setting.kind.as_str() {
-                    "map" => json!({"type": "object", "additionalProperties": inside}),
+                    "map" => json!({"type": "object", "propertyNames": setting.names, "additionalProperties": inside}),
                     "list" => json!({"type": "array", "items": inside}),
                     _ => inside,
                 }
@@ -238,6 +240,7 @@ mod tests {
         assert_eq!(schema["required"], json!(["mode"]));
         assert_eq!(schema["additionalProperties"], false);
         assert_eq!(schema["properties"]["peers"]["additionalProperties"]["required"], json!(["host"]));
+        assert_eq!(schema["properties"]["peers"]["propertyNames"]["minLength"], 1);
         assert_eq!(schema["properties"]["steps"]["items"]["properties"]["on"]["type"], "boolean");
     }
 

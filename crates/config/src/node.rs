@@ -5,7 +5,7 @@
 
 mod parse;
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use granit_parser::Parser;
 
@@ -69,8 +69,8 @@ pub struct Entry {
 /// One YAML document together with its text, from which mistakes take their source lines.
 #[derive(Debug, Clone)]
 pub struct Document {
-    pub(crate) file: Rc<str>,
-    pub(crate) text: Rc<str>,
+    pub(crate) file: Arc<str>,
+    pub(crate) text: Arc<str>,
     /// The root value.
     pub node: Node,
     /// Mistakes that do not stop the reading (repeated keys); reported with all others.
@@ -150,7 +150,7 @@ impl Document {
             return Err(Diagnostic::at(file, "", Position::default(), "", message).into());
         }
         let mut builder = Builder::new(file, text);
-        let (shared_file, shared_text): (Rc<str>, Rc<str>) = (file.into(), text.into());
+        let (shared_file, shared_text): (Arc<str>, Arc<str>) = (file.into(), text.into());
         let mut documents = Vec::new();
         for next in Parser::new_from_str(text) {
             let (event, span) = next.map_err(|error| {

@@ -13,7 +13,7 @@ impl<'a> Fields<'a> {
         text: &'static str,
         read: impl FnOnce(&mut Fields<'a>) -> Option<T>,
     ) -> Option<T> {
-        self.describe_section(name, text, "section");
+        self.describe_section(name, text, "section", None);
         let node = self.take(name);
         Fields::within(self.recorder, self.child(name), node, read).flatten()
     }
@@ -25,7 +25,7 @@ impl<'a> Fields<'a> {
         text: &'static str,
         read: impl FnOnce(&mut Fields<'a>) -> Option<T>,
     ) -> Option<T> {
-        self.describe_section(name, text, "optional section");
+        self.describe_section(name, text, "optional section", None);
         let node = self.take(name);
         if node.is_none() && !self.is_describing() {
             return None;
@@ -41,7 +41,7 @@ impl<'a> Fields<'a> {
         key: &Kind<String>,
         mut read: impl FnMut(&str, &mut Fields<'a>) -> Option<T>,
     ) -> Vec<(String, T)> {
-        self.describe_section(name, text, "map");
+        self.describe_section(name, text, "map", Some(key.schema.clone()));
         let parent = self.child(name);
         if self.is_describing() {
             let path = [parent, vec![Segment::AnyKey]].concat();
@@ -79,7 +79,7 @@ impl<'a> Fields<'a> {
         text: &'static str,
         mut read: impl FnMut(&mut Fields<'a>) -> Option<T>,
     ) -> Vec<T> {
-        self.describe_section(name, text, "list");
+        self.describe_section(name, text, "list", None);
         let parent = self.child(name);
         if self.is_describing() {
             let path = [parent, vec![Segment::AnyItem]].concat();

@@ -1,5 +1,7 @@
 //! How a section is read: its values from file and environment, the keys that nobody asked for, its description.
 
+use serde_json::Value as Json;
+
 use super::{Doc, Fields, Recorder, doc};
 use crate::describe::{Segment, SettingDoc, path_text};
 use crate::diagnostics::Diagnostic;
@@ -113,13 +115,14 @@ impl<'a> Fields<'a> {
             path: self.child(name),
             kind: kind.name.clone(),
             schema: Some(kind.schema.clone()),
+            names: None,
             default: default.map(|value| (kind.show)(value)),
             required,
             doc,
         });
     }
 
-    pub(super) fn describe_section(&self, name: &str, text: &'static str, kind: &str) {
+    pub(super) fn describe_section(&self, name: &str, text: &'static str, kind: &str, names: Option<Json>) {
         let Some(described) = &self.recorder.described else {
             return;
         };
@@ -128,6 +131,7 @@ impl<'a> Fields<'a> {
             path,
             kind,
             schema: None,
+            names,
             default: None,
             required: false,
             doc: doc(text),

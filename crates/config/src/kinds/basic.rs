@@ -46,8 +46,12 @@ pub fn checked(rule: Checked) -> Kind<String> {
 
 /// A text that is never shown: not in `Debug`, not in a mistake.
 pub fn secret() -> Kind<Secret> {
-    let kind =
-        Kind::scalar("secret text", json!({"type": "string"}), |text| Ok(Secret::new(text)), |_| "(hidden)".into());
+    let kind = Kind::scalar(
+        "secret text",
+        json!({"type": ["string", "number", "boolean"]}),
+        |text| Ok(Secret::new(text)),
+        |_| "(hidden)".into(),
+    );
     Kind { is_secret: true, ..kind }
 }
 

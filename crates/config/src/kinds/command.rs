@@ -7,7 +7,7 @@ use crate::node::Node;
 
 /// A program and its arguments, at least the program.
 pub fn command() -> Kind<Vec<String>> {
-    let schema = json!({"type": "array", "items": {"type": "string"}, "minItems": 1});
+    let schema = json!({"type": "array", "items": {"type": ["string", "number", "boolean"]}, "minItems": 1});
     Kind {
         name: "command".to_owned(),
         schema,

@@ -34,7 +34,7 @@ pub fn map_of<T: 'static>(key: Kind<String>, kind: Kind<T>) -> Kind<Vec<(String,
     let (text_value, node_value, show) = (kind.from_text, kind.from_node, kind.show);
     let name = format!("map of {} to {}", key.name, kind.name);
     let expected = name.clone();
-    let (text_key, node_key) = (key.from_text.clone(), key.from_text);
+    let (text_key, node_key, key_schema) = (key.from_text.clone(), key.from_text, key.schema);
     let from_node = move |node: &Node| {
         let Some(entries) = node.entries() else {
             return Err(vec![wrong_shape(node, &expected)]);
@@ -54,7 +54,7 @@ pub fn map_of<T: 'static>(key: Kind<String>, kind: Kind<T>) -> Kind<Vec<(String,
     };
     Kind {
         name,
-        schema: json!({"type": "object", "additionalProperties": kind.schema}),
+        schema: json!({"type": "object", "propertyNames": key_schema, "additionalProperties": kind.schema}),
         is_secret: kind.is_secret,
         from_text: Rc::new(from_text),
         from_node: Rc::new(from_node),
