@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{
     ErrorData, Implementation, ListResourceTemplatesResult, PaginatedRequestParams, ReadResourceRequestParams,
@@ -43,11 +44,17 @@ pub(crate) struct FsArgs {
 pub(crate) async fn run(args: FsArgs) -> anyhow::Result<()> {
     let tree = Tree::open(&args.root, args.max_bytes, args.max_entries)
         .with_context(|| format!("cannot open --root {}", args.root.display()))?;
-    crate::transport::serve(&args.transport, FsService { tree: Arc::new(tree) }).await
+    crate::transport::serve(
+        &args.transport,
+        FsService { tools: Arc::new(FsService::tool_router()), tree: Arc::new(tree) },
+    )
+    .await
 }
 
 #[derive(Clone)]
 struct FsService {
+    /// Built once: building it derives every schema.
+    tools: Arc<ToolRouter<Self>>,
     tree: Arc<Tree>,
 }
 
@@ -107,7 +114,7 @@ impl FsService {
     }
 }
 
-#[tool_handler]
+#[tool_handler(router = self.tools)]
 impl ServerHandler for FsService {
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_resources().build())
@@ -131,9 +138,8 @@ impl ServerHandler for FsService {
         request: ReadResourceRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let path = path_of(&request.uri).ok_or_else(|| {
-            ErrorData::invalid_params(format!("{:?} is not a file:///path URI", request.uri), None)
-        })?;
+        let path = path_of(&request.uri)
+            .ok_or_else(|| ErrorData::invalid_params(format!("{:?} is not a file:///path URI", request.uri), None))?;
         match self.blocking(move |tree| tree.read_text(&path)).await {
             Ok(text) => {
                 let contents = ResourceContents::text(text, request.uri).with_mime_type("text/plain");

@@ -1,6 +1,8 @@
 //! The `http` service: fetches one textual page by GET, within limits.
 
 mod client;
+mod connection;
+mod error;
 mod proxy;
 mod text;
 
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{Implementation, RequestMetaObject, ServerCapabilities, ServerConfig};
 use rmcp::service::RequestContext;
@@ -15,7 +18,8 @@ use rmcp::{Json, RoleServer, ServerHandler, schemars, tool, tool_handler, tool_r
 use serde::Deserialize;
 
 use crate::transport::TransportArgs;
-use client::{Fetcher, Limits, Page, TraceHeaders};
+use client::{Fetcher, Limits, Page};
+use connection::TraceHeaders;
 use proxy::Proxies;
 
 /// Flags of `http`.
@@ -50,11 +54,17 @@ pub(crate) async fn run(args: HttpArgs) -> anyhow::Result<()> {
         timeout: Duration::from_secs(args.timeout),
     };
     let fetcher = Fetcher::new(proxies, limits).context("cannot set up TLS")?;
-    crate::transport::serve(&args.transport, HttpService { fetcher: Arc::new(fetcher) }).await
+    crate::transport::serve(
+        &args.transport,
+        HttpService { tools: Arc::new(HttpService::tool_router()), fetcher: Arc::new(fetcher) },
+    )
+    .await
 }
 
 #[derive(Clone)]
 struct HttpService {
+    /// Built once: building it derives every schema.
+    tools: Arc<ToolRouter<Self>>,
     fetcher: Arc<Fetcher>,
 }
 
@@ -92,7 +102,7 @@ fn trace_headers(meta: &RequestMetaObject) -> TraceHeaders {
     TraceHeaders::new(meta.get_traceparent(), meta.get_tracestate())
 }
 
-#[tool_handler]
+#[tool_handler(router = self.tools)]
 impl ServerHandler for HttpService {
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())

@@ -1,5 +1,6 @@
 //! Streamable HTTP for a service: a hyper HTTP/1.1 listener around rmcp's tower service.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,9 +54,7 @@ pub(crate) async fn serve<S>(args: &TransportArgs, service: S) -> anyhow::Result
 where
     S: ServerHandler + Clone,
 {
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     let sessions = Arc::new(LocalSessionManager::default());
@@ -68,7 +67,8 @@ where
         sessions,
     });
     let mut signals = Signals::install()?;
-    eprintln!("listening on http://{address}{MCP_PATH}");
+    // `eprintln!` would panic if nobody reads stderr.
+    let _ = writeln!(std::io::stderr(), "listening on http://{address}{MCP_PATH}");
 
     let connections = TaskTracker::new();
     tokio::select! {
@@ -164,9 +164,8 @@ impl<S: ServerHandler + Clone> Endpoint<S> {
 /// Whether the request can start a session: only the handshake revisions do, with a POST that names none.
 fn may_open_session<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
-    let sessionless = headers
-        .get("mcp-protocol-version")
-        .is_some_and(|version| version.as_bytes() >= SESSIONLESS_SINCE.as_bytes());
+    let sessionless =
+        headers.get("mcp-protocol-version").is_some_and(|version| version.as_bytes() >= SESSIONLESS_SINCE.as_bytes());
     request.method() == Method::POST && !headers.contains_key("mcp-session-id") && !sessionless
 }
 

@@ -10,10 +10,7 @@
 //! Every service speaks the 2026-07-28 revision and the older handshake revisions, as rmcp does.
 //! Only protocol messages go to stdout; logs go to stderr.
 
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod fs;
 mod http;
@@ -25,8 +22,8 @@ mod vector;
 use std::ffi::OsString;
 
 use anyhow::bail;
-use clap::error::ErrorKind;
 use clap::Parser;
+use clap::error::ErrorKind;
 
 /// The services that [`run`] knows, in the order people meet them.
 pub const NAMES: [&str; 3] = ["fs", "http", "vector"];

@@ -64,9 +64,8 @@ pub fn instantiate(lang: Lang, name: &str, dest_dir: &Path) -> io::Result<Vec<Pa
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     for (path, contents) in &files {
-        write_new(path, contents).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
-        })?;
+        write_new(path, contents)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }

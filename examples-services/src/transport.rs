@@ -53,6 +53,8 @@ where
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(args.log)
+        // Otherwise a closed stderr makes each failed log line print to stderr, which panics in the middle of a call.
+        .log_internal_errors(false)
         .try_init();
     match args.transport {
         TransportKind::Stdio => serve_stdio(service).await,
@@ -62,8 +64,8 @@ where
 
 async fn serve_stdio<S: ServerHandler>(service: S) -> anyhow::Result<()> {
     let (reader, writer) = stdio_pipes();
-    let transport = AsyncRwTransport::<RoleServer, _, _>::new_server(reader, writer)
-        .with_max_line_length(MAX_MESSAGE_BYTES);
+    let transport =
+        AsyncRwTransport::<RoleServer, _, _>::new_server(reader, writer).with_max_line_length(MAX_MESSAGE_BYTES);
     let running = match service.serve(transport).await {
         Ok(running) => running,
         // The client closed stdin before it said anything: nothing is wrong with us.

@@ -4,6 +4,7 @@ mod index;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{
     ErrorData, Implementation, JsonObject, ListResourcesResult, PaginatedRequestParams, PromptMessage,
@@ -46,12 +47,15 @@ pub(crate) struct VectorArgs {
 /// The transport fails.
 pub(crate) async fn run(args: VectorArgs) -> anyhow::Result<()> {
     let caps = Caps { documents: args.max_documents, total_bytes: args.max_total_bytes };
-    let service = VectorService { index: Arc::new(Mutex::new(Index::new(caps))) };
+    let service =
+        VectorService { tools: Arc::new(VectorService::tool_router()), index: Arc::new(Mutex::new(Index::new(caps))) };
     crate::transport::serve(&args.transport, service).await
 }
 
 #[derive(Clone)]
 struct VectorService {
+    /// Built once: building it derives every schema.
+    tools: Arc<ToolRouter<Self>>,
     /// Shared by all sessions and calls. Held for microseconds to milliseconds, never across an await.
     index: Arc<Mutex<Index>>,
 }
@@ -156,12 +160,11 @@ impl VectorService {
     }
 }
 
-#[tool_handler]
+#[tool_handler(router = self.tools)]
 #[prompt_handler]
 impl ServerHandler for VectorService {
     fn get_info(&self) -> ServerConfig {
-        let capabilities =
-            ServerCapabilities::builder().enable_tools().enable_prompts().enable_resources().build();
+        let capabilities = ServerCapabilities::builder().enable_tools().enable_prompts().enable_resources().build();
         ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("outrigger-example-vector", env!("CARGO_PKG_VERSION")))
             .with_instructions("Documents live in memory and are gone when the service ends. Add some, then search.")
@@ -174,10 +177,8 @@ impl ServerHandler for VectorService {
     ) -> Result<ListResourcesResult, ErrorData> {
         let cursor = request.and_then(|request| request.cursor);
         let (ids, next) = self.index().page(cursor.as_deref(), PAGE);
-        let resources = ids
-            .into_iter()
-            .map(|id| Resource::new(document_uri(&id), id).with_mime_type("text/plain"))
-            .collect();
+        let resources =
+            ids.into_iter().map(|id| Resource::new(document_uri(&id), id).with_mime_type("text/plain")).collect();
         let mut result = ListResourcesResult::with_all_items(resources);
         result.next_cursor = next;
         Ok(result)

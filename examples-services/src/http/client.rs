@@ -10,23 +10,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    PROXY_AUTHORIZATION, USER_AGENT,
+    USER_AGENT,
 };
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response};
 use rmcp::schemars;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::proxy::{Proxies, Proxy};
+use super::connection::{Exchange, Stream, TraceHeaders, authorize, dial, exchange, tunnel};
+use super::error::{FetchError, bad_url, broken};
+use super::proxy::Proxies;
 use super::text;
 
 /// Longest URL that is accepted, in bytes.
@@ -58,58 +55,6 @@ pub(crate) struct Page {
     /// True if the page was longer than the service returns.
     pub(crate) truncated: bool,
 }
-
-/// Why nothing was fetched. The texts go to the caller.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FetchError {
-    #[error("not a usable URL ({0}); give an absolute http or https URL")]
-    BadUrl(String),
-    #[error("{0:?} URLs are not fetched, only http and https")]
-    Scheme(String),
-    #[error("a URL with a user name or password in it is refused")]
-    Credentials,
-    #[error("cannot connect to {target}: {reason}")]
-    Connect { target: String, reason: String },
-    #[error("the proxy refused to reach {target}: {status}")]
-    ProxyRefused { target: String, status: StatusCode },
-    #[error("no TLS session with {host}: {reason}")]
-    Tls { host: String, reason: String },
-    #[error("{host} broke the HTTP exchange: {reason}")]
-    Exchange { host: String, reason: String },
-    #[error("more than {0} redirects")]
-    TooManyRedirects(usize),
-    #[error("a redirect ({0}) has no usable Location")]
-    BadRedirect(StatusCode),
-    #[error("{0}: only text is fetched")]
-    NotText(String),
-    #[error("charset {0:?} is not supported; only utf-8 and iso-8859-1 are")]
-    Charset(String),
-    #[error("the server sent Content-Encoding {0:?} although none was asked for")]
-    Encoded(String),
-    #[error("no complete answer within {} s", .0.as_secs())]
-    Timeout(Duration),
-}
-
-/// Trace headers that go out with every request and CONNECT of one fetch.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct TraceHeaders(HeaderMap);
-
-impl TraceHeaders {
-    /// Values that cannot be a header are left out: a bad trace never fails a call.
-    pub(crate) fn new(traceparent: Option<&str>, tracestate: Option<&str>) -> Self {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [("traceparent", traceparent), ("tracestate", tracestate)] {
-            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
-        Self(headers)
-    }
-}
-
-/// Any byte stream that carries HTTP.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Fetches pages. Holds no connection between calls.
 pub(crate) struct Fetcher {
@@ -201,7 +146,8 @@ impl Fetcher {
         let content_type = header_text(&head.headers, &CONTENT_TYPE);
         let essence = text::essence(&content_type);
         if !text::is_textual(&essence) {
-            let shown = if essence.is_empty() { "no content type".to_owned() } else { essence.chars().take(100).collect() };
+            let shown =
+                if essence.is_empty() { "no content type".to_owned() } else { essence.chars().take(100).collect() };
             return Err(FetchError::NotText(shown));
         }
         let encoding = header_text(&head.headers, &CONTENT_ENCODING);
@@ -220,12 +166,6 @@ impl Fetcher {
             truncated,
         })
     }
-}
-
-/// A response together with the task that drives its connection; dropping it closes the connection.
-struct Exchange {
-    response: Response<Incoming>,
-    _driver: AbortOnDropHandle<()>,
 }
 
 fn parse_url(text: &str) -> Result<Url, FetchError> {
@@ -270,8 +210,8 @@ fn get_request(url: &Url, trace: &TraceHeaders) -> Result<Request<Empty<Bytes>>,
         Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
         None => url.host_str().unwrap_or_default().to_owned(),
     };
+    trace.apply(&mut request);
     let headers = request.headers_mut();
-    headers.extend(trace.0.clone());
     headers.insert(HOST, HeaderValue::try_from(authority).map_err(bad_url)?);
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("outrigger-example-http/", env!("CARGO_PKG_VERSION"))));
     headers.insert(ACCEPT, HeaderValue::from_static("text/*, application/json, application/xml;q=0.9, */*;q=0.1"));
@@ -282,61 +222,6 @@ fn get_request(url: &Url, trace: &TraceHeaders) -> Result<Request<Empty<Bytes>>,
 fn origin_form(url: &Url) -> Result<hyper::Uri, FetchError> {
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     format!("{}{query}", url.path()).parse().map_err(bad_url)
-}
-
-fn bad_url(error: impl std::fmt::Display) -> FetchError {
-    FetchError::BadUrl(error.to_string())
-}
-
-fn authorize<B>(request: &mut Request<B>, proxy: &Proxy) {
-    if let Some(authorization) = &proxy.authorization {
-        request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
-    }
-}
-
-async fn dial(host: &str, port: u16) -> Result<TcpStream, FetchError> {
-    TcpStream::connect((host, port))
-        .await
-        .map_err(|error| FetchError::Connect { target: format!("{host}:{port}"), reason: error.to_string() })
-}
-
-/// Asks the proxy for a tunnel (RFC 9110 section 9.3.6).
-async fn tunnel(
-    proxy: &Proxy,
-    host: &str,
-    port: u16,
-    trace: &TraceHeaders,
-) -> Result<TokioIo<hyper::upgrade::Upgraded>, FetchError> {
-    let target = format!("{host}:{port}");
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = target.parse().map_err(bad_url)?;
-    request.headers_mut().extend(trace.0.clone());
-    request.headers_mut().insert(HOST, HeaderValue::try_from(&target).map_err(bad_url)?);
-    authorize(&mut request, proxy);
-    let stream = dial(&proxy.host, proxy.port).await?;
-    let exchange = exchange(&proxy.host, stream, request).await?;
-    if !exchange.response.status().is_success() {
-        return Err(FetchError::ProxyRefused { target, status: exchange.response.status() });
-    }
-    // The driver hands the socket over and ends, so it must live until here.
-    let upgraded = hyper::upgrade::on(exchange.response).await.map_err(|error| broken(&proxy.host, &error))?;
-    Ok(TokioIo::new(upgraded))
-}
-
-async fn exchange(
-    host: &str,
-    stream: impl Stream + 'static,
-    request: Request<Empty<Bytes>>,
-) -> Result<Exchange, FetchError> {
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(host, &error))?;
-    let driver = AbortOnDropHandle::new(tokio::spawn(async move {
-        // The same error reaches whoever reads the response.
-        let _ = connection.with_upgrades().await;
-    }));
-    let response = sender.send_request(request).await.map_err(|error| broken(host, &error))?;
-    Ok(Exchange { response, _driver: driver })
 }
 
 /// Reads at most `limit` bytes; true if there was more.
@@ -355,8 +240,4 @@ async fn read_bounded(body: &mut Incoming, limit: usize) -> Result<(Vec<u8>, boo
 
 fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().chars().take(200).collect()
-}
-
-fn broken(host: &str, error: &hyper::Error) -> FetchError {
-    FetchError::Exchange { host: host.to_owned(), reason: error.to_string() }
 }

@@ -158,7 +158,8 @@ impl Bypass {
             Self::Everything => true,
             Self::Domain(domain, port) => {
                 let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-                let below = host.strip_suffix(domain.as_str()).is_some_and(|head| head.is_empty() || head.ends_with('.'));
+                let below =
+                    host.strip_suffix(domain.as_str()).is_some_and(|head| head.is_empty() || head.ends_with('.'));
                 below && address.is_none() && port_fits(port)
             }
             Self::Address(entry, port) => address == Some(*entry) && port_fits(port),

@@ -168,11 +168,8 @@ impl Words {
 
     /// The cosine of the angle between two count vectors; 0 if either has no word.
     fn cosine(&self, other: &Self) -> f64 {
-        let dot: f64 = self
-            .counts
-            .iter()
-            .filter_map(|(word, count)| other.counts.get(word).map(|theirs| count * theirs))
-            .sum();
+        let dot: f64 =
+            self.counts.iter().filter_map(|(word, count)| other.counts.get(word).map(|theirs| count * theirs)).sum();
         // Rounding may lift equal vectors a hair above 1.
         if dot > 0.0 { (dot / (self.length * other.length)).min(1.0) } else { 0.0 }
     }

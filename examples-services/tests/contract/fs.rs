@@ -79,19 +79,20 @@ async fn escapes_and_unsuitable_files_are_tool_errors() {
 }
 
 #[tokio::test]
-async fn wrong_calls_are_protocol_errors() {
+async fn wrong_arguments_are_tool_errors_and_wrong_targets_protocol_errors() {
     let base = root();
     let root = base.path().join("root");
     everywhere(&["fs", "--root", root.to_str().unwrap()], async |client| {
-        for (tool, args) in [
-            ("readFileText", json!({})),
-            ("readFileText", json!({"path": 7})),
-            ("listDir", json!({"path": ".", "depth": 2})),
-            ("writeFile", json!({"path": "x"})),
+        for (tool, args, reason) in [
+            ("readFileText", json!({}), "missing field `path`"),
+            ("readFileText", json!({"path": 7}), "expected a string"),
+            ("listDir", json!({"path": ".", "depth": 2}), "unknown field `depth`"),
         ] {
-            let (code, message) = rpc_error(try_call(client, tool, args).await.unwrap_err());
-            assert_eq!(code, -32602, "{tool}: {message}");
+            let message = error(&call(client, tool, args).await);
+            assert!(message.contains(reason), "{tool}: {message}");
         }
+        let (code, message) = rpc_error(try_call(client, "writeFile", json!({})).await.unwrap_err());
+        assert_eq!(code, -32602, "{message}");
         for uri in ["file:///leak", "file://elsewhere/x", "http://x/"] {
             let (code, message) = rpc_error(read(client, uri).await.unwrap_err());
             assert_eq!(code, -32602, "{uri}: {message}");

@@ -77,7 +77,8 @@ async fn the_callers_trace_goes_out_with_the_request() {
     let client = stdio(Era::Modern, &["http"], &[]).await;
     let mut meta = RequestMetaObject::new();
     meta.set_traceparent(TRACEPARENT);
-    let mut params = CallToolRequestParams::new("fetchText").with_arguments(object(json!({"url": origin.url("/page")})));
+    let mut params =
+        CallToolRequestParams::new("fetchText").with_arguments(object(json!({"url": origin.url("/page")})));
     params.meta = Some(meta);
     structured(client.call_tool(params).await.unwrap());
     assert!(origin.heads()[0].contains(&format!("traceparent: {TRACEPARENT}\r\n")), "{}", origin.heads()[0]);
@@ -96,7 +97,10 @@ async fn plain_http_goes_through_the_proxy_in_absolute_form() {
     assert_eq!(page["text"], "from the proxy");
     let head = proxy.heads().remove(0);
     assert!(head.starts_with("GET http://name.example:81/a?b HTTP/1.1\r\n"), "{head}");
-    assert!(head.contains("host: name.example:81\r\n") && head.contains("proxy-authorization: Basic bWU6cHc=\r\n"), "{head}");
+    assert!(
+        head.contains("host: name.example:81\r\n") && head.contains("proxy-authorization: Basic bWU6cHc=\r\n"),
+        "{head}"
+    );
 
     let direct = structured(call(&client, "fetchText", json!({"url": origin.url("/latin1")})).await);
     assert_eq!(direct["text"], "café");

@@ -116,7 +116,8 @@ fn answer(path: &str) -> Vec<u8> {
         "/big" => page("text/plain", &b"0123456789".repeat(100)),
         "/untyped" => b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx".to_vec(),
         "/gzip" => {
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx".to_vec()
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx"
+                .to_vec()
         }
         "/garbage" => b"this is not HTTP\r\n\r\n".to_vec(),
         "/moved" => redirect("page"),

@@ -34,9 +34,7 @@ impl Era {
     fn lifecycle(self) -> ClientLifecycleMode {
         match self {
             Self::Legacy => ClientLifecycleMode::Initialize,
-            Self::Modern => {
-                ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] }
-            }
+            Self::Modern => ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] },
         }
     }
 }
@@ -65,7 +63,8 @@ pub(crate) struct HttpService {
 }
 
 impl HttpService {
-    /// Starts the service on a free port and waits until it says which.
+    /// Starts the service on a free port and waits until it says which. Its stderr is closed from then on, which it
+    /// must survive.
     pub(crate) async fn start(args: &[&str]) -> Self {
         let mut command = command(args, &[]);
         command.args(["--transport", "http"]).stderr(Stdio::piped()).stdin(Stdio::null());
@@ -114,11 +113,7 @@ pub(crate) async fn call(client: &Client, tool: &'static str, args: Value) -> Ca
     try_call(client, tool, args).await.unwrap()
 }
 
-pub(crate) async fn try_call(
-    client: &Client,
-    tool: &'static str,
-    args: Value,
-) -> Result<CallToolResult, ServiceError> {
+pub(crate) async fn try_call(client: &Client, tool: &'static str, args: Value) -> Result<CallToolResult, ServiceError> {
     client.call_tool(CallToolRequestParams::new(tool).with_arguments(object(args))).await
 }
 

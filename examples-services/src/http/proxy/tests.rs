@@ -13,12 +13,7 @@ fn port(proxies: &Proxies, url: &str) -> Option<u16> {
 
 #[test]
 fn each_scheme_has_its_variable_and_lower_case_wins() {
-    let set = proxies(&[
-        ("HTTP_PROXY", "http://a:1"),
-        ("http_proxy", "http://a:2"),
-        ("HTTPS_PROXY", "b:3"),
-    ])
-    .unwrap();
+    let set = proxies(&[("HTTP_PROXY", "http://a:1"), ("http_proxy", "http://a:2"), ("HTTPS_PROXY", "b:3")]).unwrap();
     assert_eq!(port(&set, "http://x/"), Some(2));
     assert_eq!(port(&set, "https://x/"), Some(3));
     let fallback = proxies(&[("ALL_PROXY", "http://[::1]:4"), ("HTTP_PROXY", "")]).unwrap();
