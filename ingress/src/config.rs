@@ -139,7 +139,7 @@ fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
 fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {
     let text =
         doc("Policy files, read again when they change. Rate limits are part of policy.").env("OUTRIGGER_POLICY");
-    let text = text.because("without a policy every call is denied").example("/etc/outrigger/policy.yaml");
+    let text = text.because("without a policy every call is denied").example("[/etc/outrigger/policy.yaml]");
     let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
     if policy.is_empty() {
         f.warn("policy", "no policy file: every call will be denied", "name one with `policy:` or OUTRIGGER_POLICY");

@@ -95,7 +95,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let text = doc("Threads that handle requests.").env("OUTRIGGER_THREADS");
     let reason =
-        "one core carries over 20,000 requests per second, and one thread keeps memory small beside each server";
+        "one server seldom fills a core of its proxy, and one thread keeps memory small beside each server";
     let threads = f.with_default("threads", text.because(reason), kinds::count(1..=256), 1);
     Some(Config {
         service: service?,
@@ -136,14 +136,14 @@ fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
 fn read_allowed_callers(f: &mut Fields<'_>) -> Vec<String> {
     let text = doc("SPIFFE ids that may connect at all; `*` stands for any characters. Policy then decides each call.");
     let reason = "every workload of the trust domain may connect, and policy denies what it does not allow";
-    let text = text.because(reason).env("OUTRIGGER_ALLOWED_CALLERS").example("spiffe://demo.outrigger.local/ingress");
+    let text = text.because(reason).env("OUTRIGGER_ALLOWED_CALLERS").example("[spiffe://demo.outrigger.local/ingress]");
     f.with_default("allowed_callers", text, kinds::list_of(sections::spiffe_id(true)), Vec::new())
 }
 
 fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {
     let text =
         doc("Policy files, read again when they change. Rate limits are part of policy.").env("OUTRIGGER_POLICY");
-    let text = text.because("without a policy every call is denied").example("/etc/outrigger/policy.yaml");
+    let text = text.because("without a policy every call is denied").example("[/etc/outrigger/policy.yaml]");
     let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
     if policy.is_empty() {
         f.warn("policy", "no policy file: every call will be denied", "name one with `policy:` or OUTRIGGER_POLICY");

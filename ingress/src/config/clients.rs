@@ -62,13 +62,13 @@ pub(super) fn read(f: &mut Fields<'_>, listen: SocketAddr, tls: Option<&Tls>) ->
     let text = doc("A file with `tokens:` as below, read again when it changes.").env("OUTRIGGER_TOKENS_FILE");
     let tokens_file = f.optional("tokens_file", text, kinds::path());
     let tokens = read_tokens(f);
-    let text = doc("Web pages that may call, as browsers name them in `Origin`.").example("https://app.example.com");
+    let text = doc("Web pages that may call, as browsers name them in `Origin`.").example("[https://app.example.com]");
     let text = text.because("only pages of the same host or of this machine; others are an attack by DNS rebinding");
     let text = text.env("OUTRIGGER_ALLOWED_ORIGINS");
     let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
     let text = doc("Further names of this ingress that may stand in `Host`.")
         .env("OUTRIGGER_ALLOWED_HOSTS")
-        .example("mcp.example.com");
+        .example("[mcp.example.com]");
     let text = text.because("the public URL's host, the listen address and loopback names are accepted anyway");
     let allowed_hosts = f.with_default("allowed_hosts", text, kinds::list_of(host_pattern()), Vec::new());
     let clients = Clients { anonymous, tokens, tokens_file, allowed_origins, allowed_hosts };
