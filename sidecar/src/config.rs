@@ -94,8 +94,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let audit = sections::audit(f);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let text = doc("Threads that handle requests.").env("OUTRIGGER_THREADS");
-    let reason =
-        "one server seldom fills a core of its proxy, and one thread keeps memory small beside each server";
+    let reason = "one server seldom fills a core of its proxy, and one thread keeps memory small beside each server";
     let threads = f.with_default("threads", text.because(reason), kinds::count(1..=256), 1);
     Some(Config {
         service: service?,

@@ -42,8 +42,11 @@ pub struct Timeouts {
 }
 
 pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
-    let entrance =
-        sections::entrance_limits(f, 10_000, "an agent keeps one or two open, so thousands of agents; each costs memory for TLS and buffers");
+    let entrance = sections::entrance_limits(
+        f,
+        10_000,
+        "an agent keeps one or two open, so thousands of agents; each costs memory for TLS and buffers",
+    );
     let text = doc("Sessions of clients that speak 2025-11-25 or older; the one unused for longest gives way.");
     let text = text.because("as many as connections: each such client has one").env("OUTRIGGER_LIMIT_SESSIONS");
     let sessions = f.with_default("sessions", text, how_many(), 10_000);
