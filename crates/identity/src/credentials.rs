@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::files::{self, FileError, IdentityFiles};
 use crate::peer::{self, PeerError};
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::tls;
 use crate::verifier::{MemberVerifier, ServerVerifier};
 use crate::watch::{Contents, Sources, Watch};
@@ -46,6 +46,16 @@ pub enum CredentialsError {
         /// Who we are.
         expected: SpiffeId,
     },
+    /// The files are of another mesh than the configuration says.
+    #[error(
+        "the certificate names `{found}`, which is not of the trust domain `{expected}`; correct `trust_domain` or the file"
+    )]
+    TrustDomain {
+        /// Whom the file names.
+        found: SpiffeId,
+        /// Which mesh the configuration names.
+        expected: TrustDomain,
+    },
     /// The authorities or revocation lists were refused.
     #[error("the authorities or revocation lists cannot be used: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
@@ -68,11 +78,25 @@ pub enum Reload {
     Failed(CredentialsError),
 }
 
-/// What can be chosen when an identity is loaded.
+/// What the files must say when an identity is loaded. Whatever is set here is checked again at every reload.
 #[derive(Debug, Clone, Default)]
 pub struct CredentialOptions {
-    /// Who the files must name; whoever they name unless set.
+    /// Which mesh we belong to; any unless set.
+    pub trust_domain: Option<TrustDomain>,
+    /// Who exactly we are; anybody unless set.
     pub expected: Option<SpiffeId>,
+}
+
+impl CredentialOptions {
+    fn check(&self, found: &SpiffeId) -> Result<(), CredentialsError> {
+        if let Some(expected) = self.trust_domain.clone().filter(|domain| domain != found.trust_domain()) {
+            return Err(CredentialsError::TrustDomain { found: found.clone(), expected });
+        }
+        if let Some(expected) = self.expected.clone().filter(|id| id != found) {
+            return Err(CredentialsError::Identity { found: found.clone(), expected });
+        }
+        Ok(())
+    }
 }
 
 /// The identity of this process. Shared by every listener and dialler; reading it takes no lock.
@@ -105,8 +129,7 @@ impl Credentials {
     pub fn load(files: IdentityFiles, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
         let provider = Arc::new(tls::provider());
         let sources = Sources { cert: files.cert, key: files.key, ca: Some(files.ca), crl: files.crl };
-        let expected = options.expected.as_ref();
-        let (watch, first) = Watch::start(sources, |contents| Snapshot::compile(&provider, contents, expected, 1))?;
+        let (watch, first) = Watch::start(sources, |contents| Snapshot::compile(&provider, contents, options, 1))?;
         let id = first.id.clone();
         Ok(Arc::new(Self { id, provider, watch, current: ArcSwap::from_pointee(first) }))
     }
@@ -115,8 +138,8 @@ impl Credentials {
     /// thread that may block. Calls at the same time wait for each other.
     pub fn reload_if_changed(&self) -> Reload {
         let compile = |contents: &_| {
-            let generation = self.generation() + 1;
-            Snapshot::compile(&self.provider, contents, Some(&self.id), generation)
+            let same = CredentialOptions { trust_domain: None, expected: Some(self.id.clone()) };
+            Snapshot::compile(&self.provider, contents, &same, self.generation() + 1)
         };
         match self.watch.reload(&self.current, compile) {
             Ok(None) => Reload::Unchanged,
@@ -185,15 +208,13 @@ impl Snapshot {
     pub(crate) fn compile(
         provider: &Arc<CryptoProvider>,
         contents: &Contents,
-        expected: Option<&SpiffeId>,
+        options: &CredentialOptions,
         generation: u64,
     ) -> Result<Self, CredentialsError> {
         let pair = Arc::new(files::pair(provider, &contents.cert, &contents.key)?);
         let refused = |source| CredentialsError::Own { cert: contents.cert.path().to_owned(), source };
         let facts = pair.cert.first().ok_or(PeerError::NoCertificate).and_then(peer::facts).map_err(refused)?;
-        if let Some(expected) = expected.filter(|expected| **expected != facts.id) {
-            return Err(CredentialsError::Identity { found: facts.id, expected: expected.clone() });
-        }
+        options.check(&facts.id)?;
         let trust_domain = facts.id.trust_domain();
         MemberVerifier::without_revocation(provider, trust_domain, contents)?
             .verify_chain(&pair.cert)

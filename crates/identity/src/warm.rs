@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::authority::AuthorityError;
-use crate::credentials::{CredentialsError, Snapshot, server_name};
+use crate::credentials::{CredentialOptions, CredentialsError, Snapshot, server_name};
 use crate::files::{FileRole, Loaded};
 use crate::root::Root;
 use crate::spiffe::TrustDomain;
@@ -59,7 +59,7 @@ pub fn warm_up() -> Result<(), WarmUpError> {
         ca: Some(file(FileRole::Ca, ca)),
         crl: None,
     };
-    let snapshot = Snapshot::compile(&Arc::new(tls::provider()), &contents, None, 1)?;
+    let snapshot = Snapshot::compile(&Arc::new(tls::provider()), &contents, &CredentialOptions::default(), 1)?;
     let name = server_name(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut client = Connection::from(ClientConnection::new(snapshot.client(&issued.id), name)?);
     let mut server = Connection::from(ServerConnection::new(snapshot.server())?);

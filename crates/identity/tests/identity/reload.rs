@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use outrigger_identity::{CredentialOptions, Credentials, CredentialsError, FileError, Reload};
+use outrigger_identity::{CredentialOptions, Credentials, CredentialsError, FileError, Reload, TrustDomain};
 use rustls::HandshakeKind;
 
 use crate::support::*;
@@ -158,9 +158,20 @@ fn a_process_never_becomes_somebody_else() {
         }
         error => panic!("{error}"),
     }
-    let options = CredentialOptions { expected: Some(mesh.id("fs")) };
+    let options = CredentialOptions { expected: Some(mesh.id("fs")), ..CredentialOptions::default() };
     let error = Credentials::load(mesh.files("fs"), &options).unwrap_err();
     assert!(matches!(error, CredentialsError::Identity { .. }), "{error}");
+}
+
+#[test]
+fn the_certificate_must_be_of_the_configured_mesh() {
+    let mesh = Mesh::new();
+    mesh.issue("fs");
+    let domain = |name: &str| TrustDomain::parse(name).ok();
+    let load = |trust_domain| Credentials::load(mesh.files("fs"), &CredentialOptions { trust_domain, expected: None });
+    load(domain("demo.outrigger.local")).unwrap();
+    let error = load(domain("other")).unwrap_err();
+    assert!(matches!(error, CredentialsError::TrustDomain { .. }), "{error}");
 }
 
 #[test]
