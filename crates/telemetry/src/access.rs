@@ -98,3 +98,62 @@ impl std::fmt::Debug for AccessLog {
         f.debug_struct("AccessLog").field("enabled", &self.enabled()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::metrics::{Metrics, Role};
+
+    fn record(path: &str) -> AccessRecord {
+        AccessRecord {
+            time: UNIX_EPOCH + Duration::from_micros(1_795_230_245_000_120),
+            client: None,
+            principal: None,
+            http_version: "HTTP/2",
+            http_method: "POST".into(),
+            path: path.into(),
+            status: 200,
+            method: Some("tools/call"),
+            service: Some("fs".into()),
+            capability: None,
+            outcome: Outcome::Ok,
+            duration: Duration::from_micros(77),
+            bytes_in: 10,
+            bytes_out: 20,
+            trace: TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_line_has_every_field_and_no_query() {
+        assert_eq!(
+            serde_json::to_string(&record("/mcp?access_token=secret")).unwrap(),
+            concat!(
+                r#"{"time":"2026-11-21T03:04:05.000120Z","client":null,"principal":null,"http_version":"HTTP/2","#,
+                r#""http_method":"POST","path":"/mcp","status":200,"method":"tools/call","service":"fs","#,
+                r#""capability":null,"outcome":"ok","duration_us":77,"bytes_in":10,"bytes_out":20,"#,
+                r#""trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#,
+            )
+        );
+    }
+
+    #[test]
+    fn a_line_break_in_a_path_stays_in_its_line() {
+        let line = serde_json::to_string(&record("/a\n{\"status\":500}")).unwrap();
+        assert!(!line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn records_reach_the_file_and_off_takes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.jsonl");
+        let dropped = Metrics::new(Role::Sidecar).unwrap().access_dropped();
+        let log = AccessLog::start(&Sink::File(path.clone()), dropped.clone()).unwrap();
+        log.record(record("/mcp"));
+        log.close();
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 1);
+        assert!(!AccessLog::start(&Sink::Off, dropped).unwrap().enabled());
+    }
+}

@@ -150,6 +150,7 @@ struct WriterThread {
 }
 
 impl WriterThread {
+    #[expect(clippy::disallowed_methods, reason = "this is the writer's own thread; no request waits on it")]
     fn run<R: Serialize>(mut self, messages: &Receiver<Message<R>>) {
         while let Ok(Message::Record(first)) = messages.recv() {
             let mut next = Some(first);
@@ -205,6 +206,7 @@ impl WriterThread {
 
     /// Writes the lines out. A failing sink is tried again until it works or the log is closed: meanwhile the
     /// queue fills, and its overflow is what is lost and counted.
+    #[expect(clippy::disallowed_methods, reason = "this is the writer's own thread; no request waits on it")]
     fn write(&mut self, records: usize) {
         loop {
             if self.state.reopen.swap(false, Ordering::Relaxed)

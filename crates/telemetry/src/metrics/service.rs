@@ -103,6 +103,11 @@ impl ServiceMetrics {
             None => &self.untargeted,
             Some(name) => rows.get(name).map_or(&self.other, Arc::as_ref),
         };
+        self.count_request(row, method, outcome);
+        self.observe(method, outcome, elapsed);
+    }
+
+    fn count_request(&self, row: &Row, method: Method, outcome: Outcome) {
         let counters = slots(&row.methods[method as usize]);
         let labels = [&*self.name, method.as_str(), &row.capability, outcome.as_str()];
         let counter = self.resolve(&counters[outcome as usize], || {
@@ -111,6 +116,9 @@ impl ServiceMetrics {
         if let Some(counter) = counter {
             counter.inc();
         }
+    }
+
+    fn observe(&self, method: Method, outcome: Outcome, elapsed: Duration) {
         let histograms = slots(&self.durations[method as usize]);
         let labels = [&*self.name, method.as_str(), outcome.as_str()];
         let histogram =
