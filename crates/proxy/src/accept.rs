@@ -1,19 +1,19 @@
 //! The accept phase: takes connections under a permit, gives each a task, and ends them in two steps.
 //!
 //! ```text
-//! run: accept -> permit -> task [ handshake -> serve ]      stop -> no more accepts, connections drain
-//!                 \ none: close at once, count              deadline -> what is left is cut
+//! run: accept -> permit -> task [ handshake -> serve ]      drain begins -> no more accepts, connections drain
+//!                 \ none: close at once, count              forced       -> what is left is cut
 //! ```
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use outrigger_runtime::drain::DrainWatcher;
+use outrigger_runtime::listen::Listener;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -22,12 +22,10 @@ use crate::handshake::{ConnInfo, HandshakeError, ServerTlsProvider, TlsInfo, han
 use crate::serve::{ConnEnd, HttpLimits, serve};
 use crate::stream::{Socket, Stream};
 
-mod backoff;
 pub(crate) mod stop;
 #[cfg(test)]
 mod tests;
 
-use backoff::Backoff;
 use stop::{Stage, Stop};
 
 /// How one listener treats its connections.
@@ -43,8 +41,6 @@ pub struct ListenerSettings {
     pub handshake_timeout: Duration,
     /// What a client may make us hold.
     pub http: HttpLimits,
-    /// How long requests in flight may go on after the stop.
-    pub drain_deadline: Duration,
     /// Hears what happens to connections.
     pub observer: Arc<dyn ConnObserver>,
 }
@@ -60,8 +56,6 @@ impl ListenerSettings {
             // Ten times what a handshake over a bad mobile link takes.
             handshake_timeout: Duration::from_secs(10),
             http: HttpLimits::default(),
-            // Kubernetes kills after 30 s by default; this leaves time to end the rest.
-            drain_deadline: Duration::from_secs(20),
             observer: Arc::new(NoObserver),
         }
     }
@@ -73,8 +67,6 @@ pub trait ConnObserver: Send + Sync {
     fn opened(&self) {}
     /// A connection was closed because [`ListenerSettings::max_connections`] are open.
     fn refused(&self) {}
-    /// `accept` failed.
-    fn accept_failed(&self, _error: &io::Error) {}
     /// A TLS handshake ended.
     fn handshake(&self, _outcome: Result<&TlsInfo, &HandshakeError>) {}
     /// A connection that was [`ConnObserver::opened`] is over; `None` when it never got to HTTP.
@@ -86,51 +78,36 @@ struct NoObserver;
 
 impl ConnObserver for NoObserver {}
 
-/// How a listener ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drained {
-    /// Everything in flight came to its own end.
-    Complete,
-    /// The deadline passed and `cut` connections or streams were still open.
-    Forced {
-        /// How many.
-        cut: usize,
-    },
-}
-
-/// Accepts and serves until `stop` resolves, then drains. Returns when no connection is left.
+/// Accepts and serves until the drain begins, lets requests in flight finish, and cuts what is left when the drain is
+/// forced. Returns when no connection is left; the drain waits for that.
 ///
 /// `service` is called for each request with what is known about its connection. Dropping the future cuts every
 /// connection at once.
-pub async fn run<F, R>(listener: TcpListener, settings: ListenerSettings, stop: impl Future<Output = ()>, service: F) -> Drained
+pub async fn run<F, R>(listener: Listener, settings: ListenerSettings, drain: DrainWatcher, service: F)
 where
     F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
-    run_with(async move || listener.accept().await, settings, stop, service).await
-}
-
-/// [`run`] with any source of connections.
-async fn run_with<F, R>(
-    accept: impl AsyncFnMut() -> io::Result<(TcpStream, SocketAddr)>,
-    settings: ListenerSettings,
-    stop: impl Future<Output = ()>,
-    service: F,
-) -> Drained
-where
-    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
-    R: Future<Output = Response<OutBody>> + Send + 'static,
-{
+    let _busy = drain.guard();
     let shared = Arc::new(Shared { stop: Arc::default(), tasks: TaskTracker::new(), settings });
     let _cut = CutOnDrop(&shared.stop);
-    {
-        let mut accepting = pin!(accept_loop(accept, &shared, service));
-        tokio::select! {
-            () = stop => {}
-            () = &mut accepting => {}
-        }
+    tokio::select! {
+        // The listener goes with the loop: a new connection is refused at once instead of waiting in a queue.
+        () = accept_loop(listener, &shared, service) => {}
+        () = drain.signaled() => {}
     }
-    drain(&shared).await
+    shared.tasks.close();
+    shared.stop.advance(Stage::Draining);
+    tokio::select! {
+        () = shared.tasks.wait() => return,
+        () = drain.forced() => {}
+    }
+    let (listener, left) = (shared.settings.name, shared.tasks.len());
+    tracing::warn!(listener, left, "cutting what did not end in time");
+    shared.stop.advance(Stage::Forced);
+    if tokio::time::timeout(FORCE_GRACE, shared.tasks.wait()).await.is_err() {
+        tracing::error!(listener, left = shared.tasks.len(), "connections that cannot be cut");
+    }
 }
 
 /// What the connections of one listener share.
@@ -140,41 +117,34 @@ struct Shared {
     settings: ListenerSettings,
 }
 
-async fn accept_loop<F, R>(mut accept: impl AsyncFnMut() -> io::Result<(TcpStream, SocketAddr)>, shared: &Arc<Shared>, service: F)
+async fn accept_loop<F, R>(listener: Listener, shared: &Arc<Shared>, service: F)
 where
     F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
     let observer = &*shared.settings.observer;
     let permits = Arc::new(Semaphore::new(shared.settings.max_connections.min(Semaphore::MAX_PERMITS)));
-    let mut backoff = Backoff::default();
     loop {
-        match accept().await {
-            Ok((socket, peer)) => {
-                backoff.reset();
-                match Arc::clone(&permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        observer.opened();
-                        shared.tasks.spawn(connection(socket, peer, permit, Arc::clone(shared), service.clone()));
-                    }
-                    // Accepted and dropped: left in the queue, it would hold up those who come when there is room.
-                    Err(_full) => observer.refused(),
-                }
+        let (socket, peer) = listener.accept().await;
+        match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => {
+                observer.opened();
+                shared.tasks.spawn(connection(socket, peer, permit, Arc::clone(shared), service.clone()));
             }
-            Err(error) => {
-                observer.accept_failed(&error);
-                if backoff.may_log() {
-                    tracing::warn!(listener = shared.settings.name, %error, "cannot accept a connection");
-                }
-                tokio::time::sleep(backoff.after(&error)).await;
-            }
+            // Accepted and dropped: left in the queue, it would hold up those who come when there is room.
+            Err(_full) => observer.refused(),
         }
     }
 }
 
 /// One connection from accept to end. The permit goes with it.
-async fn connection<F, R>(socket: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, shared: Arc<Shared>, service: F)
-where
+async fn connection<F, R>(
+    socket: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+    service: F,
+) where
     F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Send + 'static,
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
@@ -189,8 +159,7 @@ where
 
 /// From a raw socket to one that is ready for HTTP. `None` when the connection is over already.
 async fn prepare(socket: TcpStream, peer: SocketAddr, shared: &Shared) -> Option<(Stream, ConnInfo)> {
-    // Both fail only on a socket whose peer is gone.
-    socket.set_nodelay(true).ok()?;
+    // Fails only on a socket whose peer is gone.
     let local = socket.local_addr().ok()?;
     let settings = &shared.settings;
     let Some(provider) = &settings.tls else {
@@ -227,20 +196,6 @@ impl Drop for Open<'_> {
 
 /// After the force, tasks end at their next poll; one that never comes there must not hold up the process.
 const FORCE_GRACE: Duration = Duration::from_secs(1);
-
-async fn drain(shared: &Shared) -> Drained {
-    shared.tasks.close();
-    shared.stop.advance(Stage::Draining);
-    if tokio::time::timeout(shared.settings.drain_deadline, shared.tasks.wait()).await.is_ok() {
-        return Drained::Complete;
-    }
-    let cut = shared.tasks.len();
-    tracing::warn!(listener = shared.settings.name, cut, "the drain deadline has passed; cutting what is left");
-    shared.stop.advance(Stage::Forced);
-    // The count above is all there is to say about those that stay.
-    let _ = tokio::time::timeout(FORCE_GRACE, shared.tasks.wait()).await;
-    Drained::Forced { cut }
-}
 
 /// Cuts all connections when the listener's future is dropped: without it nobody would ever end them.
 struct CutOnDrop<'a>(&'a Stop);

@@ -144,7 +144,9 @@ impl Pool {
             None => {
                 let slot = self.slot().await?;
                 match self.shared.take_idle() {
-                    Some((connection, generation)) => self.send_h1(H1Lease { connection, generation, slot }, request).await?,
+                    Some((connection, generation)) => {
+                        self.send_h1(H1Lease { connection, generation, slot }, request).await?
+                    }
                     None => return self.send_fresh(slot, request).await,
                 }
             }
@@ -184,7 +186,9 @@ impl Pool {
 
     async fn send_fresh(&self, slot: Slot, request: Request<OutBody>) -> Result<Response<PooledBody>, SendError> {
         let sent = match self.connect().await? {
-            Fresh::H1 { connection, generation } => self.send_h1(H1Lease { connection, generation, slot }, request).await?,
+            Fresh::H1 { connection, generation } => {
+                self.send_h1(H1Lease { connection, generation, slot }, request).await?
+            }
             Fresh::H2(stream) => {
                 // The slot counts HTTP/1.1 connections only.
                 drop(slot);

@@ -1,12 +1,16 @@
 //! Shared by this crate's tests: bounded waits, certificates, and upstreams that follow a script.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use outrigger_runtime::drain::{self, DrainTrigger};
+use outrigger_runtime::listen::{ListenOptions, Listener};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -14,10 +18,14 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
+use crate::accept::{self, ConnObserver, ListenerSettings};
 use crate::body::OutBody;
 use crate::dial::{ClientTls, Endpoint};
+use crate::handshake::{ConnInfo, HandshakeError, ServerTlsProvider, TlsInfo};
 use crate::pool::{Pool, PoolSettings};
+use crate::serve::ConnEnd;
 
 /// How long a test waits for what must happen. Generous: it only bounds a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,7 +59,8 @@ impl Tls {
         let roots = Arc::new(roots);
         let provider = Arc::new(aws_lc_rs::default_provider());
         let (chain, key) = leaf("server.test");
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().unwrap();
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().unwrap();
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -68,6 +77,12 @@ impl Tls {
         server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         client.alpn_protocols.clone_from(&server.alpn_protocols);
         Self { server: Arc::new(server), client: Arc::new(client) }
+    }
+
+    /// What a listener asks for each connection.
+    pub(crate) fn provider(&self) -> ServerTlsProvider {
+        let server = Arc::clone(&self.server);
+        Arc::new(move || Arc::clone(&server))
     }
 
     pub(crate) fn endpoint(&self, address: SocketAddr) -> Endpoint {
@@ -141,4 +156,77 @@ pub(crate) async fn closed(socket: &mut TcpStream) {
     let mut rest = Vec::new();
     // A reset is as closed as an end.
     let _ = within(socket.read_to_end(&mut rest)).await;
+}
+
+/// What a listener told its observer.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) opened: AtomicUsize,
+    pub(crate) refused: AtomicUsize,
+    pub(crate) handshakes: Mutex<Vec<Result<TlsInfo, String>>>,
+    pub(crate) ends: Mutex<Vec<Option<ConnEnd>>>,
+}
+
+impl ConnObserver for Counts {
+    fn opened(&self) {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+    }
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+    fn handshake(&self, outcome: Result<&TlsInfo, &HandshakeError>) {
+        self.handshakes.lock().unwrap().push(outcome.cloned().map_err(ToString::to_string));
+    }
+    fn closed(&self, end: Option<ConnEnd>) {
+        self.ends.lock().unwrap().push(end);
+    }
+}
+
+impl Counts {
+    /// The ends of the first `count` connections, when they have ended.
+    pub(crate) async fn ended(&self, count: usize) -> Vec<Option<ConnEnd>> {
+        within(async {
+            while self.ends.lock().unwrap().len() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        self.ends.lock().unwrap().clone()
+    }
+}
+
+/// A listener of ours that runs.
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) drain: DrainTrigger,
+    pub(crate) running: JoinHandle<()>,
+}
+
+impl Served {
+    /// Serves on a free port with `settings` as changed by `change`.
+    pub(crate) fn start<F, R>(change: impl FnOnce(&mut ListenerSettings), service: F) -> Self
+    where
+        F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
+        R: Future<Output = Response<OutBody>> + Send + 'static,
+    {
+        let counts = Arc::new(Counts::default());
+        let mut settings = ListenerSettings::new("test");
+        settings.observer = Arc::clone(&counts) as Arc<dyn ConnObserver>;
+        change(&mut settings);
+        let listener = Listener::bind(ListenOptions::new(([127, 0, 0, 1], 0).into(), "test")).unwrap();
+        let address = listener.address();
+        let (drain, watcher) = drain::channel();
+        let running = tokio::spawn(accept::run(listener, settings, watcher, service));
+        Self { address, counts, drain, running }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        within(TcpStream::connect(self.address)).await.unwrap()
+    }
+}
+
+/// A service that says hello.
+pub(crate) async fn hello(_: Arc<ConnInfo>, _: Request<Incoming>) -> Response<OutBody> {
+    Response::new(OutBody::full("hello"))
 }

@@ -38,7 +38,9 @@ pub struct SendError {
 impl SendError {
     fn what(&self) -> &'static str {
         match (self.sent, self.kind) {
-            (false, SendErrorKind::Connect | SendErrorKind::Tls | SendErrorKind::Timeout) => "no connection to the upstream",
+            (false, SendErrorKind::Connect | SendErrorKind::Tls | SendErrorKind::Timeout) => {
+                "no connection to the upstream"
+            }
             (false, _) => "request not sent",
             (true, _) => "request sent but not answered",
         }

@@ -54,7 +54,10 @@ impl H1 {
     }
 
     /// Sends a request and waits for the head of its response. Dropping the future drops the connection.
-    pub(super) async fn send(mut self: Box<Self>, request: Request<OutBody>) -> Result<(Box<Self>, Response<Incoming>), Attempt> {
+    pub(super) async fn send(
+        mut self: Box<Self>,
+        request: Request<OutBody>,
+    ) -> Result<(Box<Self>, Response<Incoming>), Attempt> {
         let response = {
             // Outside tokio's cooperative budget: running out of it wakes the waker it is given, here the deaf one.
             let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));

@@ -48,7 +48,11 @@ impl Drop for H2Stream {
 
 impl H2 {
     /// Starts HTTP/2. The connection's driver runs as a task in `tasks`.
-    pub(super) async fn handshake(stream: Stream, settings: &PoolSettings, tasks: &TaskTracker) -> hyper::Result<Arc<Self>> {
+    pub(super) async fn handshake(
+        stream: Stream,
+        settings: &PoolSettings,
+        tasks: &TaskTracker,
+    ) -> hyper::Result<Arc<Self>> {
         let (sender, driver) = http2::Builder::new(TrackedExecutor(tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

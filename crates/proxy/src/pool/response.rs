@@ -22,7 +22,9 @@ pub struct PooledBody {
 /// What the response occupies until its end.
 enum Lease {
     H1(H1Lease),
-    H2 { _stream: H2Stream },
+    H2 {
+        _stream: H2Stream,
+    },
     /// The body has ended and the connection is elsewhere.
     Returned,
 }
