@@ -8,8 +8,10 @@ use http::StatusCode;
 use outrigger_mcp::{
     envelope::EnvelopeError,
     error::{self, RpcError},
+    json::JsonError,
     revision::Revision,
 };
+use outrigger_telemetry::metrics::{BadRequestReason, Outcome};
 use thiserror::Error;
 
 /// Whose trouble it is.
@@ -185,6 +187,46 @@ impl Failure {
             Failure::Draining => "draining",
             Failure::Internal(_) => "internal",
         }
+    }
+
+    /// The outcome under which the request is counted.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Failure::Unauthenticated(_) => Outcome::Unauthenticated,
+            Failure::CallerRefused | Failure::UnknownCapability { .. } => Outcome::Denied,
+            Failure::Limited { .. } => Outcome::Limited,
+            Failure::Unavailable { .. } | Failure::Draining => Outcome::Unavailable,
+            Failure::Timeout { .. } => Outcome::Timeout,
+            Failure::Broken { .. } | Failure::Interaction(_) => Outcome::RpcError,
+            Failure::Internal(_) => Outcome::Internal,
+            _ => Outcome::BadRequest,
+        }
+    }
+
+    /// What was wrong with the request, where it was the request's fault.
+    pub fn bad_request(&self) -> Option<BadRequestReason> {
+        Some(match self {
+            Failure::Envelope(EnvelopeError::Duplicate(_)) => BadRequestReason::DuplicateKey,
+            Failure::Envelope(EnvelopeError::Batch) => BadRequestReason::Batch,
+            Failure::Envelope(EnvelopeError::Json(JsonError::Depth(_))) => BadRequestReason::TooDeep,
+            Failure::Envelope(_) => BadRequestReason::Malformed,
+            Failure::BodyTooLarge(_) => BadRequestReason::TooLarge,
+            Failure::BodyTimeout => BadRequestReason::TooSlow,
+            Failure::BodyBroken => BadRequestReason::Http,
+            Failure::MediaType | Failure::ContentEncoding => BadRequestReason::ContentType,
+            Failure::NotAcceptable => BadRequestReason::Accept,
+            Failure::HeaderMismatch(_) => BadRequestReason::HeaderMismatch,
+            Failure::UnsupportedVersion(_) => BadRequestReason::Revision,
+            Failure::NoSession(_) | Failure::UnknownSession => BadRequestReason::Session,
+            Failure::HostNotAllowed | Failure::OriginNotAllowed => BadRequestReason::Origin,
+            Failure::UnknownPath(_) => BadRequestReason::Path,
+            Failure::MethodNotAllowed(_) => BadRequestReason::HttpMethod,
+            Failure::MissingMeta(_)
+            | Failure::MissingCapability(_)
+            | Failure::InvalidParams(_)
+            | Failure::UnknownMethod(_) => BadRequestReason::Params,
+            _ => return None,
+        })
     }
 
     /// The HTTP status for clients of the stateless revision, and for everything that is not JSON-RPC.

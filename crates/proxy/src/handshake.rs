@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use outrigger_policy::Principal;
 use rustls::pki_types::CertificateDer;
 use rustls::{NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
@@ -26,6 +27,8 @@ pub struct ConnInfo {
     pub local_addr: SocketAddr,
     /// What the TLS handshake settled; `None` on a plaintext listener.
     pub tls: Option<TlsInfo>,
+    /// Who the peer is, once the first request asked (identify): certificates do not change within a connection.
+    pub principal: OnceLock<Principal>,
     requests: AtomicU64,
 }
 
@@ -68,7 +71,7 @@ pub enum HandshakeError {
 impl ConnInfo {
     /// Of a connection that has carried nothing yet.
     pub fn new(peer_addr: SocketAddr, local_addr: SocketAddr, tls: Option<TlsInfo>) -> Self {
-        Self { peer_addr, local_addr, tls, requests: AtomicU64::new(0) }
+        Self { peer_addr, local_addr, tls, principal: OnceLock::new(), requests: AtomicU64::new(0) }
     }
 
     /// The client's certificates, leaf first. `None` without TLS or without a client certificate.

@@ -14,7 +14,7 @@ use outrigger_proxy::failure::Failure;
 
 use super::{
     http::{Answer, EventStream, legacy_fields},
-    session::{HttpSession, Occupied, StdioSession},
+    session::{HttpSession, Occupied, Session, StdioSession},
     stdio::{CallReceiver, Inbound},
 };
 
@@ -44,7 +44,7 @@ pub struct Exchange {
 
 enum Link {
     Stdio(Arc<StdioSession>, CallReceiver),
-    Http(Arc<HttpSession>, Source, Occupied),
+    Http(Arc<HttpSession>, Source, #[expect(dead_code, reason = "held to count the call")] Occupied),
 }
 
 enum Source {
@@ -81,6 +81,14 @@ impl Exchange {
         };
         let occupied = session.occupy();
         Ok(Self { call, link: Link::Http(session, source, occupied), finished: false })
+    }
+
+    /// The service that is called.
+    pub fn service(&self) -> &str {
+        match &self.link {
+            Link::Stdio(session, _) => session.service(),
+            Link::Http(session, ..) => &session.server.service,
+        }
     }
 
     /// The call's translation state.
@@ -147,21 +155,26 @@ impl Exchange {
     ///
     /// # Errors
     /// When the server does not take it.
-    pub async fn send(&self, message: Bytes) -> Result<(), Failure> {
-        match &self.link {
-            Link::Stdio(session, _) => session.write(vec![message]).await,
-            Link::Http(session, ..) => session.post(message).await,
-        }
+    pub fn send(&self, message: Bytes) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
+        // The future must not borrow the exchange: the body that it may hold is not `Sync`.
+        let session = match &self.link {
+            Link::Stdio(session, _) => Session::Stdio(session.clone()),
+            Link::Http(session, ..) => Session::Http(session.clone()),
+        };
+        async move { session.send(message).await }
     }
 
-    async fn refuse(&self, request: &Message) {
+    fn refuse(&self, request: &Message) -> impl Future<Output = ()> + Send + use<> {
         let id = request.id().unwrap_or_default();
         let reply = match request.method {
             outrigger_mcp::method::Method::Ping => outrigger_mcp::error::result_reply(&id, b"{}"),
             _ => RpcError::new(METHOD_NOT_FOUND, format!("{} is not supported here", request.method_name())).reply(Some(&id)),
         };
-        if let Err(error) = self.send(reply).await {
-            tracing::debug!(%error, "could not refuse a request of the server");
+        let sent = self.send(reply);
+        async move {
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "could not refuse a request of the server");
+            }
         }
     }
 }

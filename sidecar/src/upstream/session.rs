@@ -1,6 +1,7 @@
 //! A session with the server: a child process, or an HTTP session, greeted and ready for calls.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -72,6 +73,7 @@ pub struct StdioSession {
     pub channel: Arc<Channel>,
     service: String,
     child: Mutex<Option<RunningChild>>,
+    subscriptions: std::sync::Mutex<HashMap<String, usize>>,
 }
 
 /// A session of a legacy HTTP server.
@@ -88,6 +90,7 @@ pub struct HttpSession {
     ended: tokio::sync::Notify,
     messages: broadcast::Sender<Message>,
     takes_requests: AtomicUsize,
+    subscriptions: std::sync::Mutex<HashMap<String, usize>>,
     /// Ends the GET stream with the session.
     listener: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
 }
@@ -169,6 +172,26 @@ impl Session {
         self.send(request).await
     }
 
+    /// Counts listeners of a resource; `true` when this one is the first, or was the last, so that the server must know.
+    pub fn count_subscription(&self, uri: &str, more: bool) -> bool {
+        let counts = match self {
+            Session::Stdio(s) => &s.subscriptions,
+            Session::Http(s) => &s.subscriptions,
+        };
+        let mut counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let count = counts.entry(uri.to_owned()).or_default();
+        if more {
+            *count += 1;
+            return *count == 1;
+        }
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(uri);
+            return true;
+        }
+        false
+    }
+
     /// Sends a message that is not a call: a notification, or a response to the server.
     ///
     /// # Errors
@@ -219,10 +242,17 @@ impl StdioSession {
                     if !greeted.revision.is_modern() {
                         channel.write_now(notification("notifications/initialized", None));
                     }
-                    return Ok(Arc::new(Self { greeted, channel, service: service.to_owned(), child: Mutex::new(Some(child)) }));
+                    return Ok(Arc::new(Self { greeted, channel, service: service.to_owned(), child: Mutex::new(Some(child)),
+                        subscriptions: std::sync::Mutex::default(),
+                    }));
                 }
             }
         }
+    }
+
+    /// The service's name.
+    pub fn service(&self) -> &str {
+        &self.service
     }
 
     /// The server's fault, in words for the caller.
@@ -322,6 +352,7 @@ impl HttpSession {
             ended: tokio::sync::Notify::new(),
             messages,
             takes_requests: AtomicUsize::new(0),
+            subscriptions: std::sync::Mutex::default(),
             listener: std::sync::Mutex::new(None),
         });
         session.post(notification("notifications/initialized", None)).await?;

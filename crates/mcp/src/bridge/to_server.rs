@@ -225,11 +225,13 @@ impl Call {
             .collect()
     }
 
-    /// The reply that asks the caller for input (basic/patterns/mrtr): questions get the keys `r1`, `r2`, ...
-    pub fn input_required(&self, asks: &[Ask], request_state: &str, server_info: &[u8]) -> Bytes {
+    /// The reply that asks the caller for input (basic/patterns/mrtr): questions get the keys `r1`, `r2`, ... by their
+    /// place in `asks`; those that `answered` already holds an answer for are left out.
+    pub fn input_required(&self, asks: &[Ask], answered: &[Option<Bytes>], request_state: &str, server_info: &[u8]) -> Bytes {
         let mut out = b"{\"resultType\":\"input_required\",\"inputRequests\":{".to_vec();
-        for (i, ask) in asks.iter().enumerate() {
-            if i > 0 {
+        let open = asks.iter().enumerate().filter(|(i, _)| !matches!(answered.get(*i), Some(Some(_))));
+        for (i, ask) in open {
+            if out.last() != Some(&b'{') {
                 out.push(b',');
             }
             out.extend_from_slice(format!("\"{}\":{{\"method\":\"{}\",\"params\":", ask_key(i), ask.method.as_str()).as_bytes());
@@ -377,7 +379,7 @@ mod tests {
     fn questions_and_answers_meet_by_key() {
         let ask = |id: &str| Ask::from_request(&message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#))).unwrap();
         let asks = [ask("7"), ask("\"q\"")];
-        let reply = message(std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, "st", b"{}")).unwrap());
+        let reply = message(std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, &[], "st", b"{}")).unwrap());
         assert_eq!(reply.result_text(Field::ResultType).unwrap(), "input_required");
         let retry = message(r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","requestState":"st","inputResponses":{"r2":{"roots":[]},"zz":1}}}"#);
         let got = answers(&retry, &asks);

@@ -1,0 +1,177 @@
+//! authorize: policy, rate limits and concurrency, in this order; the only maker of [`Permitted`].
+//!
+//! The ingress decided already, by the user. The sidecar decides again, by the workload that calls: whoever gets past
+//! the ingress, or never went there, meets the same rules here.
+
+use std::{sync::Arc, time::Instant};
+
+use arc_swap::ArcSwap;
+use outrigger_mcp::{
+    envelope::{Message, Param},
+    json::{decode_string, member},
+    method::Method,
+};
+use outrigger_policy::{Capability, CapabilityKind, Concurrency, Decision, Limited, Limits, Nanos, PolicySet, Principal};
+use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::{
+    Decision as AuditDecision, ServiceMetrics,
+    metrics::{DenyReason, LimitKind},
+};
+
+use crate::record::Record;
+
+/// The rules of one moment.
+pub struct Rules {
+    /// Who may do what.
+    pub policy: PolicySet,
+    /// How often.
+    pub limits: Limits,
+}
+
+/// Decides.
+pub struct Gate {
+    /// Swapped whole by a reload.
+    pub rules: ArcSwap<Rules>,
+    /// Calls at once.
+    pub concurrency: Arc<Concurrency>,
+    service: Arc<str>,
+    metrics: Arc<ServiceMetrics>,
+    started: Instant,
+}
+
+/// Proof that a message was allowed; forwarding asks for it.
+#[derive(Debug)]
+pub struct Permitted<'m>(&'m Message);
+
+impl<'m> Permitted<'m> {
+    /// The message that was allowed.
+    pub fn message(&self) -> &'m Message {
+        self.0
+    }
+}
+
+impl Gate {
+    /// A gate with its first rules.
+    pub fn new(service: &str, rules: Rules, in_flight: usize, metrics: Arc<ServiceMetrics>) -> Self {
+        Self {
+            rules: ArcSwap::from_pointee(rules),
+            concurrency: Concurrency::new(in_flight),
+            service: service.into(),
+            metrics,
+            started: Instant::now(),
+        }
+    }
+
+    /// The time that limits count in.
+    pub fn now(&self) -> Nanos {
+        Nanos::since_start(self.started.elapsed())
+    }
+
+    /// Whether a capability may be used, without counting anything: for lists.
+    pub fn visible(&self, who: &Principal, kind: CapabilityKind, name: &str) -> bool {
+        self.rules.load().policy.decide(who, &Capability { kind, service: &self.service, name }).is_allowed()
+    }
+
+    /// Decides about one message and notes the decision.
+    ///
+    /// # Errors
+    /// [`Failure::UnknownCapability`] when it is not allowed, the same as for something that does not exist;
+    /// [`Failure::Limited`] when it is too much.
+    pub fn permit<'m>(&self, who: &Principal, message: &'m Message, record: &mut Record) -> Result<Permitted<'m>, Failure> {
+        let rules = self.rules.load();
+        let target = target(message)?;
+        let Some((kind, name)) = &target else {
+            // Nothing is named: whoever may use anything of this service may ask.
+            if !rules.policy.may_use_service(who, &self.service) {
+                record.decision = Some((AuditDecision::Deny, None));
+                self.metrics.denied(DenyReason::NoRule);
+                return Err(Failure::UnknownMethod(message.method_name().into_owned()));
+            }
+            self.limit(&rules, who, &Capability { kind: CapabilityKind::Tool, service: &self.service, name: "" }, record)?;
+            return Ok(Permitted(message));
+        };
+        let capability = Capability { kind: *kind, service: &self.service, name };
+        match rules.policy.decide(who, &capability) {
+            Decision::Allow { rule } => record.decision = Some((AuditDecision::Allow, Some(rule.as_str().into()))),
+            Decision::Deny { reason, nearest } => {
+                record.decision = Some((AuditDecision::Deny, nearest.map(|rule| rule.as_str().into())));
+                self.metrics.denied(deny_reason(reason));
+                return Err(unknown(*kind, name));
+            }
+        }
+        self.limit(&rules, who, &capability, record)?;
+        Ok(Permitted(message))
+    }
+
+    fn limit(&self, rules: &Rules, who: &Principal, what: &Capability<'_>, record: &mut Record) -> Result<(), Failure> {
+        let now = self.now();
+        let client = rules.limits.for_client(who, now);
+        let capability = rules.limits.for_capability(what, now);
+        Limits::check(&client, &capability, now).map_err(|limited| self.limited(&limited))?;
+        match self.concurrency.try_acquire() {
+            Some(permit) => record.permit = Some(permit),
+            None => {
+                self.metrics.limited(LimitKind::Concurrency);
+                return Err(Failure::Limited {
+                    limit: "in_flight".into(),
+                    retry_after: std::time::Duration::from_secs(1),
+                    service: Some(self.service.to_string()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn limited(&self, limited: &Limited) -> Failure {
+        self.metrics.limited(match limited.per {
+            outrigger_policy::limit::Per::Client => LimitKind::ClientRate,
+            outrigger_policy::limit::Per::Service => LimitKind::ServiceRate,
+            outrigger_policy::limit::Per::Tool => LimitKind::ToolRate,
+        });
+        Failure::Limited {
+            limit: limited.limit.to_string(),
+            retry_after: limited.retry_after,
+            service: Some(self.service.to_string()),
+        }
+    }
+}
+
+/// The answer for something that does not exist, and for something that the caller may not know of.
+pub fn unknown(kind: CapabilityKind, name: &str) -> Failure {
+    let kind = match kind {
+        CapabilityKind::Tool => "tool",
+        CapabilityKind::Prompt => "prompt",
+        CapabilityKind::Resource | CapabilityKind::Template => "resource",
+    };
+    Failure::UnknownCapability { kind, name: name.to_owned() }
+}
+
+fn deny_reason(reason: outrigger_policy::DenyReason) -> DenyReason {
+    match reason {
+        outrigger_policy::DenyReason::NoRule => DenyReason::NoRule,
+        outrigger_policy::DenyReason::NotAuthenticated => DenyReason::Identity,
+        outrigger_policy::DenyReason::RequirementNotMet => DenyReason::Requirement,
+    }
+}
+
+/// What a message wants to use.
+fn target(message: &Message) -> Result<Option<(CapabilityKind, String)>, Failure> {
+    let missing = |what: &str| Failure::InvalidParams(format!("{} needs `params.{what}`, a string", message.method_name()));
+    Ok(match message.method {
+        Method::ToolsCall => Some((CapabilityKind::Tool, message.target().ok_or_else(|| missing("name"))?.into_owned())),
+        Method::PromptsGet => Some((CapabilityKind::Prompt, message.target().ok_or_else(|| missing("name"))?.into_owned())),
+        Method::ResourcesRead => Some((CapabilityKind::Resource, message.target().ok_or_else(|| missing("uri"))?.into_owned())),
+        Method::CompletionComplete => Some(completion_target(message).ok_or_else(|| missing("ref"))?),
+        _ => None,
+    })
+}
+
+fn completion_target(message: &Message) -> Option<(CapabilityKind, String)> {
+    let reference = message.params().get(Param::Ref)?;
+    let text = |name| member(message.body(), reference, name).and_then(|span| decode_string(message.raw(span)));
+    match text("type")?.as_ref() {
+        "ref/prompt" => Some((CapabilityKind::Prompt, text("name")?.into_owned())),
+        "ref/resource" => Some((CapabilityKind::Template, text("uri")?.into_owned())),
+        _ => None,
+    }
+}

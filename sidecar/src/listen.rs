@@ -1,0 +1,268 @@
+//! `subscriptions/listen` on a server that has no such thing, or shares one channel: fed from the catalog and from the
+//! caller's session.
+//!
+//! With `notifications["outrigger.dev/session"]` the stream also carries what a legacy server says outside any call:
+//! log messages as they are, requests wrapped as `notifications/outrigger.dev/request`
+//! (docs/decisions/0002-session-extension.md).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use outrigger_mcp::{
+    bridge::meta_keys::{SERVER_INFO, SUBSCRIPTION_ID},
+    catalog::Catalog,
+    catalog_kind::Kind,
+    edit::{Edits, MetaEdit},
+    envelope::{Message, Param, Shape},
+    error::{notification, result_reply},
+    json::{decode_string, elements, member, quote},
+    method::Method,
+    sse,
+};
+use outrigger_proxy::{body::BodySender, failure::Failure};
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    keeper::Offer,
+    upstream::{
+        Lease,
+        session::{Session, own_request},
+    },
+};
+
+/// A comment this often keeps middleboxes from cutting the stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Resources that one listen may watch.
+pub const MAX_RESOURCES: usize = 1000;
+
+/// What a client wants to hear.
+#[derive(Debug, Default)]
+pub struct Filter {
+    kinds: [bool; 3],
+    /// URIs of resources.
+    pub resources: Vec<String>,
+    session: bool,
+}
+
+impl Filter {
+    /// Reads `params.notifications`.
+    pub fn of(request: &Message) -> Self {
+        let Some(span) = request.params().get(Param::Notifications) else { return Self::default() };
+        let body = request.body();
+        let flag = |name| member(body, span, name).is_some_and(|s| request.raw(s) == b"true");
+        let uris = member(body, span, "resourceSubscriptions").and_then(|list| elements(body, list)).unwrap_or_default();
+        Self {
+            kinds: [flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")],
+            resources: uris.iter().take(MAX_RESOURCES).filter_map(|s| decode_string(request.raw(*s)).map(Into::into)).collect(),
+            session: flag("outrigger.dev/session"),
+        }
+    }
+
+    /// Whether the caller's own session with the server is needed.
+    pub fn needs_session(&self) -> bool {
+        self.session || !self.resources.is_empty()
+    }
+
+    fn acknowledged(&self, id: &[u8]) -> Bytes {
+        let names = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
+        let mut honoured: Vec<String> =
+            names.iter().zip(self.kinds).filter(|(_, on)| *on).map(|(name, _)| format!("\"{name}\":true")).collect();
+        if !self.resources.is_empty() {
+            let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
+            honoured.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
+        }
+        if self.session {
+            honoured.push("\"outrigger.dev/session\":true".into());
+        }
+        let mut params = format!("{{\"notifications\":{{{}}},\"_meta\":{{{}:", honoured.join(","), quote(SUBSCRIPTION_ID)).into_bytes();
+        params.extend_from_slice(id);
+        params.extend_from_slice(b"}}");
+        notification("notifications/subscriptions/acknowledged", Some(&params))
+    }
+}
+
+/// One open listen.
+pub struct Listen {
+    /// The listen's id, raw.
+    pub id: Bytes,
+    /// What it asked for.
+    pub filter: Filter,
+    /// The caller's session, when the filter needs it.
+    pub lease: Option<Lease>,
+    /// Changes of the catalog.
+    pub offers: watch::Receiver<Arc<Offer>>,
+    /// Answers to subscribe requests come within this time.
+    pub patience: Duration,
+}
+
+impl Listen {
+    /// Runs until the client goes away, the server's session ends, or `drain` resolves, which ends it gracefully.
+    pub async fn run(mut self, sender: BodySender, drain: impl Future<Output = ()>) {
+        // Subscribed to before the acknowledgement: what happens after it must not be missed.
+        let mut messages = self.lease.as_ref().map(|lease| lease.session.subscribe());
+        if let Err(failure) = self.subscribe("resources/subscribe").await {
+            tracing::debug!(%failure, "a resource could not be subscribed to");
+        }
+        let takes = self.filter.session;
+        if let Some(lease) = self.lease.as_ref().filter(|_| takes) {
+            lease.session.take_requests(true);
+        }
+        let mut seen = self.offers.borrow_and_update().catalog.clone();
+        if sender.send(sse::event(&self.filter.acknowledged(&self.id))).await.is_ok() {
+            self.feed(&sender, &mut messages, &mut seen, drain).await;
+        }
+        if let Some(lease) = self.lease.as_ref().filter(|_| takes) {
+            lease.session.take_requests(false);
+        }
+        if let Err(failure) = self.subscribe("resources/unsubscribe").await {
+            tracing::debug!(%failure, "a resource could not be unsubscribed from");
+        }
+        let _ = sender.finish().await;
+    }
+
+    async fn feed(
+        &mut self,
+        sender: &BodySender,
+        messages: &mut Option<broadcast::Receiver<Message>>,
+        seen: &mut Arc<Catalog>,
+        drain: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(drain);
+        let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
+        keep_alive.tick().await;
+        loop {
+            let next = tokio::select! {
+                () = sender.gone() => return,
+                () = &mut drain => {
+                    let _ = sender.send(sse::event(&self.ended())).await;
+                    return;
+                }
+                _ = keep_alive.tick() => vec![Bytes::from_static(b":\n\n")],
+                changed = self.offers.changed() => match changed {
+                    Ok(()) => self.list_changes(seen),
+                    Err(_) => return,
+                },
+                message = received(messages) => match message {
+                    Some(message) => self.of_session(&message).into_iter().collect(),
+                    None => return,
+                },
+            };
+            for event in next {
+                if sender.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn stamped(&self, message: &Message) -> Bytes {
+        let mut edits = Edits::new();
+        MetaEdit::default().raw(SUBSCRIPTION_ID, self.id.clone()).params(message, &mut edits);
+        sse::event(&edits.apply_flat(message.body()))
+    }
+
+    fn list_changes(&mut self, seen: &mut Arc<Catalog>) -> Vec<Bytes> {
+        let now = self.offers.borrow_and_update().catalog.clone();
+        let before = std::mem::replace(seen, now.clone());
+        let groups: [(&[Kind], &str); 3] = [
+            (&[Kind::Tool], "notifications/tools/list_changed"),
+            (&[Kind::Prompt], "notifications/prompts/list_changed"),
+            (&[Kind::Resource, Kind::Template], "notifications/resources/list_changed"),
+        ];
+        groups
+            .iter()
+            .zip(self.filter.kinds)
+            .filter(|((kinds, _), wanted)| *wanted && kinds.iter().any(|kind| differs(&before, &now, *kind)))
+            .filter_map(|((_, method), _)| Message::parse(notification(method, None)).ok())
+            .map(|message| self.stamped(&message))
+            .collect()
+    }
+
+    fn of_session(&self, message: &Message) -> Option<Bytes> {
+        match (message.shape, message.method) {
+            (Shape::Notification, Method::ResourcesUpdated) => {
+                let uri = message.text(Param::Uri)?;
+                (self.filter.session || self.filter.resources.iter().any(|u| *u == uri)).then(|| self.stamped(message))
+            }
+            // Changes of lists are told from the catalog, once it has been learned again.
+            (Shape::Notification, Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged) => None,
+            (Shape::Notification, _) if self.filter.session => Some(self.stamped(message)),
+            (Shape::Request, _) if self.filter.session => {
+                let mut params = b"{\"id\":".to_vec();
+                params.extend_from_slice(&message.id()?);
+                params.extend_from_slice(b",\"method\":");
+                params.extend_from_slice(message.raw(message.method_span()?));
+                if let Some(span) = message.params().object() {
+                    params.extend_from_slice(b",\"params\":");
+                    params.extend_from_slice(message.raw(span));
+                }
+                params.push(b'}');
+                Message::parse(notification(Method::SessionEvent.as_str(), Some(&params))).ok().map(|m| self.stamped(&m))
+            }
+            _ => None,
+        }
+    }
+
+    fn ended(&self) -> Bytes {
+        let mut result = format!("{{\"resultType\":\"complete\",\"_meta\":{{{}:", quote(SUBSCRIPTION_ID)).into_bytes();
+        result.extend_from_slice(&self.id);
+        if let Some(lease) = &self.lease {
+            result.extend_from_slice(format!(",{}:", quote(SERVER_INFO)).as_bytes());
+            result.extend_from_slice(&lease.session.greeted().info);
+        }
+        result.extend_from_slice(b"}}");
+        result_reply(&self.id, &result)
+    }
+
+    /// (Un)subscribes at a legacy server.
+    async fn subscribe(&self, method: &str) -> Result<(), Failure> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        if lease.session.greeted().revision.is_modern() {
+            return Ok(());
+        }
+        for uri in &self.filter.resources {
+            if lease.session.count_subscription(uri, method == "resources/subscribe") {
+                own_request(&lease.session, method, format!("{{\"uri\":{}}}", quote(uri)).as_bytes(), self.patience).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn differs(before: &Catalog, now: &Catalog, kind: Kind) -> bool {
+    let raw = |catalog: &Catalog| catalog.list(kind).items().iter().map(|item| item.raw().clone()).collect::<Vec<_>>();
+    raw(before) != raw(now)
+}
+
+async fn received(messages: &mut Option<broadcast::Receiver<Message>>) -> Option<Message> {
+    let Some(receiver) = messages else { return std::future::pending().await };
+    loop {
+        match receiver.recv().await {
+            Ok(message) => return Some(message),
+            // A slow listener loses messages rather than holding up the server.
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return None,
+        }
+    }
+}
+
+/// Hands the client's answer to a wrapped request back to the server: `params` of `outrigger.dev/respond` is the
+/// JSON-RPC response without its version.
+///
+/// # Errors
+/// When there is no such answer in it, or the server does not take it.
+pub async fn respond(request: &Message, session: &Session) -> Result<(), Failure> {
+    let part = |field| request.params().get(field);
+    let id = part(Param::Id).ok_or_else(|| Failure::InvalidParams("`params.id` is required".into()))?;
+    let (name, value) = match (part(Param::Result), part(Param::Error)) {
+        (Some(result), None) => ("result", result),
+        (None, Some(error)) => ("error", error),
+        _ => return Err(Failure::InvalidParams("either `params.result` or `params.error` is required".into())),
+    };
+    let mut reply = b"{\"jsonrpc\":\"2.0\",\"id\":".to_vec();
+    reply.extend_from_slice(request.raw(id));
+    reply.extend_from_slice(format!(",\"{name}\":").as_bytes());
+    reply.extend_from_slice(request.raw(value));
+    reply.push(b'}');
+    session.send(reply.into()).await
+}

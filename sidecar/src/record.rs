@@ -1,0 +1,164 @@
+//! record: runs once per request, when the reply's body has ended; metrics, access log and audit.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use hyper::body::Incoming;
+use outrigger_mcp::{envelope::{Message, Param}, method::Method};
+use outrigger_policy::ConcurrencyPermit;
+use outrigger_proxy::{
+    body::{BodyEnd, OnEnd},
+    handshake::{ConnInfo, HttpVersion},
+};
+use outrigger_telemetry::{
+    AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, ServiceMetrics, TraceContext,
+    metrics::{InFlight, Outcome},
+};
+
+/// Where records go.
+pub struct Recorders {
+    /// Metrics of the one service.
+    pub metrics: Arc<ServiceMetrics>,
+    /// One line per request.
+    pub access: AccessLog,
+    /// One line per decision.
+    pub audit: AuditLog,
+}
+
+/// One request being measured. Filled in as the phases learn more, written when the reply has ended.
+pub struct Record {
+    recorders: Arc<Recorders>,
+    started: Instant,
+    client: SocketAddr,
+    http_version: &'static str,
+    http_method: http::Method,
+    path: Arc<str>,
+    status: u16,
+    bytes_in: u64,
+    /// What is asked, once read.
+    pub method: Option<Method>,
+    /// Tool, prompt or resource, once read.
+    pub capability: Option<Arc<str>>,
+    /// Who asks.
+    pub who: Option<Arc<str>>,
+    /// What policy said, and by which rule.
+    pub decision: Option<(Decision, Option<Arc<str>>)>,
+    /// Digest of the arguments, when the audit wants it.
+    pub digest: Option<ArgumentDigest>,
+    /// This hop's span.
+    pub trace: TraceContext,
+    /// How it ended, as far as known.
+    pub outcome: Outcome,
+    /// Held until the end.
+    pub permit: Option<ConcurrencyPermit>,
+    _in_flight: InFlight,
+}
+
+impl Record {
+    /// Starts measuring.
+    pub fn begin(recorders: &Arc<Recorders>, conn: &ConnInfo, request: &http::Request<Incoming>) -> Box<Self> {
+        let h2 = conn.tls.as_ref().is_some_and(|tls| tls.alpn == HttpVersion::Http2);
+        Box::new(Self {
+            recorders: recorders.clone(),
+            started: Instant::now(),
+            client: conn.peer_addr,
+            http_version: if h2 { "HTTP/2" } else { "HTTP/1.1" },
+            http_method: request.method().clone(),
+            path: if recorders.access.enabled() { request.uri().path().into() } else { Arc::default() },
+            status: 0,
+            bytes_in: 0,
+            method: None,
+            capability: None,
+            who: None,
+            decision: None,
+            digest: None,
+            trace: TraceContext::under(None),
+            outcome: Outcome::Ok,
+            permit: None,
+            _in_flight: recorders.metrics.enter(),
+        })
+    }
+
+    /// Takes note of the message.
+    pub fn message(&mut self, message: &Message) {
+        self.method = Some(message.method);
+        self.bytes_in = message.body().len() as u64;
+        self.capability = message.target().map(|target| target.as_ref().into());
+        if self.recorders.audit.enabled()
+            && let Some(arguments) = message.params().get(Param::Arguments)
+        {
+            self.digest = Some(ArgumentDigest::of(message.raw(arguments)));
+        }
+    }
+
+    /// Takes note of the status that is sent.
+    pub fn status(&mut self, status: http::StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    fn write(self, bytes_out: u64, end: BodyEnd) {
+        let outcome = match (end, self.outcome) {
+            (BodyEnd::Dropped, Outcome::Ok) => Outcome::Cancelled,
+            (BodyEnd::Failed, Outcome::Ok) => Outcome::RpcError,
+            (_, outcome) => outcome,
+        };
+        let duration: Duration = self.started.elapsed();
+        let Some(method) = self.method else { return self.write_access(None, outcome, duration, bytes_out) };
+        self.recorders.metrics.record(method, self.capability.as_deref(), outcome, duration);
+        if self.recorders.audit.enabled()
+            && let (Some((decision, rule)), Some(who)) = (&self.decision, &self.who)
+        {
+            let record = AuditRecord {
+                time: SystemTime::now(),
+                who: who.clone(),
+                via: None,
+                client: Some(self.client),
+                action: method.as_str(),
+                service: Some(self.recorders.metrics.name().clone()),
+                capability: self.capability.clone(),
+                decision: *decision,
+                rule: rule.clone(),
+                outcome,
+                duration,
+                trace: self.trace,
+                argument_digest: self.digest,
+            };
+            if let Err(error) = self.recorders.audit.record(record) {
+                tracing::error!(%error, "an audit record was lost");
+            }
+        }
+        self.write_access(Some(method), outcome, duration, bytes_out);
+    }
+
+    fn write_access(&self, method: Option<Method>, outcome: Outcome, duration: Duration, bytes_out: u64) {
+        if !self.recorders.access.enabled() {
+            return;
+        }
+        self.recorders.access.record(AccessRecord {
+            time: SystemTime::now(),
+            client: Some(self.client),
+            principal: self.who.clone(),
+            http_version: self.http_version,
+            http_method: self.http_method.as_str().into(),
+            path: self.path.clone(),
+            status: self.status,
+            method: method.map(Method::as_str),
+            service: Some(self.recorders.metrics.name().clone()),
+            capability: self.capability.clone(),
+            outcome,
+            duration,
+            bytes_in: self.bytes_in,
+            bytes_out,
+            trace: self.trace,
+        });
+    }
+}
+
+impl OnEnd for Record {
+    fn ended(self: Box<Self>, bytes: u64, end: BodyEnd) {
+        self.write(bytes, end);
+    }
+}
