@@ -1,0 +1,120 @@
+"""What is measured: our programs, the yardstick, and the proxies that are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine import Program
+
+HERE = Path(__file__).resolve().parent
+TRUST_DOMAIN = "bench.outrigger.local"
+# The service name that the server certificate carries.
+SERVICE = "bench"
+
+# Everything allowed: what a decision costs is measured, not what a refusal costs.
+POLICY = """\
+apiVersion: mcpx.io/v1
+kind: SecurityPolicy
+metadata: { name: bench }
+spec:
+  authentication: { mtls: { mode: PERMISSIVE } }
+  authorization:
+    rules:
+      - { name: everybody, services: ["*"], capabilities: ["*"], requires: [ { anonymous: true } ] }
+"""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports of one run."""
+
+    upstream: int = 19000
+    tls: int = 18443
+    sidecar_admin: int = 18020
+    ingress: int = 18080
+    ingress_admin: int = 18090
+
+
+class Peers:
+    """Makes the programs of a run; configuration files go to `run`."""
+
+    def __init__(self, run: Path, tools: Path, ours: Path, ports: Ports):
+        self.run = run
+        self.certs = run / "certs"
+        self.tools = tools
+        self.ours = ours
+        self.ports = ports
+
+    def upstream(self) -> Program:
+        port = self.ports.upstream
+        return Program([str(self.tools / "upstream"), "--port", str(port)], {}, port)
+
+    def sidecars(self) -> dict[str, Program]:
+        """Everything that can stand beside a server with mTLS, by name: ours first, then what is installed."""
+        found = {"outrigger-sidecar": self.sidecar(), "hyper": self.floor()}
+        if nginx := shutil.which("nginx"):
+            found["nginx"] = self.configured("nginx.conf", [nginx, "-c"])
+        if haproxy := shutil.which("haproxy"):
+            found["haproxy"] = self.configured("haproxy.cfg", [haproxy, "-db", "-f"])
+        # PyPI has Envoy as a script around the program; measure the program.
+        if envoy := shutil.which(os.environ.get("ENVOY", "envoy")):
+            options = ["--concurrency", "1", "-l", "off", "--disable-hot-restart", "-c"]
+            found["envoy+mcp"] = self.configured("envoy.yaml", [envoy, *options])
+        return found
+
+    def sidecar(self) -> Program:
+        env = {
+            **self.common_settings(),
+            "OUTRIGGER_SERVICE": SERVICE,
+            "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.tls}",
+            "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.sidecar_admin}",
+            "OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp",
+            **self.identity("server"),
+        }
+        return Program([str(self.ours / "outrigger-sidecar")], env, self.ports.tls)
+
+    def ingress(self) -> Program:
+        file = self.write(
+            "ingress.yaml", f"services: {{ {SERVICE}: {{ addresses: ['127.0.0.1:{self.ports.tls}'] }} }}\n"
+        )
+        env = {
+            **self.common_settings(),
+            "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.ingress}",
+            "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.ingress_admin}",
+            "OUTRIGGER_ANONYMOUS": "true",
+            **self.identity("client"),
+        }
+        return Program([str(self.ours / "outrigger-ingress"), "--config", str(file)], env, self.ports.ingress)
+
+    def common_settings(self) -> dict[str, str]:
+        # One thread each, and no record per request: as the peers are set up.
+        policy = self.write("policy.yaml", POLICY)
+        return {"OUTRIGGER_POLICY": str(policy), "OUTRIGGER_THREADS": "1", "OUTRIGGER_AUDIT": "off"}
+
+    def identity(self, name: str) -> dict[str, str]:
+        return {
+            "OUTRIGGER_TRUST_DOMAIN": TRUST_DOMAIN,
+            "OUTRIGGER_CERT": str(self.certs / f"{name}.pem"),
+            "OUTRIGGER_KEY": str(self.certs / f"{name}.key"),
+            "OUTRIGGER_CA": str(self.certs / "ca.pem"),
+        }
+
+    def floor(self) -> Program:
+        argv = ["--listen", str(self.ports.tls), "--to", str(self.ports.upstream), "--certs", str(self.certs)]
+        return Program([str(self.tools / "floor"), *argv], {}, self.ports.tls)
+
+    def configured(self, template: str, argv: list[str]) -> Program:
+        """A peer that reads a file: `@NAME@` in its template is filled in."""
+        text = (HERE / "configs" / template).read_text(encoding="utf-8")
+        values = {"TLS": self.ports.tls, "UP": self.ports.upstream, "CERTS": self.certs, "RUN": self.run}
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", str(value))
+        return Program([*argv, str(self.write(template, text))], {}, self.ports.tls)
+
+    def write(self, name: str, text: str) -> Path:
+        file = self.run / name
+        file.write_text(text, encoding="utf-8")
+        return file

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds release binaries and the tools, then measures. Arguments go to bench.py.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(cd "$here/../.." && pwd)"
+for tool in openssl taskset chrt pgrep; do
+  command -v "$tool" >/dev/null || { echo "bench needs $tool: sudo apt-get install -y openssl util-linux procps" >&2; exit 1; }
+done
+cd "$root"
+# One at a time: together, cargo would give each the features that the other needs.
+cargo build --locked --release --package outrigger-sidecar
+cargo build --locked --release --package outrigger-ingress
+cargo build --locked --release --manifest-path "$here/tools/Cargo.toml" --target-dir "$root/target/bench-tools"
+PYTHONDONTWRITEBYTECODE=1 exec python3 "$here/bench.py" --bin "${CARGO_TARGET_DIR:-$root/target}/release" "$@"

@@ -1,0 +1,82 @@
+//! The load generator: one thread, one JSON object on stdout. Reads the CPU time and memory of the processes under test
+//! around its own timed window, so that nobody has to line up two clocks.
+
+mod calls;
+mod handshakes;
+mod idle;
+mod start;
+mod target;
+mod window;
+
+use clap::{Args, Parser, Subcommand};
+use outrigger_bench_tools::Error;
+use tokio::task::LocalSet;
+
+use crate::target::TargetArguments;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Requests over connections that stay open; the fastest possible, or at a fixed rate.
+    Calls {
+        #[command(flatten)]
+        common: Common,
+        /// Requests per second, open loop: each is timed from the moment it was due.
+        #[arg(long)]
+        rate: Option<u32>,
+    },
+    /// A new connection, one request, close, over and over.
+    Handshakes {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Opens connections, holds them, and says how memory grew.
+    Idle {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Starts a program and says when its first answer came and what that cost.
+    Start {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+/// What every mode with a running program under test takes.
+#[derive(Args, Clone)]
+struct Common {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Length of the timed window.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Processes whose CPU time and memory are reported, with their descendants.
+    #[arg(long)]
+    pid: Vec<u32>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let measure = async {
+        match Arguments::parse().mode {
+            Mode::Calls { common, rate } => calls::run(common, rate).await,
+            Mode::Handshakes { common } => handshakes::run(common).await,
+            Mode::Idle { common } => idle::run(common).await,
+            Mode::Start { target, command } => start::run(target, &command).await,
+        }
+    };
+    println!("{}", LocalSet::new().run_until(measure).await?);
+    // Workers still hold connections; closing them one by one would only take time.
+    std::process::exit(0)
+}

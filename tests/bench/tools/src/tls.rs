@@ -1,0 +1,59 @@
+//! TLS of the benchmarks: 1.3 only, client certificates, no resumption, so that every handshake is a full one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::Error;
+
+/// A client that presents `client.pem` and trusts `ca.pem` of the folder. X25519 alone, because not every peer has more.
+///
+/// # Errors
+/// A file is missing or not what its name says.
+pub fn client(folder: &Path) -> Result<Arc<ClientConfig>, Error> {
+    let kx_groups = vec![aws_lc_rs::kx_group::X25519];
+    let provider = Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
+    let (chain, key) = identity(folder, "client")?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(folder)?)
+        .with_client_auth_cert(chain, key)?;
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// A server that presents `server.pem` and demands a client certificate of `ca.pem`.
+///
+/// # Errors
+/// A file is missing or not what its name says.
+pub fn server(folder: &Path) -> Result<Arc<ServerConfig>, Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(folder)?), provider.clone()).build()?;
+    let (chain, key) = identity(folder, "server")?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn identity(folder: &Path, name: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain = CertificateDer::pem_file_iter(folder.join(format!("{name}.pem")))?.collect::<Result<_, _>>()?;
+    Ok((chain, PrivateKeyDer::from_pem_file(folder.join(format!("{name}.key")))?))
+}
+
+fn roots(folder: &Path) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(folder.join("ca.pem"))? {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
+}
