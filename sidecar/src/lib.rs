@@ -1,10 +1,30 @@
 //! The proxy beside one MCP server.
+//!
+//! ```text
+//!  mesh ==mTLS==> inbound (peek, authorize, ...) --> upstream: relay | session --> MCP server
+//!                    |                                   ^
+//!                    +-- /mesh/v1/health <-- keeper -----+  greets, learns the catalog, watches, restarts
+//! ```
+//!
+//! Read `inbound.rs` first: it is the life of a request. `start.rs` puts the parts together.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 pub mod authorize;
 pub mod child;
+pub mod command;
 pub mod config;
 pub mod drive;
+pub mod health;
+mod health_check;
+pub mod inbound;
 pub mod keeper;
 pub mod listen;
+mod observe;
+mod own_answers;
 pub mod record;
+mod reload;
+pub mod start;
 pub mod upstream;
+
+pub use command::main;
+pub use start::{Sidecar, StartError, process, start};

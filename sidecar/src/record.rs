@@ -28,6 +28,20 @@ pub struct Recorders {
     pub audit: AuditLog,
 }
 
+impl Recorders {
+    /// Opens log files again, after a rotation.
+    pub fn reopen(&self) {
+        self.access.reopen();
+        self.audit.reopen();
+    }
+
+    /// Writes what is queued and ends the writers.
+    pub fn close(&self) {
+        self.access.close();
+        self.audit.close();
+    }
+}
+
 /// One request being measured. Filled in as the phases learn more, written when the reply has ended.
 pub struct Record {
     recorders: Arc<Recorders>,

@@ -1,0 +1,94 @@
+//! The command line of the sidecar, for its own binary and for `outrigger sidecar`.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use outrigger_runtime::start::{Exit, run};
+
+use crate::{child, config::Config};
+
+/// The proxy beside one MCP server: mTLS, policy, limits, trace and metrics, without a change to the server.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger-sidecar", version)]
+struct Arguments {
+    /// Settings file (YAML). Without it everything comes from OUTRIGGER_* variables, which also override the file.
+    #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Ask a running sidecar whether it is ready; exit code 0 or 1. For container health checks.
+    Health,
+    /// Run a server and take it down when the parent dies. Used by the sidecar itself.
+    #[command(name = "child-guard", hide = true)]
+    ChildGuard {
+        /// The server's command line.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Runs the sidecar. `args` are those after the program's name (or after `outrigger sidecar`); `self_command` is how this
+/// program is called to be the sidecar again, for the guard of child processes.
+pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
+    let argv = std::iter::once(OsString::from("outrigger-sidecar")).chain(args);
+    let arguments = match Arguments::try_parse_from(argv) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are results; mistakes go to stderr. A closed terminal is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { Exit::Clean.code() });
+        }
+    };
+    match arguments.action {
+        Some(Action::ChildGuard { command }) => guard(&command),
+        Some(Action::Health) => with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin))),
+        None => with_config(arguments.config, |config| {
+            let threads = config.threads;
+            run(threads, crate::process(config, self_command))
+        }),
+    }
+}
+
+fn with_config(path: Option<PathBuf>, go: impl FnOnce(Config) -> Exit) -> ExitCode {
+    match read(path) {
+        Ok(config) => go(config).into(),
+        Err(text) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "{text}");
+            Exit::Usage.into()
+        }
+    }
+}
+
+fn read(path: Option<PathBuf>) -> Result<Config, String> {
+    let env = |name: &str| std::env::var(name).ok();
+    let Some(path) = path else { return Config::from_sources(None, &env).map_err(|e| e.to_string()) };
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {name}: {e}"))?;
+    Config::from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())
+}
+
+fn guard(command: &[String]) -> ExitCode {
+    let code = std::sync::Mutex::new(1);
+    let exit = run(1, async {
+        match child::guard(command).await {
+            Ok(status) => {
+                if let Ok(mut code) = code.lock() {
+                    *code = status;
+                }
+                Exit::Clean
+            }
+            Err(why) => {
+                use std::io::Write;
+                let _ = writeln!(std::io::stderr(), "{why}");
+                Exit::Failed
+            }
+        }
+    });
+    let status = code.into_inner().unwrap_or(1);
+    if exit == Exit::Clean { ExitCode::from(u8::try_from(status).unwrap_or(1)) } else { exit.into() }
+}

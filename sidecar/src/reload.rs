@@ -1,0 +1,93 @@
+//! Takes up changed certificates and policies without dropping a connection; a bad file keeps the last good one.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use outrigger_identity::{Credentials, Reload};
+use outrigger_policy::{Limits, PolicySet, limit::DEFAULT_MAX_KEYS};
+use outrigger_runtime::watch::{Change, DEFAULT_INTERVAL, FileWatcher};
+use outrigger_telemetry::{
+    Metrics,
+    metrics::{ReloadKind, ReloadOutcome},
+};
+
+use crate::{
+    authorize::Rules,
+    inbound::Inbound,
+    start::StartError,
+};
+
+/// How often certificates are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
+
+/// Reads and compiles policy files. None at all means that nothing is allowed.
+///
+/// # Errors
+/// The text for the operator, with every mistake.
+pub fn read_policy(files: &[PathBuf]) -> Result<PolicySet, StartError> {
+    if files.is_empty() {
+        tracing::warn!("no policy file: every call is denied; set `policy` (OUTRIGGER_POLICY)");
+        return Ok(PolicySet::deny_all());
+    }
+    let mut texts = Vec::with_capacity(files.len());
+    for path in files {
+        let text = std::fs::read_to_string(path).map_err(|e| StartError::Policy(format!("cannot read {}: {e}", path.display())))?;
+        texts.push((path.display().to_string(), text));
+    }
+    let documents: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    PolicySet::compile(&documents).map_err(|mistakes| StartError::Policy(mistakes.to_string()))
+}
+
+/// The rules of a policy, with fresh limits.
+pub fn rules(policy: PolicySet) -> Rules {
+    Rules { limits: Limits::new(policy.limits(), DEFAULT_MAX_KEYS), policy }
+}
+
+/// Watches policy files for ever.
+pub async fn policies(inbound: Arc<Inbound>, files: Vec<PathBuf>) {
+    let Ok(mut watcher) = FileWatcher::new(files.clone(), DEFAULT_INTERVAL) else { return };
+    loop {
+        let change = watcher.changed().await;
+        if change == Change::Hangup {
+            inbound.recorders.reopen();
+        }
+        let outcome = match read_policy(&files) {
+            Ok(policy) => {
+                let limits = inbound.gate.rules.load().limits.reload(policy.limits());
+                inbound.gate.rules.store(Arc::new(Rules { policy, limits }));
+                tracing::info!("took up the changed policy");
+                ReloadOutcome::Applied
+            }
+            Err(error) => {
+                tracing::error!(%error, "the changed policy cannot be used; the last good one stays");
+                ReloadOutcome::Failed
+            }
+        };
+        inbound.metrics.reload(ReloadKind::Policy, outcome);
+    }
+}
+
+/// Watches certificates for ever.
+pub async fn certificates(credentials: Arc<Credentials>, metrics: Arc<Metrics>) {
+    let mut complained = false;
+    loop {
+        tokio::time::sleep(CERTIFICATES_EVERY).await;
+        let look = credentials.clone();
+        let Ok(reload) = tokio::task::spawn_blocking(move || look.reload_if_changed()).await else { continue };
+        match reload {
+            Reload::Unchanged => {}
+            Reload::Swapped { not_after } => {
+                complained = false;
+                metrics.certificate_expiry("mesh", not_after);
+                metrics.reload(ReloadKind::Certificates, ReloadOutcome::Applied);
+                tracing::info!("took up the changed certificates");
+            }
+            Reload::Failed(error) => {
+                if !complained {
+                    metrics.reload(ReloadKind::Certificates, ReloadOutcome::Failed);
+                    tracing::error!(%error, "the changed certificates cannot be used; the last good ones stay");
+                }
+                complained = true;
+            }
+        }
+    }
+}

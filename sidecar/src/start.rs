@@ -1,0 +1,366 @@
+//! Puts the parts of a sidecar together: bind first, serve, then be ready when the server is.
+
+use std::{ffi::OsString, net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_config::sections::{LogFormat as ConfigFormat, LogLevel, Output};
+use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, TrustDomain, install_provider, warm_up};
+use outrigger_mcp::bridge::handshake::Era;
+use outrigger_policy::glob::Glob;
+use outrigger_proxy::{
+    accept::{self, ListenerSettings},
+    dial::Endpoint,
+    peek::PeekLimits,
+    pool::{Pool, PoolSettings},
+    serve::HttpLimits,
+};
+use outrigger_runtime::{
+    AdminPage, AdminServer, DrainTrigger, Exit, ListenError, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup,
+    admin::JSON,
+    drain::{DrainOutcome, channel},
+};
+use outrigger_telemetry::{AccessLog, AuditLog, Metrics, Role, Sink, log::LogFormat};
+use thiserror::Error;
+
+use crate::{
+    authorize::Gate,
+    child::ChildSpec,
+    config::{Config, Era as ConfigEra, Upstream as UpstreamConfig},
+    health::{HealthDocument, ready},
+    inbound::Inbound,
+    keeper::Keeper,
+    observe::MeshConnections,
+    own_answers::Lists,
+    record::Recorders,
+    reload,
+    upstream::{Reach, SessionSettings, Upstream, http::HttpServer, parking::Parking},
+};
+
+/// A client has this long to answer what a server asked it.
+const PARKED_FOR: Duration = Duration::from_secs(300);
+/// The wait after the drain was announced, so that an ingress hears of it before the listener closes.
+const ANNOUNCE: Duration = Duration::from_millis(200);
+
+/// Why a sidecar does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Certificates cannot be used.
+    #[error("identity: {0}")]
+    Identity(String),
+    /// Policy cannot be used.
+    #[error("policy: {0}")]
+    Policy(String),
+    /// Anything else that the environment lacks.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A running sidecar.
+pub struct Sidecar {
+    /// Where the mesh connects.
+    pub mesh: SocketAddr,
+    /// Where health and metrics are shown.
+    pub admin: SocketAddr,
+    /// Whether it is ready for traffic.
+    pub readiness: Readiness,
+    inbound: Arc<Inbound>,
+    drain: DrainTrigger,
+    tasks: TaskGroup,
+    deadline: Duration,
+}
+
+/// Starts a sidecar inside a tokio runtime. `guard` is how to call this program as the sidecar, for child processes.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running then.
+pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidecar, StartError> {
+    install_provider();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mesh = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
+    let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
+    let credentials = credentials(&config)?;
+    let policy = reload::read_policy(&config.policy)?;
+    let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
+    metrics.certificate_expiry("mesh", credentials.not_after());
+    let (trigger, drain) = channel();
+    let inbound = inbound(&config, guard, credentials.clone(), policy, &metrics, drain.clone())?;
+
+    let readiness = Readiness::new();
+    readiness.set("server", Err("starting".into()));
+    let sidecar = Sidecar {
+        mesh: mesh.address(),
+        admin: admin.address(),
+        readiness: readiness.clone(),
+        inbound: inbound.clone(),
+        drain: trigger,
+        tasks: TaskGroup::new("sidecar"),
+        deadline: config.timeouts.common.drain,
+    };
+    // The first handshake costs tens of milliseconds of CPU; paid now, no caller waits for it.
+    let warmed = tokio::task::spawn_blocking(warm_up).await;
+    warmed.map_err(|e| StartError::Other(e.to_string()))?.map_err(|e| StartError::Identity(e.to_string()))?;
+
+    let tasks = &sidecar.tasks;
+    tasks.spawn("keeper", inbound.keeper.clone().run());
+    tasks.spawn("readiness", follow_readiness(inbound.clone(), readiness.clone()));
+    tasks.spawn("housekeeping", housekeeping(inbound.clone()));
+    tasks.spawn("certificates", reload::certificates(credentials, metrics.clone()));
+    tasks.spawn("policies", reload::policies(inbound.clone(), config.policy.clone()));
+    tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
+    let serving = inbound.clone();
+    let settings = listener_settings(&config, &inbound, &metrics);
+    tasks.spawn("mesh", accept::run(mesh, settings, drain, move |conn, request| Box::pin(serving.clone().serve(conn, request))));
+    Ok(sidecar)
+}
+
+impl Sidecar {
+    /// Stops: says so, lets calls finish until the deadline or until `hurry` resolves, then ends the server.
+    pub async fn stop(self, hurry: impl Future<Output = ()>) -> DrainOutcome {
+        self.inbound.keeper.draining();
+        tokio::time::sleep(ANNOUNCE).await;
+        let outcome = self.drain.drain(self.deadline, hurry).await;
+        self.inbound.upstream.close().await;
+        let left = self.tasks.stop(Duration::from_secs(2)).await;
+        if !left.is_empty() {
+            tracing::warn!(?left, "tasks that did not end");
+        }
+        self.inbound.recorders.close();
+        outcome
+    }
+}
+
+fn credentials(config: &Config) -> Result<Arc<Credentials>, StartError> {
+    let identity = &config.identity;
+    let files = IdentityFiles {
+        cert: identity.cert.clone(),
+        key: identity.key.clone(),
+        ca: identity.ca.clone(),
+        crl: identity.crl.clone(),
+    };
+    let wrong = |e: &dyn std::fmt::Display| StartError::Identity(e.to_string());
+    let domain = TrustDomain::parse(&identity.trust_domain).map_err(|e| wrong(&e))?;
+    let expected = domain.service(&config.service).map_err(|e| wrong(&e))?;
+    let options = CredentialOptions { trust_domain: Some(domain), expected: Some(expected) };
+    Credentials::load(files, &options).map_err(|e| wrong(&e))
+}
+
+fn inbound(
+    config: &Config,
+    guard: Option<Vec<OsString>>,
+    credentials: Arc<Credentials>,
+    policy: outrigger_policy::PolicySet,
+    metrics: &Arc<Metrics>,
+    drain: outrigger_runtime::DrainWatcher,
+) -> Result<Arc<Inbound>, StartError> {
+    let other = |e: &dyn std::fmt::Display| StartError::Other(e.to_string());
+    let service_metrics = metrics.service(&config.service);
+    let settings = session_settings(config);
+    let upstream = Arc::new(Upstream::new(&config.service, reach(config, guard)?, settings));
+    let keeper = Keeper::new(upstream.clone(), config.catalog.clone(), config.restart.clone(), service_metrics.clone());
+    let recorders = Recorders {
+        metrics: service_metrics.clone(),
+        access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped()).map_err(|e| other(&e))?,
+        audit: AuditLog::start(&sink(&config.audit), false, metrics.audit_dropped()).map_err(|e| other(&e))?,
+    };
+    let allowed: Result<Vec<Glob>, _> = config.allowed_callers.iter().map(|pattern| Glob::new(pattern)).collect();
+    Ok(Arc::new(Inbound {
+        service: config.service.as_str().into(),
+        credentials,
+        allowed_callers: allowed.map_err(|e| other(&e))?,
+        peek: PeekLimits { body_bytes: config.limits.entrance.body_bytes, body_timeout: config.timeouts.common.body },
+        gate: Gate::new(&config.service, reload::rules(policy), config.limits.entrance.in_flight, service_metrics),
+        upstream,
+        keeper,
+        parking: Arc::new(Parking::new(PARKED_FOR).map_err(|e| other(&e))?),
+        lists: Lists::default(),
+        catalog_mode: config.catalog.mode,
+        health: HealthDocument {
+            service: config.service.clone(),
+            replica: replica_id().map_err(|e| other(&e))?,
+            limit: config.limits.entrance.in_flight,
+        },
+        recorders: Arc::new(recorders),
+        metrics: metrics.clone(),
+        idle: config.timeouts.common.request,
+        drain,
+    }))
+}
+
+fn session_settings(config: &Config) -> SessionSettings {
+    SessionSettings {
+        scope: config.session,
+        era: match config.era {
+            ConfigEra::Auto => Era::Auto,
+            ConfigEra::Modern => Era::Modern,
+            ConfigEra::Legacy => Era::Legacy,
+        },
+        max_sessions: config.limits.sessions,
+        max_children: config.limits.children,
+        idle: config.timeouts.session_idle,
+        probe: config.timeouts.probe,
+        // Package runners install on first use; the greeting that follows must survive that.
+        initialize: config.timeouts.probe.max(Duration::from_secs(60)),
+        line_bytes: config.limits.line_bytes,
+    }
+}
+
+fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartError> {
+    match &config.upstream {
+        UpstreamConfig::Command(command) => Ok(Reach::Stdio(ChildSpec {
+            command: command.words.clone(),
+            env: command.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+            cwd: command.cwd.clone(),
+            guard,
+            stop: config.timeouts.child_stop,
+        })),
+        UpstreamConfig::Url(url) => {
+            use outrigger_config::kinds::Scheme;
+            let endpoint = match &url.scheme {
+                Scheme::Http => Endpoint::tcp(url.authority.host.clone(), url.authority.port),
+                Scheme::Unix(path) => Endpoint::unix(path.clone()),
+                Scheme::Https => {
+                    return Err(StartError::Other("upstream: https is not supported yet; the server runs beside its sidecar, so use http on loopback or a unix socket".into()));
+                }
+            };
+            let pool = PoolSettings {
+                connect_timeout: config.timeouts.common.connect,
+                idle_timeout: config.timeouts.upstream_idle,
+                ..PoolSettings::default()
+            };
+            let path = url.path.parse().map_err(|e| StartError::Other(format!("upstream: the path cannot be used: {e}")))?;
+            Ok(Reach::Http(HttpServer {
+                service: config.service.clone(),
+                pool: Pool::new(endpoint, pool),
+                path,
+                event_bytes: config.limits.entrance.event_bytes,
+                request_timeout: config.timeouts.common.request,
+            }))
+        }
+    }
+}
+
+fn listener_settings(config: &Config, inbound: &Inbound, metrics: &Arc<Metrics>) -> ListenerSettings {
+    let credentials = inbound.credentials.clone();
+    ListenerSettings {
+        max_connections: config.limits.entrance.connections,
+        tls: Some(Arc::new(move || credentials.server_config())),
+        handshake_timeout: config.timeouts.common.handshake,
+        http: HttpLimits {
+            head_timeout: config.timeouts.common.header.max(config.timeouts.common.idle),
+            max_head_bytes: config.limits.entrance.header_bytes,
+            ..HttpLimits::default()
+        },
+        observer: MeshConnections::new(metrics.clone()),
+        ..ListenerSettings::new("mesh")
+    }
+}
+
+fn admin_pages(inbound: &Arc<Inbound>, metrics: &Arc<Metrics>, readiness: Readiness) -> AdminServer {
+    let shown = inbound.clone();
+    AdminServer::new(metrics.clone(), readiness).page("/catalog", move || {
+        let offer = shown.keeper.offer();
+        let pieces = shown.health.pieces(&offer, shown.gate.concurrency.in_flight());
+        AdminPage::ok(JSON, outrigger_mcp::edit::concat(&pieces))
+    })
+}
+
+async fn follow_readiness(inbound: Arc<Inbound>, readiness: Readiness) {
+    let mut offers = inbound.keeper.offers();
+    loop {
+        let state = ready(&offers.borrow_and_update());
+        readiness.set("server", state);
+        if offers.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn housekeeping(inbound: Arc<Inbound>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(10));
+    loop {
+        tick.tick().await;
+        inbound.upstream.reap().await;
+        inbound.parking.expire().await;
+        inbound.gate.rules.load().limits.forget_idle(inbound.gate.now());
+    }
+}
+
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+fn sink(output: &Output) -> Sink {
+    match output {
+        Output::Off => Sink::Off,
+        Output::Stderr => Sink::Stderr,
+        Output::Stdout => Sink::Stdout,
+        Output::File(path) => Sink::File(path.clone()),
+    }
+}
+
+fn replica_id() -> Result<String, &'static str> {
+    let mut bytes = [0u8; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no randomness")?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The whole life of the process: start, report where it listens, wait for a signal, drain.
+pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
+    let format = match config.log.format {
+        ConfigFormat::Text => LogFormat::Text,
+        ConfigFormat::Json => LogFormat::Json,
+    };
+    if let Err(error) = outrigger_telemetry::log::init(format, level(config.log.level)) {
+        return fail(&error);
+    }
+    let mut signals = match ShutdownSignals::install() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&error),
+    };
+    let service = config.service.clone();
+    let sidecar = match start(config, (!self_command.is_empty()).then_some(self_command)).await {
+        Ok(sidecar) => sidecar,
+        Err(error) => return fail(&error),
+    };
+    tracing::info!(service, mesh = %sidecar.mesh, admin = %sidecar.admin, "listening");
+    if let Some(path) = std::env::var_os("OUTRIGGER_REPORT") {
+        let text = format!("{{\"mesh\":\"{}\",\"admin\":\"{}\"}}\n", sidecar.mesh, sidecar.admin);
+        if let Err(error) = report(path.as_ref(), &text) {
+            return fail(&format!("cannot write {}: {error}", path.display()));
+        }
+    }
+    let signal = signals.next().await;
+    tracing::info!(signal, "draining");
+    let hurry = async move {
+        signals.next().await;
+    };
+    match sidecar.stop(hurry).await {
+        DrainOutcome::Finished => Exit::Clean,
+        DrainOutcome::Forced { .. } => Exit::Forced,
+    }
+}
+
+/// Writes a small file so that a reader sees all of it or nothing.
+fn report(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, path)
+}
+
+fn fail(error: &dyn std::fmt::Display) -> Exit {
+    tracing::error!("{error}");
+    // The log may not be up yet, and this is the last word.
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "outrigger-sidecar: {error}");
+    Exit::Failed
+}
