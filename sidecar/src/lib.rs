@@ -15,14 +15,14 @@ pub mod command;
 pub mod config;
 pub mod drive;
 pub mod health;
-mod health_check;
+pub mod health_check;
 pub mod inbound;
 pub mod keeper;
 pub mod listen;
-mod observe;
-mod own_answers;
+pub mod observe;
+pub mod own_answers;
 pub mod record;
-mod reload;
+pub mod reload;
 pub mod start;
 pub mod upstream;
 

@@ -83,6 +83,13 @@ impl Exchange {
         Ok(Self { call, link: Link::Http(session, source, occupied), finished: false })
     }
 
+    /// Says that the call waits for its client to answer, or goes on.
+    pub fn wait(&self, waits: bool) {
+        if let Link::Stdio(session, receiver) = &self.link {
+            session.channel.wait_call(receiver.id, waits);
+        }
+    }
+
     /// The service that is called.
     pub fn service(&self) -> &str {
         match &self.link {

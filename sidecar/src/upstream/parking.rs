@@ -96,6 +96,7 @@ impl Parking {
         if lots.len() >= TOTAL || mine >= PER_CALLER {
             return Err(Failure::Limited { limit: "parked_calls".into(), retry_after: self.patience, service: None });
         }
+        parked.exchange.wait(true);
         lots.insert(handle, Lot { parked, caller: caller.to_owned(), digest, until });
         Ok(state)
     }
@@ -118,7 +119,11 @@ impl Parking {
             None => Err(gone),
             // The seal holds both already; the lot has the last word all the same.
             Some(lot) if lot.caller != caller || lot.digest != sealed_digest => Err(refused()),
-            Some(_) => lots.remove(&handle).map(|lot| lot.parked).ok_or(gone),
+            Some(_) => {
+                let parked = lots.remove(&handle).map(|lot| lot.parked).ok_or(gone)?;
+                parked.exchange.wait(false);
+                Ok(parked)
+            }
         }
     }
 

@@ -157,6 +157,11 @@ impl Channel {
         self.demux().remove(id).is_some()
     }
 
+    /// Says that a call waits for its client to answer, or goes on.
+    pub fn wait_call(&self, id: u64, waits: bool) {
+        self.demux().wait(id, waits);
+    }
+
     /// Calls in flight.
     pub fn in_flight(&self) -> usize {
         self.demux().len()

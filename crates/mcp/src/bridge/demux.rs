@@ -1,9 +1,10 @@
 //! Many calls on one channel of a server (stdio): which message belongs to which call.
 //!
 //! Ids and progress tokens are ours, so replies and progress find their call. A request of the server carries no
-//! call: it goes to the only call in flight, or to none. It is never guessed between two.
+//! call: it goes to the only call in flight, or to none. It is never guessed between two. A call that waits for its
+//! client to answer is not in flight in this sense: the server waits for it and asks nothing new on its behalf.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     envelope::{Message, Meta, Param, Shape},
@@ -29,13 +30,14 @@ pub enum Route {
 #[derive(Debug, Default)]
 pub struct Demux<T> {
     calls: HashMap<u64, T>,
+    waiting: HashSet<u64>,
     next: u64,
 }
 
 impl<T> Demux<T> {
     /// No calls yet.
     pub fn new() -> Self {
-        Self { calls: HashMap::new(), next: 0 }
+        Self { calls: HashMap::new(), waiting: HashSet::new(), next: 0 }
     }
 
     /// Reserves an id for a call; ids are never used twice in a session.
@@ -51,7 +53,17 @@ impl<T> Demux<T> {
 
     /// Forgets a call.
     pub fn remove(&mut self, id: u64) -> Option<T> {
+        self.waiting.remove(&id);
         self.calls.remove(&id)
+    }
+
+    /// Says that a call waits for its client, or goes on.
+    pub fn wait(&mut self, id: u64, waits: bool) {
+        if waits && self.calls.contains_key(&id) {
+            self.waiting.insert(id);
+        } else {
+            self.waiting.remove(&id);
+        }
     }
 
     /// A call in flight.
@@ -71,6 +83,7 @@ impl<T> Demux<T> {
 
     /// Takes every call, when the channel is gone.
     pub fn drain(&mut self) -> impl Iterator<Item = (u64, T)> + '_ {
+        self.waiting.clear();
         self.calls.drain()
     }
 
@@ -108,7 +121,12 @@ impl<T> Demux<T> {
     }
 
     fn only(&self) -> Option<u64> {
-        if self.calls.len() == 1 { self.calls.keys().next().copied() } else { None }
+        let mut running = self.calls.keys().filter(|id| !self.waiting.contains(id));
+        match (running.next(), running.next()) {
+            (Some(id), None) => Some(*id),
+            (None, _) if self.waiting.len() == 1 => self.waiting.iter().next().copied(),
+            _ => None,
+        }
     }
 }
 
@@ -141,6 +159,20 @@ mod tests {
         assert_eq!(demux.route(&ask), Route::Session);
         let tied = message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"_meta":{"progressToken":2}}}"#);
         assert_eq!(demux.route(&tied), Route::Call(two));
+    }
+
+    #[test]
+    fn a_call_that_waits_for_its_client_does_not_stand_in_the_way() {
+        let mut demux = Demux::new();
+        let ask = message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{}}"#);
+        let (one, two) = (demux.next_id(), demux.next_id());
+        demux.insert(one, ());
+        demux.wait(one, true);
+        assert_eq!(demux.route(&ask), Route::Call(one));
+        demux.insert(two, ());
+        assert_eq!(demux.route(&ask), Route::Call(two));
+        demux.wait(one, false);
+        assert_eq!(demux.route(&ask), Route::Session);
     }
 
     #[test]
