@@ -167,7 +167,7 @@ impl Pool {
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
         lock(&self.shared.h2).clear();
         let idle = lock(&self.shared.idle).take_all();
-        idle.into_iter().for_each(|connection| connection.close());
+        idle.into_iter().for_each(|entry| entry.connection.close());
     }
 
     async fn slot(&self) -> Result<Slot, SendError> {

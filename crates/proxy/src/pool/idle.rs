@@ -40,15 +40,14 @@ impl IdleList {
         self.entries.pop()
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<Box<H1>> {
-        self.entries.drain(..).map(|entry| entry.connection).collect()
+    pub(super) fn take_all(&mut self) -> Vec<Idle> {
+        std::mem::take(&mut self.entries)
     }
 
     /// Takes out the connections that are too old or that the upstream has closed.
-    fn take_dead(&mut self, now: Instant, idle_timeout: Duration) -> Vec<Box<H1>> {
+    fn take_dead(&mut self, now: Instant, idle_timeout: Duration) -> Vec<Idle> {
         self.entries
             .extract_if(.., |entry| now.duration_since(entry.since) >= idle_timeout || !entry.connection.is_usable())
-            .map(|entry| entry.connection)
             .collect()
     }
 
@@ -89,7 +88,7 @@ impl Shared {
             let mut idle = lock(&self.idle);
             (idle.take_dead(now, self.settings.idle_timeout), idle.len())
         };
-        dead.into_iter().for_each(|connection| connection.close());
+        dead.into_iter().for_each(|entry| entry.connection.close());
         let mut h2 = lock(&self.h2);
         h2.sweep(now, self.settings.idle_timeout);
         kept + h2.len()

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Pool, PoolSettings, SendErrorKind};
+use super::{Fresh, H1Lease, Pool, PoolSettings, SendErrorKind, Sent};
 use crate::body::OutBody;
 use crate::dial::Endpoint;
 use crate::testing::{answer, closed, get, listen, pool_to, post, read_request, text, within, write};
@@ -77,6 +77,29 @@ async fn an_idle_connection_closed_by_the_server_is_replaced() {
     let response = within(pool.send(post("/2", Bytes::from("once")))).await.unwrap();
     assert_eq!(text(response).await, "second");
     assert!(within(upstream).await.unwrap().ends_with("once"), "the body travelled with the retry");
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_closing_connection_comes_back_whole() {
+    let (listener, address) = listen().await;
+    let (closed_tx, closed_rx) = oneshot::channel();
+    tokio::spawn(async move {
+        let (first, _) = listener.accept().await.unwrap();
+        drop(first);
+        closed_tx.send(()).unwrap();
+        let (mut second, _) = listener.accept().await.unwrap();
+        assert!(read_request(&mut second).await.ends_with("once"));
+        write(&mut second, &answer("second")).await;
+    });
+    let pool = pool_to(address);
+    let Fresh::H1 { connection, generation } = within(pool.connect()).await.unwrap() else { panic!("not HTTP/1.1") };
+    within(closed_rx).await.unwrap();
+    // Straight to the connection, past the look at the socket that usually finds out.
+    let lease = H1Lease { connection, generation, slot: pool.slot().await.unwrap() };
+    let sent = within(pool.send_h1(lease, post("/", Bytes::from("once")))).await.unwrap();
+    let Sent::Returned(unsent) = sent else { panic!("answered by a closed connection") };
+    let response = within(pool.send_fresh(pool.slot().await.unwrap(), unsent.request)).await.unwrap();
+    assert_eq!(text(response).await, "second");
 }
 
 #[tokio::test]

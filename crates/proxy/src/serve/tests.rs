@@ -96,7 +96,7 @@ async fn h2_without_tls_is_not_spoken() {
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_call() {
-    let (ended, mut ends) = mpsc::unbounded_channel();
+    let (ended, mut ends) = mpsc::channel(100);
     let served = Served::start(
         |_| {},
         move |_, _| {
@@ -105,7 +105,7 @@ async fn a_client_that_leaves_cancels_its_call() {
                 // Silent, like a subscription without events: only the closed socket can end it.
                 let (events, body) = OutBody::channel(1);
                 tokio::spawn(async move { events.gone().await });
-                Response::new(body.on_end(Box::new(move |bytes, end| ended.send((bytes, end)).unwrap())))
+                Response::new(body.on_end(Box::new(move |bytes, end| ended.try_send((bytes, end)).unwrap())))
             }
         },
     );

@@ -103,7 +103,7 @@ async fn http1_is_spoken_to_a_server_that_offers_nothing_else() {
 #[tokio::test]
 async fn a_dropped_body_resets_its_stream_and_no_other() {
     let tls = Tls::new(BOTH);
-    let (ended, mut ends) = mpsc::unbounded_channel();
+    let (ended, mut ends) = mpsc::channel(100);
     let served = Served::start(
         |settings| settings.tls = Some(tls.provider()),
         move |_, _| {
@@ -111,7 +111,7 @@ async fn a_dropped_body_resets_its_stream_and_no_other() {
             async move {
                 let (events, body) = OutBody::channel(1);
                 tokio::spawn(async move { while events.send(Bytes::from("event")).await.is_ok() {} });
-                Response::new(body.on_end(Box::new(move |_, end| ended.send(end).unwrap())))
+                Response::new(body.on_end(Box::new(move |_, end| ended.try_send(end).unwrap())))
             }
         },
     );
@@ -128,20 +128,20 @@ async fn a_dropped_body_resets_its_stream_and_no_other() {
 #[tokio::test]
 async fn a_cancelled_call_ends_the_service() {
     /// Says when it is dropped.
-    struct Running(mpsc::UnboundedSender<&'static str>);
+    struct Running(mpsc::Sender<&'static str>);
     impl Drop for Running {
         fn drop(&mut self) {
-            self.0.send("dropped").unwrap();
+            self.0.try_send("dropped").unwrap();
         }
     }
     let tls = Tls::new(BOTH);
-    let (says, mut said) = mpsc::unbounded_channel();
+    let (says, mut said) = mpsc::channel(100);
     let served = Served::start(
         |settings| settings.tls = Some(tls.provider()),
         move |_, _| {
             let running = Running(says.clone());
             async move {
-                running.0.send("started").unwrap();
+                running.0.try_send("started").unwrap();
                 std::future::pending().await
             }
         },
@@ -157,7 +157,7 @@ async fn a_cancelled_call_ends_the_service() {
 #[tokio::test]
 async fn a_draining_server_finishes_its_streams_and_gets_no_new_ones() {
     let tls = Tls::new(BOTH);
-    let (started_tx, mut started) = mpsc::unbounded_channel();
+    let (started_tx, mut started) = mpsc::channel(100);
     let gate = Arc::new(Semaphore::new(0));
     let service_gate = Arc::clone(&gate);
     let served = Served::start(
@@ -165,7 +165,7 @@ async fn a_draining_server_finishes_its_streams_and_gets_no_new_ones() {
         move |_, _| {
             let (gate, started) = (Arc::clone(&service_gate), started_tx.clone());
             async move {
-                started.send(()).unwrap();
+                started.try_send(()).unwrap();
                 gate.acquire().await.unwrap().forget();
                 Response::new(OutBody::full("finished"))
             }
