@@ -105,11 +105,11 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     warmed.map_err(|e| StartError::Other(e.to_string()))?.map_err(|e| StartError::Identity(e.to_string()))?;
 
     let tasks = &sidecar.tasks;
-    tasks.spawn("keeper", inbound.keeper.clone().run());
-    tasks.spawn("readiness", follow_readiness(inbound.clone(), readiness.clone()));
-    tasks.spawn("housekeeping", housekeeping(inbound.clone()));
-    tasks.spawn("certificates", reload::certificates(credentials, metrics.clone()));
-    tasks.spawn("policies", reload::policies(inbound.clone(), config.policy.clone()));
+    endless(tasks, "keeper", inbound.keeper.clone().run());
+    endless(tasks, "readiness", follow_readiness(inbound.clone(), readiness.clone()));
+    endless(tasks, "housekeeping", housekeeping(inbound.clone()));
+    endless(tasks, "certificates", reload::certificates(credentials, metrics.clone()));
+    endless(tasks, "policies", reload::policies(inbound.clone(), config.policy.clone()));
     tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
     let serving = inbound.clone();
     let settings = listener_settings(&config, &inbound, &metrics);
@@ -123,14 +123,23 @@ impl Sidecar {
         self.inbound.keeper.draining();
         tokio::time::sleep(ANNOUNCE).await;
         let outcome = self.drain.drain(self.deadline, hurry).await;
-        self.inbound.upstream.close().await;
+        // First the keeper, or it would start the server again.
         let left = self.tasks.stop(Duration::from_secs(2)).await;
         if !left.is_empty() {
             tracing::warn!(?left, "tasks that did not end");
         }
+        self.inbound.upstream.close().await;
         self.inbound.recorders.close();
         outcome
     }
+}
+
+/// A task that goes on until the sidecar stops.
+fn endless(tasks: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let stopping = tasks.stopping();
+    tasks.spawn(name, async move {
+        stopping.run_until_cancelled(task).await;
+    });
 }
 
 fn credentials(config: &Config) -> Result<Arc<Credentials>, StartError> {
