@@ -3,7 +3,7 @@
 //! The ingress decided already, by the user. The sidecar decides again, by the workload that calls: whoever gets past
 //! the ingress, or never went there, meets the same rules here.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use outrigger_mcp::{
@@ -92,9 +92,9 @@ impl Gate {
         };
         let capability = Capability { kind: *kind, service: &self.service, name };
         match rules.policy.decide(who, &capability) {
-            Decision::Allow { rule } => record.decision = Some((AuditDecision::Allow, Some(rule.as_str().into()))),
+            Decision::Allow { rule } => record.decision = Some((AuditDecision::Allow, Some(rule))),
             Decision::Deny { reason, nearest } => {
-                record.decision = Some((AuditDecision::Deny, nearest.map(|rule| rule.as_str().into())));
+                record.decision = Some((AuditDecision::Deny, nearest));
                 self.metrics.denied(deny_reason(reason));
                 return Err(unknown(*kind, name));
             }
@@ -155,23 +155,23 @@ fn deny_reason(reason: outrigger_policy::DenyReason) -> DenyReason {
 }
 
 /// What a message wants to use.
-fn target(message: &Message) -> Result<Option<(CapabilityKind, String)>, Failure> {
+fn target(message: &Message) -> Result<Option<(CapabilityKind, Cow<'_, str>)>, Failure> {
     let missing = |what: &str| Failure::InvalidParams(format!("{} needs `params.{what}`, a string", message.method_name()));
     Ok(match message.method {
-        Method::ToolsCall => Some((CapabilityKind::Tool, message.target().ok_or_else(|| missing("name"))?.into_owned())),
-        Method::PromptsGet => Some((CapabilityKind::Prompt, message.target().ok_or_else(|| missing("name"))?.into_owned())),
-        Method::ResourcesRead => Some((CapabilityKind::Resource, message.target().ok_or_else(|| missing("uri"))?.into_owned())),
+        Method::ToolsCall => Some((CapabilityKind::Tool, message.target().ok_or_else(|| missing("name"))?)),
+        Method::PromptsGet => Some((CapabilityKind::Prompt, message.target().ok_or_else(|| missing("name"))?)),
+        Method::ResourcesRead => Some((CapabilityKind::Resource, message.target().ok_or_else(|| missing("uri"))?)),
         Method::CompletionComplete => Some(completion_target(message).ok_or_else(|| missing("ref"))?),
         _ => None,
     })
 }
 
-fn completion_target(message: &Message) -> Option<(CapabilityKind, String)> {
+fn completion_target(message: &Message) -> Option<(CapabilityKind, Cow<'_, str>)> {
     let reference = message.params().get(Param::Ref)?;
     let text = |name| member(message.body(), reference, name).and_then(|span| decode_string(message.raw(span)));
     match text("type")?.as_ref() {
-        "ref/prompt" => Some((CapabilityKind::Prompt, text("name")?.into_owned())),
-        "ref/resource" => Some((CapabilityKind::Template, text("uri")?.into_owned())),
+        "ref/prompt" => Some((CapabilityKind::Prompt, text("name")?)),
+        "ref/resource" => Some((CapabilityKind::Template, text("uri")?)),
         _ => None,
     }
 }

@@ -98,7 +98,7 @@ impl Inbound {
         let (head, body) = request.into_parts();
         let outcome = match self.identify(&conn) {
             Ok(who) => {
-                record.who = Some(who.id().into());
+                record.who = Some(who.clone());
                 self.route(&head, body, &mut record, &who).await
             }
             Err(failure) => Err(failure.into()),

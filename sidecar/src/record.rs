@@ -8,7 +8,7 @@ use std::{
 
 use hyper::body::Incoming;
 use outrigger_mcp::{envelope::{Message, Param}, method::Method};
-use outrigger_policy::ConcurrencyPermit;
+use outrigger_policy::{ConcurrencyPermit, Principal, RuleId};
 use outrigger_proxy::{
     body::{BodyEnd, OnEnd},
     handshake::{ConnInfo, HttpVersion},
@@ -57,9 +57,9 @@ pub struct Record {
     /// Tool, prompt or resource, once read.
     pub capability: Option<Arc<str>>,
     /// Who asks.
-    pub who: Option<Arc<str>>,
+    pub who: Option<Principal>,
     /// What policy said, and by which rule.
-    pub decision: Option<(Decision, Option<Arc<str>>)>,
+    pub decision: Option<(Decision, Option<RuleId>)>,
     /// Digest of the arguments, when the audit wants it.
     pub digest: Option<ArgumentDigest>,
     /// This hop's span.
@@ -127,14 +127,14 @@ impl Record {
         {
             let record = AuditRecord {
                 time: SystemTime::now(),
-                who: who.clone(),
+                who: who.id().into(),
                 via: None,
                 client: Some(self.client),
                 action: method.as_str(),
                 service: Some(self.recorders.metrics.name().clone()),
                 capability: self.capability.clone(),
                 decision: *decision,
-                rule: rule.clone(),
+                rule: rule.as_ref().map(|rule| rule.as_str().into()),
                 outcome,
                 duration,
                 trace: self.trace,
@@ -154,7 +154,7 @@ impl Record {
         self.recorders.access.record(AccessRecord {
             time: SystemTime::now(),
             client: Some(self.client),
-            principal: self.who.clone(),
+            principal: self.who.as_ref().map(|who| who.id().into()),
             http_version: self.http_version,
             http_method: self.http_method.as_str().into(),
             path: self.path.clone(),

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, Stat
 use outrigger_mcp::{
     envelope::{Message, Meta},
     headers,
+    method::Method,
     revision::Revision,
     sse::Parser,
 };
@@ -177,12 +178,17 @@ pub fn legacy_fields(session: Option<&HeaderValue>, revision: Option<Revision>) 
 /// The headers of a modern POST, made from the message itself, so that they cannot differ from it.
 pub fn modern_fields(message: &Message) -> HeaderMap {
     let mut fields = posting();
-    let version = message.meta_text(Meta::ProtocolVersion);
-    if let Some(value) = version.and_then(|v| HeaderValue::from_str(&v).ok()) {
-        fields.insert(headers::PROTOCOL_VERSION, value);
+    // Both are nearly always among the known ones, which cost no allocation.
+    match message.meta_text(Meta::ProtocolVersion).as_deref() {
+        Some(version) if version == Revision::MODERN.as_str() => {
+            fields.insert(headers::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN.as_str()));
+        }
+        Some(version) => drop(HeaderValue::from_str(version).map(|value| fields.insert(headers::PROTOCOL_VERSION, value))),
+        None => {}
     }
-    if let Ok(value) = HeaderValue::from_str(&message.method_name()) {
-        fields.insert(headers::METHOD, value);
+    match message.method {
+        Method::Other => drop(HeaderValue::from_str(&message.method_name()).map(|value| fields.insert(headers::METHOD, value))),
+        known => drop(fields.insert(headers::METHOD, HeaderValue::from_static(known.as_str()))),
     }
     if outrigger_proxy::peek::mirrors_name(message.method)
         && let Some(value) = message.target().and_then(|t| HeaderValue::from_str(&headers::encode(&t)).ok())
