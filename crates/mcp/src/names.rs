@@ -78,6 +78,16 @@ impl Naming {
         Ok(Self { joiner, max_name })
     }
 
+    /// What stands between the service and the capability in lists.
+    pub fn joiner(&self) -> Joiner {
+        self.joiner
+    }
+
+    /// The longest exposed name, in bytes.
+    pub fn max_name(&self) -> usize {
+        self.max_name
+    }
+
     /// The name under which a capability is listed. The same on every replica and after every restart.
     pub fn expose(&self, service: &str, name: &str) -> String {
         match self.shorten(service, name) {
