@@ -1,33 +1,176 @@
 //! What a caller who listens is told: changes of visible lists, and of resources.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::core::{Caller, Change, Route, Wanted};
+use outrigger_mcp::catalog_kind::Kind;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::authorize::may_read;
+use crate::core::{Caller, Change, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
+use crate::subscribe::{Subscription, subscribe};
+
+/// Resources that one caller may be told of; more are left out of what is honoured.
+const MAX_RESOURCES: usize = 1000;
+/// Changes of resources that wait for a slow listener; then the services wait.
+const QUEUE: usize = 64;
 
 /// The changes that concern one caller. Dropping it ends every listening on its behalf.
 #[derive(Debug)]
 pub struct Changes {
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    route: Route,
+    session: bool,
     resources: Vec<String>,
+    seen: [Option<[[u8; 16]; 2]>; 3],
+    generation: watch::Receiver<u64>,
+    /// When to look at the lists, while a change waits for others to come.
+    due: Option<Instant>,
+    ready: VecDeque<Change>,
+    listening: JoinSet<()>,
+    updates: mpsc::Receiver<Change>,
 }
 
 impl Changes {
-    pub(crate) fn new(_gateway: &Arc<Gateway>, _caller: &Caller, _route: &Route, wanted: Wanted) -> Self {
-        Self { resources: wanted.resources }
+    pub(crate) fn new(gateway: &Arc<Gateway>, caller: &Caller, route: &Route, wanted: Wanted) -> Self {
+        let generation = gateway.generation.subscribe();
+        let mut this = Self {
+            gateway: Arc::clone(gateway),
+            caller: caller.clone(),
+            route: route.clone(),
+            session: wanted.session,
+            resources: Vec::new(),
+            seen: [None; 3],
+            generation,
+            due: None,
+            ready: VecDeque::new(),
+            listening: JoinSet::new(),
+            updates: mpsc::channel(1).1,
+        };
+        this.seen = this.look();
+        this.set_resources(wanted.resources);
+        this
     }
 
-    /// The URIs that are listened to: those of [`Wanted::resources`] that exist and that the caller may read.
+    /// The URIs that are listened to: those of [`Wanted::resources`] that exist, that the caller may read, and whose
+    /// service tells of changes.
     pub fn resources(&self) -> &[String] {
         &self.resources
     }
 
-    /// Listens to these resources from now on, and no others.
+    /// Listens to these resources from now on, and no others. Changes between the old listening and the new are made up
+    /// for: every resource that stays counts as changed once.
     pub fn set_resources(&mut self, resources: Vec<String>) {
-        self.resources = resources;
+        let (updates, receiver) = mpsc::channel(QUEUE);
+        let again = !self.listening.is_empty();
+        let mut listening = JoinSet::new();
+        let old = std::mem::take(&mut self.resources);
+        for subscription in self.subscriptions(resources) {
+            self.resources.extend(subscription.resources.values().cloned());
+            listening.spawn(subscribe(Arc::clone(&self.gateway), self.caller.clone(), subscription, updates.clone()));
+        }
+        if again {
+            let stay = self.resources.iter().filter(|uri| old.contains(uri)).cloned();
+            self.ready.extend(stay.map(|uri| Change::Resource { uri }));
+        }
+        (self.listening, self.updates) = (listening, receiver);
     }
 
     /// The next change; `None` when we drain. Cancelling the future loses nothing.
     pub async fn next(&mut self) -> Option<Change> {
-        std::future::pending().await
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Some(change);
+            }
+            let due = self.due;
+            let look = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.gateway.draining.signaled() => return None,
+                () = look => {
+                    self.due = None;
+                    self.compare();
+                }
+                Ok(()) = self.generation.changed(), if due.is_none() => {
+                    self.due = Some(Instant::now() + self.gateway.timeouts.list_changed_coalesce);
+                }
+                Some(change) = self.updates.recv() => return Some(change),
+            }
+        }
     }
+
+    /// Looks at the lists again, with the rules in force now.
+    fn compare(&mut self) {
+        let policy = self.gateway.policy();
+        if !Arc::ptr_eq(&policy, &self.caller.policy) {
+            self.caller.class = policy.rules.visibility_class(&self.caller.principal);
+            self.caller.policy = policy;
+            // What may be read has changed too.
+            if !self.resources.is_empty() || self.session {
+                let resources = self.resources.clone();
+                self.set_resources(resources);
+            }
+        }
+        let now = self.look();
+        for ((list, before), after) in ListKind::ALL.into_iter().zip(self.seen).zip(now) {
+            if before != after {
+                self.ready.push_back(Change::List(list));
+            }
+        }
+        self.seen = now;
+    }
+
+    fn look(&self) -> [Option<[[u8; 16]; 2]>; 3] {
+        let view = self.gateway.snapshot.load().view(&self.caller, &self.route);
+        ListKind::ALL.map(|list| view.as_ref().map(|view| view.fingerprint(list)))
+    }
+
+    /// Which services have to be listened to, and for what.
+    fn subscriptions(&self, resources: Vec<String>) -> Vec<Subscription> {
+        let snapshot = self.gateway.snapshot.load();
+        let Some((catalog, at)) = snapshot.catalog(&self.route) else { return Vec::new() };
+        let mut by_service: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
+        for asked in resources.into_iter().take(MAX_RESOURCES) {
+            let Ok(target) = catalog.resolve_uri(&asked) else { continue };
+            let Some(service) = catalog.services().get(target.service) else { continue };
+            if may_read(&self.caller, &service.name, Kind::Resource, target.original) && tells(&service.catalog) {
+                let original = target.original.to_owned();
+                by_service.entry(at.unwrap_or(target.service)).or_default().insert(original, asked);
+            }
+        }
+        if self.session {
+            let rules = &self.caller.policy.rules;
+            for (index, service) in self.gateway.services.iter().enumerate() {
+                let here = at.is_none_or(|at| at == index);
+                if here && service.stateful() && rules.may_use_service(&self.caller.principal, &service.name) {
+                    by_service.entry(index).or_default();
+                }
+            }
+        }
+        let subscription = |(at, resources): (usize, BTreeMap<String, String>)| {
+            Some(Subscription {
+                at,
+                service: Arc::clone(self.gateway.services.get(at)?),
+                resources,
+                session: self.session,
+            })
+        };
+        by_service.into_iter().filter_map(subscription).collect()
+    }
+}
+
+/// Whether a server says that it tells of changes of resources.
+fn tells(catalog: &outrigger_mcp::catalog::Catalog) -> bool {
+    let capabilities = catalog.about().capabilities.as_ref();
+    let value = capabilities.and_then(|raw| serde_json::from_slice::<serde_json::Value>(raw).ok());
+    value.is_some_and(|value| value["resources"]["subscribe"] == true)
 }

@@ -122,7 +122,7 @@ pub enum Answer {
 /// The messages of a streamed answer. Dropping it cancels the call at the service.
 #[derive(Debug)]
 pub struct AnswerStream {
-    pub(crate) messages: MessageStream,
+    pub(crate) messages: Box<MessageStream>,
 }
 
 impl AnswerStream {
@@ -171,6 +171,7 @@ pub struct Wanted {
 
 /// Something that a caller who listens is told.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a listener has a few of them at a time")]
 pub enum Change {
     /// What the caller sees of a list is another one now.
     List(ListKind),

@@ -1,46 +1,366 @@
 //! The composition of the ingress: one request from its head to its reply.
+//!
+//! ```text
+//!  accept > handshake > identify > peek > route > authorize > forward > reply > record
+//!                                    \-> legacy: translates, then `call` does the rest
+//! ```
 
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Response};
-use outrigger_mcp::envelope::Message;
-use outrigger_proxy::body::OutBody;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use outrigger_config::sections::Trace;
+use outrigger_mcp::catalog::ToolHeaders;
+use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Shape};
+use outrigger_mcp::headers::PARAM_PREFIX;
+use outrigger_mcp::method::Method;
+use outrigger_mcp::names::Naming;
+use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::handshake::ConnInfo;
+use outrigger_proxy::peek::{self, Accepts, PeekLimits, Refused};
+use outrigger_proxy::pool::PooledBody;
 use outrigger_proxy::reply::{self, Dialect};
 use outrigger_runtime::DrainWatcher;
 use outrigger_telemetry::Metrics;
+use outrigger_telemetry::metrics::Outcome;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 
+use crate::authorize::{Permitted, authorize};
 use crate::changes::Changes;
 use crate::config::{Limits, Timeouts};
-use crate::core::{Answer, Caller, Route, Wanted};
+use crate::core::{Answer, AnswerStream, Caller, Era, Inbound, Route, TraceHeaders, Wanted};
+use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
+use crate::forward::{AnswerKind, Outgoing, Sent, Span, Upstream, forward};
+use crate::identify::{Clients, session_tag};
 use crate::legacy::Sessions;
+use crate::lists::{self, CursorKey};
 use crate::policy::PolicyState;
+use crate::record::{CallRecord, HttpRecord, Recorder, reply_outcome};
+use crate::relay::{MessageStream, Relay, Rewriter};
+use crate::route::route;
+use crate::services::Service;
+use crate::snapshot::Snapshot;
+use crate::{era, legacy, listen, trace};
+
+/// Answers up to this size are read whole, which tells how the call went; larger ones pass through unread.
+const SMALL_ANSWER: u64 = 32 * 1024;
+/// Pieces of a stream between a service and a slow caller. Then the service waits.
+const RELAY_PIECES: usize = 16;
 
 /// Everything that requests share.
-#[derive(Debug)]
 pub struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) trace: Trace,
+    pub(crate) naming: Naming,
+    pub(crate) entrance: Entrance,
+    pub(crate) clients: Clients,
+    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) policy: ArcSwap<PolicyState>,
+    /// Counts the changes of what anybody may see.
+    pub(crate) generation: watch::Sender<u64>,
+    pub(crate) cursors: CursorKey,
     pub(crate) sessions: Sessions,
+    pub(crate) listens: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) draining: DrainWatcher,
+    /// Relays of streams; they end with their streams.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// An answer that has not been turned into a response yet.
+enum Reply {
+    /// Made here.
+    Own(Vec<Bytes>),
+    /// Of a service.
+    Upstream { upstream: Upstream, service: Arc<Service>, rewriter: Option<Rewriter> },
 }
 
 impl Gateway {
-    /// Serves one modern message, which must be valid (built by us, or checked), and gives the answer as messages.
-    /// `subscriptions/listen` is not served here: use [`Gateway::changes`].
-    ///
-    /// # Errors
-    /// Whatever ends a request early; nothing was recorded by the caller then, everything by us.
-    pub async fn call(&self, _caller: &Caller, _route: &Route, _message: Message) -> Result<Answer, Failure> {
-        Err(Failure::Internal("not served yet".into()))
+    /// Serves one HTTP request.
+    pub(crate) async fn serve(self: Arc<Self>, conn: Arc<ConnInfo>, request: Request<Incoming>) -> Response<OutBody> {
+        let mut record = HttpRecord::begin(&self.recorder, &conn, &request);
+        let last = conn.requests() >= self.limits.entrance.requests_per_connection
+            && request.version() < http::Version::HTTP_2;
+        let (mut response, call) = match self.enter(&conn, request, &mut record).await {
+            Ok((caller, route, inbound)) if caller.era == Era::Legacy => {
+                (legacy::serve(&self, caller, route, inbound).await, None)
+            }
+            Ok((caller, route, inbound)) => match self.modern(&caller, &route, inbound).await {
+                Ok((response, call)) => (response, call),
+                Err(refused) => (refuse(&refused, &mut record), None),
+            },
+            Err(refused) => (refuse(&refused, &mut record), None),
+        };
+        if last {
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        record.finish(response, call)
     }
 
-    /// Serves one modern message of a modern client: the answer's bytes are relayed as they come.
-    pub async fn respond(&self, _caller: &Caller, _route: &Route, message: Message, _headers: &HeaderMap) -> Response<OutBody> {
-        reply::failure(&Failure::Internal("not served yet".into()), message.id().as_deref(), Dialect::Modern)
+    /// From the head to a known caller on a known route, with the body read.
+    async fn enter(
+        &self,
+        conn: &ConnInfo,
+        request: Request<Incoming>,
+        record: &mut HttpRecord,
+    ) -> Result<(Caller, Route, Inbound), Refused> {
+        let (parts, body) = request.into_parts();
+        let endpoint = endpoint(parts.uri.path())?;
+        self.entrance.check(&parts.uri, &parts.headers, conn.local_addr)?;
+        let mut caller = self.caller(&parts.headers, conn)?;
+        record.identified(caller.principal.id());
+        let route = self.existing(&endpoint, &caller)?;
+        let mut headers = parts.headers;
+        // The token has done its work here; nothing behind this line can forward it.
+        headers.remove(header::AUTHORIZATION);
+        headers.remove(header::COOKIE);
+        let (body, message) = if parts.method == http::Method::POST {
+            let limits =
+                PeekLimits { body_bytes: self.limits.entrance.body_bytes, body_timeout: self.timeouts.common.body };
+            let body = peek::bytes(&headers, body, &limits).await?;
+            record.body(body.len());
+            (body.clone(), Some(Message::parse(body)))
+        } else {
+            (Bytes::new(), None)
+        };
+        let inbound = Inbound { method: parts.method, headers, body, message };
+        let minted = |id: &str| self.sessions.minted(id);
+        let found = era::detect(&inbound.method, &inbound.headers, inbound.message.as_ref(), minted);
+        caller.era = found.map_err(|failure| refused_with(failure, inbound.message.as_ref()))?;
+        Ok((caller, route, inbound))
+    }
+
+    /// identify: who calls, and everything that is fixed for this request.
+    fn caller(&self, headers: &HeaderMap, conn: &ConnInfo) -> Result<Caller, Failure> {
+        let principal = self.clients.identify(headers, conn)?;
+        let policy = self.policy.load_full();
+        Ok(Caller {
+            address: conn.peer_addr,
+            limits: policy.client_limits(&principal),
+            class: policy.rules.visibility_class(&principal),
+            trace: TraceHeaders::of(headers),
+            session_tag: session_tag(&principal),
+            era: Era::Modern,
+            policy,
+            principal,
+        })
+    }
+
+    /// The route of a path. A service of which the caller may use nothing does not exist for it.
+    fn existing(&self, endpoint: &Endpoint<'_>, caller: &Caller) -> Result<Route, Failure> {
+        match endpoint {
+            Endpoint::Merged => Ok(Route::Merged),
+            Endpoint::Service(name) => {
+                let known = self.services.iter().find(|service| &*service.name == *name);
+                let usable =
+                    known.filter(|service| caller.policy.rules.may_use_service(&caller.principal, &service.name));
+                usable.map(|service| Route::Service(Arc::clone(&service.name))).ok_or(Failure::UnknownPath(PATHS))
+            }
+        }
+    }
+
+    /// peek, for clients of the stateless revision; then everything else.
+    async fn modern(
+        self: &Arc<Self>,
+        caller: &Caller,
+        route: &Route,
+        inbound: Inbound,
+    ) -> Result<(Response<OutBody>, Option<CallRecord>), Refused> {
+        let message = match inbound.message {
+            Some(Ok(message)) => message,
+            Some(Err(rejected)) => return Err(Refused { failure: rejected.error.into(), id: rejected.id }),
+            None => return Err(Failure::MethodNotAllowed("POST").into()),
+        };
+        let checked = peek::modern(&inbound.headers, &message).and_then(|()| peek::accepts(&inbound.headers));
+        let refused = |failure| Refused { failure, id: message.id() };
+        let accepts = checked.map_err(refused)?;
+        match message.shape {
+            // Whatever a client of this revision notifies of concerns a stream, and closing that says it too.
+            Shape::Notification => return Ok((reply::accepted(), None)),
+            Shape::Result | Shape::Error => return Err(refused(EnvelopeError::Shape.into())),
+            Shape::Request if message.method.removed_in_modern() => {
+                return Err(refused(Failure::UnknownMethod(message.method_name().into_owned())));
+            }
+            Shape::Request => {}
+        }
+        let (response, call) = self.respond_recorded(caller, route, &message, &inbound.headers, accepts).await;
+        Ok((response, Some(call)))
+    }
+
+    async fn respond_recorded(
+        self: &Arc<Self>,
+        caller: &Caller,
+        route: &Route,
+        message: &Message,
+        headers: &HeaderMap,
+        accepts: Accepts,
+    ) -> (Response<OutBody>, CallRecord) {
+        let span = trace::begin(&self.trace, &caller.trace, message);
+        let mut record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
+        let sent = Sent { headers: Some(headers), accepts };
+        let replied = if message.method == Method::SubscriptionsListen {
+            listen::serve(self, caller, route, message, accepts)
+        } else {
+            match self.dispatch(caller, route, message, &span, sent, &mut record).await {
+                Ok(reply) => self.reply(reply, message, &record).await,
+                Err(failure) => Err(failure),
+            }
+        };
+        let response = replied.unwrap_or_else(|failure| {
+            record.failed(&failure);
+            reply::failure(&failure, message.id().as_deref(), Dialect::Modern)
+        });
+        (response, record)
+    }
+
+    /// route > authorize > forward, or an answer of our own.
+    async fn dispatch(
+        &self,
+        caller: &Caller,
+        path: &Route,
+        message: &Message,
+        span: &Span,
+        sent: Sent<'_>,
+        record: &mut CallRecord,
+    ) -> Result<Reply, Failure> {
+        let snapshot = self.snapshot.load_full();
+        if let Some(kind) = message.method.lists() {
+            return lists::list(&snapshot, &self.cursors, caller, path, kind, message).map(Reply::Own);
+        }
+        if message.method == Method::ServerDiscover {
+            return lists::discover(&snapshot, caller, path, self.limits.instructions_bytes, message).map(Reply::Own);
+        }
+        let (catalog, at) = snapshot.catalog(path).ok_or(Failure::UnknownPath(PATHS))?;
+        let destination = route(catalog, at, &self.services, caller, path, message)?;
+        record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
+        let mut permitted = authorize(caller, destination, record)?;
+        if let Some(headers) = sent.headers {
+            check_mirrored_arguments(&permitted, message, headers)?;
+        }
+        let outgoing = Outgoing::new(&permitted, caller, message, span, sent);
+        let (upstream, in_flight) = forward(&permitted, caller, &outgoing, self.timeouts.common.request).await?;
+        record.hold(permitted.take_permit(), in_flight);
+        let destination = permitted.destination();
+        let rewriter = destination.rewrite.then(|| Rewriter::new(&snapshot, destination.at));
+        Ok(Reply::Upstream { upstream, service: Arc::clone(&destination.service), rewriter })
+    }
+
+    /// reply, for modern clients.
+    async fn reply(&self, reply: Reply, message: &Message, record: &CallRecord) -> Result<Response<OutBody>, Failure> {
+        let (upstream, service, rewriter) = match reply {
+            Reply::Own(pieces) => {
+                record.settle(Outcome::Ok);
+                return Ok(reply::json_pieces(StatusCode::OK, pieces));
+            }
+            Reply::Upstream { upstream, service, rewriter } => (upstream, service, rewriter),
+        };
+        let small = upstream.body.size_hint().exact().is_some_and(|size| size <= SMALL_ANSWER);
+        if upstream.kind == AnswerKind::Json && (small || rewriter.is_some()) {
+            let (status, retry_after) = (upstream.status, upstream.retry_after);
+            let body = self.read_answer(&service, upstream.body, rewriter.as_ref(), record).await?;
+            return Ok(with_retry_after(reply::json(status, body), retry_after));
+        }
+        let (sender, body) = OutBody::channel(RELAY_PIECES);
+        let streamed = upstream.kind == AnswerKind::Stream;
+        let relay = Relay {
+            service: Arc::clone(&service.name),
+            id: message.id(),
+            idle: self.timeouts.common.request,
+            keepalive: streamed.then_some(self.timeouts.keepalive),
+            outcome: record.outcome_slot(),
+        };
+        if !streamed {
+            let mut response = reply::json(upstream.status, Bytes::new());
+            *response.body_mut() = body;
+            self.tasks.spawn(relay.bytes(upstream.body, sender));
+            return Ok(with_retry_after(response, upstream.retry_after));
+        }
+        match rewriter {
+            None => drop(self.tasks.spawn(relay.bytes(upstream.body, sender))),
+            Some(_) => {
+                let stream = self.messages(&service, upstream.body).rewriting(rewriter);
+                self.tasks.spawn(relay.messages(stream, sender));
+            }
+        }
+        Ok(reply::event_stream(body))
+    }
+
+    /// Reads an answer of one message whole.
+    async fn read_answer(
+        &self,
+        service: &Service,
+        body: PooledBody,
+        rewriter: Option<&Rewriter>,
+        record: &CallRecord,
+    ) -> Result<Bytes, Failure> {
+        let broken = |reason: String| Failure::Broken { service: service.name.to_string(), reason };
+        let body = read_bounded(body, self.limits.entrance.event_bytes, self.timeouts.common.request).await;
+        let body = body.map_err(|error| match error {
+            ReadError::TooLarge { limit } => broken(format!("its answer is larger than {limit} bytes")),
+            ReadError::Timeout { after } => Failure::Timeout { service: service.name.to_string(), after },
+            ReadError::Broken(_) => broken("its answer broke off".into()),
+        })?;
+        let message = Message::parse(body).map_err(|_| broken("its answer is no JSON-RPC message".into()))?;
+        record.settle(reply_outcome(&message));
+        Ok(rewriter.map_or_else(|| message.body().clone(), |rewriter| rewriter.apply(&message)))
+    }
+
+    pub(crate) fn messages(&self, service: &Service, body: PooledBody) -> MessageStream {
+        MessageStream::new(
+            Arc::clone(&service.name),
+            body,
+            self.limits.entrance.event_bytes,
+            self.timeouts.common.request,
+        )
+    }
+
+    /// Serves one modern request, which must be valid (built by us, or checked), and gives the answer as messages.
+    /// `subscriptions/listen` is not served here: use [`Gateway::changes`]. Metrics and audit are written by us.
+    ///
+    /// # Errors
+    /// Whatever ends a request early.
+    pub async fn call(&self, caller: &Caller, route: &Route, message: Message) -> Result<Answer, Failure> {
+        let span = trace::begin(&self.trace, &caller.trace, &message);
+        let mut record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
+        let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
+        let answered = self.dispatch(caller, route, &message, &span, sent, &mut record).await;
+        let (upstream, service, rewriter) = match answered.inspect_err(|failure| record.failed(failure))? {
+            Reply::Own(pieces) => {
+                record.settle(Outcome::Ok);
+                return Ok(Answer::Message { body: outrigger_mcp::edit::concat(&pieces), status: StatusCode::OK });
+            }
+            Reply::Upstream { upstream, service, rewriter } => (upstream, service, rewriter),
+        };
+        if upstream.kind == AnswerKind::Stream {
+            let messages = self.messages(&service, upstream.body).rewriting(rewriter).recording(record);
+            return Ok(Answer::Stream(AnswerStream { messages: Box::new(messages) }));
+        }
+        let body = self.read_answer(&service, upstream.body, rewriter.as_ref(), &record).await;
+        let body = body.inspect_err(|failure| record.failed(failure))?;
+        Ok(Answer::Message { body, status: upstream.status })
+    }
+
+    /// Serves one modern message of a modern client, headers and all: the answer's bytes are relayed as they come.
+    pub async fn respond(
+        self: &Arc<Self>,
+        caller: &Caller,
+        route: &Route,
+        message: Message,
+        headers: &HeaderMap,
+    ) -> Response<OutBody> {
+        let both = Accepts { json: true, stream: true };
+        let accepts = peek::accepts(headers).unwrap_or(both);
+        let (response, call) = self.respond_recorded(caller, route, &message, headers, accepts).await;
+        response.map(|body| body.on_end(Box::new(move |_, _| drop(call))))
     }
 
     /// What changes for a caller on a route: of the lists that it sees, and of resources that it names. Costs nothing
@@ -78,4 +398,49 @@ impl Gateway {
     pub fn draining(&self) -> &DrainWatcher {
         &self.draining
     }
+
+    /// For tasks that feed a response; the shutdown waits for them.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("services", &self.services).finish_non_exhaustive()
+    }
+}
+
+fn refuse(refused: &Refused, record: &mut HttpRecord) -> Response<OutBody> {
+    record.refused(&refused.failure);
+    reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern)
+}
+
+fn refused_with(failure: Failure, message: Option<&Result<Message, outrigger_mcp::envelope::Rejected>>) -> Refused {
+    match message {
+        // What is no message cannot say what it speaks; that it is none is the better answer.
+        Some(Err(rejected)) => Refused { failure: rejected.error.clone().into(), id: rejected.id.clone() },
+        Some(Ok(message)) => Refused { failure, id: message.id() },
+        None => failure.into(),
+    }
+}
+
+fn with_retry_after(mut response: Response<OutBody>, after: Option<header::HeaderValue>) -> Response<OutBody> {
+    if let Some(after) = after {
+        response.headers_mut().insert(header::RETRY_AFTER, after);
+    }
+    response
+}
+
+/// Checks the headers that mirror arguments of a tool (streamable HTTP, "Custom Headers from Tool Parameters").
+fn check_mirrored_arguments(permitted: &Permitted, message: &Message, headers: &HeaderMap) -> Result<(), Failure> {
+    let wanted = permitted.destination().wanted.as_ref();
+    let Some(ToolHeaders::Mirrored(mirrored)) = wanted.map(|wanted| &wanted.headers) else { return Ok(()) };
+    let mismatch = |what: String| Failure::HeaderMismatch(format!("Header mismatch: {what}"));
+    for name in headers.keys().filter(|name| name.as_str().starts_with(PARAM_PREFIX)) {
+        let copies = headers.get_all(name).iter().map(header::HeaderValue::as_bytes);
+        outrigger_mcp::headers::single(copies).map_err(|error| mismatch(format!("{name} {error}")))?;
+    }
+    let arguments = message.params().get(Param::Arguments).map(|span| message.raw(span));
+    mirrored.check(arguments, |name| headers.get(name).map(header::HeaderValue::as_bytes)).map_err(mismatch)
 }

@@ -1,10 +1,52 @@
 //! The edge of the mesh: client authentication, merged catalogs, routing, audit.
+//!
+//! ```text
+//!  client --> entrance > identify > era --+--> modern: peek > route > authorize > forward --> sidecar ==> relay --> client
+//!             (gateway.rs reads it        |                                  ^
+//!              top to bottom)             +--> legacy: sessions, translation-+ (Gateway::call)
+//!
+//!  sidecars --health--> watch (per replica) --> services --> snapshot --> view (per class of callers) --> lists, changes
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `gateway` | the composition: one request, phase by phase |
+//! | `core` | what the modern and the legacy half share |
+//! | `entrance`, `identify`, `era` | before anything is known; who calls; what it speaks |
+//! | `route`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
+//! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
+//! | `listen`, `changes`, `subscribe` | telling clients what changes |
+//! | `start`, `reload`, `admin`, `observe`, `command` | the process around it |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
+mod admin;
+mod authorize;
 pub mod changes;
+pub mod command;
 pub mod config;
 pub mod core;
+mod describe;
+mod entrance;
+mod era;
+mod forward;
 pub mod gateway;
+mod health;
+mod identify;
 pub mod legacy;
+mod lists;
+mod listen;
+mod observe;
 pub mod policy;
+mod record;
 mod relay;
+mod reload;
+mod route;
+mod services;
+mod snapshot;
+pub mod start;
+mod subscribe;
+mod trace;
+mod view;
+mod watch;
+
+pub use start::{Error, Running, run, start};

@@ -1,3 +1,7 @@
 //! Entry point of `outrigger-ingress`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outrigger_ingress::command::main(std::env::args_os().skip(1).collect())
+}

@@ -1,15 +1,53 @@
-//! The stream of an answer, message by message.
+//! reply, the part that streams: answers of services on their way to the caller.
+//!
+//! Bytes are passed on as they come. Messages are looked at only where their URIs may have to be rewritten, or where the
+//! caller is the legacy half of the ingress, which translates them.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
-use outrigger_mcp::envelope::Message;
-use outrigger_mcp::sse::Parser;
+use outrigger_mcp::catalog::uri::rewrite_uris;
+use outrigger_mcp::edit::Edits;
+use outrigger_mcp::envelope::{Message, Shape};
+use outrigger_mcp::sse::{self, Parser};
+use outrigger_proxy::body::BodySender;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::pool::PooledBody;
+use outrigger_telemetry::metrics::Outcome;
+use tokio::time::{Instant, sleep_until};
+
+use crate::record::{CallRecord, outcome, reply_outcome};
+use crate::snapshot::Snapshot;
+
+/// A sign of life between events (WHATWG HTML, server-sent events: a comment).
+pub(crate) const KEEPALIVE: &[u8] = b": keep-alive\n\n";
+
+/// Rewrites the URIs of one service's answers into those under which they can be read here.
+pub(crate) struct Rewriter {
+    snapshot: Arc<Snapshot>,
+    service: usize,
+}
+
+impl Rewriter {
+    pub(crate) fn new(snapshot: &Arc<Snapshot>, service: usize) -> Self {
+        Self { snapshot: Arc::clone(snapshot), service }
+    }
+
+    /// The message with other URIs; the same bytes where nothing changes.
+    pub(crate) fn apply(&self, message: &Message) -> Bytes {
+        let rewritten = message.result_span().and_then(|span| {
+            let new = rewrite_uris(message.raw(span), |uri| self.snapshot.merged.expose_uri(self.service, uri))?;
+            let mut edits = Edits::new();
+            edits.replace(span, new);
+            Some(edits.apply_flat(message.body()))
+        });
+        rewritten.unwrap_or_else(|| message.body().clone())
+    }
+}
 
 /// Reads the events of a response as messages.
 pub(crate) struct MessageStream {
@@ -18,26 +56,59 @@ pub(crate) struct MessageStream {
     parser: Parser,
     ready: VecDeque<Message>,
     idle: Duration,
+    /// When the last byte came: waits that are cancelled and begun again count as one.
+    heard: Instant,
+    rewriter: Option<Rewriter>,
+    record: Option<CallRecord>,
 }
 
 impl MessageStream {
     /// Of a response of `service`. `event_bytes` bounds one event; `idle` the time without any byte.
     pub(crate) fn new(service: Arc<str>, body: PooledBody, event_bytes: usize, idle: Duration) -> Self {
-        Self { service, body, parser: Parser::new(event_bytes), ready: VecDeque::new(), idle }
+        let (parser, ready) = (Parser::new(event_bytes), VecDeque::new());
+        Self { service, body, parser, ready, idle, heard: Instant::now(), rewriter: None, record: None }
+    }
+
+    /// With URIs as the caller can use them.
+    pub(crate) fn rewriting(mut self, rewriter: Option<Rewriter>) -> Self {
+        self.rewriter = rewriter;
+        self
+    }
+
+    /// Ends the record of the call with the stream.
+    pub(crate) fn recording(mut self, record: CallRecord) -> Self {
+        self.record = Some(record);
+        self
     }
 
     /// The next message; `None` at the end of the stream. Cancelling the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, Failure> {
+        let next = self.read().await;
+        if let Some(record) = &self.record {
+            match &next {
+                Ok(Some(message)) if matches!(message.shape, Shape::Result | Shape::Error) => {
+                    record.settle(reply_outcome(message));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => drop(record.settle(Outcome::Unavailable)),
+                Err(failure) => drop(record.settle(outcome(failure))),
+            }
+        }
+        next
+    }
+
+    async fn read(&mut self) -> Result<Option<Message>, Failure> {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(Some(message));
             }
-            let frame = tokio::time::timeout(self.idle, self.body.frame()).await;
+            let frame = tokio::time::timeout_at(self.heard + self.idle, self.body.frame()).await;
             let frame = frame.map_err(|_| Failure::Timeout { service: self.service.to_string(), after: self.idle })?;
             match frame {
                 None => return Ok(None),
-                Some(Err(_)) => return Err(self.broken("the answer broke off")),
+                Some(Err(_)) => return Err(broken(&self.service, BROKE_OFF)),
                 Some(Ok(frame)) => {
+                    self.heard = Instant::now();
                     if let Ok(data) = frame.into_data() {
                         self.parser.push(&data);
                         self.read_events()?;
@@ -48,22 +119,163 @@ impl MessageStream {
     }
 
     fn read_events(&mut self) -> Result<(), Failure> {
-        while let Some(event) = self.parser.next_event().map_err(|e| self.broken(&e.to_string()))? {
+        while let Some(event) = self.parser.next_event().map_err(|e| broken(&self.service, &e.to_string()))? {
             // Priming events and other kinds carry no message.
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            let message = Message::parse(data).map_err(|_| self.broken("it sent an event that is no message"))?;
+            let parse =
+                |data| Message::parse(data).map_err(|_| broken(&self.service, "it sent an event that is no message"));
+            let mut message = parse(data)?;
+            if let Some(rewriter) = &self.rewriter {
+                let rewritten = rewriter.apply(&message);
+                if rewritten != *message.body() {
+                    message = parse(rewritten)?;
+                }
+            }
             self.ready.push_back(message);
         }
         Ok(())
     }
+}
 
-    fn broken(&self, reason: &str) -> Failure {
-        Failure::Broken { service: self.service.to_string(), reason: reason.to_owned() }
+const BROKE_OFF: &str = "its answer broke off";
+
+fn broken(service: &str, reason: &str) -> Failure {
+    Failure::Broken { service: service.to_owned(), reason: reason.to_owned() }
+}
+
+/// How a stream is passed on.
+pub(crate) struct Relay {
+    /// Whose answer it is.
+    pub(crate) service: Arc<str>,
+    /// The request that is answered, for an error in place of a result that never comes.
+    pub(crate) id: Option<Bytes>,
+    /// Longest time without a byte.
+    pub(crate) idle: Duration,
+    /// Time after which an event stream gets a sign of life; `None` for answers that are no event streams.
+    pub(crate) keepalive: Option<Duration>,
+    /// Where to say how it ended.
+    pub(crate) outcome: Arc<OnceLock<Outcome>>,
+}
+
+impl Relay {
+    /// Passes bytes on as they come. Ends when the stream does, and at once when the caller goes away, which cancels the
+    /// call.
+    pub(crate) async fn bytes(self, mut body: PooledBody, sender: BodySender) {
+        let (mut heard, mut spoken) = (Instant::now(), Instant::now());
+        let mut between = Between::default();
+        loop {
+            let tick = self.keepalive.map_or(heard + self.idle, |every| (spoken + every).min(heard + self.idle));
+            let frame = tokio::select! {
+                biased;
+                () = sender.gone() => return,
+                frame = body.frame() => frame,
+                () = sleep_until(tick) => {
+                    if tick >= heard + self.idle {
+                        return self.fail(Failure::Timeout { service: self.service.to_string(), after: self.idle }, between, sender).await;
+                    }
+                    spoken = tick;
+                    if between.events() && sender.send(Bytes::from_static(KEEPALIVE)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
+                None => return drop(sender.finish().await),
+                Some(Err(_)) => return self.fail(broken(&self.service, BROKE_OFF), between, sender).await,
+                Some(Ok(Err(_trailers))) => {}
+                Some(Ok(Ok(data))) => {
+                    heard = Instant::now();
+                    spoken = heard;
+                    between.saw(&data);
+                    if sender.send(data).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes messages on, with other URIs.
+    pub(crate) async fn messages(self, mut stream: MessageStream, sender: BodySender) {
+        let every = self.keepalive.unwrap_or(self.idle);
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = sender.gone() => return,
+                next = tokio::time::timeout(every, stream.next()) => next,
+            };
+            let sent = match next {
+                Err(_silent) => sender.send(Bytes::from_static(KEEPALIVE)).await,
+                Ok(Ok(Some(message))) => sender.send(sse::event(message.body())).await,
+                Ok(Ok(None)) => return drop(sender.finish().await),
+                Ok(Err(failure)) => return self.fail(failure, Between::default(), sender).await,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends a stream that lacks its result: with an error in its place where one can be told from what came before, else by
+    /// breaking off.
+    async fn fail(&self, failure: Failure, between: Between, sender: BodySender) {
+        tracing::warn!(service = %self.service, %failure, "a stream ended before its result");
+        // The first to say it: how the body ends tells less.
+        self.outcome.get_or_init(|| outcome(&failure));
+        if self.keepalive.is_some() && between.events() {
+            let error = sse::event(&failure.rpc().reply(self.id.as_deref()));
+            if sender.send(error).await.is_ok() {
+                drop(sender.finish().await);
+            }
+        }
+    }
+}
+
+/// Whether the bytes so far end between two events, where something may be said in between.
+#[derive(Debug, Clone, Copy)]
+struct Between {
+    last: [u8; 2],
+}
+
+impl Default for Between {
+    fn default() -> Self {
+        Self { last: *b"\n\n" }
+    }
+}
+
+impl Between {
+    fn saw(&mut self, data: &[u8]) {
+        for byte in data.iter().skip(data.len().saturating_sub(3)).filter(|byte| **byte != b'\r') {
+            self.last = [self.last[1], *byte];
+        }
+    }
+
+    fn events(self) -> bool {
+        self.last == *b"\n\n"
     }
 }
 
 impl fmt::Debug for MessageStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageStream").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_between_events_is_known() {
+        let after = |pieces: &[&str]| {
+            let mut between = Between::default();
+            pieces.iter().for_each(|piece| between.saw(piece.as_bytes()));
+            between.events()
+        };
+        assert!(after(&[]));
+        assert!(after(&["data: 1\n\n"]) && after(&["data: 1\n", "\n"]) && after(&["data: 1\r\n\r\n"]));
+        assert!(after(&["data: 1\r\n", "\r", "\n"]));
+        assert!(!after(&["data: 1\n"]) && !after(&["data: 1"]) && !after(&["data: 1\n\n", "d"]));
     }
 }

@@ -1,0 +1,55 @@
+//! `/catalog` on the admin port: the services, how they are, and what they offer under which names.
+
+use std::sync::Arc;
+
+use outrigger_mcp::catalog_kind::Kind;
+use outrigger_runtime::AdminPage;
+use outrigger_runtime::admin::JSON;
+use serde_json::{Map, Value, json};
+
+use crate::gateway::Gateway;
+use crate::services::Service;
+
+/// The page. It shows names of everything, whoever may use it, so the port is not for clients.
+pub(crate) fn catalog(gateway: &Gateway) -> AdminPage {
+    let snapshot = gateway.snapshot.load();
+    let mut services = Map::new();
+    for (at, (service, view)) in gateway.services.iter().zip(snapshot.merged.services()).enumerate() {
+        let condition = snapshot.conditions.get(at).map(|condition| condition.text());
+        let counts: Map<String, Value> = Kind::ALL
+            .map(|kind| (kind.list_member().to_owned(), view.catalog.list(kind).items().len().into()))
+            .into_iter()
+            .collect();
+        let about = json!({
+            "status": condition,
+            "catalog": view.state.as_str(),
+            "fingerprint": view.catalog.fingerprint(),
+            "counts": counts,
+            "in_flight": service.concurrency.in_flight(),
+            "replicas": replicas(service),
+        });
+        services.insert(view.name.to_string(), about);
+    }
+    let mut names = Map::new();
+    for kind in Kind::ALL {
+        let exposed = snapshot.merged.exposed(kind).map(|exposed| Value::from(exposed.name));
+        names.insert(kind.list_member().to_owned(), exposed.collect::<Vec<_>>().into());
+    }
+    let page = json!({ "services": services, "exposed": names, "warnings": snapshot.merged.warnings() });
+    AdminPage::ok(JSON, page.to_string())
+}
+
+fn replicas(service: &Service) -> Vec<Value> {
+    let replica = |replica: &Arc<crate::services::Replica>| {
+        let health = replica.health();
+        let document = health.document.as_ref();
+        json!({
+            "address": replica.address,
+            "status": document.map(|document| format!("{:?}", document.status).to_lowercase()),
+            "reason": document.and_then(|document| document.reason.clone()),
+            "unreachable": health.unreachable,
+            "in_flight": replica.in_flight(),
+        })
+    };
+    service.replicas.iter().map(replica).collect()
+}

@@ -1,0 +1,126 @@
+//! authorize: policy, rate limits and concurrency. The only maker of [`Permitted`], which forward demands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_mcp::catalog_kind::Kind;
+use outrigger_policy::{Capability, ConcurrencyPermit, Decision, DenyReason, Limits, Per};
+use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::metrics;
+use outrigger_telemetry::metrics::LimitKind;
+
+use crate::core::Caller;
+use crate::record::CallRecord;
+use crate::route::{Destination, unknown};
+use crate::services::Service;
+use crate::view::policy_kind;
+
+/// When to try again while a service works on as many calls as it may: calls that end make room one by one.
+const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
+
+/// Proof that a message may go to its destination. Holds the place that it takes among the calls of the service.
+#[derive(Debug)]
+pub(crate) struct Permitted {
+    destination: Destination,
+    permit: Option<ConcurrencyPermit>,
+}
+
+impl Permitted {
+    /// Where to.
+    pub(crate) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// The place among the calls of the service, to be held until the answer has ended.
+    pub(crate) fn take_permit(&mut self) -> Option<ConcurrencyPermit> {
+        self.permit.take()
+    }
+}
+
+/// Decides a call, before any byte of it goes anywhere. Notes the decision.
+///
+/// # Errors
+/// Denied, which looks as if the thing did not exist; or limited.
+pub(crate) fn authorize(
+    caller: &Caller,
+    destination: Destination,
+    record: &mut CallRecord,
+) -> Result<Permitted, Failure> {
+    let service = Arc::clone(&destination.service);
+    match &destination.wanted {
+        None if caller.policy.rules.may_use_service(&caller.principal, &service.name) => record.allowed(None),
+        None => {
+            record.denied(None);
+            return Err(Failure::CallerRefused);
+        }
+        Some(wanted) => {
+            let what = Capability { kind: policy_kind(wanted.kind), service: &service.name, name: &wanted.original };
+            match caller.policy.rules.decide(&caller.principal, &what) {
+                Decision::Allow { rule } => record.allowed(Some(rule.as_str())),
+                Decision::Deny { reason, nearest } => {
+                    record.denied(nearest.as_ref().map(|rule| rule.as_str()));
+                    service.metrics.denied(label(reason));
+                    tracing::debug!(principal = %caller.principal, capability = %what, %reason, "denied");
+                    return Err(unknown(wanted.kind, &wanted.asked));
+                }
+            }
+            check_rates(caller, &service, &what)?;
+        }
+    }
+    let permit = service.concurrency.try_acquire().ok_or_else(|| {
+        service.metrics.limited(LimitKind::Concurrency);
+        Failure::Limited {
+            limit: format!("{} calls of {} at once", service.concurrency.limit(), service.name),
+            retry_after: CONCURRENCY_RETRY,
+            service: Some(service.name.to_string()),
+        }
+    })?;
+    Ok(Permitted { destination, permit: Some(permit) })
+}
+
+/// Decides a subscription to a resource; it takes no place among the calls.
+pub(crate) fn may_read(caller: &Caller, service: &str, kind: Kind, name: &str) -> bool {
+    let what = Capability { kind: policy_kind(kind), service, name };
+    caller.policy.rules.decide(&caller.principal, &what).is_allowed()
+}
+
+/// Lets a listen of ours go to a service on behalf of a caller whose resources were checked with [`may_read`].
+///
+/// # Errors
+/// The caller may use nothing of the service.
+pub(crate) fn authorize_listen(caller: &Caller, at: usize, service: &Arc<Service>) -> Result<Permitted, Failure> {
+    if !caller.policy.rules.may_use_service(&caller.principal, &service.name) {
+        return Err(Failure::CallerRefused);
+    }
+    let destination = Destination { service: Arc::clone(service), at, wanted: None, rewrite: false };
+    Ok(Permitted { destination, permit: None })
+}
+
+fn check_rates(caller: &Caller, service: &Service, what: &Capability<'_>) -> Result<(), Failure> {
+    let policy = &caller.policy;
+    if policy.rules.limits().is_empty() {
+        return Ok(());
+    }
+    let now = policy.now();
+    let limits = policy.limits.for_capability(what, now);
+    Limits::check(&caller.limits, &limits, now).map_err(|limited| {
+        service.metrics.limited(match limited.per {
+            Per::Client => LimitKind::ClientRate,
+            Per::Service => LimitKind::ServiceRate,
+            Per::Tool => LimitKind::ToolRate,
+        });
+        Failure::Limited {
+            limit: limited.limit.to_string(),
+            retry_after: limited.retry_after,
+            service: Some(service.name.to_string()),
+        }
+    })
+}
+
+fn label(reason: DenyReason) -> metrics::DenyReason {
+    match reason {
+        DenyReason::NoRule => metrics::DenyReason::NoRule,
+        DenyReason::NotAuthenticated => metrics::DenyReason::Identity,
+        DenyReason::RequirementNotMet => metrics::DenyReason::Requirement,
+    }
+}

@@ -1,0 +1,203 @@
+//! What is checked before anybody is identified: the path, and the `Host` and `Origin` headers, which keep web pages of
+//! other sites from reaching us through somebody's browser (DNS rebinding).
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, Uri, header};
+use outrigger_proxy::failure::Failure;
+
+use crate::config::Config;
+
+/// The paths that exist, for those who asked for another one.
+pub(crate) const PATHS: &str = "/mcp and /s/<service>/mcp";
+
+/// Which endpoint a path names; the service may not exist.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint<'a> {
+    Merged,
+    Service(&'a str),
+}
+
+/// Reads the path.
+///
+/// # Errors
+/// [`Failure::UnknownPath`].
+pub(crate) fn endpoint(path: &str) -> Result<Endpoint<'_>, Failure> {
+    if path == "/mcp" {
+        return Ok(Endpoint::Merged);
+    }
+    let service = path.strip_prefix("/s/").and_then(|rest| rest.strip_suffix("/mcp"));
+    service.filter(|name| !name.contains('/')).map(Endpoint::Service).ok_or(Failure::UnknownPath(PATHS))
+}
+
+/// The names that we go by, and the pages that may call.
+#[derive(Debug, Clone)]
+pub(crate) struct Entrance {
+    /// Lower case, without port.
+    hosts: Vec<String>,
+    /// Lower case, with port.
+    authorities: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Entrance {
+    /// As configured.
+    pub(crate) fn new(config: &Config) -> Self {
+        let lower = |list: &[String]| list.iter().map(|text| text.to_ascii_lowercase()).collect::<Vec<_>>();
+        let (authorities, mut hosts): (Vec<_>, Vec<_>) =
+            lower(&config.clients.allowed_hosts).into_iter().partition(|host| split_port(host).1.is_some());
+        hosts.extend(config.public_url.as_ref().map(|url| bare(&url.authority.host).to_ascii_lowercase()));
+        if !config.listen.ip().is_unspecified() {
+            hosts.push(config.listen.ip().to_string());
+        }
+        let hosts = hosts.iter().map(|host| bare(host).to_owned()).collect();
+        Self { hosts, authorities, origins: lower(&config.clients.allowed_origins) }
+    }
+
+    /// Checks a request that came in at `local`.
+    ///
+    /// # Errors
+    /// [`Failure::HostNotAllowed`] or [`Failure::OriginNotAllowed`].
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> Result<(), Failure> {
+        // h2 has the authority in the target, HTTP/1.1 in the header; a request with both must pass with both.
+        let mut named = uri.authority().map(|authority| authority.as_str()).into_iter().map(Some).collect::<Vec<_>>();
+        named.extend(headers.get_all(header::HOST).iter().map(|host| host.to_str().ok()));
+        if named.is_empty() || !named.iter().all(|host| host.is_some_and(|host| self.host(host, local.ip()))) {
+            return Err(Failure::HostNotAllowed);
+        }
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        if origins.all(|origin| origin.to_str().is_ok_and(|origin| self.origin(origin, local.ip()))) {
+            Ok(())
+        } else {
+            Err(Failure::OriginNotAllowed)
+        }
+    }
+
+    fn host(&self, authority: &str, local: IpAddr) -> bool {
+        let authority = authority.to_ascii_lowercase();
+        let (host, _) = split_port(&authority);
+        // A name can be made to lead here by anybody; the address that was dialled cannot.
+        let address = bare(host).parse::<IpAddr>().ok();
+        is_loopback(host)
+            || address == Some(local)
+            || self.hosts.iter().any(|own| own == bare(host))
+            || self.authorities.contains(&authority)
+    }
+
+    fn origin(&self, origin: &str, local: IpAddr) -> bool {
+        let origin = origin.to_ascii_lowercase();
+        if self.origins.contains(&origin) {
+            return true;
+        }
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        rest.is_some_and(|authority| self.host(authority, local))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || bare(host).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Splits `host:port`; the host keeps its brackets.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let end = authority.rfind(']').map_or(0, |at| at + 1);
+    match authority.get(end..).and_then(|rest| rest.rfind(':')) {
+        Some(at) if authority.get(end + at + 1..).is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit())) => {
+            (authority.get(..end + at).unwrap_or_default(), authority.get(end + at + 1..))
+        }
+        _ => (authority, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entrance() -> Entrance {
+        Entrance {
+            hosts: vec!["mcp.example.com".into(), "10.0.0.1".into(), "fe80::1".into()],
+            authorities: vec!["odd.example.com:8443".into()],
+            origins: vec!["https://app.example.com".into()],
+        }
+    }
+
+    fn check(host: &str, origin: Option<&str>) -> Result<(), Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert("origin", origin.parse().unwrap());
+        }
+        entrance().check(&Uri::from_static("/mcp"), &headers, "192.0.2.7:8080".parse().unwrap())
+    }
+
+    #[test]
+    fn paths() {
+        assert_eq!(endpoint("/mcp").unwrap(), Endpoint::Merged);
+        assert_eq!(endpoint("/s/fs/mcp").unwrap(), Endpoint::Service("fs"));
+        for bad in ["/", "/mcp/", "/s//mcp/x", "/s/a/b/mcp", "/s/mcp", "/MCP", ""] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn own_names_and_this_machine_are_accepted() {
+        for good in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:80",
+            "[::1]",
+            "mcp.example.com",
+            "MCP.example.com:443",
+            "10.0.0.1:8080",
+            "[fe80::1]:8080",
+            "odd.example.com:8443",
+            "192.0.2.7:8080",
+        ] {
+            assert!(check(good, None).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        for bad in [
+            "evil.example.com",
+            "localhost.evil.com",
+            "mcp.example.com.evil.com",
+            "odd.example.com",
+            "odd.example.com:1",
+            "192.0.2.8",
+            "",
+            "127.0.0.1.nip.io",
+            "user@localhost",
+            "localhost:x",
+        ] {
+            assert!(matches!(check(bad, None), Err(Failure::HostNotAllowed)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_of_this_machine_our_own_or_listed() {
+        for good in ["http://localhost:3000", "https://app.example.com", "https://mcp.example.com", "http://[::1]:9"] {
+            assert!(check("localhost", Some(good)).is_ok(), "{good}");
+        }
+        for bad in
+            ["null", "http://evil.com", "https://app.example.com:444", "http://app.example.com", "file://localhost", ""]
+        {
+            assert!(matches!(check("localhost", Some(bad)), Err(Failure::OriginNotAllowed)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_any_name_is_refused() {
+        let local = "127.0.0.1:1".parse().unwrap();
+        assert!(entrance().check(&Uri::from_static("/mcp"), &HeaderMap::new(), local).is_err());
+        assert!(entrance().check(&Uri::from_static("http://localhost/mcp"), &HeaderMap::new(), local).is_ok());
+    }
+}

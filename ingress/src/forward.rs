@@ -1,0 +1,237 @@
+//! forward: the message with the service's own name and our trace, to one sidecar.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use outrigger_mcp::bridge::meta_keys::{SESSION, mesh_only};
+use outrigger_mcp::catalog::ToolHeaders;
+use outrigger_mcp::edit::{Edits, MetaEdit};
+use outrigger_mcp::envelope::{Message, Param};
+use outrigger_mcp::headers::{self, encode};
+use outrigger_mcp::json::quote;
+use outrigger_mcp::revision::Revision;
+use outrigger_proxy::body::OutBody;
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::peek::{Accepts, mirrors_name};
+use outrigger_proxy::pool::{PooledBody, SendError, SendErrorKind};
+use outrigger_telemetry::TraceContext;
+use outrigger_telemetry::metrics::UpstreamErrorKind;
+use tokio::time::{Instant, timeout_at};
+
+use crate::authorize::Permitted;
+use crate::core::Caller;
+use crate::services::{InFlight, Replica, Service};
+
+/// The path of MCP at a sidecar.
+const PATH: &str = "/mcp";
+
+/// What is sent, ready to be sent again where the first attempt provably sent nothing.
+pub(crate) struct Outgoing {
+    body: Vec<Bytes>,
+    headers: HeaderMap,
+}
+
+/// The head of an answer, and its body to come.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) status: StatusCode,
+    pub(crate) kind: AnswerKind,
+    pub(crate) retry_after: Option<HeaderValue>,
+    pub(crate) body: PooledBody,
+}
+
+/// The two forms of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerKind {
+    /// One message.
+    Json,
+    /// Events.
+    Stream,
+}
+
+/// This hop's span, and the `tracestate` to send with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Span {
+    pub(crate) context: TraceContext,
+    pub(crate) state: Option<Vec<u8>>,
+}
+
+/// What the caller sent along.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent<'a> {
+    /// The headers of a modern client, checked; `None` for messages that we made.
+    pub(crate) headers: Option<&'a HeaderMap>,
+    /// What it takes for an answer.
+    pub(crate) accepts: Accepts,
+}
+
+impl Outgoing {
+    /// Splices the service's own name, the trace and the session tag into the message; every other byte stays.
+    pub(crate) fn new(permitted: &Permitted, caller: &Caller, message: &Message, span: &Span, sent: Sent<'_>) -> Self {
+        let destination = permitted.destination();
+        let (mut edits, mut headers) = (Edits::new(), HeaderMap::with_capacity(12));
+        if let Some(wanted) = &destination.wanted {
+            if wanted.asked != *wanted.original {
+                edits.replace(wanted.token, quote(&wanted.original));
+            }
+            if mirrors_name(message.method) {
+                put(&mut headers, headers::NAME, &encode(&wanted.original));
+            }
+        } else if let Some(target) = message.target().filter(|_| mirrors_name(message.method)) {
+            put(&mut headers, headers::NAME, &encode(&target));
+        }
+        let traceparent = span.context.format();
+        let traceparent = std::str::from_utf8(&traceparent).unwrap_or_default();
+        // Only the mesh itself says what begins with its name: a client cannot borrow somebody's session.
+        let mut meta = MetaEdit { drop: Some(|key| mesh_only(key) || key == "tracestate"), set: Vec::new() };
+        meta = meta.text("traceparent", traceparent).text(SESSION, &caller.session_tag);
+        put(&mut headers, "traceparent", traceparent);
+        if let Some(state) = span.state.as_deref().and_then(|state| std::str::from_utf8(state).ok()) {
+            meta = meta.text("tracestate", state);
+            put(&mut headers, "tracestate", state);
+        }
+        meta.params(message, &mut edits);
+        put(&mut headers, headers::PROTOCOL_VERSION, Revision::MODERN.as_str());
+        put(&mut headers, headers::METHOD, &encode(&message.method_name()));
+        put(&mut headers, "content-type", "application/json");
+        put(
+            &mut headers,
+            "accept",
+            match (sent.accepts.json, sent.accepts.stream) {
+                (true, false) => "application/json",
+                (false, true) => "text/event-stream",
+                _ => "application/json, text/event-stream",
+            },
+        );
+        mirrored_arguments(&mut headers, permitted, message, sent.headers);
+        Self { body: edits.apply(message.body()), headers }
+    }
+
+    fn request(&self) -> Request<OutBody> {
+        let mut request = Request::new(OutBody::chunks(self.body.clone()));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = http::Uri::from_static(PATH);
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// `Mcp-Param-*`: those of a modern client go on as they are, also such as nobody here knows; a legacy client has none,
+/// so they are made from the arguments.
+fn mirrored_arguments(out: &mut HeaderMap, permitted: &Permitted, message: &Message, sent: Option<&HeaderMap>) {
+    if let Some(sent) = sent {
+        for (name, value) in sent {
+            if name.as_str().starts_with(headers::PARAM_PREFIX) {
+                out.append(name.clone(), value.clone());
+            }
+        }
+        return;
+    }
+    let wanted = permitted.destination().wanted.as_ref();
+    if let Some(ToolHeaders::Mirrored(mirrored)) = wanted.map(|wanted| &wanted.headers) {
+        let arguments = message.params().get(Param::Arguments).map(|span| message.raw(span));
+        for (name, value) in mirrored.generate(arguments) {
+            put(out, name, &value);
+        }
+    }
+}
+
+fn put(headers: &mut HeaderMap, name: &str, value: &str) {
+    // Names are constants or tokens, values are encoded: neither fails.
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        headers.append(name, value);
+    }
+}
+
+/// Sends to one replica of the service, and to another one when the first provably got nothing. Gives the head of the
+/// answer, within `limit`. Dropping the future or the body cancels the call.
+///
+/// # Errors
+/// [`Failure::Unavailable`], [`Failure::Timeout`] or [`Failure::Broken`], each naming the service.
+pub(crate) async fn forward(
+    permitted: &Permitted,
+    caller: &Caller,
+    outgoing: &Outgoing,
+    limit: Duration,
+) -> Result<(Upstream, InFlight), Failure> {
+    let service = &permitted.destination().service;
+    let deadline = Instant::now() + limit;
+    let first = service.pick(&caller.session_tag, None)?;
+    let error = match attempt(service, &first, outgoing, deadline, limit).await? {
+        Ok(answered) => return answered,
+        Err(error) => error,
+    };
+    let failure = report(service, &first, &error);
+    if error.sent {
+        return Err(failure);
+    }
+    let Ok(second) = service.pick(&caller.session_tag, Some(&first)) else { return Err(failure) };
+    match attempt(service, &second, outgoing, deadline, limit).await? {
+        Ok(answered) => answered,
+        Err(error) => Err(report(service, &second, &error)),
+    }
+}
+
+type Answered = Result<(Upstream, InFlight), Failure>;
+
+async fn attempt(
+    service: &Service,
+    replica: &Arc<Replica>,
+    outgoing: &Outgoing,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<Result<Answered, SendError>, Failure> {
+    let in_flight = replica.enter();
+    match timeout_at(deadline, replica.pool.send(outgoing.request())).await {
+        Err(_elapsed) => {
+            service.metrics.upstream_error(UpstreamErrorKind::Timeout);
+            Err(Failure::Timeout { service: service.name.to_string(), after: limit })
+        }
+        Ok(Err(error)) => Ok(Err(error)),
+        Ok(Ok(response)) => {
+            if replica.health().unreachable.is_some() {
+                replica.wake.notify_one();
+            }
+            Ok(Ok(head(service, response).map(|upstream| (upstream, in_flight))))
+        }
+    }
+}
+
+/// Reads the head of an answer. What a sidecar says against us is not for the caller.
+fn head(service: &Service, response: Response<PooledBody>) -> Result<Upstream, Failure> {
+    let (parts, body) = response.into_parts();
+    let broken = |reason: String| {
+        service.metrics.upstream_error(UpstreamErrorKind::Protocol);
+        Failure::Broken { service: service.name.to_string(), reason }
+    };
+    if matches!(parts.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        tracing::warn!(service = %service.name, status = %parts.status, "the sidecar refuses this ingress; look at its policy");
+        return Err(broken("its sidecar refuses this ingress".into()));
+    }
+    let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = match media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/json" => AnswerKind::Json,
+        "text/event-stream" => AnswerKind::Stream,
+        _ => return Err(broken(format!("its answer ({}) is neither JSON nor an event stream", parts.status))),
+    };
+    let retry_after = parts.headers.get(header::RETRY_AFTER).cloned();
+    Ok(Upstream { status: parts.status, kind, retry_after, body })
+}
+
+/// Counts and logs a request that got no answer, and says what the caller is told.
+fn report(service: &Service, replica: &Replica, error: &SendError) -> Failure {
+    let (kind, reason) = match error.kind {
+        SendErrorKind::Connect => (UpstreamErrorKind::Connect, "it cannot be reached"),
+        SendErrorKind::Tls => (UpstreamErrorKind::Tls, "it cannot be reached securely"),
+        SendErrorKind::Timeout => (UpstreamErrorKind::Timeout, "it cannot be reached in time"),
+        SendErrorKind::Exhausted => (UpstreamErrorKind::Overloaded, "all connections to it are busy"),
+        SendErrorKind::Closed => (UpstreamErrorKind::Reset, "the connection closed before it answered"),
+        SendErrorKind::Protocol | SendErrorKind::Body => (UpstreamErrorKind::Protocol, "its answer is not HTTP"),
+    };
+    service.metrics.upstream_error(kind);
+    tracing::warn!(service = %service.name, replica = %replica.address, %error, "no answer from a sidecar");
+    let (service, reason) = (service.name.to_string(), reason.to_owned());
+    if error.sent { Failure::Broken { service, reason } } else { Failure::Unavailable { service, reason } }
+}

@@ -1,0 +1,122 @@
+//! identify: makes a principal from a bearer token or a client certificate; nothing else can.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderMap, header};
+use outrigger_identity::Credentials;
+use outrigger_policy::{Principal, TokenTable};
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::handshake::ConnInfo;
+
+/// How clients prove who they are.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// Tokens in force; swapped on reload.
+    pub(crate) tokens: ArcSwap<TokenTable>,
+    /// A caller that proves nothing is let in; only on loopback.
+    pub(crate) anonymous: bool,
+    /// Present when the listener asks for client certificates.
+    pub(crate) members: Option<Arc<Credentials>>,
+}
+
+impl Clients {
+    /// Who calls. A credential that is shown must be good, also where none is needed.
+    ///
+    /// # Errors
+    /// [`Failure::Unauthenticated`].
+    pub(crate) fn identify(&self, headers: &HeaderMap, conn: &ConnInfo) -> Result<Principal, Failure> {
+        let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+        match (shown.next(), shown.next()) {
+            (Some(_), Some(_)) => return Err(Failure::Unauthenticated("several Authorization headers")),
+            (Some(value), None) => return self.by_token(value.as_bytes()),
+            (None, _) => {}
+        }
+        if let (Some(members), Some(certificates)) = (&self.members, conn.peer_certs()) {
+            let id = members.peer(Some(certificates)).map_err(|error| {
+                tracing::debug!(peer = %conn.peer_addr, %error, "client certificate refused");
+                Failure::Unauthenticated("the client certificate is not acceptable")
+            })?;
+            let refused = Failure::Unauthenticated("the client certificate names nobody");
+            return Principal::workload(id.as_str()).map_err(|_| refused);
+        }
+        if self.anonymous && conn.local_addr.ip().is_loopback() {
+            return Ok(Principal::anonymous());
+        }
+        Err(Failure::Unauthenticated("send a token: `Authorization: Bearer <token>`"))
+    }
+
+    fn by_token(&self, value: &[u8]) -> Result<Principal, Failure> {
+        let token = match value.split_at_checked(7) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii(),
+            _ => return Err(Failure::Unauthenticated("only `Authorization: Bearer <token>` is accepted")),
+        };
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, token).as_ref());
+        let tokens = self.tokens.load();
+        tokens.lookup(&hash).cloned().ok_or(Failure::Unauthenticated("the bearer token is not valid"))
+    }
+}
+
+/// What stateful servers tell the sessions of modern clients apart by: one per principal. A hash, because servers may
+/// log it and need not learn who it is.
+pub(crate) fn session_tag(principal: &Principal) -> Arc<str> {
+    let hash = digest(&SHA256, principal.id().as_bytes());
+    let hex = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
+    Arc::from(format!("p.{}", hex.collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clients(anonymous: bool) -> Clients {
+        let mut tokens = TokenTable::default();
+        let hash = digest(&SHA256, b"secret").as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let token =
+            outrigger_policy::StaticToken { subject: "ada".into(), sha256: hash, roles: vec![], scopes: vec![] };
+        tokens.insert(&token).unwrap();
+        Clients { tokens: ArcSwap::from_pointee(tokens), anonymous, members: None }
+    }
+
+    fn identify(clients: &Clients, values: &[&str], local: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("authorization", value.parse().unwrap());
+        }
+        let conn = ConnInfo::new("192.0.2.1:1".parse().unwrap(), local.parse().unwrap(), None);
+        clients.identify(&headers, &conn).ok().map(|principal| principal.id().to_owned())
+    }
+
+    #[test]
+    fn a_token_names_its_subject() {
+        for good in ["Bearer secret", "bearer secret", "Bearer   secret "] {
+            assert_eq!(identify(&clients(false), &[good], "127.0.0.1:1").as_deref(), Some("user:ada"), "{good}");
+        }
+    }
+
+    #[test]
+    fn bad_credentials_are_refused_even_where_none_is_needed() {
+        for bad in
+            [&["Bearer other"][..], &["Bearer "], &["Basic secret"], &["secret"], &["Bearer secret", "Bearer secret"]]
+        {
+            assert_eq!(identify(&clients(true), bad, "127.0.0.1:1"), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn anonymous_callers_come_from_this_machine_only() {
+        assert_eq!(identify(&clients(true), &[], "127.0.0.1:1").as_deref(), Some("anonymous"));
+        assert_eq!(identify(&clients(true), &[], "192.0.2.7:1"), None);
+        assert_eq!(identify(&clients(false), &[], "127.0.0.1:1"), None);
+    }
+
+    #[test]
+    fn tags_tell_principals_apart_without_naming_them() {
+        let (ada, bob) = (Principal::user("ada").unwrap(), Principal::user("bob").unwrap());
+        assert_ne!(session_tag(&ada), session_tag(&bob));
+        assert_eq!(session_tag(&ada), session_tag(&Principal::user("ada").unwrap()));
+        assert!(!session_tag(&ada).contains("ada"));
+    }
+}

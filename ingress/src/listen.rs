@@ -1,0 +1,161 @@
+//! `subscriptions/listen`: a response that stays open and tells what changes (2026-07-28, basic/patterns/subscriptions).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use outrigger_mcp::bridge::meta_keys::SUBSCRIPTION_ID;
+use outrigger_mcp::envelope::{Message, Param};
+use outrigger_mcp::error::{notification, result_reply};
+use outrigger_mcp::json::{quote, write_string};
+use outrigger_mcp::sse;
+use outrigger_proxy::body::{BodySender, OutBody};
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::peek::Accepts;
+use outrigger_proxy::reply;
+use serde::Deserialize;
+
+use crate::changes::Changes;
+use crate::core::{Caller, Change, ListKind, Route, Wanted};
+use crate::gateway::Gateway;
+use crate::relay::KEEPALIVE;
+
+/// Notifications that wait for a slow listener. More are not made meanwhile: lists coalesce.
+const QUEUE: usize = 16;
+/// When to come back while as many streams as allowed are open.
+const RETRY: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Filter {
+    tools_list_changed: Option<bool>,
+    prompts_list_changed: Option<bool>,
+    resources_list_changed: Option<bool>,
+    resource_subscriptions: Option<Vec<String>>,
+}
+
+/// Begins a listen. The stream is fed by a task that ends with it.
+///
+/// # Errors
+/// Bad parameters; too many streams; we are shutting down.
+pub(crate) fn serve(
+    gateway: &Arc<Gateway>,
+    caller: &Caller,
+    route: &Route,
+    message: &Message,
+    accepts: Accepts,
+) -> Result<Response<OutBody>, Failure> {
+    if !accepts.stream {
+        return Err(Failure::NotAcceptable);
+    }
+    if gateway.draining.draining() {
+        return Err(Failure::Draining);
+    }
+    let filter = filter(message)?;
+    let place = Arc::clone(&gateway.listens).try_acquire_owned().map_err(|_| Failure::Limited {
+        limit: format!("{} open streams", gateway.limits.listens),
+        retry_after: RETRY,
+        service: None,
+    })?;
+    let wanted = Wanted { resources: filter.resource_subscriptions.clone().unwrap_or_default(), session: false };
+    let changes = gateway.changes(caller, route, wanted);
+    let listener = Listener { id: message.id().unwrap_or_default(), keepalive: gateway.timeouts.keepalive, filter };
+    let (sender, body) = OutBody::channel(QUEUE);
+    gateway.tasks.spawn(async move {
+        listener.run(changes, sender).await;
+        drop(place);
+    });
+    Ok(reply::event_stream(body))
+}
+
+fn filter(message: &Message) -> Result<Filter, Failure> {
+    let wrong = |what: String| Failure::InvalidParams(format!("`params.notifications` {what}"));
+    let span = message.params().get(Param::Notifications).ok_or_else(|| wrong("is required".into()))?;
+    serde_json::from_slice(message.raw(span)).map_err(|error| wrong(format!("cannot be read: {error}")))
+}
+
+/// One open stream.
+struct Listener {
+    /// Of the request, raw: it marks every message of the stream.
+    id: Bytes,
+    keepalive: Duration,
+    filter: Filter,
+}
+
+impl Listener {
+    async fn run(self, mut changes: Changes, sender: BodySender) {
+        if sender.send(self.acknowledgement(changes.resources())).await.is_err() {
+            return;
+        }
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = sender.gone() => return,
+                change = changes.next() => match change {
+                    Some(change) => self.event(&change),
+                    None => break,
+                },
+                () = tokio::time::sleep(self.keepalive) => Some(Bytes::from_static(KEEPALIVE)),
+            };
+            if let Some(event) = event
+                && sender.send(event).await.is_err()
+            {
+                return;
+            }
+        }
+        let result = format!("{{\"resultType\":\"complete\",{}}}", self.meta());
+        if sender.send(sse::event(&result_reply(&self.id, result.as_bytes()))).await.is_ok() {
+            drop(sender.finish().await);
+        }
+    }
+
+    fn asked(&self, list: ListKind) -> bool {
+        match list {
+            ListKind::Tools => self.filter.tools_list_changed,
+            ListKind::Prompts => self.filter.prompts_list_changed,
+            ListKind::Resources => self.filter.resources_list_changed,
+        }
+        .unwrap_or(false)
+    }
+
+    fn event(&self, change: &Change) -> Option<Bytes> {
+        match change {
+            Change::List(list) => self.asked(*list).then(|| self.notify(list.method(), "")),
+            Change::Resource { uri } => {
+                Some(self.notify("notifications/resources/updated", &format!("\"uri\":{},", quote(uri))))
+            }
+            // Nobody asked for these.
+            Change::Session { .. } => None,
+        }
+    }
+
+    /// What of the request is honoured: all lists, because we notice their changes ourselves, and the resources that
+    /// exist for the caller.
+    fn acknowledgement(&self, resources: &[String]) -> Bytes {
+        let names = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
+        let lists = names.into_iter().zip(ListKind::ALL).filter(|(_, list)| self.asked(*list));
+        let mut honoured: Vec<String> = lists.map(|(name, _)| format!("\"{name}\":true")).collect();
+        if self.filter.resource_subscriptions.is_some() {
+            let mut list = b"\"resourceSubscriptions\":[".to_vec();
+            for (at, uri) in resources.iter().enumerate() {
+                if at > 0 {
+                    list.push(b',');
+                }
+                write_string(&mut list, uri);
+            }
+            list.push(b']');
+            honoured.push(String::from_utf8(list).unwrap_or_default());
+        }
+        let params = format!("\"notifications\":{{{}}},", honoured.join(","));
+        self.notify("notifications/subscriptions/acknowledged", &params)
+    }
+
+    fn notify(&self, method: &str, params: &str) -> Bytes {
+        sse::event(&notification(method, Some(format!("{{{params}{}}}", self.meta()).as_bytes())))
+    }
+
+    fn meta(&self) -> String {
+        format!("\"_meta\":{{\"{SUBSCRIPTION_ID}\":{}}}", String::from_utf8_lossy(&self.id))
+    }
+}

@@ -1,0 +1,117 @@
+//! Reload: policy, tokens and certificates are read again when their files change. A bad file changes nothing: the last
+//! good one stays in force, and the failure is logged and counted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use outrigger_identity::{Credentials, PublicCredentials, Reload};
+use outrigger_runtime::Change;
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
+
+use crate::config::tokens_from_file;
+use crate::gateway::Gateway;
+use crate::policy;
+use crate::snapshot::announce;
+
+/// What can be read again.
+pub(crate) struct Sources {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) policy: Vec<PathBuf>,
+    pub(crate) tokens: Option<PathBuf>,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) public: Option<Arc<PublicCredentials>>,
+}
+
+impl Sources {
+    /// Reacts to a change of files, or to SIGHUP. Reads files.
+    pub(crate) fn reload(&self, change: &Change) {
+        let touched = |paths: &[PathBuf]| match change {
+            Change::Hangup => true,
+            Change::Files(changed) => paths.iter().any(|path| changed.contains(path)),
+        };
+        if touched(&self.policy) {
+            self.reload_policy();
+        }
+        if let Some(path) = self.tokens.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
+            self.reload_tokens(path);
+        }
+        self.reload_certificates();
+        if *change == Change::Hangup {
+            self.gateway.recorder.access.reopen();
+            self.gateway.recorder.audit.reopen();
+        }
+    }
+
+    fn reload_policy(&self) {
+        let read = policy::load(&self.policy).map(|rules| {
+            let next = self.gateway.policy.load().reloaded(rules);
+            let rules = next.rules.rule_count();
+            self.gateway.policy.store(Arc::new(next));
+            announce(&self.gateway.generation);
+            tracing::info!(rules, "policy reloaded");
+        });
+        self.count(ReloadKind::Policy, read.map_err(|error| error.to_string()));
+    }
+
+    fn reload_tokens(&self, path: &PathBuf) {
+        let read = read_tokens(path).map(|table| {
+            tracing::info!(tokens = table.len(), "tokens reloaded");
+            self.gateway.clients.tokens.store(Arc::new(table));
+        });
+        self.count(ReloadKind::Tokens, read);
+    }
+
+    fn reload_certificates(&self) {
+        let metrics = &self.gateway.metrics;
+        if note(metrics, "workload", self.credentials.reload_if_changed()) {
+            // Calls under way end on their connections; new ones prove themselves anew.
+            self.gateway
+                .services
+                .iter()
+                .flat_map(|service| &service.replicas)
+                .for_each(|replica| replica.pool.retire());
+        }
+        if let Some(public) = &self.public {
+            note(metrics, "public", public.reload_if_changed());
+        }
+    }
+
+    fn count(&self, what: ReloadKind, outcome: Result<(), String>) {
+        let outcome = match outcome {
+            Ok(()) => ReloadOutcome::Applied,
+            Err(error) => {
+                tracing::error!(what = what.as_str(), error, "reload failed; the last good one stays in force");
+                ReloadOutcome::Failed
+            }
+        };
+        self.gateway.metrics.reload(what, outcome);
+    }
+}
+
+/// Reads a file of tokens.
+///
+/// # Errors
+/// What is wrong, for the operator.
+pub(crate) fn read_tokens(path: &PathBuf) -> Result<outrigger_policy::TokenTable, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    tokens_from_file(&path.display().to_string(), &text).map_err(|mistakes| mistakes.to_string())
+}
+
+/// Counts a reload of certificates; true when there are new ones.
+fn note(metrics: &Metrics, name: &'static str, reload: Reload) -> bool {
+    match reload {
+        Reload::Unchanged => false,
+        Reload::Swapped { not_after } => {
+            tracing::info!(name, "certificates reloaded");
+            metrics.certificate_expiry(name, not_after);
+            metrics.reload(ReloadKind::Certificates, ReloadOutcome::Applied);
+            true
+        }
+        Reload::Failed(error) => {
+            tracing::error!(name, %error, "certificates cannot be used; the last good ones stay in force");
+            metrics.reload(ReloadKind::Certificates, ReloadOutcome::Failed);
+            false
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! route: which service a message is for, and what it calls the thing that is asked for.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use outrigger_mcp::catalog::ToolHeaders;
+use outrigger_mcp::catalog::merge::{Merged, Target};
+use outrigger_mcp::catalog_kind::Kind;
+use outrigger_mcp::envelope::{Message, Param};
+use outrigger_mcp::json::{Span, decode_string, member};
+use outrigger_mcp::method::Method;
+use outrigger_proxy::failure::Failure;
+
+use crate::core::{Caller, Era, Route};
+use crate::services::Service;
+
+/// Where a message goes.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) service: Arc<Service>,
+    /// Index of the service in the snapshot.
+    pub(crate) at: usize,
+    /// What is asked for; `None` for methods that are about the service as a whole.
+    pub(crate) wanted: Option<Wanted>,
+    /// URIs in the answer have to be looked at, because other services may have the same.
+    pub(crate) rewrite: bool,
+}
+
+/// A capability as the caller and as its service name it.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) kind: Kind,
+    /// As the caller wrote it.
+    pub(crate) asked: String,
+    /// The service's own name or URI.
+    pub(crate) original: Arc<str>,
+    /// Where the name's token lies in the message.
+    pub(crate) token: Span,
+    /// What the tool says about mirrored arguments.
+    pub(crate) headers: ToolHeaders,
+}
+
+/// What kinds of things the methods that are forwarded are about.
+enum Reference {
+    /// `params.name` or `params.uri`.
+    Direct(Kind, Param),
+    /// `params.ref`.
+    Completion,
+    /// The service as a whole.
+    Service,
+}
+
+/// Finds the destination of a message that is not answered here.
+///
+/// # Errors
+/// Unknown method, missing parameters, or [`Failure::UnknownCapability`].
+pub(crate) fn route(
+    catalog: &Merged,
+    at: Option<usize>,
+    services: &[Arc<Service>],
+    caller: &Caller,
+    route: &Route,
+    message: &Message,
+) -> Result<Destination, Failure> {
+    let (kind, token, asked) = match reference(caller, route, message)? {
+        Reference::Direct(kind, field) => {
+            let token = message.params().get(field);
+            let asked = message.text(field).map(Cow::into_owned);
+            let (token, asked) = token.zip(asked).ok_or_else(|| missing(field))?;
+            (kind, token, asked)
+        }
+        Reference::Completion => completed(message)?,
+        Reference::Service => {
+            // Only single routes get here: their catalog has one service, at this index of all.
+            let service = at.and_then(|at| services.get(at)).cloned();
+            let service = service.ok_or_else(|| Failure::UnknownMethod(message.method_name().into_owned()))?;
+            return Ok(Destination { service, at: at.unwrap_or_default(), wanted: None, rewrite: false });
+        }
+    };
+    let resolved = match kind {
+        Kind::Tool | Kind::Prompt => catalog.resolve_name(kind, &asked),
+        Kind::Resource => catalog.resolve_uri(&asked),
+        Kind::Template => catalog.resolve_template(&asked),
+    };
+    let target = resolved.map_err(|_| unknown(kind, &asked))?;
+    let index = at.unwrap_or(target.service);
+    let service = services.get(index).cloned().ok_or_else(|| unknown(kind, &asked))?;
+    let wanted = Wanted {
+        kind,
+        original: Arc::from(target.original),
+        token,
+        headers: target.item.map_or(ToolHeaders::None, |item| item.headers().clone()),
+        asked: asked.clone(),
+    };
+    let rewrite = at.is_none() && shares_uris(catalog, &target);
+    Ok(Destination { service, at: index, wanted: Some(wanted), rewrite })
+}
+
+/// The answer for something that does not exist and for something that the caller may not know of: the same.
+pub(crate) fn unknown(kind: Kind, asked: &str) -> Failure {
+    let kind = match kind {
+        Kind::Tool => "tool",
+        Kind::Prompt => "prompt",
+        Kind::Resource | Kind::Template => "resource",
+    };
+    Failure::UnknownCapability { kind, name: asked.to_owned() }
+}
+
+fn reference(caller: &Caller, route: &Route, message: &Message) -> Result<Reference, Failure> {
+    let single = matches!(route, Route::Service(_));
+    match message.method {
+        Method::ToolsCall => Ok(Reference::Direct(Kind::Tool, Param::Name)),
+        Method::PromptsGet => Ok(Reference::Direct(Kind::Prompt, Param::Name)),
+        Method::ResourcesRead => Ok(Reference::Direct(Kind::Resource, Param::Uri)),
+        Method::CompletionComplete => Ok(Reference::Completion),
+        // Task ids of several services could be the same, so tasks need an endpoint of one.
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel if single => Ok(Reference::Service),
+        // What a legacy client answered to a server outside any call; only our own sessions may say that.
+        Method::SessionRespond if single && caller.era == Era::Legacy => Ok(Reference::Service),
+        _ => Err(Failure::UnknownMethod(message.method_name().into_owned())),
+    }
+}
+
+fn missing(field: Param) -> Failure {
+    let name = if field == Param::Uri { "uri" } else { "name" };
+    Failure::InvalidParams(format!("`params.{name}` is required and must be a string"))
+}
+
+/// What `completion/complete` is about: a prompt, or a resource (template).
+fn completed(message: &Message) -> Result<(Kind, Span, String), Failure> {
+    let wrong = || {
+        Failure::InvalidParams(
+            "`params.ref` must be {type: \"ref/prompt\", name} or {type: \"ref/resource\", uri}".into(),
+        )
+    };
+    let span = message.params().get(Param::Ref).ok_or_else(wrong)?;
+    let text = |name| member(message.body(), span, name).and_then(|token| decode_string(message.raw(token)));
+    let (kind, name) = match text("type").as_deref() {
+        Some("ref/prompt") => (Kind::Prompt, "name"),
+        Some("ref/resource") => (Kind::Template, "uri"),
+        _ => return Err(wrong()),
+    };
+    let token = member(message.body(), span, name).ok_or_else(wrong)?;
+    Ok((kind, token, text(name).ok_or_else(wrong)?.into_owned()))
+}
+
+/// Whether URIs in answers of a service could mean something else on the merged endpoint: it and another one have
+/// resources.
+fn shares_uris(catalog: &Merged, target: &Target<'_>) -> bool {
+    let offers = |at: usize| catalog.services().get(at).is_some_and(|service| service.catalog.offers(Kind::Resource));
+    target.wrapped
+        || (offers(target.service) && (0..catalog.services().len()).any(|at| at != target.service && offers(at)))
+}

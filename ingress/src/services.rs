@@ -1,0 +1,303 @@
+//! The services behind the ingress and their replicas: what is known of each, and which one gets a call.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_config::kinds::HostPort;
+use outrigger_identity::{Credentials, SpiffeError, SpiffeId, server_name};
+use outrigger_mcp::catalog::Catalog;
+use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
+use outrigger_policy::Concurrency;
+use outrigger_proxy::dial::{ClientTls, Endpoint};
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::pool::{Pool, PoolSettings};
+use outrigger_telemetry::{Metrics, ServiceMetrics};
+use rustls::pki_types::ServerName;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::config;
+use crate::health::{Document, Status};
+
+/// One service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Its sidecars; never empty.
+    pub(crate) replicas: Vec<Arc<Replica>>,
+    /// Its series.
+    pub(crate) metrics: Arc<ServiceMetrics>,
+    /// Calls at work.
+    pub(crate) concurrency: Arc<Concurrency>,
+}
+
+/// One sidecar of a service.
+pub(crate) struct Replica {
+    /// As configured, for logs.
+    pub(crate) address: String,
+    /// Connections to it.
+    pub(crate) pool: Pool,
+    /// Wakes its watcher when somebody has reason to believe that it is back.
+    pub(crate) wake: Notify,
+    in_flight: AtomicUsize,
+    health: ArcSwap<Health>,
+}
+
+/// What is known of a replica.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Health {
+    /// What it said last.
+    pub(crate) document: Option<Arc<Document>>,
+    /// Why it cannot be asked now; `None` while it answers.
+    pub(crate) unreachable: Option<String>,
+    /// Since when its server, or it, is gone.
+    pub(crate) lost_at: Option<Instant>,
+}
+
+/// One call on its way to or from a replica; dropping it counts it out.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Replica>);
+
+/// What callers are told of a service (`_meta["outrigger.dev/services"]`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Its catalog is up to date.
+    Ok,
+    /// Its last catalog is listed.
+    Stale,
+    /// Nothing of it is listed.
+    Down(String),
+}
+
+impl Service {
+    /// A service of the configuration.
+    ///
+    /// # Errors
+    /// When its SPIFFE id is none, which the configuration has checked.
+    pub(crate) fn new(settings: &config::Service, with: &Surroundings<'_>) -> Result<Self, SpiffeError> {
+        let expected = SpiffeId::parse(&settings.spiffe_id)?;
+        let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, with));
+        Ok(Self {
+            name: Arc::from(settings.name.as_str()),
+            replicas: settings.addresses.iter().map(replica).collect(),
+            metrics: with.metrics.service(&settings.name),
+            concurrency: Concurrency::new(with.in_flight),
+        })
+    }
+
+    /// What the service offers as far as it is known now, what callers are told about that, and when to look again
+    /// because a grace period ends.
+    pub(crate) fn view(&self, now: Instant, grace: Duration) -> (ServiceView, Condition, Option<Instant>) {
+        let healths: Vec<_> = self.replicas.iter().map(|replica| replica.health()).collect();
+        let view = |catalog: Option<&Arc<Catalog>>, state| ServiceView {
+            name: Arc::clone(&self.name),
+            catalog: catalog.cloned().unwrap_or_else(|| Arc::new(Catalog::empty())),
+            state,
+        };
+        if let Some(catalog) = healths.iter().filter(|health| health.live()).find_map(|health| health.catalog()) {
+            return (view(Some(catalog), ServiceState::Fresh), Condition::Ok, None);
+        }
+        let lost = healths.iter().filter_map(|health| Some((health.lost_at? + grace, health.catalog()?)));
+        match lost.max_by_key(|(until, _)| *until) {
+            Some((until, catalog)) if until > now => {
+                (view(Some(catalog), ServiceState::Stale), Condition::Stale, Some(until))
+            }
+            _ => (view(None, ServiceState::Missing), Condition::Down(why_missing(&healths)), None),
+        }
+    }
+
+    /// Whether it has ever answered.
+    pub(crate) fn asked(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.health().document.is_some())
+    }
+
+    /// Whether its server has sessions, by what is known.
+    pub(crate) fn stateful(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.health().document.as_ref().is_some_and(|document| document.stateful))
+    }
+
+    /// The replica for a call. Servers with sessions keep theirs in one sidecar, so there the session tag chooses; else
+    /// the less busy one of two random ones gets it. `except` has just failed.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`] when no replica may be asked.
+    pub(crate) fn pick(&self, tag: &str, except: Option<&Arc<Replica>>) -> Result<Arc<Replica>, Failure> {
+        let others = self.replicas.iter().filter(|replica| except.is_none_or(|except| !Arc::ptr_eq(replica, except)));
+        let others: Vec<_> = others.map(|replica| (replica, replica.health())).collect();
+        let mut candidates: Vec<_> = others.iter().filter(|(_, health)| health.live() && !health.draining()).collect();
+        if candidates.is_empty() {
+            // Nobody is known to be well. One that could not be asked may be back by now; a refused connection costs little.
+            candidates =
+                others.iter().filter(|(_, health)| health.document.is_none() || health.unreachable.is_some()).collect();
+        }
+        let stateful = candidates.iter().any(|(_, health)| health.document.as_ref().is_some_and(|d| d.stateful));
+        let chosen = match candidates.as_slice() {
+            [] => None,
+            [(only, _)] => Some(*only),
+            several if stateful => {
+                several.iter().map(|(replica, _)| *replica).max_by_key(|replica| rank(tag, &replica.address))
+            }
+            several => {
+                let first = fastrand::usize(..several.len());
+                let second = (first + 1 + fastrand::usize(..several.len() - 1)) % several.len();
+                [first, second]
+                    .iter()
+                    .filter_map(|at| several.get(*at))
+                    .map(|(replica, _)| *replica)
+                    .min_by_key(|r| r.in_flight())
+            }
+        };
+        chosen.cloned().ok_or_else(|| {
+            let healths: Vec<_> = others.into_iter().map(|(_, health)| health).collect();
+            Failure::Unavailable { service: self.name.to_string(), reason: why_missing(&healths) }
+        })
+    }
+}
+
+/// What services share.
+pub(crate) struct Surroundings<'a> {
+    /// Who we are.
+    pub(crate) credentials: &'a Arc<Credentials>,
+    /// Where their series are.
+    pub(crate) metrics: &'a Arc<Metrics>,
+    /// Connect timeout of their pools.
+    pub(crate) connect: Duration,
+    /// Calls at once, per service.
+    pub(crate) in_flight: usize,
+}
+
+impl Replica {
+    fn new(address: &HostPort, expected: &SpiffeId, with: &Surroundings<'_>) -> Self {
+        let (credentials, expected) = (Arc::clone(with.credentials), expected.clone());
+        let tls = ClientTls {
+            // Asked per connection, so that new certificates reach new connections.
+            provider: Arc::new(move || credentials.client_config(&expected)),
+            server_name: tls_name(&address.host),
+        };
+        let endpoint = Endpoint::tcp(address.host.clone(), address.port).with_tls(tls);
+        let settings = PoolSettings { connect_timeout: with.connect, ..PoolSettings::default() };
+        Self {
+            address: address.to_string(),
+            pool: Pool::new(endpoint, settings),
+            wake: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            health: ArcSwap::default(),
+        }
+    }
+
+    /// Calls that it works on for us.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call in.
+    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// What is known of it.
+    pub(crate) fn health(&self) -> Arc<Health> {
+        self.health.load_full()
+    }
+
+    /// Notes what it said; `None` that nothing has changed since. Only its watcher calls this.
+    pub(crate) fn answered(&self, document: Option<Document>) {
+        let old = self.health();
+        let document = document.map(Arc::new).or_else(|| old.document.clone());
+        let down = document.as_ref().is_some_and(|document| document.status == Status::Down);
+        let lost_at = if down { old.lost_at.or_else(|| Some(Instant::now())) } else { None };
+        self.health.store(Arc::new(Health { document, unreachable: None, lost_at }));
+    }
+
+    /// Notes that it cannot be asked. Only its watcher calls this.
+    pub(crate) fn lost(&self, reason: String) {
+        let old = self.health();
+        let lost_at = old.lost_at.or_else(|| Some(Instant::now()));
+        self.health.store(Arc::new(Health { document: old.document.clone(), unreachable: Some(reason), lost_at }));
+    }
+}
+
+impl Health {
+    /// It answers, and its server too.
+    fn live(&self) -> bool {
+        self.unreachable.is_none() && self.document.as_ref().is_some_and(|document| document.status != Status::Down)
+    }
+
+    fn draining(&self) -> bool {
+        self.document.as_ref().is_some_and(|document| document.status == Status::Draining)
+    }
+
+    fn catalog(&self) -> Option<&Arc<Catalog>> {
+        self.document.as_ref()?.catalog.as_ref()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Condition {
+    /// The text for callers.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Condition::Ok => "ok".to_owned(),
+            Condition::Stale => "stale".to_owned(),
+            Condition::Down(reason) => format!("down: {reason}"),
+        }
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("address", &self.address)
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+/// For callers, so without addresses and causes.
+fn why_missing(healths: &[Arc<Health>]) -> String {
+    let said = |health: &Arc<Health>| {
+        let document = health.document.as_ref()?;
+        let reason = document.reason.clone();
+        match document.status {
+            _ if health.unreachable.is_some() => Some("it cannot be reached".to_owned()),
+            Status::Down => Some(reason.unwrap_or_else(|| "its server does not answer".to_owned())),
+            Status::Draining => Some("it is shutting down".to_owned()),
+            Status::Serving | Status::Degraded => {
+                Some(reason.unwrap_or_else(|| "its catalog is not known yet".to_owned()))
+            }
+        }
+    };
+    let unreachable = healths.iter().any(|health| health.unreachable.is_some());
+    let otherwise = if unreachable { "it cannot be reached" } else { "it has not answered yet" };
+    healths.iter().find_map(said).unwrap_or_else(|| otherwise.to_owned())
+}
+
+/// The rank of a replica for a tag (rendezvous hashing): the same on every ingress, and when a replica goes only its own
+/// tags move. FNV-1a, with a last mixing because neighbours differ in their last byte only.
+fn rank(tag: &str, address: &str) -> u64 {
+    let bytes = tag.bytes().chain([0]).chain(address.bytes());
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mixed ^ (mixed >> 33)
+}
+
+/// It is neither sent nor verified, but keeps the tickets of replicas apart.
+fn tls_name(host: &str) -> ServerName<'static> {
+    let any = IpAddr::from([0, 0, 0, 0]);
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => server_name(address),
+        Err(_) => ServerName::try_from(host.to_owned()).unwrap_or_else(|_| server_name(any)),
+    }
+}

@@ -1,0 +1,142 @@
+//! What all services offer at one moment, and what each class of callers sees of it, as bytes ready to send.
+//!
+//! A snapshot is immutable; a change of any service or of the policy makes another one. Lists are joined when the first
+//! caller of a class asks and kept for the rest of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outrigger_mcp::catalog::merge::{Merged, ServiceState};
+use outrigger_mcp::catalog_kind::Kind;
+use outrigger_mcp::names::Naming;
+use outrigger_telemetry::metrics::CatalogState;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::core::{Caller, Era, Route};
+use crate::gateway::Gateway;
+use crate::services::{Condition, Service};
+use crate::view::View;
+
+/// Classes of callers whose lists are kept. Meshes have a handful of roles; beyond this, lists are joined anew.
+const MAX_VIEWS: usize = 64;
+
+/// All services at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// All services as one.
+    pub(crate) merged: Merged,
+    /// Each service by itself, in the same order.
+    pub(crate) singles: Vec<Merged>,
+    /// What callers are told of each, in the same order.
+    pub(crate) conditions: Vec<Condition>,
+    views: Mutex<HashMap<ViewKey, Arc<View>>>,
+}
+
+/// Whom a view is for: a class of callers, on an endpoint (`None` is the merged one), of an era.
+type ViewKey = (u64, Option<usize>, Era);
+
+impl Snapshot {
+    /// What is known now, and when that changes by itself because a grace period ends.
+    pub(crate) fn take(services: &[Arc<Service>], naming: Naming, grace: Duration) -> (Self, Option<Instant>) {
+        let now = Instant::now();
+        let (mut views, mut conditions, mut next) = (Vec::new(), Vec::new(), None::<Instant>);
+        for service in services {
+            let (view, condition, until) = service.view(now, grace);
+            next = [next, until].into_iter().flatten().min();
+            views.push(view);
+            conditions.push(condition);
+        }
+        let singles = views.iter().cloned().map(Merged::single).collect();
+        let snapshot = Self { merged: Merged::new(views, naming), singles, conditions, views: Mutex::default() };
+        (snapshot, next)
+    }
+
+    /// The services under the names of a route, and the index of the route's one service. `None` when that does not exist.
+    pub(crate) fn catalog(&self, route: &Route) -> Option<(&Merged, Option<usize>)> {
+        match route {
+            Route::Merged => Some((&self.merged, None)),
+            Route::Service(name) => {
+                let at = self.merged.service(name)?;
+                Some((self.singles.get(at)?, Some(at)))
+            }
+        }
+    }
+
+    /// What the caller sees on a route. `None` when the route does not exist.
+    pub(crate) fn view(&self, caller: &Caller, route: &Route) -> Option<Arc<View>> {
+        let (catalog, at) = self.catalog(route)?;
+        let key = (caller.class, at, caller.era);
+        if let Some(view) = self.lock().get(&key) {
+            return Some(Arc::clone(view));
+        }
+        // Built outside the lock: it takes as long as the catalog is large, and others want theirs meanwhile.
+        let view = Arc::new(View::build(catalog, &self.conditions, at, caller));
+        let mut views = self.lock();
+        if views.len() >= MAX_VIEWS {
+            views.clear();
+        }
+        views.insert(key, Arc::clone(&view));
+        Some(view)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ViewKey, Arc<View>>> {
+        // Views are inserted whole.
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a new snapshot whenever a watcher has news or a grace period ends, until the future is dropped. News that come
+/// while it works are taken together.
+pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
+    loop {
+        let until = refresh(&gateway);
+        let expiry = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = news.notified() => {}
+            () = expiry => {}
+        }
+    }
+}
+
+/// Takes a new snapshot now.
+pub(crate) fn refresh(gateway: &Gateway) -> Option<Instant> {
+    let (snapshot, until) = Snapshot::take(&gateway.services, gateway.naming, gateway.timeouts.stale_grace);
+    for warning in snapshot.merged.warnings() {
+        tracing::debug!(warning, "left out of the merged catalog");
+    }
+    report(gateway, &snapshot);
+    gateway.snapshot.store(Arc::new(snapshot));
+    announce(&gateway.generation);
+    until
+}
+
+/// Tells listeners to look at what they see.
+pub(crate) fn announce(generation: &watch::Sender<u64>) {
+    generation.send_modify(|generation| *generation = generation.wrapping_add(1));
+}
+
+fn report(gateway: &Gateway, snapshot: &Snapshot) {
+    for (service, view) in gateway.services.iter().zip(snapshot.merged.services()) {
+        let state = match view.state {
+            ServiceState::Fresh => CatalogState::Fresh,
+            ServiceState::Stale => CatalogState::Stale,
+            ServiceState::Missing if service.asked() => CatalogState::Dropped,
+            ServiceState::Missing => CatalogState::Unknown,
+        };
+        service.metrics.set_catalog_state(state);
+        for kind in Kind::ALL {
+            service.metrics.set_catalog_items(kind, view.catalog.list(kind).items().len());
+        }
+        let kinds = [Kind::Tool, Kind::Prompt, Kind::Resource];
+        service
+            .metrics
+            .set_capabilities(kinds.iter().flat_map(|kind| view.catalog.list(*kind).items()).map(|item| item.key()));
+    }
+}

@@ -1,0 +1,389 @@
+//! From settings to a running ingress, and to its end: bind first, serve when ready, drain.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_config::sections::{self, Output};
+use outrigger_identity::{
+    ClientAuth, CredentialOptions, Credentials, CredentialsError, IdentityFiles, PublicCredentials, PublicFiles,
+    SpiffeError, TrustDomain, WarmUpError, warm_up,
+};
+use outrigger_proxy::accept::{self, ListenerSettings};
+use outrigger_proxy::serve::HttpLimits;
+use outrigger_runtime::{
+    AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness, TaskGroup,
+    drain, watch,
+};
+use outrigger_telemetry::audit::AuditError;
+use outrigger_telemetry::metrics::MetricsError;
+use outrigger_telemetry::{AccessLog, AuditLog, Metrics, Role, Sink};
+use tokio::sync::{Notify, Semaphore, watch as channel};
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::config::Config;
+use crate::entrance::Entrance;
+use crate::gateway::Gateway;
+use crate::identify::Clients;
+use crate::legacy::Sessions;
+use crate::lists::CursorKey;
+use crate::observe::Connections;
+use crate::policy::{self, PolicyError, PolicyState};
+use crate::record::Recorder;
+use crate::reload::{Sources, read_tokens};
+use crate::services::{Service, Surroundings};
+use crate::snapshot::{Snapshot, keep, refresh};
+
+/// Services that have not answered by then no longer hold up readiness: the others can be used.
+const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+/// For tasks that were asked to stop.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How often idle rate limit buckets are forgotten.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// Why an ingress cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Certificates.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A name in the mesh.
+    #[error(transparent)]
+    Name(#[from] SpiffeError),
+    /// Policy files.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The tokens file.
+    #[error("{0}")]
+    Tokens(String),
+    /// The audit.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The access log.
+    #[error("access log: {0}")]
+    Access(String),
+    /// Metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Cryptography.
+    #[error(transparent)]
+    WarmUp(#[from] WarmUpError),
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// Watching files.
+    #[error("cannot watch files: {0}")]
+    Watch(std::io::Error),
+}
+
+/// An ingress that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect.
+    pub mcp: SocketAddr,
+    /// Where health, metrics and the catalog are shown.
+    pub admin: SocketAddr,
+    /// Says what is missing until it is ready.
+    pub readiness: Readiness,
+    gateway: Arc<Gateway>,
+    trigger: DrainTrigger,
+    tasks: TaskGroup,
+    deadline: Duration,
+}
+
+/// Everything that is read or opened before anything is served.
+struct Parts {
+    credentials: Arc<Credentials>,
+    public: Option<Arc<PublicCredentials>>,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+}
+
+/// Serves until `shutdown` resolves, then drains.
+///
+/// # Errors
+/// [`Error`] when it cannot start.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<DrainOutcome, Error> {
+    let running = start(config).await?;
+    shutdown.await;
+    tracing::info!("shutting down");
+    Ok(running.drain().await)
+}
+
+/// Binds, loads and serves. Needs a tokio runtime.
+///
+/// # Errors
+/// [`Error`]; nothing is left behind.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    warm_up()?;
+    let mcp = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
+    let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
+    let watched = FileWatcher::new(watched_files(&config), watch::DEFAULT_INTERVAL).map_err(Error::Watch)?;
+    let credentials = load_credentials(&config.identity)?;
+    let public = load_public(&config)?;
+    let metrics = Metrics::new(Role::Ingress)?;
+    metrics.certificate_expiry("workload", credentials.not_after());
+    if let Some(public) = &public {
+        metrics.certificate_expiry("public", public.not_after());
+    }
+    let parts = Parts { credentials, public, metrics, readiness: Readiness::new() };
+    let (trigger, watcher) = drain::channel();
+    let gateway = Arc::new(assemble(&config, &parts, watcher)?);
+    let tasks = TaskGroup::new("ingress");
+    let running = Running {
+        mcp: mcp.address(),
+        admin: admin.address(),
+        readiness: parts.readiness.clone(),
+        deadline: config.timeouts.common.drain,
+        gateway: Arc::clone(&gateway),
+        trigger,
+        tasks,
+    };
+    running.watch_services(&config);
+    running.watch_files(watched, &config, &parts);
+    running.serve_admin(admin, &parts);
+    running.serve_clients(mcp, &config, &parts);
+    tracing::info!(mcp = %running.mcp, admin = %running.admin, services = gateway.services.len(), "the ingress listens");
+    Ok(running)
+}
+
+impl Running {
+    /// Stops accepting, ends listens with a result, lets calls finish until the deadline, then cuts.
+    pub async fn drain(self) -> DrainOutcome {
+        self.drain_unless(std::future::pending()).await
+    }
+
+    /// The same; `hurry` cuts the wait short.
+    pub async fn drain_unless(self, hurry: impl Future<Output = ()>) -> DrainOutcome {
+        self.readiness.set("draining", Err("shutting down".into()));
+        let outcome = self.trigger.drain(self.deadline, hurry).await;
+        self.gateway.tasks.close();
+        let _ = tokio::time::timeout(LAST_WAIT, self.gateway.tasks.wait()).await;
+        self.tasks.stop(LAST_WAIT).await;
+        let recorder = Arc::clone(&self.gateway.recorder);
+        // Closing writes what is queued, which may block.
+        let closed = tokio::task::spawn_blocking(move || {
+            recorder.access.close();
+            recorder.audit.close();
+        });
+        let _ = closed.await;
+        outcome
+    }
+
+    /// What requests share, for tests and embedders.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    fn watch_services(&self, config: &Config) {
+        let news = Arc::new(Notify::new());
+        refresh(&self.gateway);
+        for service in &self.gateway.services {
+            for replica in &service.replicas {
+                let watching = crate::watch::watch(
+                    Arc::clone(service),
+                    Arc::clone(replica),
+                    config.timeouts.health_wait,
+                    Arc::clone(&news),
+                );
+                self.spawn("health", watching);
+            }
+        }
+        self.spawn("snapshots", keep(Arc::clone(&self.gateway), news));
+        let gateway = Arc::clone(&self.gateway);
+        let waiting: Vec<_> = gateway
+            .services
+            .iter()
+            .map(|service| {
+                (Arc::clone(service), self.readiness.block(format!("service {}", service.name), "has not answered yet"))
+            })
+            .collect();
+        self.spawn("first answers", first_answers(gateway, waiting));
+        let gateway = Arc::clone(&self.gateway);
+        self.spawn("rate limits", async move {
+            loop {
+                tokio::time::sleep(FORGET).await;
+                let policy = gateway.policy();
+                policy.limits.forget_idle(policy.now());
+            }
+        });
+        let gateway = Arc::clone(&self.gateway);
+        self.spawn("sessions", async move { gateway.sessions().sweep().await });
+    }
+
+    fn watch_files(&self, watcher: FileWatcher, config: &Config, parts: &Parts) {
+        let sources = Arc::new(Sources {
+            gateway: Arc::clone(&self.gateway),
+            policy: config.policy.clone(),
+            tokens: config.clients.tokens_file.clone(),
+            credentials: Arc::clone(&parts.credentials),
+            public: parts.public.clone(),
+        });
+        let mut watcher = watcher;
+        self.spawn("reload", async move {
+            loop {
+                let change = watcher.changed().await;
+                let sources = Arc::clone(&sources);
+                // Reading files blocks; a panic in there must not end reloading.
+                let _ = tokio::task::spawn_blocking(move || sources.reload(&change)).await;
+            }
+        });
+    }
+
+    fn serve_admin(&self, listener: Listener, parts: &Parts) {
+        let gateway = Arc::clone(&self.gateway);
+        let server = AdminServer::new(Arc::clone(&parts.metrics), parts.readiness.clone())
+            .page("/catalog", move || admin::catalog(&gateway));
+        self.tasks.spawn("admin", server.serve(listener, self.tasks.stopping()));
+    }
+
+    fn serve_clients(&self, listener: Listener, config: &Config, parts: &Parts) {
+        let (limits, timeouts) = (&config.limits.entrance, &config.timeouts.common);
+        let tls = parts.public.clone().map(|public| -> outrigger_proxy::handshake::ServerTlsProvider {
+            Arc::new(move || public.server_config())
+        });
+        let settings = ListenerSettings {
+            max_connections: limits.connections,
+            tls,
+            handshake_timeout: timeouts.handshake,
+            // One timer of hyper covers both the pause between requests and the head: the longer one counts.
+            http: HttpLimits {
+                head_timeout: timeouts.idle.max(timeouts.header),
+                max_head_bytes: limits.header_bytes,
+                ..HttpLimits::default()
+            },
+            observer: Arc::new(Connections::new(&parts.metrics)),
+            ..ListenerSettings::new("public")
+        };
+        let gateway = Arc::clone(&self.gateway);
+        let serving = accept::run(listener, settings, self.gateway.draining.clone(), move |conn, request| {
+            // Boxed: an idle connection must not carry the state of a request.
+            Box::pin(Arc::clone(&gateway).serve(conn, request))
+        });
+        self.tasks.spawn("clients", serving);
+    }
+
+    /// A task that ends with the ingress, wherever it waits.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.tasks.stopping();
+        self.tasks.spawn(name, async move {
+            stopping.run_until_cancelled(task).await;
+        });
+    }
+}
+
+/// Unblocks readiness service by service, and all of it after a while.
+async fn first_answers(gateway: Arc<Gateway>, mut waiting: Vec<(Arc<Service>, outrigger_runtime::BlockReady)>) {
+    let mut generation = gateway.generation.subscribe();
+    let answers = async {
+        loop {
+            waiting.retain(|(service, _)| !service.asked());
+            if waiting.is_empty() || generation.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(FIRST_ANSWERS, answers).await.is_err() {
+        tracing::warn!("some services have not answered yet; serving the others");
+    }
+}
+
+fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Result<Gateway, Error> {
+    let metrics = &parts.metrics;
+    let with = Surroundings {
+        credentials: &parts.credentials,
+        metrics,
+        connect: config.timeouts.common.connect,
+        in_flight: config.limits.entrance.in_flight,
+    };
+    let services = config.services.iter().map(|service| Service::new(service, &with).map(Arc::new));
+    let services: Vec<_> = services.collect::<Result<_, _>>()?;
+    let tokens = match &config.clients.tokens_file {
+        Some(path) => read_tokens(path).map_err(Error::Tokens)?,
+        None => config.clients.tokens.clone(),
+    };
+    let with_certificates = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let recorder = Recorder {
+        access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped())
+            .map_err(|error| Error::Access(error.to_string()))?,
+        audit: AuditLog::start(&sink(&config.audit), false, metrics.audit_dropped())?,
+        metrics: Arc::clone(metrics),
+        merged: metrics.service("*"),
+    };
+    let (snapshot, _) = Snapshot::take(&services, config.naming, config.timeouts.stale_grace);
+    Ok(Gateway {
+        limits: config.limits.clone(),
+        timeouts: config.timeouts.clone(),
+        trace: config.trace.clone(),
+        naming: config.naming,
+        entrance: Entrance::new(config),
+        clients: Clients {
+            tokens: ArcSwap::from_pointee(tokens),
+            anonymous: config.clients.anonymous,
+            members: with_certificates.then(|| Arc::clone(&parts.credentials)),
+        },
+        services,
+        snapshot: ArcSwap::from_pointee(snapshot),
+        policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
+        generation: channel::Sender::new(0),
+        cursors: CursorKey::random().map_err(|_| Error::Random)?,
+        sessions: Sessions::new(&config.limits, &config.timeouts, metrics),
+        listens: Arc::new(Semaphore::new(config.limits.listens)),
+        metrics: Arc::clone(metrics),
+        recorder: Arc::new(recorder),
+        draining,
+        tasks: TaskTracker::new(),
+    })
+}
+
+fn load_credentials(identity: &sections::Identity) -> Result<Arc<Credentials>, Error> {
+    let files = IdentityFiles {
+        cert: identity.cert.clone(),
+        key: identity.key.clone(),
+        ca: identity.ca.clone(),
+        crl: identity.crl.clone(),
+    };
+    Ok(Credentials::load(files, &CredentialOptions::default())?)
+}
+
+fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let clients = match &tls.client_ca {
+        None => ClientAuth::None,
+        Some(ca) => ClientAuth::Optional {
+            ca: ca.clone(),
+            crl: config.identity.crl.clone(),
+            trust_domain: TrustDomain::parse(&config.identity.trust_domain)?,
+        },
+    };
+    let files = PublicFiles { cert: tls.cert.clone(), key: tls.key.clone() };
+    Ok(Some(PublicCredentials::load(files, clients)?))
+}
+
+fn watched_files(config: &Config) -> Vec<PathBuf> {
+    let identity = &config.identity;
+    let mut files = vec![identity.cert.clone(), identity.key.clone(), identity.ca.clone()];
+    files.extend(identity.crl.clone());
+    files.extend(config.policy.iter().cloned());
+    files.extend(config.clients.tokens_file.clone());
+    if let Some(tls) = &config.tls {
+        files.extend([tls.cert.clone(), tls.key.clone()]);
+        files.extend(tls.client_ca.clone());
+    }
+    files
+}
+
+fn sink(output: &Output) -> Sink {
+    match output {
+        Output::Off => Sink::Off,
+        Output::Stderr => Sink::Stderr,
+        Output::Stdout => Sink::Stdout,
+        Output::File(path) => Sink::File(path.clone()),
+    }
+}

@@ -1,0 +1,145 @@
+//! Listening to one service on behalf of one caller, for as long as the caller listens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_mcp::bridge::handshake::modern_params;
+use outrigger_mcp::edit::{Edits, insert_member};
+use outrigger_mcp::envelope::{Message, Param, Shape};
+use outrigger_mcp::error::request;
+use outrigger_mcp::json::write_string;
+use outrigger_mcp::method::Method;
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::peek::Accepts;
+use outrigger_telemetry::TraceContext;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::authorize::authorize_listen;
+use crate::core::{Caller, Change};
+use crate::forward::{AnswerKind, Outgoing, Sent, Span, forward};
+use crate::gateway::Gateway;
+use crate::relay::MessageStream;
+use crate::services::Service;
+use crate::view::SERVER_INFO;
+
+/// First and longest pause before a listen that ended is begun again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// A listen may be silent for ever; that its connection lives is checked below HTTP.
+const SILENCE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What to listen for.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) at: usize,
+    pub(crate) service: Arc<Service>,
+    /// The service's own URI to the caller's.
+    pub(crate) resources: BTreeMap<String, String>,
+    /// Also what the server says outside any call.
+    pub(crate) session: bool,
+}
+
+/// Listens until nobody takes the changes any more. What was missed while it did not listen is made up for: then every
+/// resource counts as changed.
+pub(crate) async fn subscribe(
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    subscription: Subscription,
+    updates: mpsc::Sender<Change>,
+) {
+    let mut pause = BACKOFF.0;
+    let mut first = true;
+    loop {
+        match open(&gateway, &caller, &subscription).await {
+            Ok(stream) => {
+                pause = BACKOFF.0;
+                if !first && missed(&subscription, &updates).await.is_err() {
+                    return;
+                }
+                first = false;
+                if relay(stream, &subscription, &updates).await.is_err() {
+                    return;
+                }
+            }
+            Err(failure) => tracing::debug!(service = %subscription.service.name, %failure, "cannot listen"),
+        }
+        sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+async fn open(gateway: &Gateway, caller: &Caller, subscription: &Subscription) -> Result<MessageStream, Failure> {
+    let permitted = authorize_listen(caller, subscription.at, &subscription.service)?;
+    let message = listen_request(subscription)?;
+    let span = Span { context: TraceContext::new_root(), state: None };
+    let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
+    let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
+    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, gateway.timeouts.common.request).await?;
+    let service = &subscription.service;
+    if upstream.kind != AnswerKind::Stream {
+        return Err(Failure::Broken { service: service.name.to_string(), reason: "it does not stream".into() });
+    }
+    Ok(MessageStream::new(Arc::clone(&service.name), upstream.body, gateway.limits.entrance.event_bytes, SILENCE))
+}
+
+fn listen_request(subscription: &Subscription) -> Result<Message, Failure> {
+    let mut filter = b"{\"resourceSubscriptions\":[".to_vec();
+    for (at, uri) in subscription.resources.keys().enumerate() {
+        if at > 0 {
+            filter.push(b',');
+        }
+        write_string(&mut filter, uri);
+    }
+    filter.extend_from_slice(b"]}");
+    let internal = |_| Failure::Internal("a listen of ours is no message".into());
+    let plain = request(b"1", Method::SubscriptionsListen.as_str(), &modern_params(b"{}", SERVER_INFO.as_bytes()));
+    let message = Message::parse(plain).map_err(internal)?;
+    let mut edits = Edits::new();
+    if let Some(params) = message.params().object() {
+        insert_member(message.body(), params, "\"notifications\":", &filter, &mut edits);
+    }
+    Message::parse(edits.apply_flat(message.body())).map_err(internal)
+}
+
+/// Nobody takes the changes any more.
+struct Gone;
+
+async fn missed(subscription: &Subscription, updates: &mpsc::Sender<Change>) -> Result<(), Gone> {
+    for uri in subscription.resources.values() {
+        updates.send(Change::Resource { uri: uri.clone() }).await.map_err(|_| Gone)?;
+    }
+    Ok(())
+}
+
+/// Passes on what concerns the caller, until the stream ends.
+async fn relay(
+    mut stream: MessageStream,
+    subscription: &Subscription,
+    updates: &mpsc::Sender<Change>,
+) -> Result<(), Gone> {
+    while let Ok(Some(message)) = stream.next().await {
+        if message.shape != Shape::Notification {
+            return Ok(());
+        }
+        let change = match message.method {
+            Method::ResourcesUpdated => {
+                let uri = message.text(Param::Uri).and_then(|uri| subscription.resources.get(&*uri).cloned());
+                uri.map(|uri| Change::Resource { uri })
+            }
+            // Ours to notice: the catalog comes from the health document.
+            Method::SubscriptionsAcknowledged
+            | Method::ToolsListChanged
+            | Method::PromptsListChanged
+            | Method::ResourcesListChanged => None,
+            _ if subscription.session => {
+                Some(Change::Session { service: Arc::clone(&subscription.service.name), message })
+            }
+            _ => None,
+        };
+        if let Some(change) = change {
+            updates.send(change).await.map_err(|_| Gone)?;
+        }
+    }
+    Ok(())
+}
