@@ -1,4 +1,77 @@
 //! The `outrigger` tool as a library, so that its parts can be tested; `main.rs` only calls it.
+//!
+//! | module | what |
+//! |---|---|
+//! | `args` | every command and option, with the help texts |
+//! | `up`, `manifest` | a whole mesh on one machine, and the file that describes it |
+//! | `connect` | the mesh over stdio, for desktop clients |
+//! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
+//! | `parts` | the sidecar, the ingress and the example services that this binary carries |
+//! | `files`, `output` | writing files whole, and results to stdout |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod args;
+mod commands;
+mod connect;
+pub mod docs;
+mod files;
 pub mod manifest;
+mod output;
+mod parts;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use outrigger_config::Diagnostics;
+use outrigger_runtime::Exit;
+
+use args::{Args, Command};
+
+/// Runs the command that the arguments (the program's name first) ask for. 0 is success; 1 a failure; 2 a mistake in
+/// the command line or in a file.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help goes to stdout with 0, mistakes to stderr with 2. Nobody is left to tell if that fails.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Clean.into() };
+        }
+    };
+    if let Some(parent) = args.parent
+        && !parts::follow(parent)
+    {
+        return Exit::Failed.into();
+    }
+    match args.command {
+        Command::Sidecar { args } => parts::sidecar(args),
+        Command::Ingress { args } => parts::ingress(args),
+        Command::Example { name, args } => parts::example(&name, args),
+        Command::Up(args) => finish(up::main(args)),
+        Command::Connect(args) => finish(connect::main(args)),
+        Command::Ca(command) => finish(commands::ca::main(command)),
+        Command::Validate(args) => finish(commands::validate::main(args)),
+        Command::Policy(command) => finish(commands::policy::main(command)),
+        Command::New(args) => finish(commands::new::main(&args)),
+        Command::Docs { page } => finish(commands::docs::main(page)),
+    }
+}
+
+/// Tells on stderr why a command failed, and chooses the exit code: a mistake in a file is one that a repetition does
+/// not cure.
+fn finish(result: anyhow::Result<Exit>) -> ExitCode {
+    let error = match result {
+        Ok(exit) => return exit.into(),
+        Err(error) => error,
+    };
+    let Some(mistakes) = error.downcast_ref::<Diagnostics>() else {
+        output::say(&format!("outrigger: {error:#}"));
+        return Exit::Failed.into();
+    };
+    output::say(&mistakes.to_string());
+    let count = mistakes.0.len();
+    output::say(&format!("outrigger: {count} mistake{}; nothing was started", if count == 1 { "" } else { "s" }));
+    Exit::Usage.into()
+}

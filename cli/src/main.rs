@@ -1,3 +1,7 @@
-//! The `outrigger` tool.
+//! Entry point of `outrigger`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outrigger::main(std::env::args_os())
+}

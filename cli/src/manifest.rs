@@ -40,6 +40,8 @@ pub struct Ingress {
     pub listen: SocketAddr,
     /// Clients need no token. Only on a loopback address.
     pub anonymous: bool,
+    /// What the token that `up` makes proves.
+    pub token: Token,
     /// TLS for clients.
     pub tls: Option<Tls>,
     /// Further values of `Host`.
@@ -48,6 +50,24 @@ pub struct Ingress {
     pub allowed_origins: Vec<String>,
     /// How capabilities are named.
     pub naming: Naming,
+}
+
+/// What the token that `up` makes proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Who presents it.
+    pub subject: String,
+    /// Roles granted, for policy.
+    pub roles: Vec<String>,
+    /// Scopes granted, for policy.
+    pub scopes: Vec<String>,
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        let [subject, admin, read, write] = ["local", "admin", "read", "write"].map(str::to_owned);
+        Self { subject, roles: vec![admin], scopes: vec![read, write] }
+    }
 }
 
 /// One service of the mesh.
@@ -135,6 +155,7 @@ impl Manifest {
         let ingress = Ingress {
             listen: default_listen(),
             anonymous: false,
+            token: Token::default(),
             tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),

@@ -3,33 +3,12 @@
 
 use std::path::Path;
 
-use outrigger::manifest::Manifest;
-use outrigger_config::Settings;
-
-const INTRODUCTION: &str = "\
-# Configuration
-
-<!-- Written by `UPDATE_DOCS=1 cargo test -p outrigger --test configuration_doc`. Do not edit by hand. -->
-
-Every setting has one name, one default, and a reason for it. Three programs have settings: `outrigger up` reads
-`mesh.yaml` and writes the files of the other two; the ingress and the sidecar are configured directly where something
-else starts them.
-
-- A file is YAML. A setting's name is its path: `timeouts.drain` is `drain` inside `timeouts`.
-- A setting with an environment variable can be given there instead, and the variable wins over the file. A list is then
-  separated by commas, a command is one line with quotes, and an empty variable counts as unset.
-- Durations are a number and a unit: `250ms`, `30s`, `5m`, `2h`, `1d`. Sizes: `512B`, `32KiB`, `4MiB`, `1GiB`. Booleans are
-  `true` and `false`, nothing else.
-- A wrong file gives every mistake at once, each with line, column and a hint, and nothing starts. An unknown setting is a
-  mistake.
-- A file may have 1 MiB, 100,000 values and 32 levels. Anchors work; merge keys (`<<`) do not.
-
-";
+use outrigger::docs::{configuration, programs};
 
 #[test]
 fn the_configuration_page_is_what_the_code_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CONFIGURATION.md");
-    let page = page();
+    let page = configuration();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
@@ -45,7 +24,7 @@ fn the_configuration_page_is_what_the_code_says() {
 
 #[test]
 fn every_setting_is_explained() {
-    for (program, settings) in programs() {
+    for (program, _, settings) in programs() {
         for setting in &settings.0 {
             let name = format!("{program}: {:?}", setting.path);
             assert!(setting.doc.text.ends_with(['.', '`']), "{name}: the text is no sentence");
@@ -70,7 +49,7 @@ fn every_setting_is_explained() {
 
 #[test]
 fn defaults_satisfy_the_schemas() {
-    for (program, settings) in programs() {
+    for (program, _, settings) in programs() {
         let schema = settings.to_json_schema(program);
         assert_defaults(&schema, program);
     }
@@ -100,27 +79,4 @@ fn assert_defaults(schema: &serde_json::Value, path: &str) {
             assert_defaults(&schema[inside], &format!("{path}.{inside}"));
         }
     }
-}
-
-fn programs() -> [(&'static str, Settings); 3] {
-    [
-        ("outrigger up", Manifest::describe()),
-        ("outrigger-sidecar", outrigger_sidecar::config::Config::describe()),
-        ("outrigger-ingress", outrigger_ingress::config::Config::describe()),
-    ]
-}
-
-fn page() -> String {
-    let about = [
-        "`mesh.yaml` (`-f FILE`): a whole mesh on one machine. Without a file the bundled example services run.",
-        "`--config sidecar.yaml`, or wholly by environment variables, which is how it is dropped into a compose file.",
-        "`--config ingress.yaml`, and environment variables for what differs between places.",
-    ];
-    let mut page = INTRODUCTION.to_owned();
-    for ((program, settings), about) in programs().into_iter().zip(about) {
-        page.push_str(&format!("## `{program}`\n\n{about}\n\n{}", settings.to_markdown(3)));
-    }
-    page.truncate(page.trim_end().len());
-    page.push('\n');
-    page
 }

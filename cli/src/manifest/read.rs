@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use outrigger_config::kinds::{self, Checked, Kind};
 use outrigger_config::{Fields, doc, sections};
 use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
+use outrigger_policy::Principal;
 use outrigger_sidecar::config::{Era, SessionScope, era, session_scope, variables};
 
-use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, Source};
+use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, Source, Token};
+use crate::up::INGRESS;
 
 /// Declares every setting. All are read before the first `?`, so that every mistake is found.
 pub(super) fn read(f: &mut Fields<'_>) -> Option<Manifest> {
@@ -43,6 +45,10 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
         let message = format!("anonymous access on {listen}, which other machines reach");
         f.mistake("anonymous", message, "listen on 127.0.0.1, or remove this line: `up` makes a token");
     }
+    let token = f.section("token", "What the token proves that `up` makes.", read_token);
+    if anonymous && f.has("token") {
+        f.mistake("token", "with `anonymous: true` there is no token", "keep the one that applies");
+    }
     let tls = f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", client_tls);
     let text = doc("Further names of this ingress that may stand in `Host`.")
         .because("the listen address and loopback names are accepted anyway");
@@ -51,10 +57,31 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
     let text = text.because("only pages of this machine; others are an attack by DNS rebinding");
     let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", naming);
-    Some(Ingress { listen, anonymous, tls, allowed_hosts, allowed_origins, naming: naming? })
+    Some(Ingress { listen, anonymous, token: token?, tls, allowed_hosts, allowed_origins, naming: naming? })
+}
+
+fn read_token(f: &mut Fields<'_>) -> Option<Token> {
+    let usual = Token::default();
+    let text = doc("Who presents it, for policy and audit.").because("one person uses a mesh on their own machine");
+    let subject = f.with_default("subject", text, kinds::text(), usual.subject);
+    let text = doc("Roles granted, for policy.").because("whoever runs the mesh is its administrator");
+    let roles = f.with_default("roles", text, kinds::list_of(kinds::text()), usual.roles);
+    let text = doc("Scopes granted, for policy.").because("the two that the examples of policies ask for");
+    let scopes = f.with_default("scopes", text, kinds::list_of(kinds::text()), usual.scopes);
+    if let Err(wrong) = Principal::user(&subject).and_then(|user| user.with_grants(&roles, &scopes)) {
+        f.mistake("subject", wrong.to_string(), "a short name, such as `local`");
+    }
+    Some(Token { subject, roles, scopes })
 }
 
 fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
+    if name == INGRESS {
+        f.mistake(
+            "",
+            format!("`{INGRESS}` is the name of the ingress itself in the mesh"),
+            "give the service another name",
+        );
+    }
     let source = read_source(f);
     let text = doc("Variables added to the environment of what `up` starts. Values never reach a log.");
     let env = f.with_default("env", text.because("the environment of `outrigger up` alone"), variables(), Vec::new());

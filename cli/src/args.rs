@@ -1,0 +1,331 @@
+//! Every command and option of `outrigger`. The help texts are the documentation.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use outrigger_examples::templates::Lang;
+use outrigger_policy::CapabilityKind;
+
+use crate::docs::Page;
+
+/// A mesh for MCP servers: a sidecar beside each server, one ingress in front.
+///
+/// `outrigger up` is the place to start: it runs a whole mesh on this machine. Results go to stdout, everything else to
+/// stderr. Exit codes: 0 success, 1 failure, 2 a mistake in the command line or in a file.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger", version, propagate_version = true)]
+pub(crate) struct Args {
+    /// End when this process ends. `up` gives it to what it starts.
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) parent: Option<i32>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole mesh on this machine: authority, sidecars, ingress
+    Up(UpArgs),
+    /// Offer a mesh over stdio, for desktop clients that start a program
+    Connect(ConnectArgs),
+    /// Make and manage the certificate authority of a mesh
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Check files and tell every mistake with its line
+    Validate(ValidateArgs),
+    /// Ask a policy who may do what
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Copy out a starter for a new MCP server
+    New(NewArgs),
+    /// Run a bundled example service: fs, http or vector
+    ///
+    /// Over stdio, or with `--transport http` over Streamable HTTP. Each service has its own options: `outrigger example
+    /// fs --help`.
+    #[command(disable_help_flag = true)]
+    Example {
+        /// Which: fs, http or vector.
+        #[arg(default_value = "", hide_default_value = true)]
+        name: String,
+        /// Its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the sidecar, the proxy beside one server, as `outrigger-sidecar` does
+    #[command(disable_help_flag = true)]
+    Sidecar {
+        /// Its options: `--config FILE`; without it the environment configures it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the ingress, the edge of a mesh, as `outrigger-ingress` does
+    #[command(disable_help_flag = true)]
+    Ingress {
+        /// Its options: `--config FILE`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Print a page of documentation that is made from the code
+    Docs {
+        /// Which page.
+        #[arg(value_enum)]
+        page: Page,
+    },
+}
+
+/// Runs a whole mesh on this machine.
+///
+/// Makes a certificate authority, starts a sidecar for each service and one ingress, and prints where clients connect.
+/// Without a file the bundled example services run. A service that does not start is reported and stops nothing else.
+/// When every part is ready, DIR/up.json says where everything is; it goes away at the end. Ctrl-C lets running calls
+/// finish; a second one ends at once.
+///
+/// In DIR: `token` (what clients present), `ca/` and `identity/` (certificates, renewed at two thirds of their life),
+/// `config/` (what each part was started with), `logs/`, and `policy.yaml` when the manifest names no policy.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// The services to run (mesh.yaml). Paths in it are relative to the working directory.
+    #[arg(short, long, value_name = "MESH.YAML")]
+    pub(crate) file: Option<PathBuf>,
+    /// Where the state is kept between runs.
+    #[arg(long, value_name = "DIR", default_value = ".outrigger")]
+    pub(crate) dir: PathBuf,
+    /// Write each change of state to stdout as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long a certificate lives: 24h, 90m, 30s.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub(crate) certificate_life: Duration,
+}
+
+/// Offers a mesh over stdio, for desktop clients that start a program.
+///
+/// Reads MCP messages from stdin, one per line, of any revision; sends each to the mesh over HTTP and writes what comes
+/// back to stdout. Ends at the end of stdin.
+///
+/// In a client's configuration: `{"mcpServers": {"mesh": {"command": "outrigger", "args": ["connect", "--url", "...",
+/// "--token-file", "..."]}}}`
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConnectArgs {
+    /// The MCP endpoint. Without it, the mesh that `outrigger up` runs in DIR.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// A file with the bearer token. Without --url, the one of the running mesh.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificates (PEM) of authorities to believe, besides those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// A header to send with every request, as `Name: value`. Repeatable.
+    #[arg(long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Where `outrigger up` keeps its state.
+    #[arg(long, value_name = "DIR", default_value = ".outrigger")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make a new authority: ca.key, ca.pem and an empty revocation list. Never overwrites one
+    Init {
+        /// The mesh whose members it will name, such as demo.outrigger.local.
+        #[arg(long, value_name = "NAME")]
+        trust_domain: String,
+        #[command(flatten)]
+        dir: CaDir,
+    },
+    /// Make a certificate and key for a service
+    ///
+    /// Writes OUT/SERVICE.pem and OUT/SERVICE.key. The certificate names spiffe://<trust domain>/SERVICE and nobody else.
+    Issue {
+        /// Whom to name: 1 to 20 of a-z, 0-9 and `-`.
+        service: String,
+        #[command(flatten)]
+        dir: CaDir,
+        /// Where to write; the authority's directory unless given.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// How long it lives: 24h, 90m, 30s.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        life: Duration,
+        /// A DNS name or IP address for clients that verify those, as of a public listener. Repeatable.
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+    },
+    /// Take a certificate back: it is refused as soon as members have read the new revocation list
+    Revoke {
+        /// The certificate's file, or its serial number.
+        #[arg(value_name = "FILE|SERIAL")]
+        what: String,
+        #[command(flatten)]
+        dir: CaDir,
+    },
+    /// Show the authority: trust domain, end of its life, what it revoked
+    Show {
+        #[command(flatten)]
+        dir: CaDir,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CaDir {
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR", default_value = ".outrigger/ca")]
+    pub(crate) dir: PathBuf,
+}
+
+/// Checks files and tells every mistake with its line.
+///
+/// The kind of each file is recognised by what stands in it. All policy files given together are checked as one policy.
+/// Exits with 1 when there is a mistake.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ValidateArgs {
+    /// The files: mesh.yaml, sidecar.yaml, ingress.yaml, policies.
+    #[arg(value_name = "FILE", required_unless_present = "schema")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Take every file for this kind.
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<FileKind>,
+    /// Let environment variables (OUTRIGGER_...) complete and override the files, as they do when a program starts.
+    #[arg(long)]
+    pub(crate) environment: bool,
+    /// Print the JSON Schema of a kind of file, for editors.
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["files", "kind", "environment"])]
+    pub(crate) schema: Option<FileKind>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The kinds of files that people write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileKind {
+    /// What `outrigger up -f` takes.
+    Mesh,
+    /// Settings of a sidecar.
+    Sidecar,
+    /// Settings of an ingress.
+    Ingress,
+    /// Who may do what.
+    Policy,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Say whether somebody may use a capability, by which rule, and why not by the others
+    ///
+    /// Exits with 0 when it is allowed and with 1 when it is denied.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// What is asked for: SERVICE.NAME, such as fs.readFileText, or fs.file:///notes/a.txt with --kind resource.
+    #[arg(value_name = "SERVICE.NAME")]
+    pub(crate) capability: String,
+    /// Who asks: a user (alice), a workload (spiffe://demo.outrigger.local/indexer), or `anonymous`.
+    #[arg(long = "as", value_name = "PRINCIPAL")]
+    pub(crate) principal: String,
+    /// A policy file. Repeatable; all are read as one. Without it, what `outrigger up` wrote: .outrigger/policy.yaml.
+    #[arg(long = "policy", value_name = "FILE")]
+    pub(crate) policies: Vec<PathBuf>,
+    /// A scope that the user was granted. Repeatable.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(crate) scopes: Vec<String>,
+    /// A role that the user was granted. Repeatable.
+    #[arg(long = "role", value_name = "ROLE")]
+    pub(crate) roles: Vec<String>,
+    /// What kind of capability it is.
+    #[arg(long, value_enum, default_value = "tool")]
+    pub(crate) kind: KindName,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The kinds of capabilities, as arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindName {
+    /// Called by a model.
+    Tool,
+    /// Chosen by a person.
+    Prompt,
+    /// Read by its URI.
+    Resource,
+    /// A pattern of resource URIs.
+    Template,
+}
+
+impl From<KindName> for CapabilityKind {
+    fn from(name: KindName) -> Self {
+        match name {
+            KindName::Tool => Self::Tool,
+            KindName::Prompt => Self::Prompt,
+            KindName::Resource => Self::Resource,
+            KindName::Template => Self::Template,
+        }
+    }
+}
+
+/// Copies out a starter for a new MCP server, with the official SDK, tests and a README.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NewArgs {
+    /// The language.
+    #[arg(long, value_enum)]
+    pub(crate) lang: Lang,
+    /// The name of the service: 1 to 20 of a-z, 0-9 and `-`.
+    pub(crate) name: String,
+    /// Where to write; a directory of the service's name unless given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// A duration as in the settings: a number and one of s, m, h, d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let total = seconds.and_then(|unit: u64| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|total| *total > 0);
+    total.map(Duration::from_secs).ok_or_else(|| "a number and a unit: 30s, 90m, 24h, 7d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_carried_programs_are_theirs() {
+        let args = Args::try_parse_from(["outrigger", "example", "fs", "--help"]).unwrap();
+        let Command::Example { name, args } = args.command else { panic!("another command") };
+        assert_eq!((name.as_str(), args), ("fs", vec!["--help".into()]));
+        let args = Args::try_parse_from(["outrigger", "--parent", "7", "sidecar", "--config", "x"]).unwrap();
+        assert!(matches!(args.command, Command::Sidecar { args } if args.len() == 2));
+        assert_eq!(args.parent, Some(7));
+    }
+
+    #[test]
+    fn durations_are_bounded_and_have_a_unit() {
+        assert_eq!(duration("90m"), Ok(Duration::from_secs(5400)));
+        for bad in ["", "5", "0s", "-1s", "1w", "s", "99999999999999999999s", "99999999999999999d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

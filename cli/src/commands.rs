@@ -1,0 +1,7 @@
+//! The commands that answer at once.
+
+pub(crate) mod ca;
+pub(crate) mod docs;
+pub(crate) mod new;
+pub(crate) mod policy;
+pub(crate) mod validate;

@@ -1,0 +1,119 @@
+//! `outrigger ca`: the embedded authority by hand. docs/IDENTITY.md says what it promises.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use outrigger_identity::{Authority, AuthorityOptions, Serial, TrustDomain, write_leaf};
+use outrigger_runtime::Exit;
+use serde_json::json;
+
+use crate::args::{CaCommand, CaDir};
+use crate::output;
+
+/// Runs one of the commands.
+pub(crate) fn main(command: CaCommand) -> anyhow::Result<Exit> {
+    match command {
+        CaCommand::Init { trust_domain, dir } => init(&trust_domain, &dir.dir)?,
+        CaCommand::Issue { service, dir, out, life, hosts } => issue(&service, &dir, out, life, &hosts)?,
+        CaCommand::Revoke { what, dir } => revoke(&what, &dir)?,
+        CaCommand::Show { dir, json } => show(&dir, json)?,
+    }
+    Ok(Exit::Clean)
+}
+
+fn init(trust_domain: &str, dir: &Path) -> anyhow::Result<()> {
+    let trust_domain = TrustDomain::parse(trust_domain)?;
+    let authority = Authority::init(dir, &trust_domain, &AuthorityOptions::default())?;
+    output::result(&authority.certificate_path().display().to_string());
+    output::say(&format!(
+        "An authority for {trust_domain}. Whoever has {} can be anybody in this mesh: keep it on this machine, and in a backup.",
+        dir.join("ca.key").display(),
+    ));
+    Ok(())
+}
+
+fn issue(service: &str, dir: &CaDir, out: Option<PathBuf>, life: Duration, hosts: &[String]) -> anyhow::Result<()> {
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let issued = load(dir)?.issue(service, life, &hosts)?;
+    let out = out.unwrap_or_else(|| dir.dir.clone());
+    write_leaf(&out, service, &issued)?;
+    for suffix in ["pem", "key"] {
+        output::result(&out.join(format!("{service}.{suffix}")).display().to_string());
+    }
+    output::say(&format!("{}, serial {}, {}", issued.id, issued.serial, ends(issued.not_after)));
+    Ok(())
+}
+
+fn revoke(what: &str, dir: &CaDir) -> anyhow::Result<()> {
+    let authority = load(dir)?;
+    let path = Path::new(what);
+    let (serial, new) = if path.exists() {
+        authority.revoke_file(path)?
+    } else {
+        let serial: Serial = what.parse().with_context(|| format!("there is no file {what}"))?;
+        let new = authority.revoke(&serial)?;
+        (serial, new)
+    };
+    output::result(&serial.to_string());
+    output::say(if new {
+        "It is revoked. Give the new crl.pem to every member; those on this machine read it by themselves."
+    } else {
+        "It was revoked before."
+    });
+    Ok(())
+}
+
+fn show(dir: &CaDir, json: bool) -> anyhow::Result<()> {
+    let authority = load(dir)?;
+    let revoked: Vec<String> = authority.revoked()?.iter().map(ToString::to_string).collect();
+    let not_after = authority.not_after();
+    if json {
+        let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        return Ok(output::json(&json!({
+            "trust_domain": authority.trust_domain().as_str(),
+            "certificate": authority.certificate_path(),
+            "not_after_unix": since_epoch.as_secs(),
+            "revoked": revoked,
+        }))?);
+    }
+    output::result(&format!("trust domain  {}", authority.trust_domain()));
+    output::result(&format!("certificate   {}", authority.certificate_path().display()));
+    output::result(&format!("              {}", ends(not_after)));
+    output::result(&format!("revoked       {}", revoked.len()));
+    for serial in revoked {
+        output::result(&format!("              {serial}"));
+    }
+    Ok(())
+}
+
+fn load(dir: &CaDir) -> anyhow::Result<Authority> {
+    let hint = || format!("no usable authority in {} (make one: outrigger ca init)", dir.dir.display());
+    Authority::load(&dir.dir).with_context(hint)
+}
+
+/// When something ends, as a person counts.
+fn ends(at: SystemTime) -> String {
+    let Ok(left) = at.duration_since(SystemTime::now()) else {
+        return "has expired".to_owned();
+    };
+    let minutes = left.as_secs() / 60;
+    match minutes {
+        0..120 => format!("ends in {minutes} minutes"),
+        120..2880 => format!("ends in {} hours", minutes / 60),
+        _ => format!("ends in {} days", minutes / 1440),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_the_unit_that_a_person_counts_in() {
+        let now = SystemTime::now();
+        assert_eq!(ends(now - Duration::from_secs(1)), "has expired");
+        assert_eq!(ends(now + Duration::from_secs(24 * 3600 + 60)), "ends in 24 hours");
+        assert_eq!(ends(now + Duration::from_secs(3650 * 86_400 + 60)), "ends in 3650 days");
+    }
+}

@@ -1,0 +1,161 @@
+//! What each part of a mesh on one machine is started with. Pure: texts from a manifest.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use outrigger_config::Secret;
+use outrigger_sidecar::config::{Era, SessionScope};
+use serde_json::{Map, Value, json};
+
+use super::state::StateDir;
+use super::{INGRESS, yaml};
+use crate::files;
+use crate::manifest::{Manifest, Service, Source};
+
+const COMMENT: &str = "Written by `outrigger up` at every start: change mesh.yaml instead.";
+/// Calls finish within this when the mesh is stopped: a person waits at the terminal.
+const DRAIN: &str = "10s";
+
+/// Everything that the files of the parts are made from.
+pub(crate) struct Plan<'a> {
+    /// What the operator wants.
+    pub(crate) manifest: &'a Manifest,
+    /// Where the state is.
+    pub(crate) state: &'a StateDir,
+    /// This program, which carries the example services.
+    pub(crate) program: &'a Path,
+}
+
+impl Plan<'_> {
+    /// The settings of a service's sidecar.
+    pub(crate) fn sidecar(&self, service: &Service) -> anyhow::Result<String> {
+        let mut settings = Map::new();
+        let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        set("service", json!(service.name));
+        set("listen", json!(any_port));
+        set("admin", json!({"listen": any_port}));
+        match &service.source {
+            Source::Url(url) => set("upstream", json!(url.to_string())),
+            Source::Command(words) => set("command", json!(words)),
+            Source::Example(example, args) => {
+                let program = self.program.display().to_string();
+                let words = [program.as_str(), "example", example.as_str()].into_iter();
+                set("command", json!(words.chain(args.iter().map(String::as_str)).collect::<Vec<_>>()))
+            }
+        };
+        if !service.env.is_empty() {
+            let reveal = |(name, value): &(String, Secret)| (name.clone(), json!(value.reveal()));
+            set("env", service.env.iter().map(reveal).collect::<Map<_, _>>().into());
+        }
+        if let Some(cwd) = &service.cwd {
+            set("cwd", json!(files::absolute(cwd)?));
+        }
+        set("era", json!(era(service.era)));
+        set("session", json!(session(service.session)));
+        set("identity", self.identity(&service.name));
+        let ingress = format!("spiffe://{}/{INGRESS}", self.manifest.trust_domain());
+        set("allowed_callers", json!([ingress]));
+        set("policy", json!([self.state.inside_policy()]));
+        set("audit", json!(self.state.audit(&service.name)));
+        set("timeouts", json!({"drain": DRAIN}));
+        Ok(yaml::document(COMMENT, &settings.into()))
+    }
+
+    /// The settings of the ingress, whose services are at these addresses. `token` is the digest of the client token;
+    /// none with anonymous access.
+    pub(crate) fn ingress(&self, services: &[(String, SocketAddr)], token: Option<&str>) -> anyhow::Result<String> {
+        let wanted = &self.manifest.ingress;
+        let mut settings = Map::new();
+        let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
+        set("listen", json!(wanted.listen));
+        set("admin", json!({"listen": SocketAddr::from((Ipv4Addr::LOCALHOST, 0))}));
+        if let Some(tls) = &wanted.tls {
+            let mut section = json!({"cert": files::absolute(&tls.cert)?, "key": files::absolute(&tls.key)?});
+            if let (Some(ca), Some(section)) = (&tls.client_ca, section.as_object_mut()) {
+                section.insert("client_ca".to_owned(), json!(files::absolute(ca)?));
+            }
+            set("tls", section);
+        }
+        match token {
+            None => set("anonymous", json!(true)),
+            Some(digest) => {
+                let token = &wanted.token;
+                let grants =
+                    json!({"subject": token.subject, "sha256": digest, "roles": token.roles, "scopes": token.scopes});
+                set("tokens", json!([grants]))
+            }
+        };
+        set("allowed_hosts", json!(wanted.allowed_hosts));
+        set("allowed_origins", json!(wanted.allowed_origins));
+        let naming = wanted.naming;
+        set("names", json!({"joiner": naming.joiner().as_str(), "max_length": naming.max_name()}));
+        set("identity", self.identity(INGRESS));
+        let address = |(name, address): &(String, SocketAddr)| (name.clone(), json!({"addresses": [address]}));
+        set("services", services.iter().map(address).collect::<Map<_, _>>().into());
+        set("policy", json!(self.policies()?));
+        set("audit", json!(self.state.audit(INGRESS)));
+        set("timeouts", json!({"drain": DRAIN}));
+        Ok(yaml::document(COMMENT, &settings.into()))
+    }
+
+    /// The policy of the ingress when the manifest names none: whoever authenticates may do everything.
+    pub(crate) fn default_policy(&self) -> String {
+        let requires = if self.manifest.ingress.anonymous { "\n        requires: [ { anonymous: true } ]" } else { "" };
+        let about =
+            "What clients may do. Written by `outrigger up` at every start, because mesh.yaml names no `policy`.";
+        policy(about, "clients", "everything-to-clients", requires)
+    }
+
+    /// The policy of the sidecars: the ingress has decided about clients already.
+    pub(crate) fn inside_policy() -> String {
+        let requires = format!("\n        requires: [ {{ workload: \"{INGRESS}\" }} ]");
+        let about = "Who may call the sidecars. Written by `outrigger up` at every start.";
+        policy(about, "inside", "through-the-ingress", &requires)
+    }
+
+    fn policies(&self) -> anyhow::Result<Vec<PathBuf>> {
+        match self.manifest.policy.as_slice() {
+            [] => Ok(vec![self.state.policy()]),
+            named => named.iter().map(|path| files::absolute(path)).collect(),
+        }
+    }
+
+    fn identity(&self, name: &str) -> Value {
+        let (own, ca) = (self.state.identity(name), self.state.ca());
+        json!({
+            "trust_domain": self.manifest.trust_domain(),
+            "cert": own.join(format!("{name}.pem")),
+            "key": own.join(format!("{name}.key")),
+            "ca": ca.join("ca.pem"),
+            "crl": ca.join("crl.pem"),
+        })
+    }
+}
+
+fn policy(about: &str, name: &str, rule: &str, requires: &str) -> String {
+    format!(
+        "# {about}\n# docs/POLICY.md has the form.\napiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: {name} }}\n\
+         spec:\n  authorization:\n    rules:\n      - name: {rule}\n        services: [\"*\"]\n        capabilities: [\"*\"]{requires}\n"
+    )
+}
+
+fn era(era: Era) -> &'static str {
+    match era {
+        Era::Auto => "auto",
+        Era::Modern => "modern",
+        Era::Legacy => "legacy",
+    }
+}
+
+fn session(session: SessionScope) -> &'static str {
+    match session {
+        SessionScope::Shared => "shared",
+        SessionScope::PerPrincipal => "per_principal",
+        SessionScope::PerClientSession => "per_client_session",
+        SessionScope::PerRequest => "per_request",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! The files that `up` writes are read by the programs that they are for.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use outrigger_policy::{Capability, CapabilityKind, PolicySet, Principal};
+use outrigger_sidecar::config::{Config as Sidecar, Upstream};
+
+use super::Plan;
+use crate::manifest::Manifest;
+use crate::up::state::StateDir;
+
+const MESH: &str = r#"
+mesh: demo
+ingress:
+  listen: 127.0.0.1:0
+  token: { subject: me, roles: [a], scopes: [] }
+  tls: { cert: c.pem, key: k.pem, client_ca: ca.pem }
+  allowed_hosts: [mesh.example.com]
+  names: { joiner: ".", max_length: 100 }
+services:
+  fs: { example: fs, args: ["--root", "a \"b\""] }
+  other:
+    command: [server, ""]
+    env: { KEY: "hun: ter2 #" }
+    cwd: relative
+    era: legacy
+    session: shared
+  notes: { url: "http://127.0.0.1:9001/mcp" }
+"#;
+
+fn with_plan(text: &str, look: impl FnOnce(&Plan<'_>)) {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = Manifest::from_sources(Some(("mesh.yaml", text)), &|_| None).unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    look(&Plan { manifest: &manifest, state: &state, program: Path::new("/bin/out rigger") });
+}
+
+#[test]
+fn sidecars_read_what_is_written_for_them() {
+    with_plan(MESH, |plan| {
+        let read = |index: usize| {
+            let text = plan.sidecar(&plan.manifest.services[index]).unwrap();
+            Sidecar::from_sources(Some(("sidecar.yaml", &text)), &|_| None).unwrap_or_else(|wrong| panic!("{wrong}"))
+        };
+        let fs = read(0);
+        let Upstream::Command(command) = &fs.upstream else { panic!("a command") };
+        assert_eq!(command.words, ["/bin/out rigger", "example", "fs", "--root", "a \"b\""]);
+        assert_eq!(fs.allowed_callers, ["spiffe://demo.outrigger.local/ingress"]);
+        assert!(fs.warnings.is_empty(), "{:?}", fs.warnings);
+        assert_eq!(fs.identity.crl.as_deref(), Some(plan.state.ca().join("crl.pem").as_path()));
+        let other = read(1);
+        let Upstream::Command(command) = &other.upstream else { panic!("a command") };
+        assert_eq!(command.words, ["server", ""]);
+        assert_eq!((command.env[0].0.as_str(), command.env[0].1.reveal()), ("KEY", "hun: ter2 #"));
+        assert!(command.cwd.as_ref().is_some_and(|cwd| cwd.is_absolute() && cwd.ends_with("relative")));
+        assert_eq!((other.era, other.session), (plan.manifest.services[1].era, plan.manifest.services[1].session));
+        assert!(matches!(read(2).upstream, Upstream::Url(url) if url.to_string() == "http://127.0.0.1:9001/mcp"));
+    });
+}
+
+#[test]
+fn the_ingress_reads_what_is_written_for_it() {
+    with_plan(MESH, |plan| {
+        let address: SocketAddr = "127.0.0.1:4711".parse().unwrap();
+        let text = plan.ingress(&[("fs".to_owned(), address)], Some(&"ab".repeat(32))).unwrap();
+        let config = outrigger_ingress::config::Config::from_sources(Some(("ingress.yaml", &text)), &|_| None)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert_eq!(config.services[0].addresses[0].to_string(), "127.0.0.1:4711");
+        assert_eq!(config.services[0].spiffe_id, "spiffe://demo.outrigger.local/fs");
+        let principal = config.clients.tokens.lookup(&[0xab; 32]).unwrap();
+        assert!(principal.id() == "user:me" && principal.has_role("a") && !principal.has_scope("read"));
+        assert_eq!(config.naming, plan.manifest.ingress.naming);
+        assert_eq!(config.clients.allowed_hosts, ["mesh.example.com"]);
+        assert!(config.tls.is_some_and(|tls| tls.cert.is_absolute() && tls.client_ca.is_some()));
+        assert_eq!(config.policy, [plan.state.policy()]);
+    });
+}
+
+#[test]
+fn anonymous_access_and_own_policies_are_passed_on() {
+    let text = "ingress: { anonymous: true }\npolicy: [p.yaml]\nservices: { fs: { example: fs } }\n";
+    with_plan(text, |plan| {
+        let text = plan.ingress(&[], None).unwrap();
+        let config = outrigger_ingress::config::Config::from_sources(Some(("ingress.yaml", &text)), &|_| None).unwrap();
+        assert!(config.clients.anonymous && config.clients.tokens.is_empty());
+        assert!(config.policy[0].is_absolute() && config.policy[0].ends_with("p.yaml"));
+        let policy = plan.default_policy();
+        assert!(allowed(&policy, &Principal::anonymous()));
+    });
+}
+
+#[test]
+fn clients_may_do_everything_and_only_the_ingress_may_call_sidecars() {
+    with_plan(MESH, |plan| {
+        let [user, ingress, other] = [
+            Principal::user("local").unwrap(),
+            Principal::workload("spiffe://demo.outrigger.local/ingress").unwrap(),
+            Principal::workload("spiffe://demo.outrigger.local/fs").unwrap(),
+        ];
+        let edge = plan.default_policy();
+        assert!(allowed(&edge, &user) && !allowed(&edge, &Principal::anonymous()));
+        let inside = Plan::inside_policy();
+        assert!(allowed(&inside, &ingress) && !allowed(&inside, &other) && !allowed(&inside, &user));
+    });
+}
+
+fn allowed(policy: &str, who: &Principal) -> bool {
+    let set = PolicySet::compile(&[("policy.yaml", policy)]).unwrap_or_else(|wrong| panic!("{wrong}"));
+    set.decide(who, &Capability { kind: CapabilityKind::Tool, service: "fs", name: "x" }).is_allowed()
+}
