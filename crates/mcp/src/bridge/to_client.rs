@@ -13,7 +13,7 @@ use crate::{
     revision::Revision,
 };
 
-use super::meta_keys::{CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL, PROTOCOL_VERSION};
+use super::meta_keys::{CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL, PROTOCOL_VERSION, mesh_only};
 
 /// How often a server may ask again within one call before we call it a loop.
 pub const MAX_ROUNDS: u8 = 8;
@@ -50,8 +50,7 @@ impl Client {
         let mut capabilities = object(Param::Capabilities).unwrap_or_else(|| Bytes::from_static(b"{}"));
         if revision < Revision::V2025_06_18 {
             // Elicitation does not exist before 2025-06-18: asking such a client would only time out.
-            let span = crate::json::Span { start: 0, end: capabilities.len() as u32 };
-            capabilities = rebuild_object(&capabilities, span, |name| name == "elicitation", &[]).into();
+            capabilities = rebuild_object(&capabilities, whole(&capabilities), |name| name == "elicitation", &[]).into();
         }
         Self {
             revision,
@@ -61,9 +60,9 @@ impl Client {
         }
     }
 
-    /// The `_meta` that makes a request of this client a modern one.
+    /// The `_meta` that makes a request of this client a modern one. Members that only the mesh may set are left out.
     pub fn modern_meta(&self) -> MetaEdit<'static> {
-        let mut meta = MetaEdit::default()
+        let mut meta = MetaEdit { drop: Some(mesh_only), set: Vec::new() }
             .text(PROTOCOL_VERSION, Revision::MODERN.as_str())
             .raw(CLIENT_INFO, self.info.clone())
             .raw(CLIENT_CAPABILITIES, self.capabilities.clone());
@@ -72,6 +71,64 @@ impl Client {
         }
         meta
     }
+
+    /// Whether the client declared that it answers such a question; else the capability that it lacks.
+    ///
+    /// # Errors
+    /// The name of the missing capability.
+    pub fn can_answer(&self, method: Method, params: &[u8]) -> Result<(), &'static str> {
+        let name = match method {
+            Method::ElicitationCreate => "elicitation",
+            Method::SamplingCreateMessage => "sampling",
+            Method::RootsList => "roots",
+            _ => return Err("of answering this kind of request"),
+        };
+        let declared = member(&self.capabilities, whole(&self.capabilities), name).ok_or(name)?;
+        if method != Method::ElicitationCreate {
+            return Ok(());
+        }
+        // An empty declaration means forms alone (2025-11-25, client/elicitation).
+        let modes = members(&self.capabilities, declared);
+        let has = |mode: &str| modes.iter().any(|(key, _)| key.decode(&self.capabilities) == mode);
+        match is_url(params) {
+            true if !has("url") => Err("elicitation.url"),
+            false if has("url") && !has("form") => Err("elicitation.form"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn whole(value: &[u8]) -> crate::json::Span {
+    crate::json::Span { start: 0, end: value.len() as u32 }
+}
+
+fn is_url(params: &[u8]) -> bool {
+    member(params, whole(params), "mode").is_some_and(|mode| mode.of(params) == b"\"url\"")
+}
+
+/// The capabilities that mean something to a legacy client; extensions need both ends of one era.
+const LEGACY_CAPABILITIES: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
+
+/// The reply to `initialize` from the result of `server/discover`. `None` when that is no result.
+pub fn initialize_reply(id: &[u8], revision: Revision, discovered: &Message) -> Option<Bytes> {
+    discovered.result_span()?;
+    let body = discovered.body();
+    let part = |field| discovered.results().get(field).map(|span| discovered.raw(span));
+    let capabilities = discovered.results().get(Field::Capabilities).map_or_else(
+        || b"{}".to_vec(),
+        |span| rebuild_object(body, span, |name| !LEGACY_CAPABILITIES.contains(&name), &[]),
+    );
+    let info = discovered.meta().get(Meta::ServerInfo).map(|span| discovered.raw(span)).or_else(|| part(Field::ServerInfo));
+    let mut result = format!("{{\"protocolVersion\":\"{}\",\"capabilities\":", revision.as_str()).into_bytes();
+    result.extend_from_slice(&capabilities);
+    result.extend_from_slice(b",\"serverInfo\":");
+    result.extend_from_slice(info.unwrap_or(b"{\"name\":\"outrigger\",\"version\":\"0\"}"));
+    if let Some(instructions) = part(Field::Instructions).filter(|text| text.first() == Some(&b'"')) {
+        result.extend_from_slice(b",\"instructions\":");
+        result.extend_from_slice(instructions);
+    }
+    result.push(b'}');
+    Some(error::result_reply(id, &result))
 }
 
 /// What a modern reply means for a legacy client.
@@ -160,6 +217,7 @@ impl Round {
         let mut requests = Vec::new();
         for (key, method, params) in questions.asks {
             let id = name();
+            let params = if method == Method::ElicitationCreate { named_elicitation(params, &id) } else { params };
             requests.push(error::request(crate::json::quote(&id).as_bytes(), method.as_str(), &params));
             round.waiting.insert(id, (key, method));
         }
@@ -232,18 +290,27 @@ impl Round {
     }
 }
 
+/// Elicitation by URL has an id in 2025-11-25 and none since; ours serves as one.
+fn named_elicitation(params: Bytes, id: &str) -> Bytes {
+    if !is_url(&params) || member(&params, whole(&params), "elicitationId").is_some() {
+        return params;
+    }
+    rebuild_object(&params, whole(&params), |_| false, &[("elicitationId", crate::json::quote(id).as_bytes())]).into()
+}
+
 /// Whether a modern notification is for this legacy client's call stream as it stands; listen bookkeeping is not.
 pub fn passes_notification(message: &Message) -> bool {
     message.method != Method::SubscriptionsAcknowledged
 }
 
-/// Takes the subscription id out of a notification that travels on a session's stream.
+/// Takes the subscription id, and what only the mesh reads, out of a notification that travels on a session's stream.
 pub fn strip_subscription(message: &Message) -> Bytes {
-    if message.meta().get(Meta::SubscriptionId).is_none() {
+    if message.meta().object().is_none() {
         return message.body().clone();
     }
     let mut edits = Edits::new();
-    MetaEdit { drop: Some(|key| key == super::meta_keys::SUBSCRIPTION_ID), set: Vec::new() }.params(message, &mut edits);
+    let drop = |key: &str| key == super::meta_keys::SUBSCRIPTION_ID || mesh_only(key);
+    MetaEdit { drop: Some(drop), set: Vec::new() }.params(message, &mut edits);
     edits.apply_flat(message.body())
 }
 
@@ -299,5 +366,56 @@ mod tests {
         assert_eq!(message(std::str::from_utf8(&bytes).unwrap()).error_code(), Some(-32002));
         let Reply::Final(bytes) = reply(&missing, Some("other:uri")) else { panic!() };
         assert_eq!(message(std::str::from_utf8(&bytes).unwrap()).error_code(), Some(-32602));
+    }
+
+    fn client(version: &str, capabilities: &str) -> Client {
+        Client::from_initialize(&message(&format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{capabilities}}}}}"#
+        )))
+    }
+
+    #[test]
+    fn a_client_is_asked_only_what_it_declared() {
+        let plain = client("2025-06-18", r#"{"elicitation":{},"roots":{"listChanged":true}}"#);
+        assert_eq!(plain.can_answer(Method::ElicitationCreate, b"{\"message\":\"m\"}"), Ok(()));
+        assert_eq!(plain.can_answer(Method::ElicitationCreate, b"{\"mode\":\"url\"}"), Err("elicitation.url"));
+        assert_eq!(plain.can_answer(Method::RootsList, b"{}"), Ok(()));
+        assert_eq!(plain.can_answer(Method::SamplingCreateMessage, b"{}"), Err("sampling"));
+        assert!(plain.can_answer(Method::ToolsCall, b"{}").is_err());
+        let links = client("2025-11-25", r#"{"elicitation":{"url":{}}}"#);
+        assert_eq!(links.can_answer(Method::ElicitationCreate, b"{\"mode\":\"url\"}"), Ok(()));
+        assert_eq!(links.can_answer(Method::ElicitationCreate, b"{}"), Err("elicitation.form"));
+        assert!(client("2025-03-26", r#"{"elicitation":{}}"#).can_answer(Method::ElicitationCreate, b"{}").is_err());
+    }
+
+    #[test]
+    fn initialize_is_answered_from_what_was_discovered() {
+        let discovered = message(
+            r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"extensions":{"x":{}},"resources":{"subscribe":true}},"instructions":"do","ttlMs":1,"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"2"}}}}"#,
+        );
+        let reply = initialize_reply(b"\"a\"", Revision::V2025_06_18, &discovered).unwrap();
+        let expected = r#"{"jsonrpc":"2.0","id":"a","result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true}},"serverInfo":{"name":"s","version":"2"},"instructions":"do"}}"#;
+        assert_eq!(std::str::from_utf8(&reply).unwrap(), expected);
+        let error = message(r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32603,"message":"m"}}"#);
+        assert!(initialize_reply(b"1", Revision::V2025_06_18, &error).is_none());
+    }
+
+    #[test]
+    fn an_elicitation_by_url_gets_an_id() {
+        let asks = vec![("k".to_owned(), Method::ElicitationCreate, Bytes::from_static(br#"{"mode":"url","url":"https://x"}"#))];
+        let (_, requests) = Round::start(Questions { asks, state: None }, || "q1".to_owned());
+        assert_eq!(
+            requests[0],
+            br#"{"jsonrpc":"2.0","id":"q1","method":"elicitation/create","params":{"mode":"url","url":"https://x","elicitationId":"q1"}}"#[..]
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_speak_for_the_mesh() {
+        let request = message(r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"outrigger.dev/session":"c.other","a":1}}}"#);
+        let mut edits = Edits::new();
+        client("2025-06-18", "{}").modern_meta().params(&request, &mut edits);
+        let modern = String::from_utf8(edits.apply_flat(request.body()).to_vec()).unwrap();
+        assert!(!modern.contains("outrigger.dev") && modern.contains("\"a\":1"), "{modern}");
     }
 }
