@@ -1,42 +1,99 @@
-//! Clients of older revisions: handshake, sessions, and translation to the modern revision.
+//! Clients of older revisions over Streamable HTTP: handshake, sessions, and translation to the modern revision.
+//!
+//! ```text
+//!  POST -> post -> call -> mesh (the gateway) -> reply ----+--> outlet: JSON, or ...
+//!                   |  ask: questions to the client -------+--> resume: an event stream <-- GET with Last-Event-ID
+//!  GET  -> get  -> subscribe: changes, out-of-call messages --> resume: the session's event stream
+//! ```
+//!
+//! `store` holds the sessions, `session` is one of them. Everything that a session starts is a task of it and ends
+//! with it.
+
+mod ask;
+mod call;
+mod get;
+mod initialize;
+mod mesh;
+mod outlet;
+mod post;
+mod resume;
+mod session;
+mod store;
+mod subscribe;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Response;
+use http::{HeaderMap, Method, Response, StatusCode};
+use outrigger_mcp::headers::{PROTOCOL_VERSION, SESSION_ID};
+use outrigger_mcp::revision::Revision;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::reply::{self, Dialect};
-use outrigger_telemetry::Metrics;
 
-use crate::config::{Limits, Timeouts};
 use crate::core::{Caller, Inbound, Route};
 use crate::gateway::Gateway;
+use mesh::Mesh;
+use session::Session;
+pub use store::Sessions;
 
-/// The sessions of legacy clients. The gateway owns it: [`Gateway::sessions`].
-#[derive(Debug)]
-pub struct Sessions {}
-
-impl Sessions {
-    /// No session yet.
-    pub fn new(_limits: &Limits, _timeouts: &Timeouts, _metrics: &Arc<Metrics>) -> Self {
-        Self {}
-    }
-
-    /// Whether we could have made this session id, alive or not: then the request is a legacy one, whatever else it
-    /// says.
-    pub fn minted(&self, _id: &str) -> bool {
-        false
-    }
-
-    /// Ends idle sessions until the drain is over. Runs as a task of the ingress.
-    pub async fn sweep(&self) {
-        std::future::pending().await
-    }
+/// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the gateway sets one.
+pub async fn serve(gateway: &Arc<Gateway>, caller: Caller, route: Route, request: Inbound) -> Response<OutBody> {
+    let mesh: Arc<dyn Mesh> = Arc::clone(gateway) as Arc<dyn Mesh>;
+    serve_on(gateway.sessions(), mesh, caller, route, request).await
 }
 
-/// Serves one HTTP request of a legacy client. The response's body must not have an `on_end` hook: the gateway sets one.
-pub async fn serve(_gateway: &Arc<Gateway>, _caller: Caller, _route: Route, request: Inbound) -> Response<OutBody> {
-    let id = request.message.and_then(|message| message.map_or_else(|rejected| rejected.id, |message| message.id()));
-    let text = "this revision is not served yet; use 2026-07-28".to_owned();
-    reply::failure(&Failure::NoSession(text), id.as_deref(), Dialect::Legacy)
+async fn serve_on(
+    sessions: &Sessions,
+    mesh: Arc<dyn Mesh>,
+    caller: Caller,
+    route: Route,
+    request: Inbound,
+) -> Response<OutBody> {
+    if request.method == Method::POST {
+        return post::serve(sessions, mesh, caller, &route, request).await;
+    }
+    let served = find(sessions, &caller, &route, &request.headers).and_then(|session| {
+        if request.method == Method::DELETE {
+            sessions.end(&session);
+            let mut response = Response::new(OutBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        let caller = caller.in_session(Arc::clone(&session.tag));
+        get::serve(sessions, &mesh, &caller, &session, &request.headers)
+    });
+    // No JSON-RPC request is there that a status of 200 could be about.
+    served.unwrap_or_else(|failure| reply::failure(&failure, None, Dialect::Modern))
+}
+
+/// The session that a request names, if it is the caller's.
+fn find(sessions: &Sessions, caller: &Caller, route: &Route, headers: &HeaderMap) -> Result<Arc<Session>, Failure> {
+    let Some(id) = headers.get(SESSION_ID) else {
+        let text = "Mcp-Session-Id is missing: revisions before 2026-07-28 need a session; send initialize first";
+        return Err(Failure::NoSession(text.into()));
+    };
+    let session = sessions.find(id.to_str().unwrap_or_default(), &caller.principal, route)?;
+    // Absent means 2025-03-26 (basic/transports, "Protocol Version Header"), or a client that forgets it: no harm.
+    if let Some(version) = headers.get(PROTOCOL_VERSION) {
+        let version = version.to_str().unwrap_or("(not text)").trim();
+        if Revision::parse(version).is_none_or(Revision::is_modern) {
+            return Err(Failure::UnsupportedVersion(version.to_owned()));
+        }
+    }
+    Ok(session)
+}
+
+fn limited(limit: &str) -> Failure {
+    Failure::Limited { limit: limit.to_owned(), retry_after: Duration::from_secs(1), service: None }
+}
+
+/// What a failure calls the service of a route.
+fn service_name(route: &Route) -> String {
+    match route {
+        Route::Merged => "behind this endpoint".to_owned(),
+        Route::Service(name) => name.to_string(),
+    }
 }

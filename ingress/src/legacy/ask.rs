@@ -1,0 +1,213 @@
+//! Questions to the client: the ids that we give them, the answers that come back by POST, and the questions that a
+//! server of an older revision asks outside any call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use outrigger_mcp::bridge::to_client::{Questions, Round};
+use outrigger_mcp::edit::Edits;
+use outrigger_mcp::envelope::{Message, Param};
+use outrigger_mcp::error::{self, METHOD_NOT_FOUND, RpcError, TIMEOUT};
+use outrigger_mcp::json::{decode_string, quote};
+use outrigger_mcp::method::Method;
+use outrigger_proxy::failure::Failure;
+use tokio::sync::mpsc;
+
+use super::mesh::Mesh;
+use super::outlet::Turn;
+use super::session::Session;
+use crate::core::{Caller, Route};
+
+/// Questions of one session that may be open at once.
+const MAX_PENDING: usize = 256;
+
+/// The questions of a session that wait for an answer.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Where the answer to an id goes.
+    open: HashMap<String, mpsc::Sender<Message>>,
+    /// Ids are never used twice in a session.
+    last: u64,
+}
+
+/// Questions that were asked together. Dropping it lets late answers fall.
+#[derive(Debug)]
+struct Pending {
+    session: Arc<Session>,
+    ids: Vec<String>,
+    answers: mpsc::Receiver<Message>,
+}
+
+impl Asks {
+    /// Takes a response of the client. Returns whether anybody waited for it.
+    pub(super) fn answer(&self, response: &Message) -> bool {
+        let id = response.id();
+        let Some(id) = id.as_deref().and_then(decode_string) else { return false };
+        let asker = self.lock().open.remove(id.as_ref());
+        // There is room for one answer to each question.
+        asker.is_some_and(|asker| asker.try_send(response.clone()).is_ok())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending {
+    /// Gives ids to some questions.
+    fn open(session: &Arc<Session>, count: usize) -> Result<Self, Failure> {
+        let mut waiting = session.asks.lock();
+        if waiting.open.len() + count > MAX_PENDING {
+            return Err(super::limited("questions of a session"));
+        }
+        let (sender, answers) = mpsc::channel(count.max(1));
+        let mut ids = Vec::with_capacity(count);
+        for _ in 0..count {
+            waiting.last += 1;
+            let id = format!("outrigger-{}", waiting.last);
+            waiting.open.insert(id.clone(), sender.clone());
+            ids.push(id);
+        }
+        drop(waiting);
+        Ok(Self { session: Arc::clone(session), ids, answers })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let mut waiting = self.session.asks.lock();
+        for id in &self.ids {
+            waiting.open.remove(id);
+        }
+    }
+}
+
+/// Asks the client what a call's server wants to know, on the stream that answers the call.
+///
+/// # Errors
+/// The client cannot be asked, refuses something that the server cannot do without, or does not answer in time.
+pub(super) async fn during_call(session: &Arc<Session>, turn: &Turn, questions: Questions) -> Result<Round, Failure> {
+    let broken = |reason: String| Failure::Broken { service: super::service_name(&session.route), reason };
+    let client = session.client();
+    for (_, method, params) in &questions.asks {
+        client.can_answer(*method, params).map_err(|name| {
+            broken(format!("it needs the client's capability `{name}`, which was not declared in initialize"))
+        })?;
+    }
+    if !turn.can_stream() {
+        return Err(Failure::NotAcceptable);
+    }
+    let mut pending = Pending::open(session, questions.asks.len())?;
+    let mut ids = pending.ids.clone().into_iter();
+    let (mut round, requests) = Round::start(questions, || ids.next().unwrap_or_default());
+    for request in requests {
+        turn.event(&request).await;
+    }
+    let answered = async {
+        while !round.complete() {
+            let Some(response) = pending.answers.recv().await else { break };
+            round.answer(&response);
+        }
+    };
+    let patience = session.pace.request;
+    tokio::time::timeout(patience, answered)
+        .await
+        .map_err(|_| broken(format!("the client did not answer its question within {patience:?}")))?;
+    match round.failed() {
+        Some(why) => Err(broken(why.to_owned())),
+        None => Ok(round),
+    }
+}
+
+/// Passes on a request that a server of an older revision made outside any call, and later the client's answer.
+pub(super) fn outside_call(
+    session: &Arc<Session>,
+    mesh: &Arc<dyn Mesh>,
+    caller: &Caller,
+    service: Arc<str>,
+    event: &Message,
+) {
+    let params = event.params();
+    let (Some(id), Some(method)) = (params.get(Param::Id).map(|span| copy(event, span)), event.text(Param::Method))
+    else {
+        return;
+    };
+    let asked = params.get(Param::Params).map_or_else(|| Bytes::from_static(b"{}"), |span| copy(event, span));
+    let known = Method::parse(method.as_bytes());
+    let pending = match session.client().can_answer(known, &asked) {
+        Ok(()) => Pending::open(session, 1).map_err(|failure| failure.rpc()),
+        Err(name) => Err(RpcError::new(METHOD_NOT_FOUND, format!("the client has no capability {name}"))),
+    };
+    if let Ok(Pending { ids, .. }) = &pending
+        && let Some(ours) = ids.first()
+    {
+        session.outside.push_now(&error::request(quote(ours).as_bytes(), &method, &asked));
+    }
+    let answer = Answering { session: Arc::clone(session), mesh: Arc::clone(mesh), caller: caller.clone(), service, id };
+    session.tasks.spawn(answer.run(pending));
+}
+
+/// The way back of the answer to a question outside any call.
+struct Answering {
+    session: Arc<Session>,
+    mesh: Arc<dyn Mesh>,
+    caller: Caller,
+    service: Arc<str>,
+    /// As the server numbered its request.
+    id: Bytes,
+}
+
+impl Answering {
+    async fn run(self, pending: Result<Pending, RpcError>) {
+        let closed = self.session.closed.clone();
+        tokio::select! {
+            () = closed.cancelled() => {}
+            () = self.answer(pending) => {}
+        }
+    }
+
+    async fn answer(&self, pending: Result<Pending, RpcError>) {
+        let outcome = match pending {
+            Ok(mut pending) => {
+                let answer = tokio::time::timeout(self.session.pace.request, pending.answers.recv()).await;
+                answer.ok().flatten().and_then(|response| outcome(&response))
+            }
+            Err(refused) => Some(("error", refused.object().into())),
+        };
+        let (member, value) = outcome
+            .unwrap_or_else(|| ("error", RpcError::new(TIMEOUT, "the client did not answer in time").object().into()));
+        let mut params = b"{\"id\":".to_vec();
+        params.extend_from_slice(&self.id);
+        params.extend_from_slice(format!(",\"{member}\":").as_bytes());
+        params.extend_from_slice(&value);
+        params.push(b'}');
+        let request = error::request(b"\"answer\"", Method::SessionRespond.as_str(), &params);
+        let Ok(message) = Message::parse(request) else { return };
+        let mut edits = Edits::new();
+        self.session.client().modern_meta().params(&message, &mut edits);
+        let Ok(message) = Message::parse(edits.apply_flat(message.body())) else { return };
+        // The server that asked is gone, or has given up: nobody is left to tell.
+        if let Err(failure) = self.mesh.call(&self.caller, &Route::Service(Arc::clone(&self.service)), message).await {
+            tracing::debug!(service = %self.service, reason = failure.reason(), "an answer of a client did not arrive");
+        }
+    }
+}
+
+fn outcome(response: &Message) -> Option<(&'static str, Bytes)> {
+    let (member, span) = match response.result_span() {
+        Some(span) => ("result", span),
+        None => ("error", response.error_span()?),
+    };
+    Some((member, response.slice(span)))
+}
+
+/// A copy, so that a small part does not keep a big message.
+fn copy(message: &Message, span: outrigger_mcp::json::Span) -> Bytes {
+    Bytes::copy_from_slice(message.raw(span))
+}

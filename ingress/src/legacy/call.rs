@@ -1,0 +1,122 @@
+//! One request of a legacy client, run through the modern mesh: introduced, asked back as often as needed, answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_mcp::bridge::to_client::{self, MAX_ROUNDS, Questions, Reply, Round};
+use outrigger_mcp::edit::Edits;
+use outrigger_mcp::envelope::{Message, Shape};
+use outrigger_mcp::method::Method;
+use outrigger_proxy::failure::Failure;
+
+use super::mesh::{Given, Mesh, Messages};
+use super::outlet::{Turn, read};
+use super::session::{InFlight, Session};
+use super::{ask, service_name};
+use crate::core::Caller;
+
+/// The first pause before a server that only gave a state is asked again; each further one is twice as long.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A request and everything that running it takes. It runs as a task of its session, because the client may lose its
+/// connection without giving up the request.
+pub(super) struct Call {
+    pub(super) session: Arc<Session>,
+    pub(super) mesh: Arc<dyn Mesh>,
+    pub(super) caller: Caller,
+    pub(super) message: Message,
+    pub(super) in_flight: InFlight,
+    pub(super) turn: Turn,
+}
+
+impl Call {
+    /// Runs it to its reply, or until it is cancelled: then the call upstream is dropped and no reply is sent.
+    pub(super) async fn run(self) {
+        let Self { session, mesh, caller, message, in_flight, turn } = self;
+        let outcome = tokio::select! {
+            biased;
+            () = in_flight.cancelled.cancelled() => return,
+            outcome = converse(&session, &*mesh, &caller, &message, &turn) => outcome,
+        };
+        // The client may use the id again as soon as it has the reply.
+        drop(in_flight);
+        let deliver = async {
+            match outcome {
+                Ok(reply) => turn.reply(reply).await,
+                Err(failure) => turn.fail(failure, message.id()).await,
+            }
+        };
+        tokio::select! {
+            () = deliver => {}
+            () = session.closed.cancelled() => {}
+        }
+    }
+}
+
+async fn converse(
+    session: &Arc<Session>,
+    mesh: &dyn Mesh,
+    caller: &Caller,
+    message: &Message,
+    turn: &Turn,
+) -> Result<Bytes, Failure> {
+    let target = message.target().filter(|_| message.method == Method::ResourcesRead);
+    let mut round = None;
+    for number in 0..=MAX_ROUNDS {
+        let request = introduce(session, message, round.as_ref())?;
+        let last = match mesh.call(caller, &session.route, request).await? {
+            Given::Message(body) => read(&session.route, body)?,
+            Given::Stream(stream) => follow(session, stream, turn).await?,
+        };
+        match to_client::reply(&last, target.as_deref()) {
+            Reply::Final(bytes) => return Ok(bytes),
+            Reply::Ask(questions) => round = Some(next_round(session, turn, questions, number).await?),
+        }
+    }
+    Err(broken(session, "it asked the client again and again"))
+}
+
+/// The request as a modern client would have sent it.
+fn introduce(session: &Session, message: &Message, round: Option<&Round>) -> Result<Message, Failure> {
+    let retry = round.map(|round| read(&session.route, round.retry(message))).transpose()?;
+    let message = retry.as_ref().unwrap_or(message);
+    let mut edits = Edits::new();
+    session.client().modern_meta().params(message, &mut edits);
+    read(&session.route, edits.apply_flat(message.body()))
+}
+
+/// Passes notifications on until the reply comes.
+async fn follow(session: &Session, mut stream: Box<dyn Messages>, turn: &Turn) -> Result<Message, Failure> {
+    while let Some(message) = stream.next().await? {
+        match message.shape {
+            Shape::Result | Shape::Error => return Ok(message),
+            Shape::Notification if to_client::passes_notification(&message) => {
+                turn.event(&to_client::strip_subscription(&message)).await;
+            }
+            // A modern server has no way to ask on a stream.
+            Shape::Notification | Shape::Request => {}
+        }
+    }
+    Err(broken(session, "its answer ended before the result"))
+}
+
+async fn next_round(
+    session: &Arc<Session>,
+    turn: &Turn,
+    questions: Questions,
+    number: u8,
+) -> Result<Round, Failure> {
+    if !questions.asks.is_empty() {
+        return ask::during_call(session, turn, questions).await;
+    }
+    if questions.state.is_none() {
+        return Err(broken(session, "it asked for input without saying which"));
+    }
+    tokio::time::sleep(BACK_OFF * 2u32.pow(u32::from(number.min(6)))).await;
+    Ok(Round::start(questions, String::new).0)
+}
+
+fn broken(session: &Session, reason: &str) -> Failure {
+    Failure::Broken { service: service_name(&session.route), reason: reason.to_owned() }
+}

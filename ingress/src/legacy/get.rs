@@ -1,0 +1,50 @@
+//! GET: the session's stream, or a stream that broke, from where the client lost it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Response};
+use outrigger_mcp::headers::LAST_EVENT_ID;
+use outrigger_proxy::body::OutBody;
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::peek::accepts;
+
+use super::mesh::Mesh;
+use super::outlet::stream_response;
+use super::resume::Reader;
+use super::session::Session;
+use super::store::Sessions;
+use super::subscribe;
+use crate::core::Caller;
+
+/// Serves a GET of a session.
+///
+/// # Errors
+/// The client takes no event stream, too many are open, or what it wants to resume is not there.
+pub(super) fn serve(
+    sessions: &Sessions,
+    mesh: &Arc<dyn Mesh>,
+    caller: &Caller,
+    session: &Arc<Session>,
+    headers: &HeaderMap,
+) -> Result<Response<OutBody>, Failure> {
+    if !accepts(headers)?.stream {
+        return Err(Failure::NotAcceptable);
+    }
+    let permit = Arc::clone(&sessions.listens).try_acquire_owned().map_err(|_| super::limited("listening streams"))?;
+    let reader = match headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) {
+        Some(id) => resume(session, id.to_str().unwrap_or_default())?,
+        None => session.outside.attach(&session.closed),
+    };
+    if reader.reads(&session.outside) {
+        subscribe::start(session, mesh, caller);
+    }
+    Ok(stream_response(session, reader, Some(permit)))
+}
+
+/// Never 404, which tells a client that its session is gone.
+fn resume(session: &Arc<Session>, event_id: &str) -> Result<Reader, Failure> {
+    let found = session.resume(event_id);
+    found.and_then(|(stream, after)| stream.resume(after, &session.closed).ok()).ok_or_else(|| {
+        Failure::NoSession("Last-Event-ID names nothing of this session that is still held; do not send it".into())
+    })
+}

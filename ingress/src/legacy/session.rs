@@ -1,0 +1,323 @@
+//! One session of a legacy client: what it said of itself, what it has in flight, and its streams.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use outrigger_mcp::bridge::log_level::LogLevel;
+use outrigger_mcp::bridge::to_client::Client;
+use outrigger_mcp::revision::Revision;
+use outrigger_policy::Principal;
+use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::metrics::OpenGuard;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::ask::Asks;
+use super::resume::{EventStream, MAX_BYTES, Place};
+use super::store::Pace;
+use crate::core::{ListKind, Route};
+
+/// Requests of one session at work at once: far more than an agent has, and a bound on what it can make us hold.
+pub(super) const MAX_IN_FLIGHT: usize = 256;
+/// URIs that one session may subscribe to.
+pub(super) const MAX_SUBSCRIPTIONS: usize = 1000;
+/// Streams that have ended and are held for a client that may come back.
+const MAX_ENDED: usize = 32;
+/// Bytes that they hold in all.
+const MAX_ENDED_BYTES: usize = 4 * MAX_BYTES;
+/// The number of the stream that GET opens.
+const GET_STREAM: u64 = 0;
+
+/// A session id: whoever has it and the right credential is the client, so it is never shown.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct SessionId(pub(super) Arc<str>);
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(..)")
+    }
+}
+
+/// A session. Shared by its requests and tasks; over when it is closed.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    /// What the mesh knows it by; not the id, which stays between the client and us.
+    pub(super) tag: Arc<str>,
+    pub(super) principal: Principal,
+    pub(super) route: Route,
+    /// What it said in `initialize`; the log level is in `state`.
+    client: Client,
+    /// The lists whose changes it was promised to be told of.
+    pub(super) lists: Vec<ListKind>,
+    pub(super) pace: Pace,
+    /// Cancelled when the session ends: all that it has at work ends with it.
+    pub(super) closed: CancellationToken,
+    /// Its tasks.
+    pub(super) tasks: TaskTracker,
+    /// Questions that wait for the client.
+    pub(super) asks: Asks,
+    /// What GET opens.
+    pub(super) outside: Arc<EventStream>,
+    /// What it subscribed to. Watched by the task that listens for it.
+    subscriptions: watch::Sender<BTreeSet<String>>,
+    event_prefix: Arc<str>,
+    state: Mutex<State>,
+    _open: OpenGuard,
+}
+
+#[derive(Debug)]
+struct State {
+    log_level: Option<LogLevel>,
+    /// Requests at work, by their raw ids.
+    in_flight: HashMap<Bytes, CancellationToken>,
+    streams: HashMap<u64, Arc<EventStream>>,
+    next_stream: u64,
+    used: Instant,
+    /// Whether a task listens for the session.
+    listening: bool,
+    /// Whether one ever did.
+    listened: bool,
+}
+
+/// Everything that makes a new session.
+pub(super) struct Opening {
+    pub(super) id: SessionId,
+    pub(super) tag: Arc<str>,
+    pub(super) event_prefix: Arc<str>,
+    pub(super) principal: Principal,
+    pub(super) route: Route,
+    pub(super) client: Client,
+    pub(super) lists: Vec<ListKind>,
+    pub(super) pace: Pace,
+    pub(super) closed: CancellationToken,
+    pub(super) open: OpenGuard,
+}
+
+/// A request at work. Dropping it frees its id.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    session: Arc<Session>,
+    id: Bytes,
+    /// Cancelled when the client cancels the request, or the session ends.
+    pub(super) cancelled: CancellationToken,
+}
+
+/// Why a request cannot start.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// The id is in use.
+    Duplicate,
+    /// Too many are at work.
+    TooMany,
+}
+
+impl Session {
+    pub(super) fn new(opening: Opening) -> Arc<Self> {
+        let numbered = opening.client.revision >= Revision::V2025_11_25;
+        let prefix = numbered.then(|| Arc::clone(&opening.event_prefix));
+        let state = State {
+            log_level: None,
+            in_flight: HashMap::new(),
+            streams: HashMap::new(),
+            next_stream: GET_STREAM + 1,
+            used: Instant::now(),
+            listening: false,
+            listened: false,
+        };
+        Arc::new(Self {
+            asks: Asks::default(),
+            outside: EventStream::new(GET_STREAM, prefix, true),
+            subscriptions: watch::Sender::default(),
+            state: Mutex::new(state),
+            tasks: TaskTracker::new(),
+            id: opening.id,
+            tag: opening.tag,
+            principal: opening.principal,
+            route: opening.route,
+            client: opening.client,
+            lists: opening.lists,
+            pace: opening.pace,
+            closed: opening.closed,
+            event_prefix: opening.event_prefix,
+            _open: opening.open,
+        })
+    }
+
+    /// The negotiated revision.
+    pub(super) fn revision(&self) -> Revision {
+        self.client.revision
+    }
+
+    /// The client as it is to be introduced to the mesh now.
+    pub(super) fn client(&self) -> Client {
+        let log_level = self.lock().log_level.map(|level| format!("\"{}\"", level.as_str()).into());
+        Client { log_level, ..self.client.clone() }
+    }
+
+    /// The level that the client set, if it did.
+    pub(super) fn log_level(&self) -> Option<LogLevel> {
+        self.lock().log_level
+    }
+
+    /// Sets the level of log messages that the client wants.
+    pub(super) fn set_log_level(&self, level: LogLevel) {
+        self.lock().log_level = Some(level);
+    }
+
+    /// Notes that the client is there.
+    pub(super) fn touch(&self) {
+        self.lock().used = Instant::now();
+    }
+
+    /// Since when nothing happens in it; `None` while a request is at work or a stream is read.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        let busy = !state.in_flight.is_empty() || self.outside.has_reader();
+        (!busy).then_some(state.used)
+    }
+
+    /// Starts a request.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub(super) fn begin(self: &Arc<Self>, id: &Bytes) -> Result<InFlight, Busy> {
+        let mut state = self.lock();
+        if state.in_flight.contains_key(id) {
+            return Err(Busy::Duplicate);
+        }
+        if state.in_flight.len() >= MAX_IN_FLIGHT {
+            return Err(Busy::TooMany);
+        }
+        let cancelled = self.closed.child_token();
+        // A copy: the slice would hold the whole body.
+        let id = Bytes::copy_from_slice(id);
+        state.in_flight.insert(id.clone(), cancelled.clone());
+        Ok(InFlight { session: Arc::clone(self), id, cancelled })
+    }
+
+    /// Cancels a request of the client. Unknown ids are late, and ignored.
+    pub(super) fn cancel(&self, id: &[u8]) {
+        if let Some(cancelled) = self.lock().in_flight.get(id) {
+            cancelled.cancel();
+        }
+    }
+
+    /// A new stream for the answer to a POST. Streams of revisions with event ids are found again by
+    /// [`Session::resume`].
+    pub(super) fn open_stream(&self) -> Arc<EventStream> {
+        let mut state = self.lock();
+        let number = state.next_stream;
+        state.next_stream += 1;
+        let numbered = self.client.revision >= Revision::V2025_11_25;
+        let prefix = numbered.then(|| Arc::clone(&self.event_prefix));
+        let stream = EventStream::new(number, prefix, false);
+        if numbered {
+            state.keep(number, &stream);
+        }
+        stream
+    }
+
+    /// Takes a stream out of those that a client may come back to.
+    pub(super) fn forget_stream(&self, stream: &EventStream) {
+        self.lock().streams.remove(&stream.number());
+    }
+
+    /// The stream and place that an event id names.
+    pub(super) fn resume(&self, event_id: &str) -> Option<(Arc<EventStream>, u64)> {
+        let place = Place::parse(&self.event_prefix, event_id)?;
+        if place.stream == GET_STREAM {
+            return Some((Arc::clone(&self.outside), place.event));
+        }
+        self.lock().streams.get(&place.stream).map(|stream| (Arc::clone(stream), place.event))
+    }
+
+    /// Adds a URI to those that the client is told of.
+    ///
+    /// # Errors
+    /// [`Failure::Limited`] over [`MAX_SUBSCRIPTIONS`].
+    pub(super) fn subscribe(&self, uri: &str) -> Result<(), Failure> {
+        let mut full = false;
+        self.subscriptions.send_if_modified(|uris| {
+            full = uris.len() >= MAX_SUBSCRIPTIONS && !uris.contains(uri);
+            !full && uris.insert(uri.to_owned())
+        });
+        if full { Err(super::limited("subscriptions of a session")) } else { Ok(()) }
+    }
+
+    /// Takes a URI out of them.
+    pub(super) fn unsubscribe(&self, uri: &str) {
+        self.subscriptions.send_if_modified(|uris| uris.remove(uri));
+    }
+
+    /// Follows what the client subscribed to.
+    pub(super) fn subscriptions(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.subscriptions.subscribe()
+    }
+
+    /// Makes the caller the one to start the task that listens, unless there is one; the value says whether there has
+    /// been one before.
+    pub(super) fn start_listening(&self) -> Option<bool> {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.listening, true) {
+            return None;
+        }
+        Some(std::mem::replace(&mut state.listened, true))
+    }
+
+    /// Ends that, unless a reader has come meanwhile. Returns whether it did end.
+    pub(super) fn stop_listening(&self) -> bool {
+        let mut state = self.lock();
+        state.listening = self.outside.has_reader();
+        !state.listening
+    }
+
+    /// Forgets what is too old to be asked for.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.outside.expired(now);
+        self.lock().streams.retain(|_, stream| !stream.expired(now));
+    }
+
+    /// Ends the session and everything in it.
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+        self.outside.end();
+        self.tasks.close();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Adds a stream; the ones that ended first give way to it.
+    fn keep(&mut self, number: u64, stream: &Arc<EventStream>) {
+        loop {
+            let held = self.streams.iter().filter_map(|(number, stream)| {
+                let (bytes, ended) = stream.held();
+                ended.map(|at| (at, *number, bytes))
+            });
+            let (count, bytes, oldest) = held.fold((0, 0, None), |(count, sum, oldest), (at, number, bytes)| {
+                (count + 1, sum + bytes, Some(oldest.map_or((at, number), |o| (at, number).min(o))))
+            });
+            match oldest {
+                Some((_, number)) if count >= MAX_ENDED || bytes > MAX_ENDED_BYTES => self.streams.remove(&number),
+                _ => break,
+            };
+        }
+        self.streams.insert(number, Arc::clone(stream));
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut state = self.session.lock();
+        state.in_flight.remove(&self.id);
+        state.used = Instant::now();
+    }
+}

@@ -1,0 +1,106 @@
+//! What a session is told outside any call: changes of lists and resources, and what servers of older revisions say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_mcp::bridge::log_level::LogLevel;
+use outrigger_mcp::bridge::to_client::strip_subscription;
+use outrigger_mcp::envelope::{Message, Param};
+use outrigger_mcp::error;
+use outrigger_mcp::json::quote;
+use outrigger_mcp::method::Method;
+
+use super::ask;
+use super::mesh::{Mesh, Told};
+use super::session::Session;
+use crate::core::{Caller, Change, ListKind, Wanted};
+
+/// How often we look whether anybody still reads the session's stream. Gone for two looks, and the listening ends:
+/// events could not be asked for any more.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Listens for a session whose client has opened its stream, unless that is done already.
+pub(super) fn start(session: &Arc<Session>, mesh: &Arc<dyn Mesh>, caller: &Caller) {
+    let Some(again) = session.start_listening() else { return };
+    let ear = Ear { session: Arc::clone(session), mesh: Arc::clone(mesh), caller: caller.clone() };
+    session.tasks.spawn(ear.listen(again));
+}
+
+/// The task that listens for one session.
+struct Ear {
+    session: Arc<Session>,
+    mesh: Arc<dyn Mesh>,
+    caller: Caller,
+}
+
+impl Ear {
+    async fn listen(self, again: bool) {
+        let session = &self.session;
+        let mut uris = session.subscriptions();
+        let resources = uris.borrow_and_update().iter().cloned().collect();
+        let wanted = Wanted { resources, session: true };
+        let mut told = Arc::clone(&self.mesh).changes(&self.caller, &session.route, wanted);
+        if again {
+            // Something may have changed while nobody listened; to say so once too often is harmless.
+            session.lists.iter().for_each(|kind| self.list_changed(*kind));
+        }
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut absent = 0;
+        loop {
+            tokio::select! {
+                () = session.closed.cancelled() => return,
+                change = told.next() => match change {
+                    Some(change) => self.deliver(change),
+                    // We drain: the client gets the end of its stream.
+                    None => return session.outside.end(),
+                },
+                Ok(()) = uris.changed() => follow(&mut *told, &mut uris),
+                _ = looks.tick() => {
+                    absent = if session.outside.has_reader() { 0 } else { absent + 1 };
+                    if absent > 2 && session.stop_listening() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&self, change: Change) {
+        match change {
+            Change::List(kind) => {
+                if self.session.lists.contains(&kind) {
+                    self.list_changed(kind);
+                }
+            }
+            Change::Resource { uri } => {
+                let params = format!("{{\"uri\":{}}}", quote(&uri));
+                let told = error::notification(Method::ResourcesUpdated.as_str(), Some(params.as_bytes()));
+                self.session.outside.push_now(&told);
+            }
+            Change::Session { service, message } => self.session_message(service, &message),
+        }
+    }
+
+    fn list_changed(&self, kind: ListKind) {
+        self.session.outside.push_now(&error::notification(kind.method(), None));
+    }
+
+    fn session_message(&self, service: Arc<str>, message: &Message) {
+        match message.method {
+            Method::SessionEvent => ask::outside_call(&self.session, &self.mesh, &self.caller, service, message),
+            Method::SubscriptionsAcknowledged => {}
+            Method::LogMessage if !self.wants(message) => {}
+            _ => self.session.outside.push_now(&strip_subscription(message)),
+        }
+    }
+
+    /// Whether the client wants a log message. One that never set a level gets all, as older servers do.
+    fn wants(&self, message: &Message) -> bool {
+        let Some(least) = self.session.log_level() else { return true };
+        message.text(Param::Level).and_then(|level| LogLevel::parse(&level)).is_none_or(|level| level >= least)
+    }
+}
+
+fn follow(told: &mut dyn Told, uris: &mut tokio::sync::watch::Receiver<std::collections::BTreeSet<String>>) {
+    told.set_resources(uris.borrow_and_update().iter().cloned().collect());
+}

@@ -1,0 +1,1 @@
+//! Scenarios of legacy clients against a scripted mesh.
