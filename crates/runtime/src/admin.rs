@@ -27,8 +27,9 @@ use crate::ready::Readiness;
 
 /// Connections at once: a kubelet, a few scrapers, a person. More wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
-/// For the head of a request, and between requests of one connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the head of a request, and between requests of one connection. A scraper that comes less often connects again,
+/// which is cheaper than a place held for it.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// A connection ends after this, so that one that never reads its reply does not hold its place for ever.

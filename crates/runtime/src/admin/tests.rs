@@ -38,6 +38,20 @@ async fn exchange(address: SocketAddr, head: &str) -> String {
     reply
 }
 
+/// One exchange on a connection that stays open; returns the body.
+async fn ask(stream: &mut TcpStream, path: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: admin\r\n\r\n").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    String::from_utf8(body).unwrap()
+}
+
 #[tokio::test]
 async fn readiness_is_503_with_reasons_and_then_200() {
     let server = start();
@@ -98,7 +112,7 @@ async fn a_silent_client_is_cut() {
     let started = tokio::time::Instant::now();
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).await.unwrap();
-    assert!(started.elapsed() >= HEADER_TIMEOUT && started.elapsed() < MAX_CONNECTION_AGE);
+    assert!(started.elapsed() >= HEADER_TIMEOUT && started.elapsed() < HEADER_TIMEOUT * 2);
 }
 
 #[tokio::test]
@@ -107,27 +121,25 @@ async fn connections_beyond_the_cap_wait_for_a_place() {
     let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
-        stream.read_u8().await.unwrap();
+        ask(&mut stream, "/healthz").await;
         held.push(stream);
     }
-    let late = tokio::spawn(exchange(server.address, "GET /healthz"));
-    let mut stream = held.pop().unwrap();
-    // A second exchange on a held place: the late one would be served before it if there were room.
-    let request = "GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).await.unwrap();
-    assert!(reply.contains("outrigger_connections_open{listener=\"admin\"} 64\n"), "{reply}");
-    assert!(late.await.unwrap().starts_with("HTTP/1.1 200 "));
+    let mut late = TcpStream::connect(server.address).await.unwrap();
+    // The late connection is in the backlog. If there were room, it would be accepted during these exchanges.
+    for stream in &mut held {
+        ask(stream, "/healthz").await;
+    }
+    let metrics = ask(&mut held[0], "/metrics").await;
+    assert!(metrics.contains("outrigger_connections_open{listener=\"admin\"} 64\n"), "{metrics}");
+    held.pop();
+    assert_eq!(ask(&mut late, "/healthz").await, "ok\n");
 }
 
 #[tokio::test]
 async fn stop_ends_idle_connections_and_closes_the_socket() {
     let server = start();
     let mut idle = TcpStream::connect(server.address).await.unwrap();
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
-    idle.read_u8().await.unwrap();
+    ask(&mut idle, "/healthz").await;
     server.stop.cancel();
     server.task.await.unwrap();
     let mut rest = Vec::new();
