@@ -57,6 +57,9 @@ pub struct Handshake {
     capabilities: Bytes,
     info: Bytes,
     probing: bool,
+    /// The probe was not answered in time: the server may have been starting.
+    unanswered: bool,
+    asked_again: bool,
 }
 
 /// The id of every request of the greeting; sessions count from one.
@@ -65,7 +68,7 @@ const GREETING_ID: &[u8] = b"0";
 impl Handshake {
     /// Prepares a greeting.
     pub fn new(era: Era, capabilities: Bytes, info: Bytes) -> Self {
-        Self { era, capabilities, info, probing: era != Era::Legacy }
+        Self { era, capabilities, info, probing: era != Era::Legacy, unanswered: false, asked_again: false }
     }
 
     /// The first request.
@@ -93,11 +96,26 @@ impl Handshake {
 
     /// Takes the reply to the last request.
     pub fn on_reply(&mut self, reply: &Message) -> Step {
-        if self.probing { self.on_discovered(reply) } else { on_initialized(reply) }
+        if self.probing {
+            return self.on_discovered(reply);
+        }
+        // A modern server that was still starting when it was probed refuses `initialize`: it is asked once more.
+        if reply.shape == Shape::Error && std::mem::take(&mut self.unanswered) {
+            self.probing = true;
+            return Step::Send(self.discover());
+        }
+        on_initialized(reply)
     }
 
     /// The probe got no usable reply: silence, an exit, an HTTP error without a JSON-RPC body.
     pub fn on_silence(&mut self, what: &str) -> Step {
+        // Asked once more it was there, so a second silence is no sign of a slow start.
+        self.unanswered = self.probing && !self.asked_again;
+        self.asked_again |= self.probing;
+        self.fall_back(what)
+    }
+
+    fn fall_back(&mut self, what: &str) -> Step {
         if self.probing && self.era == Era::Auto {
             self.probing = false;
             return Step::Send(self.initialize());
@@ -112,7 +130,7 @@ impl Handshake {
                 if versions.contains(&Revision::MODERN) {
                     return Step::Done(Greeted { revision: Revision::MODERN, ..greeted(reply) });
                 }
-                self.on_silence("the server speaks no revision that we know")
+                self.fall_back("the server speaks no revision that we know")
             }
             // The three errors that only modern servers send: it understood the probe but wants something else.
             Shape::Error
@@ -121,7 +139,7 @@ impl Handshake {
             {
                 Step::Failed(format!("the server refused the probe: {}", reply.error_message().unwrap_or_default()))
             }
-            _ => self.on_silence("the server does not answer server/discover"),
+            _ => self.fall_back("the server does not answer server/discover"),
         }
     }
 }
@@ -189,6 +207,17 @@ mod tests {
         assert_eq!(probe.method, crate::method::Method::ServerDiscover);
         let step = h.on_reply(&reply(r#"{"jsonrpc":"2.0","id":0,"result":{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}}"#));
         assert!(matches!(step, Step::Done(g) if g.revision == Revision::MODERN && g.capabilities == br#"{"tools":{}}"#[..]));
+    }
+
+    #[test]
+    fn a_server_that_was_starting_during_the_probe_is_asked_once_more() {
+        let refused = reply(r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"no"}}"#);
+        let mut h = handshake(Era::Auto);
+        assert!(matches!(h.on_silence("slow"), Step::Send(_)) && !h.probing());
+        assert!(matches!(h.on_reply(&refused), Step::Send(_)) && h.probing());
+        // The second refusal is final, whether of the probe or of initialize, and however the probe ends.
+        assert!(matches!(h.on_silence("slow"), Step::Send(_)) && !h.probing());
+        assert!(matches!(h.on_reply(&refused), Step::Failed(_)));
     }
 
     #[test]
