@@ -1,1 +1,31 @@
-//! Harness for scenarios.
+//! Harness for scenarios: a mesh in one process, on ports that the system chooses.
+//!
+//! ```text
+//!  Client ==mTLS==> TestSidecar --> HttpServer (in this process) | scripted.py | servers nobody here wrote
+//!      \_________ Mesh: an authority in a temporary directory that names them all
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `mesh` | certificates: good ones, expired ones, those of strangers |
+//! | `sidecar` | a sidecar started from a settings text |
+//! | `client`, `call` | a modern client that can also send nonsense |
+//! | `http_server` | a Streamable HTTP server whose every answer a test decides |
+//! | `subjects` | the servers that tests start, and what is missing when they cannot |
+//! | `wait`, `processes` | bounded waits; which processes are left |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness states what it expects by failing")]
+
+pub mod call;
+pub mod client;
+pub mod http_server;
+pub mod mesh;
+pub mod processes;
+pub mod sidecar;
+pub mod subjects;
+pub mod wait;
+
+pub use call::Call;
+pub use client::{Client, Reply, Stream};
+pub use mesh::Mesh;
+pub use sidecar::TestSidecar;
+pub use wait::eventually;
