@@ -374,13 +374,24 @@ impl HttpSession {
         let call = Call::new(request, self.next_id.fetch_add(1, Ordering::Relaxed)).on(self.greeted.revision);
         let pieces = call.request(request, trace);
         let fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
-        let response = self.server.send(HttpMethod::POST, fields, pieces).await?;
+        // Until the answer begins there is no exchange yet that would cancel the call when the caller goes away.
+        let mut unanswered = Unanswered { session: self.clone(), cancellation: Some(call.cancelled("the caller went away")) };
+        let response = match self.server.send(HttpMethod::POST, fields, pieces).await {
+            Ok(response) => response,
+            Err(timeout @ Failure::Timeout { .. }) => return Err(timeout),
+            Err(failure) => {
+                unanswered.cancellation = None;
+                return Err(failure);
+            }
+        };
         if response.status() == StatusCode::NOT_FOUND && self.id.is_some() {
+            unanswered.cancellation = None;
             self.expire();
             return Err(Failure::UnknownSession);
         }
-        let answer = self.server.answer(response).await?;
-        Exchange::http(call, self.clone(), answer)
+        let answer = self.server.answer(response).await;
+        unanswered.cancellation = None;
+        Exchange::http(call, self.clone(), answer?)
     }
 
     /// Posts a notification or a response.
@@ -442,6 +453,20 @@ impl HttpSession {
                 let _ = self.post(error.reply(message.id().as_deref())).await;
             }
             _ => drop(self.messages.send(message)),
+        }
+    }
+}
+
+/// Cancels a call whose answer never began, when it is dropped.
+struct Unanswered {
+    session: Arc<HttpSession>,
+    cancellation: Option<Bytes>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(message) = self.cancellation.take() {
+            self.session.send_detached(message);
         }
     }
 }
