@@ -1,0 +1,329 @@
+//! A scripted mesh, and a client that reads what it is sent.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http_body_util::BodyExt;
+use outrigger_mcp::envelope::Message;
+use outrigger_mcp::json::decode_string;
+use outrigger_mcp::sse::{Event, Parser};
+use outrigger_policy::{PolicySet, Principal};
+use outrigger_proxy::body::OutBody;
+use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::{Metrics, Role};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::super::mesh::{Given, Later, Mesh, Messages, Told};
+use super::super::{Sessions, serve_on};
+use crate::config::Config;
+use crate::core::{Caller, Change, Era, Inbound, Route, TraceHeaders, Wanted};
+use crate::policy::PolicyState;
+
+pub(super) const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"extensions":{"x":{}}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
+
+/// The mesh as the test plays it.
+pub(super) struct Script {
+    calls: mpsc::UnboundedSender<Asked>,
+    listens: mpsc::UnboundedSender<Listening>,
+}
+
+/// A call that reached the mesh.
+pub(super) struct Asked {
+    pub(super) message: Message,
+    pub(super) tag: String,
+    pub(super) route: Route,
+    answer: oneshot::Sender<Result<Given, Failure>>,
+}
+
+/// A session that listens.
+pub(super) struct Listening {
+    pub(super) wanted: Wanted,
+    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) resources: mpsc::UnboundedReceiver<Vec<String>>,
+}
+
+struct Feed(mpsc::Receiver<Result<Message, Failure>>);
+
+struct Ears(mpsc::Receiver<Change>, mpsc::UnboundedSender<Vec<String>>);
+
+impl Mesh for Script {
+    fn call<'a>(&'a self, caller: &'a Caller, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>> {
+        Box::pin(async move {
+            assert_eq!(caller.era, Era::Legacy);
+            if message.method == outrigger_mcp::method::Method::ServerDiscover {
+                return Ok(Given::Message(result(&message, DISCOVERED)));
+            }
+            let (answer, given) = oneshot::channel();
+            self.calls.send(Asked { message, tag: caller.session_tag.to_string(), route: route.clone(), answer }).ok();
+            given.await.unwrap_or_else(|_| Err(Failure::Internal("the script ended".into())))
+        })
+    }
+
+    fn changes(self: Arc<Self>, _: &Caller, _: &Route, wanted: Wanted) -> Box<dyn Told> {
+        let (changes, ears) = mpsc::channel(16);
+        let (set, resources) = mpsc::unbounded_channel();
+        self.listens.send(Listening { wanted, changes, resources }).ok();
+        Box::new(Ears(ears, set))
+    }
+}
+
+impl Messages for Feed {
+    fn next(&mut self) -> Later<'_, Result<Option<Message>, Failure>> {
+        Box::pin(async move { self.0.recv().await.transpose() })
+    }
+}
+
+impl Told for Ears {
+    fn set_resources(&mut self, uris: Vec<String>) {
+        self.1.send(uris).ok();
+    }
+
+    fn next(&mut self) -> Later<'_, Option<Change>> {
+        Box::pin(self.0.recv())
+    }
+}
+
+pub(super) fn message(text: &str) -> Message {
+    Message::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+}
+
+fn result(of: &Message, result: &str) -> Bytes {
+    outrigger_mcp::error::result_reply(&of.id().unwrap(), result.as_bytes())
+}
+
+impl Asked {
+    /// Answers with one result.
+    pub(super) fn result(self, text: &str) {
+        let reply = result(&self.message, text);
+        self.answer.send(Ok(Given::Message(reply))).ok();
+    }
+
+    /// Answers with a failure.
+    pub(super) fn fail(self, failure: Failure) {
+        self.answer.send(Err(failure)).ok();
+    }
+
+    /// Answers with a stream, which the test feeds. The sender closes when the call is dropped.
+    pub(super) fn stream(self) -> mpsc::Sender<Result<Message, Failure>> {
+        let (feed, messages) = mpsc::channel(16);
+        self.answer.send(Ok(Given::Stream(Box::new(Feed(messages))))).ok();
+        feed
+    }
+
+    /// Resolves when nobody waits for the answer any more.
+    pub(super) async fn dropped(mut self) {
+        self.answer.closed().await;
+    }
+
+    pub(super) fn body(&self) -> &str {
+        std::str::from_utf8(self.message.body()).unwrap()
+    }
+}
+
+/// A mesh, the sessions before it, and what reaches the mesh.
+pub(super) struct World {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) mesh: Arc<Script>,
+    calls: mpsc::UnboundedReceiver<Asked>,
+    listens: mpsc::UnboundedReceiver<Listening>,
+}
+
+/// A client of the world's sessions.
+#[derive(Clone)]
+pub(super) struct Client {
+    sessions: Arc<Sessions>,
+    mesh: Arc<Script>,
+    pub(super) caller: Caller,
+    pub(super) route: Route,
+    pub(super) headers: HeaderMap,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A world with other settings than the default ones.
+    #[expect(clippy::disallowed_methods, reason = "a test reads what it makes happen")]
+    pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let identity = "identity: { trust_domain: a.local, cert: c, key: k, ca: a }\nanonymous: true\n";
+        let mut config = Config::from_sources(Some(("i.yaml", identity)), &|_| None).unwrap();
+        change(&mut config);
+        let metrics = Metrics::new(Role::Ingress).unwrap();
+        let (call_sender, calls) = mpsc::unbounded_channel();
+        let (listen_sender, listens) = mpsc::unbounded_channel();
+        Self {
+            sessions: Arc::new(Sessions::new(&config.limits, &config.timeouts, &metrics)),
+            mesh: Arc::new(Script { calls: call_sender, listens: listen_sender }),
+            calls,
+            listens,
+        }
+    }
+
+    /// The next call that reaches the mesh.
+    pub(super) async fn asked(&mut self) -> Asked {
+        tokio::time::timeout(Duration::from_secs(60), self.calls.recv()).await.expect("no call").unwrap()
+    }
+
+    /// The next session that listens.
+    pub(super) async fn listening(&mut self) -> Listening {
+        tokio::time::timeout(Duration::from_secs(600), self.listens.recv()).await.expect("no listen").unwrap()
+    }
+
+    /// Whether a call is there that the test has not looked at.
+    pub(super) fn quiet(&mut self) -> bool {
+        self.calls.try_recv().is_err()
+    }
+
+    /// A client without a session.
+    pub(super) fn stranger(&self, name: &str) -> Client {
+        let policy = Arc::new(PolicyState::new(PolicySet::allow_all()));
+        let principal = Principal::user(name).unwrap();
+        let caller = Caller {
+            limits: policy.client_limits(&principal),
+            principal,
+            address: "127.0.0.1:9".parse().unwrap(),
+            policy,
+            class: 0,
+            trace: TraceHeaders::default(),
+            session_tag: "p.x".into(),
+            era: Era::Legacy,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("accept", HeaderValue::from_static("application/json, text/event-stream"));
+        Client {
+            sessions: Arc::clone(&self.sessions),
+            mesh: Arc::clone(&self.mesh),
+            caller,
+            route: Route::Service("fs".into()),
+            headers,
+        }
+    }
+
+    /// A client with a session.
+    pub(super) async fn client(&self, version: &str, capabilities: &str) -> Client {
+        let mut client = self.stranger("ada");
+        let reply = client.post(&initialize(version, capabilities)).await;
+        assert_eq!(reply.status, 200);
+        client.headers.insert("mcp-session-id", reply.headers["mcp-session-id"].clone());
+        client
+    }
+}
+
+pub(super) fn initialize(version: &str, capabilities: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":"i","method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{capabilities},"clientInfo":{{"name":"c","version":"1"}}}}}}"#
+    )
+}
+
+pub(super) fn call(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"t","arguments":{{}}}}}}"#)
+}
+
+impl Client {
+    /// The same client with another header.
+    pub(super) fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut client = self.clone();
+        client.headers.insert(HeaderName::from_static(name), value.parse().unwrap());
+        client
+    }
+
+    pub(super) async fn send(&self, method: Method, body: &str) -> Reply {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let message = (method == Method::POST).then(|| Message::parse(body.clone()));
+        let inbound = Inbound { method, headers: self.headers.clone(), body, message };
+        let mesh = Arc::clone(&self.mesh) as Arc<dyn Mesh>;
+        Reply::new(serve_on(&self.sessions, mesh, self.caller.clone(), self.route.clone(), inbound).await)
+    }
+
+    pub(super) async fn post(&self, body: &str) -> Reply {
+        self.send(Method::POST, body).await
+    }
+
+    /// A POST whose answer the test does not wait for yet.
+    pub(super) fn begin(&self, body: &str) -> JoinHandle<Reply> {
+        let (client, body) = (self.clone(), body.to_owned());
+        tokio::spawn(async move { client.post(&body).await })
+    }
+
+    pub(super) async fn get(&self) -> Reply {
+        self.send(Method::GET, "").await
+    }
+}
+
+/// A response.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    body: OutBody,
+    parser: Mutex<Parser>,
+    events: VecDeque<Event>,
+}
+
+impl Reply {
+    fn new(response: Response<OutBody>) -> Self {
+        let (head, body) = response.into_parts();
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+            parser: Mutex::new(Parser::new(1 << 24)),
+            events: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.headers["content-type"] == "text/event-stream"
+    }
+
+    /// The whole body.
+    pub(super) async fn text(self) -> String {
+        String::from_utf8(self.body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    /// The whole body as a message.
+    pub(super) async fn message(self) -> Message {
+        message(&self.text().await)
+    }
+
+    /// The next event; `None` at the end. Fails when none comes for a minute.
+    pub(super) async fn event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(60), self.body.frame()).await.expect("no event");
+            let data = frame?.unwrap().into_data().unwrap();
+            let parser = self.parser.get_mut().unwrap();
+            parser.push(&data);
+            while let Some(event) = parser.next_event().unwrap() {
+                self.events.push_back(event);
+            }
+        }
+    }
+
+    /// The next event that carries a message.
+    pub(super) async fn next(&mut self) -> Option<Message> {
+        loop {
+            let data = self.event().await?.data.unwrap();
+            if !data.is_empty() {
+                return Some(Message::parse(data).unwrap());
+            }
+        }
+    }
+
+    /// The text of the next message.
+    pub(super) async fn next_text(&mut self) -> String {
+        let next = self.next().await.expect("the stream ended");
+        String::from_utf8(next.body().to_vec()).unwrap()
+    }
+}
+
+/// The id of a question, without quotes.
+pub(super) fn id_text(message: &Message) -> String {
+    decode_string(&message.id().unwrap()).unwrap().into_owned()
+}
