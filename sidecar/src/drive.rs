@@ -103,7 +103,7 @@ fn park(parked: Parked, request: &Message, caller: &str, parking: &Parking) -> R
     let info = parked.lease.session.greeted().info.clone();
     let (asks, answers) = (parked.asks.clone(), parked.answers.clone());
     let state = parking.park(parked, request, caller)?;
-    Ok(call.input_required(&asks, &answers, &state, &info))
+    Ok(call.input_required(&asks, &answers, Some(&state), &info))
 }
 
 impl Drive {

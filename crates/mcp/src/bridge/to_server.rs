@@ -131,7 +131,7 @@ impl Call {
     /// The final reply as a modern client reads it.
     pub fn reply(&self, reply: &Message, server_info: &Bytes) -> (Vec<Bytes>, Ended) {
         if reply.shape == Shape::Error {
-            return self.error_reply(reply);
+            return self.error_reply(reply, server_info);
         }
         let mut edits = Edits::new();
         edits.set_id(reply, self.client_id.clone());
@@ -189,7 +189,12 @@ impl Call {
         }
     }
 
-    fn error_reply(&self, reply: &Message) -> (Vec<Bytes>, Ended) {
+    fn error_reply(&self, reply: &Message, server_info: &Bytes) -> (Vec<Bytes>, Ended) {
+        let questions = self.url_questions(reply);
+        if !questions.is_empty() {
+            // The call is over at the server, so there is no state to come back to: the retry calls again.
+            return (vec![self.input_required(&questions, &[], None, server_info)], Ended::Ok);
+        }
         let code = reply.error_code().unwrap_or(crate::error::INTERNAL);
         let error = reply.error_span().unwrap_or_default();
         let mut ended = Ended::RpcError(code);
@@ -205,8 +210,8 @@ impl Call {
     }
 
     /// The URL questions of a reply that says -32042, so that it can become `input_required`.
-    pub fn url_questions(&self, reply: &Message) -> Vec<Ask> {
-        if reply.error_code() != Some(URL_ELICITATION_REQUIRED) || !self.method.may_ask() {
+    fn url_questions(&self, reply: &Message) -> Vec<Ask> {
+        if self.modern || reply.error_code() != Some(URL_ELICITATION_REQUIRED) || !self.method.may_ask() {
             return Vec::new();
         }
         let body = reply.body();
@@ -226,8 +231,15 @@ impl Call {
     }
 
     /// The reply that asks the caller for input (basic/patterns/mrtr): questions get the keys `r1`, `r2`, ... by their
-    /// place in `asks`; those that `answered` already holds an answer for are left out.
-    pub fn input_required(&self, asks: &[Ask], answered: &[Option<Bytes>], request_state: &str, server_info: &[u8]) -> Bytes {
+    /// place in `asks`; those that `answered` already holds an answer for are left out. Without a state the retry is a
+    /// call like any other.
+    pub fn input_required(
+        &self,
+        asks: &[Ask],
+        answered: &[Option<Bytes>],
+        request_state: Option<&str>,
+        server_info: &[u8],
+    ) -> Bytes {
         let mut out = b"{\"resultType\":\"input_required\",\"inputRequests\":{".to_vec();
         let open = asks.iter().enumerate().filter(|(i, _)| !matches!(answered.get(*i), Some(Some(_))));
         for (i, ask) in open {
@@ -238,8 +250,11 @@ impl Call {
             out.extend_from_slice(&ask.params);
             out.push(b'}');
         }
-        out.extend_from_slice(b"},\"requestState\":");
-        out.extend_from_slice(quote(request_state).as_bytes());
+        out.push(b'}');
+        if let Some(state) = request_state {
+            out.extend_from_slice(b",\"requestState\":");
+            out.extend_from_slice(quote(state).as_bytes());
+        }
         out.extend_from_slice(b",\"_meta\":{\"");
         out.extend_from_slice(SERVER_INFO.as_bytes());
         out.extend_from_slice(b"\":");
@@ -376,10 +391,21 @@ mod tests {
     }
 
     #[test]
+    fn an_error_that_asks_for_a_visit_becomes_a_question() {
+        let refusal = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32042,"message":"m","data":{"elicitations":[{"mode":"url","elicitationId":"e","url":"https://a"}]}}}"#;
+        let (pieces, ended) = Call::new(&message(CALL), 9).reply(&message(refusal), &Bytes::from_static(b"{}"));
+        assert_eq!(ended, Ended::Ok);
+        let expected = r#"{"jsonrpc":"2.0","id":"a","result":{"resultType":"input_required","inputRequests":{"r1":{"method":"elicitation/create","params":{"mode":"url","url":"https://a"}}},"_meta":{"io.modelcontextprotocol/serverInfo":{}}}}"#;
+        assert_eq!(concat(&pieces), expected.as_bytes());
+        let modern = Call::new(&message(CALL), 9).on(Revision::MODERN);
+        assert_eq!(modern.reply(&message(refusal), &Bytes::new()).1, Ended::RpcError(-32042));
+    }
+
+    #[test]
     fn questions_and_answers_meet_by_key() {
         let ask = |id: &str| Ask::from_request(&message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#))).unwrap();
         let asks = [ask("7"), ask("\"q\"")];
-        let reply = message(std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, &[], "st", b"{}")).unwrap());
+        let reply = message(std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, &[], Some("st"), b"{}")).unwrap());
         assert_eq!(reply.result_text(Field::ResultType).unwrap(), "input_required");
         let retry = message(r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","requestState":"st","inputResponses":{"r2":{"roots":[]},"zz":1}}}"#);
         let got = answers(&retry, &asks);
