@@ -1,0 +1,12 @@
+//! Scenarios: an ingress in this process between a client and fake sidecars, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
+#![allow(unreachable_pub, reason = "a test binary has no users")]
+
+mod calls;
+mod catalogs;
+mod edge;
+mod fake;
+mod life;
+mod listens;
+mod mesh;
+mod streams;
