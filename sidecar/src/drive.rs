@@ -9,7 +9,7 @@ use outrigger_mcp::{
     bridge::to_server::{Ask, Ended, answers},
     edit::concat,
     envelope::{Message, Meta, Param},
-    error::METHOD_NOT_FOUND,
+    error::{HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
     json::member,
     sse,
 };
@@ -199,6 +199,8 @@ fn done(pieces: Vec<Bytes>, ended: Ended) -> End {
         Ended::ToolError => (StatusCode::OK, Outcome::ToolError),
         // The stateless revision tells a missing method by the status too.
         Ended::RpcError(METHOD_NOT_FOUND) => (StatusCode::NOT_FOUND, Outcome::RpcError),
+        // So do the three errors that only it has, should an older server send them.
+        Ended::RpcError(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => (StatusCode::BAD_REQUEST, Outcome::RpcError),
         Ended::RpcError(_) => (StatusCode::OK, Outcome::RpcError),
     };
     End { status, pieces, outcome }
