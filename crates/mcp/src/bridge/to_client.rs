@@ -7,8 +7,11 @@ use bytes::Bytes;
 use crate::{
     edit::{Edits, MetaEdit, insert_member, rebuild_object},
     envelope::{Field, Message, Meta, Shape},
-    error::{self, HEADER_MISMATCH, INTERNAL, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
-    json::{decode_string, member, members},
+    error::{
+        self, HEADER_MISMATCH, INTERNAL, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, MISSING_CAPABILITY,
+        UNSUPPORTED_VERSION,
+    },
+    json::{Span, decode_string, elements, member, members},
     method::Method,
     revision::Revision,
 };
@@ -50,12 +53,14 @@ impl Client {
         let mut capabilities = object(Param::Capabilities).unwrap_or_else(|| Bytes::from_static(b"{}"));
         if revision < Revision::V2025_06_18 {
             // Elicitation does not exist before 2025-06-18: asking such a client would only time out.
-            capabilities = rebuild_object(&capabilities, whole(&capabilities), |name| name == "elicitation", &[]).into();
+            capabilities =
+                rebuild_object(&capabilities, whole(&capabilities), |name| name == "elicitation", &[]).into();
         }
         Self {
             revision,
             capabilities,
-            info: object(Param::ClientInfo).unwrap_or_else(|| Bytes::from_static(b"{\"name\":\"unknown\",\"version\":\"0\"}")),
+            info: object(Param::ClientInfo)
+                .unwrap_or_else(|| Bytes::from_static(b"{\"name\":\"unknown\",\"version\":\"0\"}")),
             log_level: None,
         }
     }
@@ -98,8 +103,8 @@ impl Client {
     }
 }
 
-fn whole(value: &[u8]) -> crate::json::Span {
-    crate::json::Span { start: 0, end: value.len() as u32 }
+fn whole(value: &[u8]) -> Span {
+    Span { start: 0, end: value.len() as u32 }
 }
 
 fn is_url(params: &[u8]) -> bool {
@@ -118,7 +123,8 @@ pub fn initialize_reply(id: &[u8], revision: Revision, discovered: &Message) -> 
         || b"{}".to_vec(),
         |span| rebuild_object(body, span, |name| !LEGACY_CAPABILITIES.contains(&name), &[]),
     );
-    let info = discovered.meta().get(Meta::ServerInfo).map(|span| discovered.raw(span)).or_else(|| part(Field::ServerInfo));
+    let info =
+        discovered.meta().get(Meta::ServerInfo).map(|span| discovered.raw(span)).or_else(|| part(Field::ServerInfo));
     let mut result = format!("{{\"protocolVersion\":\"{}\",\"capabilities\":", revision.as_str()).into_bytes();
     result.extend_from_slice(&capabilities);
     result.extend_from_slice(b",\"serverInfo\":");
@@ -158,11 +164,73 @@ pub fn reply(message: &Message, asked_uri: Option<&str>) -> Reply {
         Some("input_required") => Reply::Ask(questions(message)),
         None | Some("complete" | "task") => Reply::Final(message.body().clone()),
         Some(other) => Reply::Final(
-            error::RpcError::new(INTERNAL, format!("the server answered with a result type unknown to this client: {other}"))
-                .with("reason", "unknown_result_type")
-                .reply(message.id().as_deref()),
+            error::RpcError::new(
+                INTERNAL,
+                format!("the server answered with a result type unknown to this client: {other}"),
+            )
+            .with("reason", "unknown_result_type")
+            .reply(message.id().as_deref()),
         ),
     }
+}
+
+/// A result without what the client's revision has no form for; `None` when it can stay as it is. Structured content
+/// and its schema may be any JSON since 2026-07-28, objects since 2025-06-18, and did not exist before; neither did
+/// links to resources.
+pub fn fitted(message: &Message, method: Method, revision: Revision) -> Option<Bytes> {
+    let (body, result) = (message.body(), message.result_span()?);
+    let mut edits = Edits::new();
+    match method {
+        Method::ToolsCall => {
+            let object = |span: &Span| span.of(body).first() == Some(&b'{');
+            let structured = member(body, result, "structuredContent")
+                .is_some_and(|content| revision < Revision::V2025_06_18 || !object(&content));
+            let links = if revision < Revision::V2025_06_18 { links(message) } else { Vec::new() };
+            if structured {
+                let content = message.results().get(Field::Content).map(|content| {
+                    let mut edits = Edits::new();
+                    links.iter().for_each(|(at, text)| edits.replace(within(*at, content), text.clone()));
+                    edits.apply_flat(&message.slice(content))
+                });
+                let set: Vec<(&str, &[u8])> = content.iter().map(|content| ("content", &content[..])).collect();
+                edits.replace(result, rebuild_object(body, result, |name| name == "structuredContent", &set));
+            } else {
+                links.into_iter().for_each(|(at, text)| edits.replace(at, text));
+            }
+        }
+        Method::ToolsList => {
+            for tool in message.results().get(Field::Tools).and_then(|tools| elements(body, tools)).unwrap_or_default()
+            {
+                let Some(schema) = member(body, tool, "outputSchema") else { continue };
+                let object = member(body, schema, "type").is_some_and(|kind| kind.of(body) == b"\"object\"");
+                if !object || revision < Revision::V2025_06_18 {
+                    edits.replace(tool, rebuild_object(body, tool, |name| name == "outputSchema", &[]));
+                }
+            }
+        }
+        _ => return None,
+    }
+    Some(edits.apply_flat(body))
+}
+
+/// The links to resources in the content of a result, each with the text that says the same.
+fn links(message: &Message) -> Vec<(Span, Bytes)> {
+    let body = message.body();
+    let blocks = message.results().get(Field::Content).and_then(|content| elements(body, content)).unwrap_or_default();
+    let link = |block: Span| {
+        let kind = member(body, block, "type")?;
+        let uri = member(body, block, "uri").filter(|_| kind.of(body) == b"\"resource_link\"")?;
+        let mut text = b"{\"type\":\"text\",\"text\":".to_vec();
+        text.extend_from_slice(uri.of(body));
+        text.push(b'}');
+        Some((block, Bytes::from(text)))
+    };
+    blocks.into_iter().filter_map(link).collect()
+}
+
+/// A span of a message as a span of a part of it.
+fn within(span: Span, part: Span) -> Span {
+    Span { start: span.start - part.start, end: span.end - part.start }
 }
 
 fn error_reply(message: &Message, asked_uri: Option<&str>) -> Bytes {
@@ -347,7 +415,10 @@ mod tests {
             n += 1;
             format!("o{n}")
         });
-        assert_eq!(requests[0], br#"{"jsonrpc":"2.0","id":"o1","method":"elicitation/create","params":{"message":"m"}}"#[..]);
+        assert_eq!(
+            requests[0],
+            br#"{"jsonrpc":"2.0","id":"o1","method":"elicitation/create","params":{"message":"m"}}"#[..]
+        );
         assert!(!round.answer(&message(r#"{"jsonrpc":"2.0","id":"o1","error":{"code":-1,"message":"x"}}"#)));
         assert!(!round.answer(&message(r#"{"jsonrpc":"2.0","id":"zz","result":{}}"#)));
         assert!(round.answer(&message(r#"{"jsonrpc":"2.0","id":"o2","result":{"roots":[]}}"#)));
@@ -359,7 +430,11 @@ mod tests {
 
     #[test]
     fn codes_that_legacy_clients_do_not_know_are_changed() {
-        let Reply::Final(bytes) = reply(&message(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32021,"message":"m"}}"#), None) else { panic!() };
+        let Reply::Final(bytes) =
+            reply(&message(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32021,"message":"m"}}"#), None)
+        else {
+            panic!()
+        };
         assert_eq!(message(std::str::from_utf8(&bytes).unwrap()).error_code(), Some(-32603));
         let missing = message(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32602,"message":"m","data":{"uri":"a:b"}}}"#);
         let Reply::Final(bytes) = reply(&missing, Some("a:b")) else { panic!() };
@@ -402,7 +477,11 @@ mod tests {
 
     #[test]
     fn an_elicitation_by_url_gets_an_id() {
-        let asks = vec![("k".to_owned(), Method::ElicitationCreate, Bytes::from_static(br#"{"mode":"url","url":"https://x"}"#))];
+        let asks = vec![(
+            "k".to_owned(),
+            Method::ElicitationCreate,
+            Bytes::from_static(br#"{"mode":"url","url":"https://x"}"#),
+        )];
         let (_, requests) = Round::start(Questions { asks, state: None }, || "q1".to_owned());
         assert_eq!(
             requests[0],
@@ -412,10 +491,37 @@ mod tests {
 
     #[test]
     fn a_client_cannot_speak_for_the_mesh() {
-        let request = message(r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"outrigger.dev/session":"c.other","a":1}}}"#);
+        let request = message(
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"outrigger.dev/session":"c.other","a":1}}}"#,
+        );
         let mut edits = Edits::new();
         client("2025-06-18", "{}").modern_meta().params(&request, &mut edits);
         let modern = String::from_utf8(edits.apply_flat(request.body()).to_vec()).unwrap();
         assert!(!modern.contains("outrigger.dev") && modern.contains("\"a\":1"), "{modern}");
+    }
+
+    #[test]
+    fn results_lose_what_older_revisions_cannot_say() {
+        let called = message(
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"t"},{"type":"resource_link","uri":"a:b","name":"n"}],"structuredContent":[1],"z":1.50}}"#,
+        );
+        let fit =
+            |m: &Message, method, revision| String::from_utf8(fitted(m, method, revision).unwrap().to_vec()).unwrap();
+        assert_eq!(
+            fit(&called, Method::ToolsCall, Revision::V2025_11_25),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"z":1.50,"content":[{"type":"text","text":"t"},{"type":"resource_link","uri":"a:b","name":"n"}]}}"#
+        );
+        assert_eq!(
+            fit(&called, Method::ToolsCall, Revision::V2025_03_26),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"z":1.50,"content":[{"type":"text","text":"t"},{"type":"text","text":"a:b"}]}}"#
+        );
+        let object = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"structuredContent":{"a": 1}}}"#;
+        assert_eq!(fit(&message(object), Method::ToolsCall, Revision::V2025_06_18), object);
+        let list = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a","outputSchema":{"type":"array"}},{"name":"b","outputSchema":{"type":"object"}}]}}"#;
+        assert_eq!(
+            fit(&message(list), Method::ToolsList, Revision::V2025_11_25),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a"},{"name":"b","outputSchema":{"type":"object"}}]}}"#
+        );
+        assert!(fitted(&message(list), Method::PromptsList, Revision::V2025_11_25).is_none());
     }
 }
