@@ -126,7 +126,7 @@ pub(super) async fn during_call(session: &Arc<Session>, turn: &Turn, questions: 
 }
 
 /// Passes on a request that a server of an older revision made outside any call, and later the client's answer.
-pub(super) fn outside_call(
+pub(super) async fn outside_call(
     session: &Arc<Session>,
     mesh: &Arc<dyn Mesh>,
     caller: &Caller,
@@ -147,9 +147,10 @@ pub(super) fn outside_call(
     if let Ok(Pending { ids, .. }) = &pending
         && let Some(ours) = ids.first()
     {
-        session.outside.push_now(&error::request(quote(ours).as_bytes(), &method, &asked));
+        session.outside.push(&error::request(quote(ours).as_bytes(), &method, &asked)).await;
     }
-    let answer = Answering { session: Arc::clone(session), mesh: Arc::clone(mesh), caller: caller.clone(), service, id };
+    let answer =
+        Answering { session: Arc::clone(session), mesh: Arc::clone(mesh), caller: caller.clone(), service, id };
     session.tasks.spawn(answer.run(pending));
 }
 

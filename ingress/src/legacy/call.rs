@@ -70,7 +70,9 @@ async fn converse(
             Given::Stream(stream) => follow(session, stream, turn).await?,
         };
         match to_client::reply(&last, target.as_deref()) {
-            Reply::Final(bytes) => return Ok(bytes),
+            Reply::Final(bytes) => {
+                return Ok(to_client::fitted(&last, message.method, session.revision()).unwrap_or(bytes));
+            }
             Reply::Ask(questions) => round = Some(next_round(session, turn, questions, number).await?),
         }
     }
@@ -101,12 +103,7 @@ async fn follow(session: &Session, mut stream: Box<dyn Messages>, turn: &Turn) -
     Err(broken(session, "its answer ended before the result"))
 }
 
-async fn next_round(
-    session: &Arc<Session>,
-    turn: &Turn,
-    questions: Questions,
-    number: u8,
-) -> Result<Round, Failure> {
+async fn next_round(session: &Arc<Session>, turn: &Turn, questions: Questions, number: u8) -> Result<Round, Failure> {
     if !questions.asks.is_empty() {
         return ask::during_call(session, turn, questions).await;
     }

@@ -46,7 +46,8 @@ pub(super) async fn serve(
     let told = told.ok_or_else(|| broken("it did not say what it can do"))?;
     let session = sessions.open(names, &caller, route, client, announced(&discovered))?;
     let mut response = single(accepts, told);
-    let value = HeaderValue::from_str(&session.id.0).map_err(|_| Failure::Internal("a session id is no text".into()))?;
+    let value =
+        HeaderValue::from_str(&session.id.0).map_err(|_| Failure::Internal("a session id is no text".into()))?;
     response.headers_mut().insert(SESSION_ID, value);
     Ok(response)
 }

@@ -215,10 +215,8 @@ fn take(session: &Session, message: &Message) {
                 session.cancel(message.raw(id));
             }
         }
-        (Shape::Result | Shape::Error, _) => {
-            if !session.asks.answer(message) {
-                tracing::debug!("a client answered a question that nobody asks (any more)");
-            }
+        (Shape::Result | Shape::Error, _) if !session.asks.answer(message) => {
+            tracing::debug!("a client answered a question that nobody asks (any more)");
         }
         // `initialized` says nothing new; what else there is means nothing to a stateless server.
         _ => {}
@@ -258,7 +256,8 @@ fn split(body: &Bytes) -> Result<Vec<Result<Message, Rejected>>, Failure> {
     let invalid = |text: String| Failure::NoSession(text);
     let at = body.iter().position(|b| *b == b'[').unwrap_or_default();
     // `Message::parse` found a valid array here.
-    let whole = Span { start: u32::try_from(at).unwrap_or_default(), end: u32::try_from(body.len()).unwrap_or_default() };
+    let whole =
+        Span { start: u32::try_from(at).unwrap_or_default(), end: u32::try_from(body.len()).unwrap_or_default() };
     let spans = elements(body, whole).unwrap_or_default();
     // Something after the array was not looked at yet.
     let mut rest = Scanner::within(body, whole);

@@ -132,11 +132,6 @@ impl EventStream {
         self.add(&mut self.lock(), message, true);
     }
 
-    /// Adds a message without waiting; if the reader is late, the oldest events give way.
-    pub(super) fn push_now(&self, message: &[u8]) {
-        self.add(&mut self.lock(), message, false);
-    }
-
     fn add(&self, ring: &mut Ring, message: &[u8], keep_unread: bool) {
         let nobody = ring.reader.is_none() && self.prefix.is_none() && !self.waits;
         if ring.ended.is_some() || nobody {
@@ -194,7 +189,7 @@ impl EventStream {
     pub(super) fn expired(&self, now: Instant) -> bool {
         let mut ring = self.lock();
         ring.expire(now);
-        ring.reader.is_none() && ring.ended.is_some_and(|at| now.duration_since(at) >= KEPT_FOR)
+        ring.reader.is_none() && ring.ended.is_some_and(|at| now.saturating_duration_since(at) >= KEPT_FOR)
     }
 
     /// Bytes that it holds, and when it ended.
@@ -243,8 +238,13 @@ impl Ring {
         }
     }
 
+    /// Forgets events that are too old to be asked for; a reader that is late still gets all.
     fn expire(&mut self, now: Instant) {
-        while self.events.front().is_some_and(|event| now.duration_since(event.made) >= KEPT_FOR) {
+        let late = self.reader.is_some().then_some(self.cursor);
+        let over = |event: &Event| {
+            now.saturating_duration_since(event.made) >= KEPT_FOR && late.is_none_or(|cursor| event.number < cursor)
+        };
+        while self.events.front().is_some_and(over) {
             self.drop_oldest();
         }
     }

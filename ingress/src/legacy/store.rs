@@ -183,7 +183,8 @@ impl Sessions {
 
 /// Ends the session that has been idle for longest among some.
 fn give_way(table: &mut HashMap<SessionId, Arc<Session>>, among: impl Fn(&Session) -> bool) -> Option<()> {
-    let idle = table.values().filter(|session| among(session)).filter_map(|session| Some((session.idle_since()?, session)));
+    let idle =
+        table.values().filter(|session| among(session)).filter_map(|session| Some((session.idle_since()?, session)));
     let id = idle.min_by_key(|(since, _)| *since).map(|(_, session)| session.id.clone())?;
     table.remove(&id)?.close();
     Some(())

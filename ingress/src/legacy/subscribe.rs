@@ -10,14 +10,18 @@ use outrigger_mcp::error;
 use outrigger_mcp::json::quote;
 use outrigger_mcp::method::Method;
 
+use tokio::time::{Instant, sleep_until};
+
 use super::ask;
-use super::mesh::{Mesh, Told};
+use super::mesh::Mesh;
 use super::session::Session;
 use crate::core::{Caller, Change, ListKind, Wanted};
 
 /// How often we look whether anybody still reads the session's stream. Gone for two looks, and the listening ends:
 /// events could not be asked for any more.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Subscriptions gathered before the services are listened to anew: clients subscribe to many things in a row.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Listens for a session whose client has opened its stream, unless that is done already.
 pub(super) fn start(session: &Arc<Session>, mesh: &Arc<dyn Mesh>, caller: &Caller) {
@@ -35,6 +39,14 @@ struct Ear {
 
 impl Ear {
     async fn listen(self, again: bool) {
+        let closed = self.session.closed.clone();
+        tokio::select! {
+            () = closed.cancelled() => {}
+            () = self.follow(again) => {}
+        }
+    }
+
+    async fn follow(&self, again: bool) {
         let session = &self.session;
         let mut uris = session.subscriptions();
         let resources = uris.borrow_and_update().iter().cloned().collect();
@@ -42,19 +54,24 @@ impl Ear {
         let mut told = Arc::clone(&self.mesh).changes(&self.caller, &session.route, wanted);
         if again {
             // Something may have changed while nobody listened; to say so once too often is harmless.
-            session.lists.iter().for_each(|kind| self.list_changed(*kind));
+            for kind in &session.lists {
+                self.list_changed(*kind).await;
+            }
         }
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        let mut absent = 0;
+        let (mut absent, mut due) = (0, None);
         loop {
             tokio::select! {
-                () = session.closed.cancelled() => return,
                 change = told.next() => match change {
-                    Some(change) => self.deliver(change),
+                    Some(change) => self.deliver(change).await,
                     // We drain: the client gets the end of its stream.
                     None => return session.outside.end(),
                 },
-                Ok(()) = uris.changed() => follow(&mut *told, &mut uris),
+                Ok(()) = uris.changed(), if due.is_none() => due = Some(Instant::now() + GATHER),
+                () = at(due) => {
+                    due = None;
+                    told.set_resources(uris.borrow_and_update().iter().cloned().collect());
+                }
                 _ = looks.tick() => {
                     absent = if session.outside.has_reader() { 0 } else { absent + 1 };
                     if absent > 2 && session.stop_listening() {
@@ -65,32 +82,35 @@ impl Ear {
         }
     }
 
-    fn deliver(&self, change: Change) {
+    /// Waits for a client that reads slowly; when it is gone, older events give way.
+    async fn deliver(&self, change: Change) {
         match change {
             Change::List(kind) => {
                 if self.session.lists.contains(&kind) {
-                    self.list_changed(kind);
+                    self.list_changed(kind).await;
                 }
             }
             Change::Resource { uri } => {
                 let params = format!("{{\"uri\":{}}}", quote(&uri));
                 let told = error::notification(Method::ResourcesUpdated.as_str(), Some(params.as_bytes()));
-                self.session.outside.push_now(&told);
+                self.session.outside.push(&told).await;
             }
-            Change::Session { service, message } => self.session_message(service, &message),
+            Change::Session { service, message } => self.session_message(service, &message).await,
         }
     }
 
-    fn list_changed(&self, kind: ListKind) {
-        self.session.outside.push_now(&error::notification(kind.method(), None));
+    async fn list_changed(&self, kind: ListKind) {
+        self.session.outside.push(&error::notification(kind.method(), None)).await;
     }
 
-    fn session_message(&self, service: Arc<str>, message: &Message) {
+    async fn session_message(&self, service: Arc<str>, message: &Message) {
         match message.method {
-            Method::SessionEvent => ask::outside_call(&self.session, &self.mesh, &self.caller, service, message),
+            Method::SessionEvent => {
+                ask::outside_call(&self.session, &self.mesh, &self.caller, service, message).await;
+            }
             Method::SubscriptionsAcknowledged => {}
             Method::LogMessage if !self.wants(message) => {}
-            _ => self.session.outside.push_now(&strip_subscription(message)),
+            _ => self.session.outside.push(&strip_subscription(message)).await,
         }
     }
 
@@ -101,6 +121,9 @@ impl Ear {
     }
 }
 
-fn follow(told: &mut dyn Told, uris: &mut tokio::sync::watch::Receiver<std::collections::BTreeSet<String>>) {
-    told.set_resources(uris.borrow_and_update().iter().cloned().collect());
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }

@@ -4,7 +4,8 @@ use outrigger_proxy::failure::Failure;
 
 use super::support::{World, call, message};
 
-const PROGRESS: &str = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}"#;
+const PROGRESS: &str =
+    r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}"#;
 
 fn done(id: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}}}}"#)
@@ -86,9 +87,8 @@ async fn statuses_and_codes_of_the_modern_era_do_not_reach_the_client() {
 async fn a_cancelled_call_ends_upstream_and_says_nothing_more() {
     let mut world = World::new();
     let client = world.client("2025-11-25", "{}").await;
-    let cancel = |id: &str| {
-        format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#)
-    };
+    let cancel =
+        |id: &str| format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#);
     let streamed = client.begin(&call("7"));
     let feed = world.asked().await.stream();
     feed.send(Ok(message(PROGRESS))).await.unwrap();

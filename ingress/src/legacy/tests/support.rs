@@ -63,6 +63,7 @@ impl Mesh for Script {
         })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test reads what it makes happen")]
     fn changes(self: Arc<Self>, _: &Caller, _: &Route, wanted: Wanted) -> Box<dyn Told> {
         let (changes, ears) = mpsc::channel(16);
         let (set, resources) = mpsc::unbounded_channel();
