@@ -76,11 +76,16 @@ impl TestSidecar {
         (reply.status.as_u16(), String::from_utf8_lossy(&reply.body).into_owned())
     }
 
-    /// The value of a line of `/metrics`, such as `outrigger_reloads_total{outcome="failed",what="policy"}`.
+    /// The value of a line of `/metrics`, such as `outrigger_reloads_total{outcome="failed",what="policy"}`; zero
+    /// while it has not happened.
+    ///
+    /// # Panics
+    /// When there is no metric of that name at all.
     pub async fn metric(&self, line: &str) -> f64 {
         let (_, text) = self.admin("/metrics").await;
-        let value = text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok());
-        value.unwrap_or_else(|| panic!("no metric {line} in:\n{text}"))
+        let name = line.split('{').next().unwrap_or(line);
+        assert!(text.contains(&format!("# TYPE {name} ")), "there is no metric {name}");
+        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0.0)
     }
 
     /// The health document as the admin port shows it.

@@ -34,7 +34,7 @@ MODERN = "2026-07-28"
 P = "io.modelcontextprotocol/"
 INFO = {"name": "scripted", "version": "1"}
 out_lock = threading.Lock()
-state = {"seen": [], "cancelled": [], "subscribed": [], "count": 0, "extra": 0, "reading": True}
+state = {"seen": [], "cancelled": [], "subscribed": [], "count": 0, "extra": 0, "reading": True, "listens": []}
 waiting = {}
 next_id = [100]
 
@@ -240,7 +240,11 @@ def tool_storm(a, call):
 
 
 def tool_update(a, call):
-    notify("notifications/resources/updated", {"uri": a["uri"]})
+    if options.era == "legacy":
+        notify("notifications/resources/updated", {"uri": a["uri"]})
+    for own, wanted in state["listens"]:
+        if a["uri"] in wanted.get("resourceSubscriptions", []):
+            notify("notifications/resources/updated", {"uri": a["uri"], "_meta": {P + "subscriptionId": own}})
     return "updated"
 
 
@@ -314,6 +318,7 @@ def serve(message, line):
     meta = params.get("_meta") or {}
     if message["method"] == "subscriptions/listen" and options.era == "modern":
         note = {"_meta": {P + "subscriptionId": message["id"]}, "notifications": params["notifications"]}
+        state["listens"].append([message["id"], params["notifications"]])
         return notify("notifications/subscriptions/acknowledged", note)
     try:
         result = handle(message["method"], params, {"id": message["id"], "meta": meta, "line": line})

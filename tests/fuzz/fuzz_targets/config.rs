@@ -20,9 +20,10 @@ fuzz_target!(|text: &str| {
 
 fn check(mistakes: &Diagnostics, text: &str) {
     assert!(!mistakes.0.is_empty(), "refused without a reason");
+    // In YAML a carriage return ends a line as well; the end of a file counts as one more.
+    let lines = text.bytes().filter(|byte| matches!(byte, b'\r' | b'\n')).count() + 1;
     for mistake in &mistakes.0 {
-        // The end of a file counts as one more line.
-        assert!(mistake.line as usize <= text.lines().count() + 1, "{mistake:?}");
+        assert!(mistake.line as usize <= lines, "{mistake:?}");
     }
     mistakes.to_string();
 }

@@ -30,11 +30,13 @@ fn mirrored(data: &[u8]) {
         let value = generated.iter().find(|(generated, _)| generated.eq_ignore_ascii_case(name));
         value.map(|(_, value)| value.as_bytes())
     };
-    if !generated.is_empty() {
+    // A number that not every reader takes for the same is refused on purpose.
+    let clear = |value: &str| value.parse::<f64>().is_err() || safe_integer(value).is_some();
+    if generated.iter().all(|(_, value)| clear(value))
+        && let Err(wrong) = params.check(arguments, header)
+    {
         // An argument that no header can carry stays out and is refused; what a header carries must not differ.
-        if let Err(wrong) = params.check(arguments, header) {
-            assert!(!wrong.contains("differs"), "{wrong}");
-        }
+        assert!(!wrong.contains("differs"), "{wrong}");
     }
 }
 

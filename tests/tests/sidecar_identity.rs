@@ -1,0 +1,144 @@
+//! Who may connect, and what happens when certificates change.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_proxy::dial::ClientTlsProvider;
+use outrigger_tests::{Call, Client, Mesh, TestSidecar, eventually, sidecar::text_of, subjects::scripted};
+use rustls::{
+    ClientConfig, SignatureScheme,
+    client::ResolvesClientCert,
+    sign::CertifiedKey,
+};
+
+/// A client that shows no certificate.
+#[derive(Debug)]
+struct Nobody;
+
+impl ResolvesClientCert for Nobody {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// A client that believes the mesh of `mesh` but shows what `shown` shows.
+fn showing(mesh: &Mesh, sidecar: &TestSidecar, shown: Arc<dyn ResolvesClientCert>) -> Client {
+    let mut config = ClientConfig::clone(&mesh.credentials("ingress").client_config(&mesh.id("fs")));
+    config.client_auth_cert_resolver = shown;
+    let config = Arc::new(config);
+    Client::new(sidecar.address(), Arc::new(move || config.clone()))
+}
+
+async fn refused(sidecar: &TestSidecar, client: &Client, outcome: &str) {
+    let counter = format!("outrigger_handshakes_total{{outcome=\"{outcome}\"}}");
+    let before = sidecar.metric(&counter).await;
+    assert!(client.try_open(&Call::new("tools/list")).await.is_err(), "{outcome}: it must not get through");
+    eventually("the refusal is counted", || async { (sidecar.metric(&counter).await > before).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn peers_without_a_good_certificate_do_not_get_past_the_handshake() {
+    let (mesh, other) = (Mesh::new(), Mesh::new());
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let good = sidecar.ready_client(&mesh).await;
+    refused(&sidecar, &showing(&mesh, &sidecar, Arc::new(Nobody)), "no_certificate").await;
+    let foreign = other.credentials("ingress").client_config(&other.id("fs")).client_auth_cert_resolver.clone();
+    refused(&sidecar, &showing(&mesh, &sidecar, foreign), "unknown_authority").await;
+    let short = mesh.credentials_for("short", Duration::from_secs(2));
+    let shown = short.client_config(&mesh.id("fs")).client_auth_cert_resolver.clone();
+    eventually("the certificate has expired", || async { (std::time::SystemTime::now() > short.not_after()).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await; // certificates count in whole seconds
+    refused(&sidecar, &showing(&mesh, &sidecar, shown), "expired").await;
+    assert_eq!(text_of(&good.tool("echo", "{}").await), "{}");
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_expects_another_service_turns_away() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let (credentials, expected) = (mesh.credentials("ingress"), mesh.id("notes"));
+    let tls: ClientTlsProvider = Arc::new(move || credentials.client_config(&expected));
+    let error = Client::new(sidecar.address(), tls).try_open(&Call::new("tools/list")).await.err().expect("not this one");
+    assert!(format!("{error:?}").contains("fs"), "{error:?}");
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_with_the_certificate_of_another_service_does_not_start() {
+    let mesh = Mesh::new();
+    let settings = format!("{}session: shared\n", scripted(&[]));
+    mesh.issue("fs", Duration::from_secs(60));
+    mesh.issue("notes", Duration::from_secs(60));
+    let certs = mesh.path().join("certs");
+    let text = format!(
+        "service: fs\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\nidentity: {{ trust_domain: test.local, \
+         cert: {0}/notes.pem, key: {0}/notes.key, ca: {1}/ca/ca.pem }}\n{settings}",
+        certs.display(),
+        mesh.path().display()
+    );
+    let config = outrigger_sidecar::config::Config::from_sources(Some(("x", &text)), &|_| None).unwrap();
+    let error = outrigger_sidecar::start(config, None).await.err().expect("it must not start").to_string();
+    assert!(error.contains("spiffe://test.local/notes") && error.contains("spiffe://test.local/fs"), "{error}");
+}
+
+#[tokio::test]
+async fn only_allowed_workloads_may_call() {
+    let mesh = Mesh::new();
+    let settings = format!("{}allowed_callers: [\"spiffe://test.local/ing*\"]\n", scripted(&[]));
+    let sidecar = TestSidecar::start(&mesh, &settings).await;
+    let ingress = sidecar.ready_client(&mesh).await;
+    let stranger = sidecar.client(&mesh, "stranger");
+    let reply = stranger.reply(&Call::tool("echo", "{}")).await;
+    assert_eq!(reply.status, 403);
+    assert_eq!(reply.json()["error"]["data"]["reason"], "caller_refused");
+    assert_eq!(stranger.get("/mesh/v1/health", &[]).await.status, 403, "the catalog is not for strangers either");
+    assert_eq!(ingress.reply(&Call::tool("echo", "{}")).await.status, 200);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_peer_is_refused_also_on_the_connection_it_has() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let good = sidecar.ready_client(&mesh).await;
+    let bad = sidecar.client(&mesh, "bad");
+    assert_eq!(bad.reply(&Call::tool("echo", "{}")).await.status, 200);
+    mesh.revoke("bad");
+    let swapped = "outrigger_reloads_total{outcome=\"applied\",what=\"certificates\"}";
+    eventually("the list was read", || async { (sidecar.metric(swapped).await >= 1.0).then_some(()) }).await;
+    let reply = bad.try_open(&Call::tool("echo", "{}")).await;
+    assert!(reply.is_err() || reply.is_ok_and(|r| r.status == 403), "the open connection");
+    bad.pool.retire();
+    assert!(bad.try_open(&Call::tool("echo", "{}")).await.is_err(), "a new connection");
+    assert_eq!(good.reply(&Call::tool("echo", "{}")).await.status, 200);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn new_certificates_are_taken_up_without_dropping_a_connection() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let expiry = "outrigger_certificate_expiry_timestamp_seconds{name=\"mesh\"}";
+    let before = sidecar.metric(expiry).await;
+    let mut open = client.open(&Call::tool("progress", "{}").meta(r#""progressToken":1"#)).await;
+    open.next().await.unwrap();
+
+    std::fs::write(mesh.path().join("certs/fs.pem"), "nonsense").unwrap();
+    let failed = "outrigger_reloads_total{outcome=\"failed\",what=\"certificates\"}";
+    eventually("the bad file is noticed", || async { (sidecar.metric(failed).await >= 1.0).then_some(()) }).await;
+    assert_eq!(sidecar.client(&mesh, "late").reply(&Call::tool("echo", "{}")).await.status, 200, "the last good one stays");
+
+    mesh.issue("fs", Duration::from_secs(7200));
+    eventually("the new one is used", || async { (sidecar.metric(expiry).await > before).then_some(()) }).await;
+    // A session of its own: the tool of the first caller waits for it.
+    assert_eq!(text_of(&client.tool("go", "{}").await), "gone");
+    assert_eq!(text_of(&open.rest().await.json()), "done", "the call that was open goes on");
+    assert_eq!(sidecar.client(&mesh, "later").reply(&Call::tool("echo", "{}")).await.status, 200);
+    sidecar.stop().await;
+}
