@@ -95,6 +95,9 @@ pub(crate) struct UpArgs {
     /// Write each change of state to stdout as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// A service that is not ready within this is reported as failed. It may still become ready later.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) start_timeout: Duration,
     /// How long a certificate lives: 24h, 90m, 30s.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub(crate) certificate_life: Duration,

@@ -13,6 +13,7 @@ mod announce;
 mod board;
 mod event;
 mod identity;
+mod log;
 mod mesh;
 mod plan;
 mod port;
@@ -101,7 +102,7 @@ async fn run(args: &UpArgs, manifest: &Manifest, state: &StateDir) -> anyhow::Re
         ca_file: identities.ca_file(),
         program: program.clone(),
     };
-    Mesh::new(&plan, facts, digest, args.json)?.run(identities, signals).await
+    Mesh::new(&plan, facts, digest, args)?.run(identities, signals).await
 }
 
 fn write_welcome(dir: &Path) -> anyhow::Result<()> {

@@ -11,7 +11,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::INGRESS;
 use super::announce::Facts;
 use super::board::{Board, State};
 use super::event::{Event, What};
@@ -19,10 +18,10 @@ use super::identity::Identities;
 use super::plan::Plan;
 use super::screen::Screen;
 use super::supervise::{Part, Wish};
+use super::{INGRESS, log, probe};
+use crate::args::UpArgs;
 use crate::{files, output};
 
-/// A part that is not ready by then is reported as failed; it may become ready later.
-const START: Duration = Duration::from_secs(30);
 /// The ingress finishes calls for 10 s (see `plan`), and needs a moment to end.
 const INGRESS_END: Duration = Duration::from_secs(13);
 /// So do sidecars, which then wait for their children twice 5 s (`timeouts.child_stop`).
@@ -43,6 +42,8 @@ pub(crate) struct Mesh<'a> {
     plan: &'a Plan<'a>,
     facts: Facts,
     digest: Option<String>,
+    /// A part that is not ready by then is reported as failed; it may become ready later.
+    start_timeout: Duration,
     board: Board,
     screen: Screen,
     /// Where each sidecar listens, once settled.
@@ -58,7 +59,7 @@ pub(crate) struct Mesh<'a> {
 
 impl<'a> Mesh<'a> {
     /// Writes the settings of the sidecars. Nothing runs yet.
-    pub(crate) fn new(plan: &'a Plan<'a>, facts: Facts, digest: Option<String>, json: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(plan: &'a Plan<'a>, facts: Facts, digest: Option<String>, args: &UpArgs) -> anyhow::Result<Self> {
         for service in &plan.manifest.services {
             write_private(&plan.state.config(&service.name), &plan.sidecar(service)?)?;
         }
@@ -67,12 +68,13 @@ impl<'a> Mesh<'a> {
         let addresses = plan.manifest.services.iter().map(|_| Arc::default()).collect();
         let (events, heard) = mpsc::channel(EVENTS);
         let (sidecars, ingress) = (Group::new(), Group::new());
-        let (hidden, screen) = (hidden_variables(), Screen::choose(json));
+        let (hidden, screen) = (hidden_variables(), Screen::choose(args.json));
         let [ingress_started, announced] = [false; 2];
         Ok(Self {
             plan,
             facts,
             digest,
+            start_timeout: args.start_timeout,
             board,
             screen,
             addresses,
@@ -106,7 +108,7 @@ impl<'a> Mesh<'a> {
         for index in 0..self.addresses.len() {
             self.start(index);
         }
-        let mut deadline = Instant::now() + START;
+        let mut deadline = Instant::now() + self.start_timeout;
         loop {
             tokio::select! {
                 signal = signals.next() => {
@@ -119,7 +121,7 @@ impl<'a> Mesh<'a> {
             }
             if !self.ingress_started && self.board.addresses_settled() {
                 self.start_ingress()?;
-                deadline = Instant::now() + START;
+                deadline = Instant::now() + self.start_timeout;
             }
             self.publish()?;
         }
@@ -145,8 +147,16 @@ impl<'a> Mesh<'a> {
         }
     }
 
+    /// Gives up on what is not ready, with the last words of its server where there are any.
     fn expire(&mut self) {
-        for part in self.board.expire(!self.ingress_started, &format!("{} s", START.as_secs())) {
+        let patience = format!("{} s", self.start_timeout.as_secs());
+        for part in self.board.expire(!self.ingress_started, &patience) {
+            if let Some(entry) = self.board.entries.get_mut(part)
+                && let Some(said) = log::last_words_of_server(&self.plan.state.log(&entry.name))
+            {
+                let reason = entry.reason.take().unwrap_or_default();
+                entry.reason = Some(probe::short(&format!("{reason}; the server says: {said}")));
+            }
             self.screen.changed(&self.board, part);
         }
     }
@@ -218,7 +228,8 @@ impl<'a> Mesh<'a> {
             let reason = ingress.reason.as_deref().unwrap_or_default();
             bail!("the ingress does not run: {reason}\nIts log: {}", self.plan.state.log(INGRESS).display());
         }
-        if !self.announced && !(ready && self.board.services_settled()) {
+        let complete = ready && self.board.services_settled();
+        if !complete && !self.announced {
             return Ok(());
         }
         let (Some(up), Some(address)) = (self.facts.up(&self.board), self.board.clients()) else {

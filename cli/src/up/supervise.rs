@@ -1,10 +1,10 @@
 //! One part of the mesh as a child process: started, watched, started again when it dies, and ended in order.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::event::{Event, What};
-use super::probe;
+use super::{log, probe};
 use crate::files;
 
 /// The wait before the first restart; it doubles each time.
@@ -25,8 +25,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A process that lived this long begins with the first wait again.
 const STABLE: Duration = Duration::from_secs(30);
-/// How much of a log is looked through for the reason of an end.
-const TAIL: u64 = 8 * 1024;
 
 /// What a part should do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,7 +178,7 @@ impl Part {
 
     /// Why a process ended, as far as its log says.
     fn last_words(&self, status: ExitStatus) -> String {
-        match last_line(&self.log) {
+        match log::last_line(&self.log) {
             Some(line) => probe::short(&format!("{line} ({status})")),
             None => format!("it ended without a word ({status})"),
         }
@@ -208,41 +206,11 @@ fn pid(child: &Child) -> Option<Pid> {
     Pid::from_raw(i32::try_from(child.id()?).ok()?)
 }
 
-/// The last line of a log that is for people: without colours, and not one of the JSON records.
-fn last_line(log: &Path) -> Option<String> {
-    let mut file = File::open(log).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail).ok()?;
-    let text = String::from_utf8_lossy(&tail);
-    let mut lines = text.lines().rev().map(without_colours).filter(|line| !line.trim().is_empty());
-    lines.find(|line| !line.starts_with('{')).map(|line| line.trim().to_owned())
-}
-
-/// Leaves out escape sequences of colours (`ESC [ ... m`).
-fn without_colours(line: &str) -> String {
-    let mut parts = line.split("\u{1b}[");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain.push_str(part.split_once('m').map_or(part, |(_, rest)| rest));
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    #[test]
-    fn the_reason_is_the_last_line_for_people() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("log");
-        fs::write(&log, "first\n\u{1b}[31mERROR\u{1b}[0m it broke\n{\"audit\":1}\n\n").unwrap();
-        assert_eq!(last_line(&log).as_deref(), Some("ERROR it broke"));
-        fs::write(&log, "").unwrap();
-        assert_eq!(last_line(&log), None);
-    }
+    use super::*;
 
     fn part(program: &str, dir: &Path) -> (Part, mpsc::Receiver<Event>, watch::Sender<Wish>) {
         let (events, heard) = mpsc::channel(16);

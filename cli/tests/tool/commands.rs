@@ -1,0 +1,140 @@
+//! The commands that answer at once: results on stdout, everything else on stderr, exit codes.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{run, stderr, stdout};
+
+const POLICY: &str = "\
+apiVersion: mcpx.io/v1
+kind: SecurityPolicy
+metadata: { name: demo }
+spec:
+  authorization:
+    rules:
+      - name: readers
+        services: [fs]
+        capabilities: [\"read*\"]
+        requires: [ { scope: read } ]
+";
+
+fn write(dir: &Path, name: &str, text: &str) {
+    fs::write(dir.join(name), text).unwrap();
+}
+
+#[test]
+fn validate_tells_every_mistake_of_every_kind_of_file() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "mesh.yaml", "services: { fs: { example: fss } }\n");
+    write(dir.path(), "sidecar.yaml", "service: FS\nupstream: http://a:1/\n");
+    write(dir.path(), "ingress.yaml", "services: { fs: { addresses: [fs] } }\n");
+    write(dir.path(), "policy.yaml", &POLICY.replace("services:", "service:"));
+    let files = ["mesh.yaml", "sidecar.yaml", "ingress.yaml", "policy.yaml"];
+    let output = run(dir.path(), &[&["validate"][..], &files].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let shown = stdout(&output);
+    for expected in ["mesh.yaml:1:28:", "sidecar.yaml:1:10:", "ingress.yaml:1:31:", "policy.yaml:8:9:"] {
+        assert!(shown.contains(expected), "missing: {expected}\nin:\n{shown}");
+    }
+    let output = run(dir.path(), &["validate", "--json", "policy.yaml"]);
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(json["valid"], false);
+    assert!(json["mistakes"].as_array().is_some_and(|all| all.iter().any(|one| one["line"] == 8)), "{json}");
+
+    write(dir.path(), "policy.yaml", POLICY);
+    let output = run(dir.path(), &["validate", "policy.yaml"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
+    assert!(stderr(&output).contains("1 file without mistakes"));
+    assert_eq!(run(dir.path(), &["validate", "missing.yaml"]).status.code(), Some(1));
+}
+
+#[test]
+fn validate_completes_files_from_the_environment_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "sidecar.yaml", "upstream: http://a:1/\nidentity: { trust_domain: t, cert: c, key: k, ca: a }\n");
+    let with = |args: &[&str]| {
+        let mut command = crate::support::tool(dir.path(), args);
+        command.env("OUTRIGGER_SERVICE", "fs").output().unwrap().status.code()
+    };
+    assert_eq!(with(&["validate", "sidecar.yaml"]), Some(1));
+    assert_eq!(with(&["validate", "--environment", "sidecar.yaml"]), Some(0));
+}
+
+#[test]
+fn schemas_are_printed_for_editors() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in ["mesh", "sidecar", "ingress", "policy"] {
+        let schema: Value = serde_json::from_str(&stdout(&run(dir.path(), &["validate", "--schema", kind]))).unwrap();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    }
+    assert_eq!(run(dir.path(), &["validate"]).status.code(), Some(2));
+}
+
+#[test]
+fn policy_explain_names_the_rule_and_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "policy.yaml", POLICY);
+    let explain =
+        |more: &[&str]| run(dir.path(), &[&["policy", "explain", "--policy", "policy.yaml"][..], more].concat());
+    let allowed = explain(&["--as", "alice", "--scope", "read", "fs.readFileText"]);
+    assert_eq!(allowed.status.code(), Some(0));
+    assert!(stdout(&allowed).starts_with("allowed: user:alice") && stdout(&allowed).contains("by rule demo/readers"));
+    let denied = explain(&["--as", "alice", "fs.readFileText"]);
+    assert_eq!(denied.status.code(), Some(1));
+    assert!(stdout(&denied).contains("demo/readers: needs"), "{}", stdout(&denied));
+    let json = explain(&["--as", "spiffe://demo/indexer", "--json", "fs__listDir"]);
+    let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!((json["allowed"].as_bool(), json["reason"].as_str()), (Some(false), Some("no_rule")));
+    let unnamed = run(dir.path(), &["policy", "explain", "--as", "alice", "fs.x"]);
+    assert!(stderr(&unnamed).contains("--policy"), "{}", stderr(&unnamed));
+}
+
+#[test]
+fn an_authority_is_made_used_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = |args: &[&str]| run(dir.path(), &[&["ca"][..], args, &["--dir", "ca"]].concat());
+    assert_eq!(stdout(&ca(&["init", "--trust-domain", "demo.example"])), "ca/ca.pem\n");
+    let again = ca(&["init", "--trust-domain", "demo.example"]);
+    assert!(again.status.code() == Some(1) && stderr(&again).contains("never overwritten"), "{}", stderr(&again));
+    let issued = ca(&["issue", "fs", "--out", "id", "--host", "localhost"]);
+    assert_eq!(stdout(&issued), "id/fs.pem\nid/fs.key\n");
+    assert!(stderr(&issued).contains("spiffe://demo.example/fs"), "{}", stderr(&issued));
+    assert_eq!(ca(&["issue", "Not A Service"]).status.code(), Some(1));
+    let revoked = ca(&["revoke", "id/fs.pem"]);
+    let serial = stdout(&revoked);
+    assert!(stderr(&revoked).contains("It is revoked"));
+    assert!(stderr(&ca(&["revoke", serial.trim()])).contains("before"));
+    let shown: Value = serde_json::from_str(&stdout(&ca(&["show", "--json"]))).unwrap();
+    assert_eq!(
+        (shown["trust_domain"].as_str(), shown["revoked"][0].as_str()),
+        (Some("demo.example"), Some(serial.trim()))
+    );
+}
+
+#[test]
+fn a_starter_is_copied_out_and_never_over_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["new", "--lang", "python", "notes"]);
+    assert!(stdout(&output).contains("notes/server.py\n"), "{}", stdout(&output));
+    assert!(dir.path().join("notes/README.md").exists());
+    let again = run(dir.path(), &["new", "--lang", "typescript", "notes"]);
+    assert_eq!(again.status.code(), Some(1), "README.md is there");
+    assert!(!dir.path().join("notes/package.json").exists());
+}
+
+#[test]
+fn help_and_mistakes_go_where_they_belong() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = run(dir.path(), &["--help"]);
+    assert!(help.status.code() == Some(0) && stdout(&help).contains("outrigger up"), "{}", stdout(&help));
+    let wrong = run(dir.path(), &["upp"]);
+    assert!(wrong.status.code() == Some(2) && stdout(&wrong).is_empty() && stderr(&wrong).contains("'up'"));
+    for part in [&["sidecar", "--help"][..], &["ingress", "--help"], &["example", "fs", "--help"]] {
+        let help = run(dir.path(), part);
+        assert!(help.status.code() == Some(0) && stdout(&help).contains("--"), "{part:?}: {}", stderr(&help));
+    }
+    assert_eq!(run(dir.path(), &["example", "ftp"]).status.code(), Some(1));
+    assert!(stdout(&run(dir.path(), &["docs", "configuration"])).starts_with("# Configuration\n"));
+}

@@ -1,0 +1,134 @@
+//! `outrigger up`: a mesh that works, one with a part that does not, and nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::support::{EXAMPLES, Mesh, kill, run, stderr, until};
+
+#[test]
+fn a_mesh_serves_its_tools_to_the_token_and_leaves_nothing_behind() {
+    let mut mesh = Mesh::start(EXAMPLES, &[]);
+    let up = mesh.up();
+    for service in ["fs", "http", "vector"] {
+        assert_eq!(up["services"][service]["status"], "ready", "{up}");
+    }
+    let token = mesh.token();
+    let mode = fs::metadata(up["token_file"].as_str().unwrap()).unwrap().permissions().mode();
+    assert_eq!((token.len(), mode & 0o777), (43, 0o600));
+    assert!(up["ca_file"].as_str().is_some_and(|path| fs::exists(path).unwrap()));
+
+    let (status, answer) = mesh.call(Some(&token), "fs__readFileText", json!({"path": "hello.txt"}));
+    assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hello from a file")), "{answer}");
+    assert_eq!(mesh.call(None, "fs__readFileText", json!({"path": "hello.txt"})).0, 401);
+    assert_eq!(mesh.call(Some("wrong"), "fs__readFileText", json!({"path": "hello.txt"})).0, 401);
+
+    let second = run(mesh.dir.path(), &["up", "-f", "mesh.yaml"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains(&format!("process {}", mesh.process.id())), "{}", stderr(&second));
+    assert!(mesh.state().join("up.json").exists(), "the refused one changed nothing");
+
+    assert!(mesh.parts().len() >= 4, "{:?}", mesh.parts());
+    mesh.signal("TERM");
+    assert_eq!(mesh.wait(), Some(0), "{}", mesh.output());
+    assert_eq!(mesh.parts(), [], "processes were left behind");
+    assert!(!mesh.state().join("up.json").exists());
+    let output = mesh.output();
+    assert!(output.contains(r#"{"event":"ready","up":"#) && output.contains(r#"{"event":"stopped"}"#), "{output}");
+    assert!(!output.contains(&token), "the token is for terminals only");
+}
+
+#[test]
+fn a_service_that_does_not_start_is_reported_and_stops_nothing() {
+    let manifest = "\
+ingress: { listen: 127.0.0.1:0, anonymous: true }
+services:
+  fs: { example: fs, args: [--root, DIR] }
+  bad: { command: [/no/such/program] }
+";
+    let mut mesh = Mesh::start(manifest, &["--start-timeout", "4s"]);
+    until("fs is ready", || mesh.up()["services"]["fs"]["status"] == "ready");
+    let up = mesh.up();
+    assert_eq!(up["services"]["bad"]["status"], "failed", "{up}");
+    let reason = up["services"]["bad"]["reason"].as_str().unwrap();
+    assert!(reason.contains("/no/such/program"), "{reason}");
+    assert_eq!(up["token_file"], json!(null));
+    let (status, answer) = mesh.call(None, "fs__readFileText", json!({"path": "hello.txt"}));
+    assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hello from a file")), "{answer}");
+    assert!(mesh.output().contains(r#""part":"bad","state":"failed""#), "{}", mesh.output());
+    mesh.signal("INT");
+    assert_eq!(mesh.wait(), Some(0));
+    assert_eq!(mesh.parts(), []);
+}
+
+#[test]
+fn a_killed_sidecar_comes_back_where_it_was() {
+    let mesh = Mesh::start("ingress: { listen: 127.0.0.1:0 }\nservices: { vector: { example: vector } }\n", &[]);
+    let (token, before) = (mesh.token(), mesh.up());
+    let killed = mesh.sidecar("vector").unwrap();
+    kill(killed, "KILL");
+    until("another one runs", || mesh.sidecar("vector").is_some_and(|pid| pid != killed));
+    until("it is ready", || mesh.up()["services"]["vector"]["status"] == "ready");
+    assert_eq!(mesh.up()["services"]["vector"]["sidecar"], before["services"]["vector"]["sidecar"]);
+    until("the tool works again", || {
+        let (status, answer) = mesh.call(Some(&token), "vector__addDocument", json!({"id": "a", "text": "a text"}));
+        status == 200 && answer["result"]["isError"] != true && answer.get("error").is_none()
+    });
+    assert!(mesh.output().contains(r#""part":"vector","state":"restarting""#), "{}", mesh.output());
+}
+
+#[test]
+fn a_mesh_whose_tool_is_killed_ends_by_itself() {
+    let mut mesh = Mesh::start("ingress: { listen: 127.0.0.1:0 }\nservices: { vector: { example: vector } }\n", &[]);
+    let [first, ..] = &mesh.parts()[..] else { panic!("nothing runs") };
+    assert!(fs::exists(format!("/proc/{}", first.0)).unwrap());
+    mesh.signal("KILL");
+    mesh.wait();
+    until("nothing is left", || mesh.parts().is_empty());
+    // What was left in the directory stops nobody.
+    assert!(mesh.state().join("up.json").exists());
+    let dir = mesh.dir.path().display().to_string();
+    let refused = run(mesh.dir.path(), &["up", "-f", "no-such.yaml", "--dir", &dir]);
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn certificates_are_renewed_while_the_mesh_runs() {
+    let manifest = "ingress: { listen: 127.0.0.1:0 }\nservices: { vector: { example: vector } }\n";
+    let mesh = Mesh::start(manifest, &["--certificate-life", "10s"]);
+    for member in ["vector", "ingress"] {
+        let path = mesh.state().join(format!("identity/{member}/{member}.pem"));
+        let first = fs::read(&path).unwrap();
+        until("the certificate is another one", || fs::read(&path).unwrap() != first);
+    }
+    assert!(!mesh.output().contains("trouble"), "{}", mesh.output());
+}
+
+#[test]
+fn every_mistake_of_a_manifest_is_told_and_nothing_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "ingress: { listen: nowhere }\nservices:\n  ingress: { example: fs }\n  b: { example: fss }\n";
+    fs::write(dir.path().join("mesh.yaml"), text).unwrap();
+    let output = run(dir.path(), &["up", "-f", "mesh.yaml"]);
+    assert_eq!(output.status.code(), Some(2));
+    let shown = stderr(&output);
+    for expected in
+        ["mesh.yaml:1:20: ingress.listen", "mesh.yaml:3:12: services.ingress", "did you mean `fs`?", "3 mistakes"]
+    {
+        assert!(shown.contains(expected), "missing: {expected}\nin:\n{shown}");
+    }
+    assert!(!dir.path().join(".outrigger").exists(), "nothing was made");
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_who_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text =
+        format!("ingress: {{ listen: \"{}\" }}\nservices: {{ fs: {{ example: fs }} }}\n", taken.local_addr().unwrap());
+    fs::write(dir.path().join("mesh.yaml"), text).unwrap();
+    let output = run(dir.path(), &["up", "-f", "mesh.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("process {}", std::process::id())), "{}", stderr(&output));
+}
