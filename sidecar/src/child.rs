@@ -2,11 +2,14 @@
 //!
 //! The server runs in a process group of its own. Stopping closes its stdin, then sends SIGTERM, then SIGKILL to the
 //! group. Against the sidecar itself being killed there is the guard: a copy of our own binary between us and the
-//! server that asks the kernel for a signal when its parent dies and then takes the group down.
+//! server that asks the kernel for a signal when its parent dies and then takes the group down. The guard leads that
+//! group and the server is in it, so that what we send reaches the server even when the guard is gone.
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, getpgrp, getpid, getppid, kill_process_group, set_parent_process_death_signal, setpgid,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -67,7 +70,8 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
         None => Command::new(program),
     };
     command.args(args).envs(&spec.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.process_group(0).kill_on_drop(true);
+    // A guard that is killed could not stop its server any more; it is sent SIGTERM instead.
+    command.process_group(0).kill_on_drop(spec.guard.is_none());
     if let Some(cwd) = &spec.cwd {
         command.current_dir(cwd);
     }
@@ -81,34 +85,19 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
 }
 
 impl RunningChild {
-    /// The process id, while it runs.
-    pub fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// Waits for the end and says how it ended.
-    pub async fn wait(&mut self) -> String {
-        match self.child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(e) => format!("unknown: {e}"),
-        }
-    }
-
     /// Stops the server. Its stdin must have been closed already: a polite server ends by itself.
     pub async fn stop(mut self) {
-        let steps = [None, Some(Signal::TERM), Some(Signal::KILL)];
-        for signal in steps {
+        for signal in [None, Some(Signal::TERM), Some(Signal::KILL)] {
             if let (Some(signal), Some(group)) = (signal, self.group) {
                 // The group may be gone already; that is what we want.
                 let _ = kill_process_group(group, signal);
             }
-            // The guard takes its own steps after SIGTERM before it reports the end.
-            let patience = if self.guarded && signal.is_some() { self.stop * 2 } else { self.stop };
-            if tokio::time::timeout(patience, self.child.wait()).await.is_ok() {
+            if tokio::time::timeout(self.stop, self.child.wait()).await.is_ok() {
                 break;
             }
         }
-        if let Some(group) = self.group {
+        if let Some(group) = self.group.take() {
+            // What the server started and left running, or the server of a guard that was killed.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -116,11 +105,11 @@ impl RunningChild {
 
 impl Drop for RunningChild {
     fn drop(&mut self) {
-        if let (Ok(None), Some(group)) = (self.child.try_wait(), self.group) {
-            // The guard passes SIGTERM on; without one the group dies at once.
-            let signal = if self.guarded { Signal::TERM } else { Signal::KILL };
-            let _ = kill_process_group(group, signal);
-        }
+        let Some(group) = self.group else { return };
+        let ended = !matches!(self.child.try_wait(), Ok(None));
+        // A guard that lives takes its own steps after SIGTERM; without one the group dies at once.
+        let signal = if self.guarded && !ended { Signal::TERM } else { Signal::KILL };
+        let _ = kill_process_group(group, signal);
     }
 }
 
@@ -158,44 +147,46 @@ async fn read_line(reader: &mut BufReader<ChildStderr>, line: &mut Vec<u8>) -> s
     }
 }
 
-/// The guard: starts the server with our own pipes, passes signals on to its process group, and takes the group down
-/// when the sidecar dies. Returns the exit code to end with.
+/// The guard: runs the server with our own pipes and in our own process group, and takes the group down, ourselves
+/// included, when the server has ended or the sidecar has died. Returns only when the server cannot be started.
 ///
 /// # Errors
 /// When the server cannot be started.
-pub async fn guard(command: &[String]) -> Result<i32, String> {
+pub async fn guard(command: &[String]) -> Result<std::convert::Infallible, String> {
+    const PATIENCE: Duration = Duration::from_secs(3);
     let (program, args) = command.split_first().ok_or("usage: child-guard -- COMMAND [ARGS...]")?;
-    let parent = rustix::process::getppid();
+    let parent = getppid();
     set_parent_process_death_signal(Some(Signal::TERM)).map_err(|e| format!("cannot watch the parent: {e}"))?;
-    if rustix::process::getppid() != parent {
+    if getppid() != parent {
         return Err("the parent died before the server was started".into());
+    }
+    if getpgrp() != getpid() {
+        // Started by hand: what is killed in the end must not be the group of somebody's script.
+        setpgid(None, None).map_err(|e| format!("cannot lead a process group: {e}"))?;
     }
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    let mut child =
-        Command::new(program).args(args).process_group(0).spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let status = tokio::select! {
-        status = child.wait() => status,
-        _ = term.recv() => stop_group(&mut child, group).await,
-        _ = int.recv() => stop_group(&mut child, group).await,
+    let mut child = Command::new(program).args(args).spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
+    let ended = tokio::select! {
+        status = child.wait() => Some(status),
+        _ = term.recv() => None,
+        _ = int.recv() => None,
     };
-    if let Some(group) = group {
-        // Whatever the server started and left running in its group ends with it.
-        let _ = kill_process_group(group, Signal::KILL);
+    match ended {
+        // Our stderr is the server's: this line ends up in the log of the sidecar.
+        Some(Ok(status)) => report(&format!("the server ended: {status}")),
+        Some(Err(error)) => report(&format!("the server is lost: {error}")),
+        None => {
+            let _ = kill_process_group(getpgrp(), Signal::TERM);
+            let _ = tokio::time::timeout(PATIENCE, child.wait()).await;
+        }
     }
-    Ok(status.ok().and_then(|status| status.code()).unwrap_or(1))
+    kill_process_group(getpgrp(), Signal::KILL).map_err(|e| format!("cannot end the process group: {e}"))?;
+    // Our own SIGKILL is on its way.
+    std::future::pending().await
 }
 
-async fn stop_group(child: &mut Child, group: Option<Pid>) -> std::io::Result<std::process::ExitStatus> {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    for signal in [Signal::TERM, Signal::KILL] {
-        if let Some(group) = group {
-            let _ = kill_process_group(group, signal);
-        }
-        if let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await {
-            return status;
-        }
-    }
-    child.wait().await
+fn report(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -73,22 +73,11 @@ fn read(path: Option<PathBuf>) -> Result<Config, String> {
 }
 
 fn guard(command: &[String]) -> ExitCode {
-    let code = std::sync::Mutex::new(1);
-    let exit = run(1, async {
-        match child::guard(command).await {
-            Ok(status) => {
-                if let Ok(mut code) = code.lock() {
-                    *code = status;
-                }
-                Exit::Clean
-            }
-            Err(why) => {
-                use std::io::Write;
-                let _ = writeln!(std::io::stderr(), "{why}");
-                Exit::Failed
-            }
-        }
-    });
-    let status = code.into_inner().unwrap_or(1);
-    if exit == Exit::Clean { ExitCode::from(u8::try_from(status).unwrap_or(1)) } else { exit.into() }
+    run(1, async {
+        let Err(why) = child::guard(command).await;
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "{why}");
+        Exit::Failed
+    })
+    .into()
 }
