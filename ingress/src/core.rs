@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use outrigger_mcp::envelope::{Message, Rejected};
+use outrigger_mcp::bridge::to_client::Client;
+use outrigger_mcp::envelope::{Message, Meta, Rejected};
 use outrigger_policy::{ClientLimits, Principal};
 use outrigger_proxy::failure::Failure;
 
 use crate::policy::PolicyState;
 use crate::relay::MessageStream;
+use crate::view::SERVER_INFO;
 
 /// Which kind of client asks. Lists differ: modern HTTP clients must not see tools with invalid header annotations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,15 +47,51 @@ pub struct Caller {
     /// What stateful servers tell sessions apart by: `p.<hash of the principal>` for modern clients, `c.<random>` for
     /// a legacy session.
     pub session_tag: Arc<str>,
+    /// What the client said of itself, for requests that we make on its behalf: a stateful server's session is opened with
+    /// it, whoever comes first.
+    pub declared: Declared,
     /// Which lists it sees.
     pub era: Era,
+}
+
+/// What a client said of itself; raw JSON objects.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// Its capabilities.
+    pub capabilities: Bytes,
+    /// Its `clientInfo`.
+    pub info: Bytes,
+}
+
+impl Default for Declared {
+    /// Nothing, in our own name.
+    fn default() -> Self {
+        Self { capabilities: Bytes::from_static(b"{}"), info: Bytes::from_static(SERVER_INFO.as_bytes()) }
+    }
+}
+
+impl Declared {
+    /// What a legacy client said in `initialize`.
+    pub fn of_client(client: &Client) -> Self {
+        Self { capabilities: client.capabilities.clone(), info: client.info.clone() }
+    }
+
+    /// What a modern request says.
+    pub fn of(message: &Message) -> Self {
+        let object = |field| message.meta().get(field).map(|span| message.slice(span)).filter(|raw| raw.starts_with(b"{"));
+        let own = Self::default();
+        Self {
+            capabilities: object(Meta::ClientCapabilities).unwrap_or(own.capabilities),
+            info: object(Meta::ClientInfo).unwrap_or(own.info),
+        }
+    }
 }
 
 impl Caller {
     /// The same caller inside a legacy session, whose tag nobody else knows.
     #[must_use]
-    pub fn in_session(self, tag: impl Into<Arc<str>>) -> Self {
-        Self { session_tag: tag.into(), era: Era::Legacy, ..self }
+    pub fn in_session(self, tag: impl Into<Arc<str>>, declared: Declared) -> Self {
+        Self { session_tag: tag.into(), declared, era: Era::Legacy, ..self }
     }
 }
 

@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::authorize::{Permitted, authorize};
 use crate::changes::Changes;
 use crate::config::{Limits, Timeouts};
-use crate::core::{Answer, AnswerStream, Caller, Era, Inbound, Route, TraceHeaders, Wanted};
+use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
 use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
 use crate::forward::{AnswerKind, Outgoing, Sent, Span, Upstream, forward};
 use crate::identify::{Clients, session_tag};
@@ -149,6 +149,7 @@ impl Gateway {
             class: policy.rules.visibility_class(&principal),
             trace: TraceHeaders::of(headers),
             session_tag: session_tag(&principal),
+            declared: Declared::default(),
             era: Era::Modern,
             policy,
             principal,

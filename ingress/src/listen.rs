@@ -17,7 +17,7 @@ use outrigger_proxy::reply;
 use serde::Deserialize;
 
 use crate::changes::Changes;
-use crate::core::{Caller, Change, ListKind, Route, Wanted};
+use crate::core::{Caller, Change, Declared, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
 use crate::relay::KEEPALIVE;
 
@@ -59,7 +59,8 @@ pub(crate) fn serve(
         service: None,
     })?;
     let wanted = Wanted { resources: filter.resource_subscriptions.clone().unwrap_or_default(), session: false };
-    let changes = gateway.changes(caller, route, wanted);
+    let caller = Caller { declared: Declared::of(message), ..caller.clone() };
+    let changes = gateway.changes(&caller, route, wanted);
     let listener = Listener { id: message.id().unwrap_or_default(), keepalive: gateway.timeouts.keepalive, filter };
     let (sender, body) = OutBody::channel(QUEUE);
     gateway.tasks.spawn(async move {

@@ -17,12 +17,11 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::authorize::authorize_listen;
-use crate::core::{Caller, Change};
+use crate::core::{Caller, Change, Declared};
 use crate::forward::{AnswerKind, Outgoing, Sent, Span, forward};
 use crate::gateway::Gateway;
 use crate::relay::MessageStream;
 use crate::services::Service;
-use crate::view::SERVER_INFO;
 
 /// First and longest pause before a listen that ended is begun again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -71,7 +70,7 @@ pub(crate) async fn subscribe(
 
 async fn open(gateway: &Gateway, caller: &Caller, subscription: &Subscription) -> Result<MessageStream, Failure> {
     let permitted = authorize_listen(caller, subscription.at, &subscription.service)?;
-    let message = listen_request(subscription)?;
+    let message = listen_request(subscription, &caller.declared)?;
     let span = Span { context: TraceContext::new_root(), state: None };
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
     let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
@@ -83,7 +82,7 @@ async fn open(gateway: &Gateway, caller: &Caller, subscription: &Subscription) -
     Ok(MessageStream::new(Arc::clone(&service.name), upstream.body, gateway.limits.entrance.event_bytes, SILENCE))
 }
 
-fn listen_request(subscription: &Subscription) -> Result<Message, Failure> {
+fn listen_request(subscription: &Subscription, declared: &Declared) -> Result<Message, Failure> {
     let mut filter = b"{\"resourceSubscriptions\":[".to_vec();
     for (at, uri) in subscription.resources.keys().enumerate() {
         if at > 0 {
@@ -91,9 +90,13 @@ fn listen_request(subscription: &Subscription) -> Result<Message, Failure> {
         }
         write_string(&mut filter, uri);
     }
-    filter.extend_from_slice(b"]}");
+    filter.push(b']');
+    if subscription.session {
+        filter.extend_from_slice(b",\"outrigger.dev/session\":true");
+    }
+    filter.push(b'}');
     let internal = |_| Failure::Internal("a listen of ours is no message".into());
-    let plain = request(b"1", Method::SubscriptionsListen.as_str(), &modern_params(b"{}", SERVER_INFO.as_bytes()));
+    let plain = request(b"1", Method::SubscriptionsListen.as_str(), &modern_params(&declared.capabilities, &declared.info));
     let message = Message::parse(plain).map_err(internal)?;
     let mut edits = Edits::new();
     if let Some(params) = message.params().object() {

@@ -307,6 +307,12 @@ impl Inbound {
         let message = permitted.message();
         let mut edits = Edits::new();
         MetaEdit { drop: Some(mesh_only), set: trace.to_vec() }.params(message, &mut edits);
+        let listens = message.method == Method::SubscriptionsListen;
+        if listens {
+            listen::narrow(message, |uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri), &mut edits);
+            // As below: a listen lasts.
+            context.record.permit = None;
+        }
         let mut fields = modern_fields(message);
         copy_params(&context.head.headers, &mut fields);
         if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
@@ -316,6 +322,11 @@ impl Inbound {
             .send(HttpMethod::POST, fields, edits.apply(message.body()))
             .await
             .map_err(|failure| self.upstream_failed(failure))?;
+        let events = response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        if listens && events {
+            let id = message.id().unwrap_or_default();
+            return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
+        }
         self.relay_reply(server, response, context.record).await
     }
 

@@ -9,24 +9,34 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::meta_keys::{SERVER_INFO, SUBSCRIPTION_ID},
+    bridge::{
+        handshake::modern_params,
+        meta_keys::{SERVER_INFO, SUBSCRIPTION_ID},
+    },
     catalog::Catalog,
     catalog_kind::Kind,
     edit::{Edits, MetaEdit},
     envelope::{Message, Param, Shape},
     error::{notification, result_reply},
-    json::{decode_string, elements, member, quote},
+    json::{Span, decode_string, elements, member, quote},
     method::Method,
     sse,
 };
-use outrigger_proxy::{body::BodySender, failure::Failure};
+use http_body_util::BodyExt;
+use outrigger_proxy::{
+    body::{BodySender, OutBody},
+    failure::Failure,
+    pool::PooledBody,
+};
+use outrigger_runtime::drain::DrainWatcher;
 use tokio::sync::{broadcast, watch};
 
 use crate::{
     keeper::Offer,
     upstream::{
         Lease,
-        session::{Session, own_request},
+        exchange::{Event, Exchange},
+        session::{Declared, Session, own_request},
     },
 };
 
@@ -61,6 +71,16 @@ impl Filter {
     /// Whether the caller's own session with the server is needed.
     pub fn needs_session(&self) -> bool {
         self.session || !self.resources.is_empty()
+    }
+
+    /// The resources among it, as a modern server is asked for them.
+    fn resource_request(&self, id: &[u8]) -> Option<Message> {
+        let declared = Declared::everything();
+        let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
+        let mut params = modern_params(&declared.capabilities, &declared.info);
+        params.pop();
+        params.extend_from_slice(format!(",\"notifications\":{{\"resourceSubscriptions\":[{}]}}}}", uris.join(",")).as_bytes());
+        Message::parse(outrigger_mcp::error::request(id, Method::SubscriptionsListen.as_str(), &params)).ok()
     }
 
     fn acknowledged(&self, id: &[u8]) -> Bytes {
@@ -99,7 +119,7 @@ impl Listen {
     /// Runs until the client goes away, the server's session ends, or `drain` resolves, which ends it gracefully.
     pub async fn run(mut self, sender: BodySender, drain: impl Future<Output = ()>) {
         // Subscribed to before the acknowledgement: what happens after it must not be missed.
-        let mut messages = self.lease.as_ref().map(|lease| lease.session.subscribe());
+        let mut heard = Heard { messages: self.lease.as_ref().map(|lease| lease.session.subscribe()), updates: self.updates().await };
         if let Err(failure) = self.subscribe("resources/subscribe").await {
             tracing::debug!(%failure, "a resource could not be subscribed to");
         }
@@ -109,7 +129,7 @@ impl Listen {
         }
         let mut seen = self.offers.borrow_and_update().catalog.clone();
         if sender.send(sse::event(&self.filter.acknowledged(&self.id))).await.is_ok() {
-            self.feed(&sender, &mut messages, &mut seen, drain).await;
+            self.feed(&sender, &mut heard, &mut seen, drain).await;
         }
         if let Some(lease) = self.lease.as_ref().filter(|_| takes) {
             lease.session.take_requests(false);
@@ -123,7 +143,7 @@ impl Listen {
     async fn feed(
         &mut self,
         sender: &BodySender,
-        messages: &mut Option<broadcast::Receiver<Message>>,
+        heard: &mut Heard,
         seen: &mut Arc<Catalog>,
         drain: impl Future<Output = ()>,
     ) {
@@ -134,7 +154,7 @@ impl Listen {
             let next = tokio::select! {
                 () = sender.gone() => return,
                 () = &mut drain => {
-                    let _ = sender.send(sse::event(&self.ended())).await;
+                    let _ = sender.send(sse::event(&ended(&self.id, self.lease.as_ref().map(|l| &l.session.greeted().info)))).await;
                     return;
                 }
                 _ = keep_alive.tick() => vec![Bytes::from_static(b":\n\n")],
@@ -142,8 +162,12 @@ impl Listen {
                     Ok(()) => self.list_changes(seen),
                     Err(_) => return,
                 },
-                message = received(messages) => match message {
+                message = received(&mut heard.messages) => match message {
                     Some(message) => self.of_session(&message).into_iter().collect(),
+                    None => return,
+                },
+                update = updated(&mut heard.updates) => match update {
+                    Some(update) => vec![sse::event(&update)],
                     None => return,
                 },
             };
@@ -151,6 +175,19 @@ impl Listen {
                 if sender.send(event).await.is_err() {
                     return;
                 }
+            }
+        }
+    }
+
+    /// A listen of its own at a modern server on a shared channel, which knows nothing of `resources/subscribe`.
+    async fn updates(&self) -> Option<Exchange> {
+        let lease = self.lease.as_ref().filter(|lease| lease.session.greeted().revision.is_modern())?;
+        let request = self.filter.resource_request(&self.id).filter(|_| !self.filter.resources.is_empty())?;
+        match lease.session.call(&request, &[]).await {
+            Ok(exchange) => Some(exchange),
+            Err(failure) => {
+                tracing::debug!(%failure, "resources could not be subscribed to");
+                None
             }
         }
     }
@@ -203,17 +240,6 @@ impl Listen {
         }
     }
 
-    fn ended(&self) -> Bytes {
-        let mut result = format!("{{\"resultType\":\"complete\",\"_meta\":{{{}:", quote(SUBSCRIPTION_ID)).into_bytes();
-        result.extend_from_slice(&self.id);
-        if let Some(lease) = &self.lease {
-            result.extend_from_slice(format!(",{}:", quote(SERVER_INFO)).as_bytes());
-            result.extend_from_slice(&lease.session.greeted().info);
-        }
-        result.extend_from_slice(b"}}");
-        result_reply(&self.id, &result)
-    }
-
     /// (Un)subscribes at a legacy server.
     async fn subscribe(&self, method: &str) -> Result<(), Failure> {
         let Some(lease) = &self.lease else { return Ok(()) };
@@ -226,6 +252,90 @@ impl Listen {
             }
         }
         Ok(())
+    }
+}
+
+/// Where news for one listen come from, besides the catalog.
+struct Heard {
+    /// What belongs to no call of the caller's session.
+    messages: Option<broadcast::Receiver<Message>>,
+    /// A listen of its own at the server.
+    updates: Option<Exchange>,
+}
+
+/// The result that ends a listen.
+fn ended(id: &Bytes, server_info: Option<&Bytes>) -> Bytes {
+    let mut result = format!("{{\"resultType\":\"complete\",\"_meta\":{{{}:", quote(SUBSCRIPTION_ID)).into_bytes();
+    result.extend_from_slice(id);
+    if let Some(info) = server_info {
+        result.extend_from_slice(format!(",{}:", quote(SERVER_INFO)).as_bytes());
+        result.extend_from_slice(info);
+    }
+    result.extend_from_slice(b"}}");
+    result_reply(id, &result)
+}
+
+/// Takes resources that the caller may not read out of a listen that is passed on.
+pub fn narrow(request: &Message, visible: impl Fn(&str) -> bool, edits: &mut Edits) {
+    let body = request.body();
+    let list = request.params().get(Param::Notifications).and_then(|span| member(body, span, "resourceSubscriptions"));
+    let Some((list, uris)) = list.and_then(|list| Some((list, elements(body, list)?))) else { return };
+    let may = |span: &&Span| decode_string(request.raw(**span)).is_some_and(|uri| visible(&uri));
+    let kept: Vec<&[u8]> = uris.iter().filter(may).map(|span| request.raw(*span)).collect();
+    if kept.len() < uris.len() {
+        edits.replace(list, [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
+    }
+}
+
+/// The stream of a listen that the server itself serves, passed on as it comes and ended by us when we drain.
+pub fn passed_on(id: Bytes, mut body: PooledBody, drain: DrainWatcher) -> OutBody {
+    let (sender, out) = OutBody::channel(64);
+    tokio::spawn(async move {
+        let drained = drain.signaled();
+        tokio::pin!(drained);
+        // The last bytes that were sent: our own event must not cut one of the server's in two.
+        let mut tail: Vec<u8> = b"\n\n".to_vec();
+        loop {
+            let between = tail.ends_with(b"\n\n") || tail.ends_with(b"\r\n\r\n");
+            let frame = tokio::select! {
+                () = sender.gone() => return,
+                () = &mut drained, if between => {
+                    let _ = sender.send(sse::event(&ended(&id, None))).await;
+                    let _ = sender.finish().await;
+                    return;
+                }
+                frame = body.frame() => frame,
+            };
+            match frame {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    tail.extend_from_slice(data.get(data.len().saturating_sub(4)..).unwrap_or_default());
+                    tail.drain(..tail.len().saturating_sub(4));
+                    if sender.send(data).await.is_err() {
+                        return;
+                    }
+                }
+                None => {
+                    let _ = sender.finish().await;
+                    return;
+                }
+                Some(Err(_)) => return,
+            }
+        }
+    });
+    out
+}
+
+async fn updated(updates: &mut Option<Exchange>) -> Option<Bytes> {
+    let Some(exchange) = updates else { return std::future::pending().await };
+    loop {
+        match exchange.next().await {
+            Ok(Event::Notification(bytes)) if Message::parse(bytes.clone()).is_ok_and(|m| m.method == Method::ResourcesUpdated) => {
+                return Some(bytes);
+            }
+            Ok(Event::Notification(_) | Event::Question(_)) => {}
+            Ok(Event::Done(..)) | Err(_) => return None,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::mesh::{Given, Mesh};
 use super::outlet::{read, single};
 use super::service_name;
 use super::store::{Names, Sessions};
-use crate::core::{Caller, ListKind, Route};
+use crate::core::{Caller, Declared, ListKind, Route};
 
 /// Serves `initialize`: a new session, or the reason why there is none.
 pub(super) async fn serve(
@@ -34,7 +34,7 @@ pub(super) async fn serve(
     let id = message.id().unwrap_or_default();
     let names = Names::random()?;
     let client = Client::from_initialize(message);
-    let caller = caller.in_session(Arc::clone(&names.tag));
+    let caller = caller.in_session(Arc::clone(&names.tag), Declared::of_client(&client));
     let discovered = discover(&*mesh, &caller, route, &client, &id).await?;
     if discovered.shape == Shape::Error {
         let Reply::Final(told) = to_client::reply(&discovered, None) else {

@@ -62,7 +62,7 @@ async fn serve_on(
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        let caller = caller.in_session(Arc::clone(&session.tag));
+        let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
         get::serve(sessions, &mesh, &caller, &session, &request.headers)
     });
     // No JSON-RPC request is there that a status of 200 could be about.

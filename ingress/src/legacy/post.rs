@@ -63,7 +63,7 @@ pub(super) async fn serve(
             return initialize::serve(sessions, mesh, caller, route, message, accepts).await;
         }
         let session = find(sessions, &caller, route, &request.headers)?;
-        let caller = caller.in_session(Arc::clone(&session.tag));
+        let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
         let post = Post { session, mesh, caller, accepts };
         match message {
             Ok(message) => post.one(message).await,

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::ask::Asks;
 use super::resume::{EventStream, MAX_BYTES, Place};
 use super::store::Pace;
-use crate::core::{ListKind, Route};
+use crate::core::{Declared, ListKind, Route};
 
 /// Requests of one session at work at once: far more than an agent has, and a bound on what it can make us hold.
 pub(super) const MAX_IN_FLIGHT: usize = 256;
@@ -117,6 +117,11 @@ pub(super) enum Busy {
 }
 
 impl Session {
+    /// What its client said of itself.
+    pub(super) fn declared(&self) -> Declared {
+        Declared::of_client(&self.client)
+    }
+
     pub(super) fn new(opening: Opening) -> Arc<Self> {
         let numbered = opening.client.revision >= Revision::V2025_11_25;
         let prefix = numbered.then(|| Arc::clone(&opening.event_prefix));

@@ -35,6 +35,9 @@ use self::{
 };
 use crate::{child::ChildSpec, config::SessionScope};
 
+/// How the ingress marks the tag of one client's session (docs/decisions/0002-session-extension.md).
+const CLIENT_SESSION: &str = "c.";
+
 /// How a server is reached.
 pub enum Reach {
     /// Streamable HTTP.
@@ -226,7 +229,10 @@ impl Upstream {
             (_, Some(session)) => session.to_owned(),
             (_, None) => String::new(),
         };
-        Key { peer: asker.peer.to_owned(), session, capabilities: declared.capabilities.clone() }
+        // A client session declared itself once, when it began; otherwise callers that can do different things must not
+        // share what a server set up for one of them.
+        let capabilities = if session.starts_with(CLIENT_SESSION) { Bytes::new() } else { declared.capabilities.clone() };
+        Key { peer: asker.peer.to_owned(), session, capabilities }
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Entry>>> {

@@ -373,7 +373,8 @@ impl HttpSession {
     async fn call(self: &Arc<Self>, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
         let call = Call::new(request, self.next_id.fetch_add(1, Ordering::Relaxed)).on(self.greeted.revision);
         let pieces = call.request(request, trace);
-        let fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        copy_trace(trace, &mut fields);
         // Until the answer begins there is no exchange yet that would cancel the call when the caller goes away.
         let mut unanswered = Unanswered { session: self.clone(), cancellation: Some(call.cancelled("the caller went away")) };
         let response = match self.server.send(HttpMethod::POST, fields, pieces).await {
@@ -453,6 +454,16 @@ impl HttpSession {
                 let _ = self.post(error.reply(message.id().as_deref())).await;
             }
             _ => drop(self.messages.send(message)),
+        }
+    }
+}
+
+/// The trace context that is in `_meta`, for servers that read headers. Values are quoted text without escapes.
+fn copy_trace(trace: &[(&str, Bytes)], fields: &mut http::HeaderMap) {
+    for (name, value) in trace {
+        let plain = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or_default();
+        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(plain)) {
+            fields.insert(name, value);
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::super::mesh::{Given, Later, Mesh, Messages, Told};
 use super::super::{Sessions, serve_on};
 use crate::config::Config;
-use crate::core::{Caller, Change, Era, Inbound, Route, TraceHeaders, Wanted};
+use crate::core::{Caller, Change, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
 use crate::policy::PolicyState;
 
 pub(super) const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"extensions":{"x":{}}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
@@ -192,6 +192,7 @@ impl World {
             class: 0,
             trace: TraceHeaders::default(),
             session_tag: "p.x".into(),
+            declared: Declared::default(),
             era: Era::Legacy,
         };
         let mut headers = HeaderMap::new();
