@@ -24,8 +24,9 @@ mod supervise;
 pub(crate) mod token;
 mod yaml;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use outrigger_policy::PolicySet;
 use outrigger_runtime::{Exit, ShutdownSignals};
 
 use crate::args::UpArgs;
@@ -54,6 +55,7 @@ pub(crate) fn main(args: UpArgs) -> anyhow::Result<Exit> {
     for warning in &manifest.warnings {
         output::say(&format!("warning: {warning}"));
     }
+    check_policies(&manifest)?;
     let state = StateDir::open(&args.dir)?;
     port::check(manifest.ingress.listen)?;
     let (mut result, args, manifest, state) = (Ok(Exit::Clean), &args, &manifest, &state);
@@ -74,6 +76,15 @@ fn manifest(args: &UpArgs) -> anyhow::Result<Manifest> {
     };
     let text = files::read(path)?;
     Ok(Manifest::from_sources(Some((&path.display().to_string(), &text)), &|_| None)?)
+}
+
+/// The ingress would refuse to start, and later.
+fn check_policies(manifest: &Manifest) -> anyhow::Result<()> {
+    let read = |path: &PathBuf| Ok((path.display().to_string(), files::read(path)?));
+    let texts: Vec<(String, String)> = manifest.policy.iter().map(read).collect::<anyhow::Result<_>>()?;
+    let named: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    PolicySet::compile(&named)?;
+    Ok(())
 }
 
 async fn run(args: &UpArgs, manifest: &Manifest, state: &StateDir) -> anyhow::Result<Exit> {

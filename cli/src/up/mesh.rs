@@ -105,6 +105,7 @@ impl<'a> Mesh<'a> {
 
     /// Starts everything and keeps the books until a signal comes.
     async fn serve(&mut self, signals: &mut ShutdownSignals) -> anyhow::Result<()> {
+        self.screen.begin(&self.board);
         for index in 0..self.addresses.len() {
             self.start(index);
         }
@@ -113,6 +114,7 @@ impl<'a> Mesh<'a> {
             tokio::select! {
                 signal = signals.next() => {
                     let event = json!({"event": "stopping", "signal": signal});
+                    self.screen.fold();
                     self.screen.event(&self.board, &event, &format!("{signal}: stopping; once more to stop at once"), false);
                     return Ok(());
                 }
@@ -135,6 +137,11 @@ impl<'a> Mesh<'a> {
     fn hear(&mut self, event: Event) {
         match event {
             Event { part: Some(part), what } => {
+                let what = match what {
+                    // What keeps the ingress from starting (a file, the port) does not go away while a person waits.
+                    What::Ended(reason) if part == self.addresses.len() && !self.announced => What::GaveUp(reason),
+                    other => other,
+                };
                 if self.board.note(part, what) {
                     self.screen.changed(&self.board, part);
                 }

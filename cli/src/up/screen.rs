@@ -69,6 +69,19 @@ impl Screen {
         }
     }
 
+    /// Shows the parts before anything happened.
+    pub(crate) fn begin(&mut self, board: &Board) {
+        self.draw(board);
+    }
+
+    /// From now on there are only lines: the parts are ending, and a table would show what no longer is.
+    pub(crate) fn fold(&mut self) {
+        self.erase();
+        if let Self::Table { .. } = self {
+            *self = Self::Lines;
+        }
+    }
+
     fn erase(&mut self) {
         if let Self::Table { drawn, .. } = self
             && *drawn > 0
@@ -84,7 +97,9 @@ impl Screen {
         let Self::Table { drawn, colours } = self else {
             return;
         };
-        let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+        // A terminal that does not know its size says 0.
+        let columns = if columns == 0 { 80 } else { columns };
         let rows: Vec<String> = board.entries.iter().map(|entry| row(entry, columns, *colours)).collect();
         *drawn = rows.len();
         output::say(&rows.join("\n"));

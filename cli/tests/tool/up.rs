@@ -132,3 +132,45 @@ fn a_port_that_is_taken_is_told_with_who_has_it() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains(&format!("process {}", std::process::id())), "{}", stderr(&output));
 }
+
+#[test]
+fn a_policy_that_is_wrong_starts_nothing_and_one_that_is_right_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = "ingress: { listen: 127.0.0.1:0 }\npolicy: [p.yaml]\nservices: { fs: { example: fs } }\n";
+    fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
+    fs::write(dir.path().join("p.yaml"), "apiVersion: mcpx.io/v1\nkind: SecurityPolcy\n").unwrap();
+    let output = run(dir.path(), &["up", "-f", "mesh.yaml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("p.yaml:2:7: kind"), "{}", stderr(&output));
+    assert!(!dir.path().join(".outrigger").exists());
+
+    let rule = "{ name: r, services: [vector], capabilities: [search], requires: [ { scope: special } ] }";
+    let policy = format!(
+        "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: p }}\nspec: {{ authorization: {{ rules: [ {rule} ] }} }}\n"
+    );
+    let path = dir.path().join("good.yaml");
+    fs::write(&path, policy).unwrap();
+    let manifest = format!(
+        "ingress: {{ listen: 127.0.0.1:0, token: {{ scopes: [special] }} }}\npolicy: [\"{}\"]\nservices: {{ vector: {{ example: vector }} }}\n",
+        path.display()
+    );
+    let mesh = Mesh::start(&manifest, &[]);
+    let token = mesh.token();
+    let (_, allowed) = mesh.call(Some(&token), "vector__search", json!({"query": "x"}));
+    assert!(allowed.get("result").is_some(), "{allowed}");
+    let (_, hidden) = mesh.call(Some(&token), "vector__addDocument", json!({"id": "a", "text": "b"}));
+    let (_, unknown) = mesh.call(Some(&token), "vector__noSuchTool", json!({}));
+    assert_eq!(hidden["error"]["code"], unknown["error"]["code"], "{hidden} {unknown}");
+}
+
+#[test]
+fn an_ingress_that_cannot_run_ends_the_whole_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = "tls: { cert: none.pem, key: none.key }";
+    let mesh = format!("ingress: {{ listen: 127.0.0.1:0, {tls} }}\nservices: {{ vector: {{ example: vector }} }}\n");
+    fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
+    let output = run(dir.path(), &["up", "-f", "mesh.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = stderr(&output);
+    assert!(shown.contains("the ingress does not run") && shown.contains("none.pem"), "{shown}");
+}
