@@ -93,6 +93,7 @@ async fn a_cancelled_call_ends_upstream_and_says_nothing_more() {
     let feed = world.asked().await.stream();
     feed.send(Ok(message(PROGRESS))).await.unwrap();
     let mut streamed = streamed.await.unwrap();
+    let prime = String::from_utf8(streamed.event().await.unwrap().id.unwrap().to_vec()).unwrap();
     streamed.next().await.unwrap();
     for other in ["\"7\"", "8"] {
         assert_eq!(client.post(&cancel(other)).await.status, 202);
@@ -101,6 +102,8 @@ async fn a_cancelled_call_ends_upstream_and_says_nothing_more() {
     assert_eq!(client.post(&cancel("7")).await.status, 202);
     feed.closed().await;
     assert!(streamed.event().await.is_none());
+    let again = client.with("last-event-id", &prime).get().await;
+    assert_eq!(again.status, 400, "nothing is left to come back for");
 
     let waiting = client.begin(&call("7"));
     let asked = world.asked().await;
@@ -147,7 +150,7 @@ async fn a_batch_is_split_and_answered_as_an_array() {
     let mut world = World::new();
     let client = world.client("2025-03-26", "{}").await;
     let batch = format!(
-        r#" [{},{{"jsonrpc":"2.0","id":2,"method":"ping"}},{{"jsonrpc":"2.0","method":"notifications/initialized"}},{},{{"id":9}},{}]"#,
+        r#" [{{"jsonrpc":"2.0","id":2,"method":"ping"}},{},{{"jsonrpc":"2.0","method":"notifications/initialized"}},{},{{"id":9}},{}]"#,
         call("1"),
         super::support::initialize("2025-03-26", "{}"),
         call("1"),

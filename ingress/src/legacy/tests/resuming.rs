@@ -183,3 +183,38 @@ async fn what_a_client_left_behind_is_bounded() {
     assert_eq!(resume(&client, &ids[0]).await.status, 400, "the oldest gave way");
     assert!(resume(&client, &ids[39]).await.next_text().await.contains("result"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn big_events_reach_a_slow_reader_too() {
+    let mut world = World::new();
+    let client = world.client("2025-11-25", "{}").await;
+    let answer = client.begin(&call("1"));
+    let feed = world.asked().await.stream();
+    let mut answer = answer.await.unwrap();
+    let big = "x".repeat(900_000);
+    let sending = tokio::spawn(async move {
+        for n in 0..20 {
+            let text = progress(n).replace("\"progress\":", &format!("\"message\":\"{big}\",\"progress\":"));
+            feed.send(Ok(message(&text))).await.unwrap();
+        }
+        feed.send(Ok(message(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#))).await.unwrap();
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..20 {
+        assert!(answer.next_text().await.ends_with(&format!("\"progress\":{n}}}}}")), "{n}");
+    }
+    assert!(answer.next_text().await.contains("result"));
+    sending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_for_nobody() {
+    let stream = super::super::resume::EventStream::new(1, None, false);
+    stream.push(b"{}").await;
+    assert_eq!(stream.held().0, 0, "without ids and without a reader it can never be asked for");
+    let numbered = super::super::resume::EventStream::new(1, Some("p".into()), false);
+    for _ in 0..1000 {
+        numbered.push(b"{}").await;
+    }
+    assert!((1..super::super::resume::MAX_BYTES).contains(&numbered.held().0));
+}
