@@ -10,6 +10,7 @@ import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 
 const E = (k, d = '') => process.env[k] || d;
 const PRE = E('MESH_TOOL_PREFIX'),
+  DEMO = E('MESH_URI_PREFIX') + 'demo:',
   CALLS = +E('MESH_CALLS', '50'),
   SESS = +E('MESH_SESSIONS', '5');
 const TMO = +E('MESH_TIMEOUT', '30') * 1000,
@@ -218,13 +219,14 @@ try {
     if (names.has(T('get-roots-list')))
       await step('roots round trip', async () => text(await call('get-roots-list')).includes('mesh-root'));
     await step('resources/read text', async () => {
-      const r = await c.readResource({ uri: 'demo://resource/dynamic/text/7' }, o);
-      return [(r.contents[0].text || '').includes('7'), r.contents[0].uri];
+      const r = await c.readResource({ uri: DEMO + '//resource/dynamic/text/7' }, o);
+      const { text: body, uri } = r.contents[0];
+      return [(body || '').includes('7') && uri.endsWith('demo://resource/dynamic/text/7'), uri];
     });
-    await step(
-      'resources/read blob',
-      async () => !!(await c.readResource({ uri: 'demo://resource/dynamic/blob/8' }, o)).contents[0].blob,
-    );
+    await step('resources/read blob', async () => {
+      const { blob, uri } = (await c.readResource({ uri: DEMO + '//resource/dynamic/blob/8' }, o)).contents[0];
+      return [!!blob && uri.endsWith('demo://resource/dynamic/blob/8'), uri];
+    });
     await step('prompts/get with arguments', async () =>
       JSON.stringify(await c.getPrompt({ name: PRE + 'args-prompt', arguments: { city: 'Oslo' } }, o)).includes('Oslo'),
     );
@@ -244,7 +246,7 @@ try {
     if (rev < '2026' && names.has(T('toggle-subscriber-updates')))
       await step('subscription: server-initiated notification', async () => {
         const n = seen.updated;
-        await c.subscribeResource({ uri: 'demo://resource/dynamic/text/1' }, o);
+        await c.subscribeResource({ uri: DEMO + '//resource/dynamic/text/1' }, o);
         await call('toggle-subscriber-updates');
         for (let k = 0; k < 60 && seen.updated === n; k++) await sleep(200);
         const ok = seen.updated > n;

@@ -13,6 +13,7 @@ and prints "N passed, M failed" as its last line; exit status 1 if M > 0.
   MESH_CALLS         concurrent calls (default 50)    MESH_SESSIONS  parallel sessions (default 5)
   MESH_TIMEOUT       seconds per request (default 30)
   MESH_TOOL_PREFIX   prefix the gateway puts before tool names (default none)
+  MESH_URI_PREFIX    prefix of resource URIs that several services claim (default none)
   MESH_EXPECT_VERSION  negotiated revision that must come out (default: any)
   MESH_EXPECT_SERVER   substring of serverInfo.name (default: none)
   MESH_CHILD_ENV     stdio: comma separated env names handed to the child (default PATH,HOME)
@@ -40,6 +41,7 @@ TIMEOUT = float(E("MESH_TIMEOUT", "30"))
 CALLS = int(E("MESH_CALLS", "50"))
 SESSIONS = int(E("MESH_SESSIONS", "5"))
 PREFIX = E("MESH_TOOL_PREFIX", "")
+DEMO = E("MESH_URI_PREFIX", "") + "demo:"
 MODE = E("MESH_MODE", "auto")
 PROFILE = E("MESH_PROFILE", "everything")
 passed = failed = 0
@@ -362,14 +364,18 @@ async def run(stdio):
             await step("roots round trip", roots)
 
         async def res():
-            r = await c.read_resource("demo://resource/dynamic/text/7")
-            return "7" in (getattr(r.contents[0], "text", "") or ""), str(r.contents[0].uri)
+            r = await c.read_resource(DEMO + "//resource/dynamic/text/7")
+            uri = str(r.contents[0].uri)
+            return "7" in (getattr(r.contents[0], "text", "") or "") and uri.endswith(
+                "demo://resource/dynamic/text/7"
+            ), uri
 
         await step("resources/read text", res)
 
         async def blob():
-            r = await c.read_resource("demo://resource/dynamic/blob/8")
-            return bool(getattr(r.contents[0], "blob", "")), str(r.contents[0].uri)
+            r = await c.read_resource(DEMO + "//resource/dynamic/blob/8")
+            uri = str(r.contents[0].uri)
+            return bool(getattr(r.contents[0], "blob", "")) and uri.endswith("demo://resource/dynamic/blob/8"), uri
 
         await step("resources/read blob", blob)
 
@@ -381,7 +387,7 @@ async def run(stdio):
 
         async def miss():
             try:
-                await c.read_resource("demo://no/such/thing")
+                await c.read_resource(DEMO + "//no/such/thing")
                 return False, "no error"
             except Exception as e:  # noqa: BLE001
                 return "imed out" not in str(e), flat(e)[:100]
@@ -393,14 +399,14 @@ async def run(stdio):
             async def sub():
                 k = "msg:ResourceUpdatedNotification"
                 n = seen.get(k, 0)
-                await c.subscribe_resource("demo://resource/dynamic/text/1")
+                await c.subscribe_resource(DEMO + "//resource/dynamic/text/1")
                 await c.call_tool(T("toggle-subscriber-updates"), {})
                 t0 = time.monotonic()
                 while seen.get(k, 0) == n and time.monotonic() - t0 < 12:
                     await anyio.sleep(0.2)
                 got = seen.get(k, 0) > n
                 await c.call_tool(T("toggle-subscriber-updates"), {})
-                await c.unsubscribe_resource("demo://resource/dynamic/text/1")
+                await c.unsubscribe_resource(DEMO + "//resource/dynamic/text/1")
                 return got, f"notification after {time.monotonic() - t0:.1f} s"
 
             await step("subscription: server-initiated notification", sub)

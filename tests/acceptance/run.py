@@ -109,10 +109,12 @@ class Outcome:
 def cases_for(service: str, subject: Subject, direct: dict[str, str], mesh: Mesh) -> list[Case]:
     """The control and both endpoints of the mesh, for every client and mode."""
     inside = mesh.credentials()
+    # Subjects share tool names and URIs on purpose: names get the service's prefix, URIs that several claim its scheme.
+    merged_names = {"MESH_TOOL_PREFIX": f"{service}__", "MESH_URI_PREFIX": f"{service}+"}
     places = [
         ("direct", direct, () if direct else tuple(subject.stdio)),
         ("service", {**inside, "MESH_INGRESS_URL": mesh.service(service)}, ()),
-        ("merged", {**inside, "MESH_INGRESS_URL": mesh.merged, "MESH_TOOL_PREFIX": f"{service}__"}, ()),
+        ("merged", {**inside, "MESH_INGRESS_URL": mesh.merged, **merged_names}, ()),
     ]
     return [
         Case(service, client, mode, where, {**env, "MESH_MODE": mode, "MESH_PROFILE": subject.profile}, stdio)
