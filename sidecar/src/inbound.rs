@@ -21,10 +21,11 @@ use outrigger_mcp::{
     headers,
     json::quote,
     method::Method,
+    sse::Parser,
 };
 use outrigger_policy::{Principal, glob::Glob};
 use outrigger_proxy::{
-    body::OutBody,
+    body::{OutBody, read_bounded},
     failure::Failure,
     handshake::ConnInfo,
     peek::{self, Accepts, PeekLimits, Refused},
@@ -40,7 +41,7 @@ use crate::{
     health::HealthDocument,
     keeper::Keeper,
     listen::{self, Filter, Listen},
-    own_answers::{Lists, discover, policy_kind},
+    own_answers::{Lists, discover, policy_kind, visible_only},
     record::{Record, Recorders},
     upstream::{Asker, Lease, Upstream, http::{HttpServer, modern_fields}, parking::Parking, session::Declared},
 };
@@ -48,6 +49,9 @@ use crate::{
 /// JSON replies up to this size are read whole before they are passed on: nearly all are, and then a server that
 /// fails in the middle of one still gets its caller a proper error.
 const WHOLE_REPLY: u64 = 64 * 1024;
+
+/// A page of a list that is read whole, to take out what its caller may not see.
+const LIST_BYTES: usize = 16 * 1024 * 1024;
 
 /// Everything that a request needs; shared by all connections.
 pub struct Inbound {
@@ -172,13 +176,39 @@ impl Inbound {
             }
             _ => {}
         }
-        if let Some(kind) = message.method.lists().filter(|_| self.catalog_mode == CatalogMode::Learned) {
-            return self.list(&message, kind, context.who);
+        match (message.method.lists(), self.catalog_mode) {
+            (Some(kind), CatalogMode::Learned) => self.list(&message, kind, context.who),
+            (Some(kind), CatalogMode::PerCaller) => self.list_of_caller(kind, &permitted, &trace, context).await,
+            (None, _) => self.forward(&permitted, &trace, context).await,
         }
+    }
+
+    async fn forward(&self, permitted: &Permitted<'_>, trace: &[(&'static str, Bytes)], context: Context<'_>) -> Result<Response<OutBody>, Failure> {
         match self.upstream.relay() {
-            Some(server) => self.relay(server, &permitted, &trace, context).await,
-            None => self.call(&permitted, &trace, context).await,
+            Some(server) => self.relay(server, permitted, trace, context).await,
+            None => self.call(permitted, trace, context).await,
         }
+    }
+
+    /// A list that the server makes for this caller, without what policy hides from the caller.
+    async fn list_of_caller(
+        &self,
+        kind: Kind,
+        permitted: &Permitted<'_>,
+        trace: &[(&'static str, Bytes)],
+        context: Context<'_>,
+    ) -> Result<Response<OutBody>, Failure> {
+        let who = context.who;
+        let whole = Context { accepts: Accepts { json: true, stream: false }, ..context };
+        let (head, body) = self.forward(permitted, trace, whole).await?.into_parts();
+        let broken = |reason: String| Failure::Broken { service: self.service.to_string(), reason };
+        let mut bytes = read_bounded(body, LIST_BYTES, self.idle).await.map_err(|error| broken(error.to_string()))?;
+        if head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream")) {
+            bytes = last_event(&bytes).ok_or_else(|| broken("it ended the stream without a reply".into()))?;
+        }
+        let reply = Message::parse(bytes).map_err(|_| broken("its reply is not a JSON-RPC message".into()))?;
+        let pieces = visible_only(&reply, kind, |name| self.gate.visible(who, policy_kind(kind), name));
+        Ok(reply::json_pieces(head.status, pieces))
     }
 
     fn starting(&self) -> Failure {
@@ -411,6 +441,16 @@ impl Inbound {
         }
         reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern)
     }
+}
+
+fn last_event(stream: &[u8]) -> Option<Bytes> {
+    let mut parser = Parser::new(LIST_BYTES);
+    parser.push(stream);
+    let mut last = None;
+    while let Ok(Some(event)) = parser.next_event() {
+        last = event.data.or(last);
+    }
+    last
 }
 
 /// How a JSON reply ended, by its envelope.

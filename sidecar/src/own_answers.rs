@@ -14,9 +14,10 @@ use outrigger_mcp::{
         page::{PreparedList, suffix},
     },
     catalog_kind::Kind,
-    envelope::{Message, Param},
+    edit::Edits,
+    envelope::{Field, Message, Param},
     error::result_reply,
-    json::quote,
+    json::{Span, decode_string, elements, member, quote},
     revision::Revision,
 };
 use outrigger_policy::CapabilityKind;
@@ -105,6 +106,25 @@ pub fn discover(request: &Message, greeted: &Greeted) -> Bytes {
     result.extend_from_slice(&server_info(greeted));
     result.push(b'}');
     result_reply(&request.id().unwrap_or_default(), &result)
+}
+
+/// The reply to a list request as the server made it, without what the caller may not use; and no longer fit for a
+/// cache that callers share.
+pub fn visible_only(reply: &Message, kind: Kind, visible: impl Fn(&str) -> bool) -> Vec<Bytes> {
+    let body = reply.body();
+    let list = reply.result_span().and_then(|result| member(body, result, kind.list_member()));
+    let Some((list, items)) = list.and_then(|list| Some((list, elements(body, list)?))) else { return vec![body.clone()] };
+    let may = |item: &&Span| {
+        let name = member(body, **item, kind.key_member()).and_then(|name| decode_string(reply.raw(name)));
+        name.is_some_and(|name| visible(&name))
+    };
+    let kept: Vec<&[u8]> = items.iter().filter(may).map(|item| reply.raw(*item)).collect();
+    let mut edits = Edits::new();
+    edits.replace(list, [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
+    if let Some(scope) = reply.results().get(Field::CacheScope) {
+        edits.replace(scope, &b"\"private\""[..]);
+    }
+    edits.apply(body)
 }
 
 /// A `_meta` object that says who the server is.
