@@ -16,7 +16,7 @@ use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::{Accepts, mirrors_name};
 use outrigger_proxy::pool::{PooledBody, SendError, SendErrorKind};
-use outrigger_telemetry::TraceContext;
+use outrigger_proxy::trace::Span;
 use outrigger_telemetry::metrics::UpstreamErrorKind;
 use tokio::time::{Instant, timeout_at};
 
@@ -49,13 +49,6 @@ pub(crate) enum AnswerKind {
     Json,
     /// Events.
     Stream,
-}
-
-/// This hop's span, and the `tracestate` to send with it.
-#[derive(Debug, Clone)]
-pub(crate) struct Span {
-    pub(crate) context: TraceContext,
-    pub(crate) state: Option<Vec<u8>>,
 }
 
 /// What the caller sent along.

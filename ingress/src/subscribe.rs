@@ -12,13 +12,14 @@ use outrigger_mcp::json::write_string;
 use outrigger_mcp::method::Method;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::Accepts;
+use outrigger_proxy::trace::Span;
 use outrigger_telemetry::TraceContext;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::authorize::authorize_listen;
 use crate::core::{Caller, Change, Declared};
-use crate::forward::{AnswerKind, Outgoing, Sent, Span, forward};
+use crate::forward::{AnswerKind, Outgoing, Sent, forward};
 use crate::gateway::Gateway;
 use crate::relay::MessageStream;
 use crate::services::Service;

@@ -1,36 +1,23 @@
 //! Which span a message belongs under.
 
+use http::HeaderValue;
 use outrigger_config::sections::Trace;
-use outrigger_mcp::envelope::{Message, Meta};
-use outrigger_telemetry::TraceContext;
-use outrigger_telemetry::trace::{Parent, ParentSource, choose_parent};
+use outrigger_mcp::envelope::Message;
+use outrigger_proxy::trace::{Span, TraceRules};
 
 use crate::core::TraceHeaders;
-use crate::forward::Span;
 
 /// Begins this hop's span. Invalid values count as absent: a trace is never a reason to refuse anything.
 pub(crate) fn begin(settings: &Trace, headers: &TraceHeaders, message: &Message) -> Span {
-    let meta = message.meta_text(Meta::Traceparent);
-    let parent = settings.accept_incoming.then(|| parent(settings, headers, meta.as_deref(), message)).flatten();
-    let context = TraceContext::under(parent.as_ref());
-    // A state is valid only with the parent that it came with.
-    let state = match parent.map(|parent| parent.source) {
-        Some(ParentSource::Meta) => message.meta_text(Meta::Tracestate).map(|text| text.into_owned().into_bytes()),
-        Some(ParentSource::Header) => headers.tracestate.as_ref().map(|value| value.as_bytes().to_vec()),
-        Some(ParentSource::Migration | ParentSource::Mcpx) | None => None,
+    let rules = TraceRules { incoming: settings.accept_incoming, mcpx: settings.accept_mcpx };
+    let header = |name: &str| match name {
+        "traceparent" => headers.traceparent.as_ref(),
+        "tracestate" => headers.tracestate.as_ref(),
+        "x-mcpx-trace-id" => headers.mcpx_trace.as_ref(),
+        "x-mcpx-span-id" => headers.mcpx_span.as_ref(),
+        _ => None,
     };
-    Span { state: context.tracestate(state.as_deref()), context }
-}
-
-fn parent(settings: &Trace, headers: &TraceHeaders, meta: Option<&str>, message: &Message) -> Option<Parent> {
-    let bytes = |value: &Option<http::HeaderValue>| value.as_ref().map(|value| value.as_bytes().to_vec());
-    let (header, trace, span) = (bytes(&headers.traceparent), bytes(&headers.mcpx_trace), bytes(&headers.mcpx_span));
-    let (migration, mcpx) = if settings.accept_mcpx {
-        ((trace.as_deref(), span.as_deref()), message.mcpx_trace())
-    } else {
-        ((None, None), None)
-    };
-    choose_parent(meta.map(str::as_bytes), header.as_deref(), migration, mcpx)
+    outrigger_proxy::trace::begin(rules, |name| header(name).map(HeaderValue::as_bytes), message)
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub enum Resumed {
     /// It is no retry: make the call.
     No,
     /// The call goes on.
-    Call(Exchange, Lease),
+    Call(Box<(Exchange, Lease)>),
     /// Answers are missing: the client is asked again.
     Again(Bytes),
 }
@@ -94,7 +94,7 @@ pub async fn resume(permitted: &Permitted<'_>, caller: &str, parking: &Parking) 
             parked.exchange.send(ask.answer(answer)).await?;
         }
     }
-    Ok(Resumed::Call(parked.exchange, parked.lease))
+    Ok(Resumed::Call(Box::new((parked.exchange, parked.lease))))
 }
 
 /// Parks a call and makes the reply that asks its client.

@@ -30,9 +30,10 @@ use outrigger_proxy::{
     handshake::ConnInfo,
     peek::{self, Accepts, PeekLimits, Refused},
     reply::{self, Dialect},
+    trace::{self, TraceRules},
 };
 use outrigger_runtime::drain::DrainWatcher;
-use outrigger_telemetry::{Metrics, TraceContext, metrics::Outcome, trace::choose_parent};
+use outrigger_telemetry::{Metrics, metrics::Outcome};
 
 use crate::{
     authorize::{Gate, Permitted},
@@ -83,6 +84,10 @@ pub struct Inbound {
     pub metrics: Arc<Metrics>,
     /// The longest silence of the server within a call.
     pub idle: Duration,
+    /// What of an incoming trace counts.
+    pub trace: TraceRules,
+    /// Requests after which a connection is closed.
+    pub requests_per_connection: u64,
     /// Tells when to go.
     pub drain: DrainWatcher,
 }
@@ -107,7 +112,10 @@ impl Inbound {
             }
             Err(failure) => Err(failure.into()),
         };
-        let response = outcome.unwrap_or_else(|refused| self.refuse(&refused, &mut record));
+        let mut response = outcome.unwrap_or_else(|refused| self.refuse(&refused, &mut record));
+        if conn.requests() >= self.requests_per_connection && head.version < http::Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         record.status(response.status());
         response.map(|body| body.on_end(record))
     }
@@ -215,25 +223,16 @@ impl Inbound {
         Failure::Unavailable { service: self.service.to_string(), reason: "it has not answered yet".into() }
     }
 
-    /// Finds the parent span, starts ours, and says what the server is told.
+    /// Begins our span, and says what the server is told of it.
     fn trace(&self, head: &http::request::Parts, message: &Message, record: &mut Record) -> Vec<(&'static str, Bytes)> {
-        let field = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
-        let meta = message.meta_text(Meta::Traceparent);
-        let parent = choose_parent(
-            meta.as_deref().map(str::as_bytes),
-            field("traceparent"),
-            (field("x-mcpx-trace-id"), field("x-mcpx-span-id")),
-            message.mcpx_trace(),
-        );
-        record.trace = TraceContext::under(parent.as_ref());
+        let span = trace::begin(self.trace, |name| head.headers.get(name).map(HeaderValue::as_bytes), message);
+        record.trace = span.context;
         let mut quoted = Vec::with_capacity(57);
         quoted.push(b'"');
-        quoted.extend_from_slice(&record.trace.format());
+        quoted.extend_from_slice(&span.context.format());
         quoted.push(b'"');
         let mut members = vec![("traceparent", Bytes::from(quoted))];
-        let state = message.meta_text(Meta::Tracestate);
-        let state = state.as_deref().map(str::as_bytes).or_else(|| field("tracestate"));
-        if let Some(state) = record.trace.tracestate(state).and_then(|state| String::from_utf8(state).ok()) {
+        if let Some(state) = span.state.and_then(|state| String::from_utf8(state).ok()) {
             members.push(("tracestate", quote(&state).into()));
         }
         members
@@ -272,12 +271,14 @@ impl Inbound {
     async fn call(&self, permitted: &Permitted<'_>, trace: &[(&'static str, Bytes)], context: Context<'_>) -> Result<Response<OutBody>, Failure> {
         let request = permitted.message();
         let caller = context.who.id();
-        let (exchange, lease) = match resume(permitted, caller, &self.parking).await? {
-            Resumed::Call(exchange, lease) => (exchange, lease),
+        // Behind one ingress there are many clients: a parked call belongs to the one that made it.
+        let owner = format!("{caller} {}", request.meta_text(Meta::Session).unwrap_or_default());
+        let (exchange, lease) = match resume(permitted, &owner, &self.parking).await? {
+            Resumed::Call(resumed) => *resumed,
             Resumed::Again(reply) => return Ok(reply::json(StatusCode::OK, reply)),
             Resumed::No => {
                 let lease = self.lease(request, caller).await?;
-                let exchange = match lease.session.call(request, trace).await {
+                match lease.session.call(request, trace).await {
                     Ok(exchange) => (exchange, lease),
                     // 404 says that the session ended and the call was not run: once more on a new one.
                     Err(Failure::UnknownSession) => {
@@ -287,15 +288,14 @@ impl Inbound {
                         (again.map_err(|failure| self.upstream_failed(failure))?, lease)
                     }
                     Err(failure) => return Err(self.upstream_failed(failure)),
-                };
-                exchange
+                }
             }
         };
         let drive = Drive {
             exchange,
             lease,
             request: request.clone(),
-            caller: caller.to_owned(),
+            caller: owner,
             parking: self.parking.clone(),
             accepts: context.accepts,
             idle: self.idle,

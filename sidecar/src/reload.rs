@@ -77,7 +77,7 @@ pub async fn certificates(credentials: Arc<Credentials>, metrics: Arc<Metrics>) 
             Reload::Unchanged => {}
             Reload::Swapped { not_after } => {
                 complained = false;
-                metrics.certificate_expiry("mesh", not_after);
+                metrics.certificate_expiry("workload", not_after);
                 metrics.reload(ReloadKind::Certificates, ReloadOutcome::Applied);
                 tracing::info!("took up the changed certificates");
             }

@@ -12,6 +12,7 @@ use outrigger_proxy::{
     peek::PeekLimits,
     pool::{Pool, PoolSettings},
     serve::HttpLimits,
+    trace::TraceRules,
 };
 use outrigger_runtime::{
     AdminPage, AdminServer, DrainTrigger, Exit, ListenError, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup,
@@ -85,7 +86,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let credentials = credentials(&config)?;
     let policy = reload::read_policy(&config.policy)?;
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
-    metrics.certificate_expiry("mesh", credentials.not_after());
+    metrics.certificate_expiry("workload", credentials.not_after());
     let (trigger, drain) = channel();
     let inbound = inbound(&config, guard, credentials.clone(), policy, &metrics, drain.clone())?;
 
@@ -195,6 +196,8 @@ fn inbound(
         recorders: Arc::new(recorders),
         metrics: metrics.clone(),
         idle: config.timeouts.common.request,
+        trace: TraceRules { incoming: config.trace.accept_incoming, mcpx: config.trace.accept_mcpx },
+        requests_per_connection: config.limits.entrance.requests_per_connection,
         drain,
     }))
 }

@@ -41,7 +41,8 @@ async fn a_stdio_server_gets_a_child_span_in_meta() {
     };
     let line = || Call::tool("line", "{}");
     let (trace, span, meta) = sent(of_meta(line(), &format!("\"{}\"", parent())).meta(r#""tracestate":"a=b""#)).await;
-    assert_eq!((trace.as_str(), meta["tracestate"].as_str()), (TRACE, Some("a=b")));
+    assert_eq!(trace, TRACE);
+    assert!(meta["tracestate"].as_str().unwrap().ends_with("a=b"), "{meta}");
     assert_ne!(span, SPAN, "a span of our own");
     let (trace, _, _) = sent(line().header("traceparent", &parent())).await;
     assert_eq!(trace, TRACE, "from the header");

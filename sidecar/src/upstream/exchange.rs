@@ -49,7 +49,7 @@ enum Link {
 
 enum Source {
     /// The whole reply is here.
-    Message(Option<Message>),
+    Message(Option<Box<Message>>),
     /// Events are coming.
     Stream { events: Box<EventStream>, resumes: u8 },
 }
@@ -75,7 +75,7 @@ impl Exchange {
     /// When the answer is no reply.
     pub fn http(call: Call, session: Arc<HttpSession>, answer: Answer) -> Result<Self, Failure> {
         let source = match answer {
-            Answer::Json(bytes) => Source::Message(Some(parse(&session.server, bytes)?)),
+            Answer::Json(bytes) => Source::Message(Some(Box::new(parse(&session.server, bytes)?))),
             Answer::Stream(events) => Source::Stream { events, resumes: 0 },
             Answer::Empty => return Err(session.server.broken("it accepted a request without answering it")),
         };
@@ -211,7 +211,7 @@ async fn receive_http(session: &Arc<HttpSession>, source: &mut Source, upstream_
     let server = &session.server;
     loop {
         let (events, resumes) = match source {
-            Source::Message(message) => return message.take().ok_or_else(|| server.broken("it answered nothing")),
+            Source::Message(message) => return message.take().map(|message| *message).ok_or_else(|| server.broken("it answered nothing")),
             Source::Stream { events, resumes } => (events, resumes),
         };
         match events.next().await {

@@ -173,7 +173,7 @@ impl Upstream {
     pub async fn open_main(&self) -> Result<Option<Arc<Session>>, Failure> {
         let declared = Declared::everything();
         if let Reach::Http(server) = &self.reach {
-            match HttpSession::greet(server, self.settings.era, &declared).await? {
+            match HttpSession::greet(server, self.settings.era, &declared, self.patience()).await? {
                 Ok(session) => {
                     self.known.store(Some(Arc::new(session.greeted.clone())));
                     let session = Arc::new(Session::Http(session));
@@ -335,7 +335,7 @@ impl Upstream {
 
     async fn open(&self, declared: &Declared) -> Result<Arc<Session>, Failure> {
         match &self.reach {
-            Reach::Http(server) => match HttpSession::greet(server, Era::Legacy, declared).await? {
+            Reach::Http(server) => match HttpSession::greet(server, Era::Legacy, declared, self.patience()).await? {
                 Ok(session) => Ok(Arc::new(Session::Http(session))),
                 Err(_) => Err(self.unavailable("it changed its revision")),
             },
@@ -352,8 +352,7 @@ impl Upstream {
         loop {
             let (child, pipes) = crate::child::start(spec, &self.service).map_err(|why| self.unavailable(&why))?;
             let channel = Channel::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes);
-            let patience = (self.settings.probe, self.settings.initialize);
-            match StdioSession::greet(&self.service, channel.clone(), child, era, declared, patience).await {
+            match StdioSession::greet(&self.service, channel.clone(), child, era, declared, self.patience()).await {
                 Ok(session) => return Ok(Arc::new(Session::Stdio(session))),
                 Err((why, child)) => {
                     let died = channel.is_closed();
@@ -368,6 +367,11 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    /// How long the probe and `initialize` may take.
+    fn patience(&self) -> (Duration, Duration) {
+        (self.settings.probe, self.settings.initialize)
     }
 
     fn unavailable(&self, reason: &str) -> Failure {

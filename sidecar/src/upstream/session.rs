@@ -322,11 +322,21 @@ impl HttpSession {
     ///
     /// # Errors
     /// Why it cannot be used; [`Failure::Unavailable`] decides nothing about its era.
-    pub async fn greet(server: &HttpServer, era: Era, declared: &Declared) -> Result<Result<Arc<Self>, Greeted>, Failure> {
+    pub async fn greet(
+        server: &HttpServer,
+        era: Era,
+        declared: &Declared,
+        patience: (Duration, Duration),
+    ) -> Result<Result<Arc<Self>, Greeted>, Failure> {
         let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
         let mut request = handshake.start();
         loop {
-            let (reply, session) = post_greeting(server, &request, handshake.probing()).await?;
+            let probing = handshake.probing();
+            let waited = if probing { patience.0 } else { patience.1 };
+            let (reply, session) = match tokio::time::timeout(waited, post_greeting(server, &request, probing)).await {
+                Ok(answered) => answered?,
+                Err(_) => (Err(format!("no answer within {waited:?}")), None),
+            };
             let step = match &reply {
                 Ok(reply) => handshake.on_reply(reply),
                 Err(why) => handshake.on_silence(why),

@@ -29,8 +29,6 @@ pub struct EntranceLimits {
     pub event_bytes: usize,
     /// Calls at work at once, per service.
     pub in_flight: usize,
-    /// Nesting of a JSON message.
-    pub json_depth: usize,
     /// Requests on one connection before it is closed politely.
     pub requests_per_connection: u64,
 }
@@ -71,7 +69,7 @@ pub fn how_many() -> Kind<usize> {
 
 /// Reads the limits that every entrance has, from a `limits` section. `connections` is the one that differs by place.
 pub fn entrance_limits(f: &mut Fields<'_>, connections: usize, reason: &'static str) -> EntranceLimits {
-    let text = doc("Open client connections; further ones wait in the system's queue.").because(reason);
+    let text = doc("Open client connections; further ones are closed at once.").because(reason);
     let connections = f.with_default("connections", text.env("OUTRIGGER_LIMIT_CONNECTIONS"), how_many(), connections);
     let text =
         doc("Bytes of a request's header.").because("tokens reach 8 KiB and carried headers of a trace are small");
@@ -86,9 +84,6 @@ pub fn entrance_limits(f: &mut Fields<'_>, connections: usize, reason: &'static 
         .because("more than a tool server of one process works on at once; a queue would only hide that")
         .env("OUTRIGGER_LIMIT_IN_FLIGHT");
     let in_flight = f.with_default("in_flight", text, how_many(), 256);
-    let text = doc("Nesting of a JSON message.")
-        .because("real messages nest about 10 deep, JSON Schemas in catalogs about 40");
-    let json_depth = f.with_default("json_depth", text, kinds::count(8..=1024), 128);
     let text = doc("Requests on one connection before it is closed politely.")
         .because("rare enough to cost nothing, yet clients of a busy mesh find new replicas in the end");
     let requests_per_connection =
@@ -99,7 +94,6 @@ pub fn entrance_limits(f: &mut Fields<'_>, connections: usize, reason: &'static 
         body_bytes,
         event_bytes,
         in_flight,
-        json_depth,
         requests_per_connection,
     }
 }
