@@ -78,7 +78,8 @@ impl Declared {
 
     /// What a modern request says.
     pub fn of(message: &Message) -> Self {
-        let object = |field| message.meta().get(field).map(|span| message.slice(span)).filter(|raw| raw.starts_with(b"{"));
+        let object =
+            |field| message.meta().get(field).map(|span| message.slice(span)).filter(|raw| raw.starts_with(b"{"));
         let own = Self::default();
         Self {
             capabilities: object(Meta::ClientCapabilities).unwrap_or(own.capabilities),

@@ -97,7 +97,8 @@ fn listen_request(subscription: &Subscription, declared: &Declared) -> Result<Me
     }
     filter.push(b'}');
     let internal = |_| Failure::Internal("a listen of ours is no message".into());
-    let plain = request(b"1", Method::SubscriptionsListen.as_str(), &modern_params(&declared.capabilities, &declared.info));
+    let plain =
+        request(b"1", Method::SubscriptionsListen.as_str(), &modern_params(&declared.capabilities, &declared.info));
     let message = Message::parse(plain).map_err(internal)?;
     let mut edits = Edits::new();
     if let Some(params) = message.params().object() {

@@ -11,7 +11,9 @@ use outrigger_mcp::{
     json::{decode_string, member},
     method::Method,
 };
-use outrigger_policy::{Capability, CapabilityKind, Concurrency, Decision, Limited, Limits, Nanos, PolicySet, Principal};
+use outrigger_policy::{
+    Capability, CapabilityKind, Concurrency, Decision, Limited, Limits, Nanos, PolicySet, Principal,
+};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{
     Decision as AuditDecision, ServiceMetrics,
@@ -77,7 +79,12 @@ impl Gate {
     /// # Errors
     /// [`Failure::UnknownCapability`] when it is not allowed, the same as for something that does not exist;
     /// [`Failure::Limited`] when it is too much.
-    pub fn permit<'m>(&self, who: &Principal, message: &'m Message, record: &mut Record) -> Result<Permitted<'m>, Failure> {
+    pub fn permit<'m>(
+        &self,
+        who: &Principal,
+        message: &'m Message,
+        record: &mut Record,
+    ) -> Result<Permitted<'m>, Failure> {
         let rules = self.rules.load();
         let target = target(message)?;
         let Some((kind, name)) = &target else {
@@ -87,7 +94,12 @@ impl Gate {
                 self.metrics.denied(DenyReason::NoRule);
                 return Err(Failure::UnknownMethod(message.method_name().into_owned()));
             }
-            self.limit(&rules, who, &Capability { kind: CapabilityKind::Tool, service: &self.service, name: "" }, record)?;
+            self.limit(
+                &rules,
+                who,
+                &Capability { kind: CapabilityKind::Tool, service: &self.service, name: "" },
+                record,
+            )?;
             return Ok(Permitted(message));
         };
         let capability = Capability { kind: *kind, service: &self.service, name };
@@ -156,7 +168,8 @@ fn deny_reason(reason: outrigger_policy::DenyReason) -> DenyReason {
 
 /// What a message wants to use.
 fn target(message: &Message) -> Result<Option<(CapabilityKind, Cow<'_, str>)>, Failure> {
-    let missing = |what: &str| Failure::InvalidParams(format!("{} needs `params.{what}`, a string", message.method_name()));
+    let missing =
+        |what: &str| Failure::InvalidParams(format!("{} needs `params.{what}`, a string", message.method_name()));
     Ok(match message.method {
         Method::ToolsCall => Some((CapabilityKind::Tool, message.target().ok_or_else(|| missing("name"))?)),
         Method::PromptsGet => Some((CapabilityKind::Prompt, message.target().ok_or_else(|| missing("name"))?)),

@@ -76,7 +76,8 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
         command.current_dir(cwd);
     }
     let mut child = command.spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
-    let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+    let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
         return Err(format!("{program:?} started without pipes"));
     };
     tokio::spawn(log_stderr(stderr, service.to_owned()));

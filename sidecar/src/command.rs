@@ -45,7 +45,9 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
     };
     match arguments.action {
         Some(Action::ChildGuard { command }) => guard(&command),
-        Some(Action::Health) => with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin))),
+        Some(Action::Health) => {
+            with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin)))
+        }
         None => with_config(arguments.config, |config| {
             let threads = config.threads;
             run(threads, crate::process(config, self_command))

@@ -200,7 +200,9 @@ fn done(pieces: Vec<Bytes>, ended: Ended) -> End {
         // The stateless revision tells a missing method by the status too.
         Ended::RpcError(METHOD_NOT_FOUND) => (StatusCode::NOT_FOUND, Outcome::RpcError),
         // So do the three errors that only it has, should an older server send them.
-        Ended::RpcError(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => (StatusCode::BAD_REQUEST, Outcome::RpcError),
+        Ended::RpcError(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => {
+            (StatusCode::BAD_REQUEST, Outcome::RpcError)
+        }
         Ended::RpcError(_) => (StatusCode::OK, Outcome::RpcError),
     };
     End { status, pieces, outcome }

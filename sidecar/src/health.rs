@@ -113,7 +113,9 @@ fn wait_of(query: &str) -> Duration {
 pub fn ready(offer: &Offer) -> Result<(), String> {
     match offer.status {
         Status::Serving | Status::Degraded => Ok(()),
-        Status::Down | Status::Draining => Err(offer.reason.clone().unwrap_or_else(|| offer.status.as_str().to_owned())),
+        Status::Down | Status::Draining => {
+            Err(offer.reason.clone().unwrap_or_else(|| offer.status.as_str().to_owned()))
+        }
     }
 }
 

@@ -11,7 +11,11 @@ use tokio::{
 /// Exits with 0 when `/readyz` says 200.
 pub async fn check(mut admin: SocketAddr) -> Exit {
     if admin.ip().is_unspecified() {
-        admin.set_ip(if admin.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        admin.set_ip(if admin.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
     }
     let answer = tokio::time::timeout(Duration::from_secs(3), ask(admin)).await;
     use std::io::Write;

@@ -44,7 +44,12 @@ use crate::{
     listen::{self, Filter, Listen},
     own_answers::{Lists, discover, policy_kind, visible_only},
     record::{Record, Recorders},
-    upstream::{Asker, Lease, Upstream, http::{HttpServer, modern_fields}, parking::Parking, session::Declared},
+    upstream::{
+        Asker, Lease, Upstream,
+        http::{HttpServer, modern_fields},
+        parking::Parking,
+        session::Declared,
+    },
 };
 
 /// JSON replies up to this size are read whole before they are passed on: nearly all are, and then a server that
@@ -129,7 +134,8 @@ impl Inbound {
             tracing::info!(peer = %conn.peer_addr, %error, "a peer without a usable identity");
             Failure::CallerRefused
         })?;
-        let allowed = self.allowed_callers.is_empty() || self.allowed_callers.iter().any(|glob| glob.matches(id.as_str()));
+        let allowed =
+            self.allowed_callers.is_empty() || self.allowed_callers.iter().any(|glob| glob.matches(id.as_str()));
         if !allowed {
             return Err(Failure::CallerRefused);
         }
@@ -176,7 +182,9 @@ impl Inbound {
         let permitted = self.gate.permit(context.who, &message, context.record)?;
         self.check_param_headers(context.head, &message)?;
         match message.method {
-            Method::SubscriptionsListen if self.upstream.relay().is_none() => return self.listen(&permitted, context).await,
+            Method::SubscriptionsListen if self.upstream.relay().is_none() => {
+                return self.listen(&permitted, context).await;
+            }
             Method::SessionRespond => return self.session_respond(&permitted, context).await,
             Method::ServerDiscover if self.upstream.relay().is_none() => {
                 let known = self.upstream.known().ok_or_else(|| self.starting())?;
@@ -191,7 +199,12 @@ impl Inbound {
         }
     }
 
-    async fn forward(&self, permitted: &Permitted<'_>, trace: &[(&'static str, Bytes)], context: Context<'_>) -> Result<Response<OutBody>, Failure> {
+    async fn forward(
+        &self,
+        permitted: &Permitted<'_>,
+        trace: &[(&'static str, Bytes)],
+        context: Context<'_>,
+    ) -> Result<Response<OutBody>, Failure> {
         match self.upstream.relay() {
             Some(server) => self.relay(server, permitted, trace, context).await,
             None => self.call(permitted, trace, context).await,
@@ -245,7 +258,8 @@ impl Inbound {
         }
         let offer = self.keeper.offer();
         let name = message.target().unwrap_or_default();
-        let Some(ToolHeaders::Mirrored(mirrored)) = offer.catalog.find(Kind::Tool, &name).map(|item| item.headers()) else {
+        let Some(ToolHeaders::Mirrored(mirrored)) = offer.catalog.find(Kind::Tool, &name).map(|item| item.headers())
+        else {
             return Ok(());
         };
         let arguments = message.params().get(outrigger_mcp::envelope::Param::Arguments).map(|span| message.raw(span));
@@ -263,12 +277,19 @@ impl Inbound {
             return Err(Failure::UnknownMethod(message.method_name().into_owned()));
         }
         let class = self.gate.rules.load().policy.visibility_class(who);
-        let pieces = self.lists.reply(&self.service, &offer, message, kind, class, |kind, name| self.gate.visible(who, kind, name))?;
+        let pieces = self
+            .lists
+            .reply(&self.service, &offer, message, kind, class, |kind, name| self.gate.visible(who, kind, name))?;
         Ok(reply::json_pieces(StatusCode::OK, pieces))
     }
 
     /// forward, to a server that is called through a session.
-    async fn call(&self, permitted: &Permitted<'_>, trace: &[(&'static str, Bytes)], context: Context<'_>) -> Result<Response<OutBody>, Failure> {
+    async fn call(
+        &self,
+        permitted: &Permitted<'_>,
+        trace: &[(&'static str, Bytes)],
+        context: Context<'_>,
+    ) -> Result<Response<OutBody>, Failure> {
         let request = permitted.message();
         let caller = context.who.id();
         // Behind one ingress there are many clients: a parked call belongs to the one that made it.
@@ -316,7 +337,9 @@ impl Inbound {
     }
 
     async fn lease(&self, request: &Message, caller: &str) -> Result<Lease, Failure> {
-        let object = |field| request.meta().get(field).filter(|s| request.raw(*s).first() == Some(&b'{')).map(|s| request.slice(s));
+        let object = |field| {
+            request.meta().get(field).filter(|s| request.raw(*s).first() == Some(&b'{')).map(|s| request.slice(s))
+        };
         let everything = Declared::everything();
         let declared = Declared {
             capabilities: object(Meta::ClientCapabilities).unwrap_or_else(|| Bytes::from_static(b"{}")),
@@ -352,7 +375,10 @@ impl Inbound {
             .send(HttpMethod::POST, fields, edits.apply(message.body()))
             .await
             .map_err(|failure| self.upstream_failed(failure))?;
-        let events = response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        let events = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
         if listens && events {
             let id = message.id().unwrap_or_default();
             return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
@@ -422,7 +448,11 @@ impl Inbound {
         Ok(reply::event_stream(body))
     }
 
-    async fn session_respond(&self, permitted: &Permitted<'_>, context: Context<'_>) -> Result<Response<OutBody>, Failure> {
+    async fn session_respond(
+        &self,
+        permitted: &Permitted<'_>,
+        context: Context<'_>,
+    ) -> Result<Response<OutBody>, Failure> {
         let request = permitted.message();
         let lease = self.lease(request, context.who.id()).await?;
         listen::respond(request, &lease.session).await?;

@@ -100,7 +100,12 @@ pub struct Keeper {
 
 impl Keeper {
     /// A keeper that has not started yet.
-    pub fn new(upstream: Arc<Upstream>, settings: CatalogSettings, restart: Restart, metrics: Arc<ServiceMetrics>) -> Arc<Self> {
+    pub fn new(
+        upstream: Arc<Upstream>,
+        settings: CatalogSettings,
+        restart: Restart,
+        metrics: Arc<ServiceMetrics>,
+    ) -> Arc<Self> {
         let catalog = Arc::new(Catalog::empty());
         let offer = Offer {
             status: Status::Down,
@@ -112,7 +117,15 @@ impl Keeper {
         };
         let (offers, _) = watch::channel(Arc::new(offer));
         metrics.set_catalog_state(CatalogState::Unknown);
-        Arc::new(Self { upstream, offers, settings, restart, metrics, suspect: Notify::new(), version: AtomicU64::new(0) })
+        Arc::new(Self {
+            upstream,
+            offers,
+            settings,
+            restart,
+            metrics,
+            suspect: Notify::new(),
+            version: AtomicU64::new(0),
+        })
     }
 
     /// The current offer, and every change of it.
@@ -262,10 +275,17 @@ impl Keeper {
             let list = catalog.list(kind);
             self.metrics.set_catalog_items(kind, list.items().len());
             for warning in list.warnings() {
-                tracing::warn!(service = self.upstream.service(), kind = kind.as_str(), warning, "while learning the catalog");
+                tracing::warn!(
+                    service = self.upstream.service(),
+                    kind = kind.as_str(),
+                    warning,
+                    "while learning the catalog"
+                );
             }
         }
-        self.metrics.set_capabilities(Kind::ALL.iter().flat_map(|kind| catalog.list(*kind).items().iter().map(|item| item.key())));
+        self.metrics.set_capabilities(
+            Kind::ALL.iter().flat_map(|kind| catalog.list(*kind).items().iter().map(|item| item.key())),
+        );
         self.metrics.set_catalog_state(CatalogState::Fresh);
         self.metrics.set_child_up(true);
         tracing::info!(
@@ -369,7 +389,9 @@ async fn ask_modern(server: &HttpServer, method: &str, cursor: Option<&str>) -> 
         };
         Message::parse(bytes).map_err(|r| server.broken(&r.error.to_string()))
     };
-    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(Failure::Timeout { service: server.service.clone(), after: PATIENCE }))
+    timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| Err(Failure::Timeout { service: server.service.clone(), after: PATIENCE }))
 }
 
 async fn last_reply(server: &HttpServer, events: &mut EventStream) -> Result<Bytes, Failure> {

@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use outrigger_mcp::{
     bridge::{
         handshake::modern_params,
@@ -22,7 +23,6 @@ use outrigger_mcp::{
     method::Method,
     sse,
 };
-use http_body_util::BodyExt;
 use outrigger_proxy::{
     body::{BodySender, OutBody},
     failure::Failure,
@@ -60,10 +60,15 @@ impl Filter {
         let Some(span) = request.params().get(Param::Notifications) else { return Self::default() };
         let body = request.body();
         let flag = |name| member(body, span, name).is_some_and(|s| request.raw(s) == b"true");
-        let uris = member(body, span, "resourceSubscriptions").and_then(|list| elements(body, list)).unwrap_or_default();
+        let uris =
+            member(body, span, "resourceSubscriptions").and_then(|list| elements(body, list)).unwrap_or_default();
         Self {
             kinds: [flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")],
-            resources: uris.iter().take(MAX_RESOURCES).filter_map(|s| decode_string(request.raw(*s)).map(Into::into)).collect(),
+            resources: uris
+                .iter()
+                .take(MAX_RESOURCES)
+                .filter_map(|s| decode_string(request.raw(*s)).map(Into::into))
+                .collect(),
             session: flag("outrigger.dev/session"),
         }
     }
@@ -79,7 +84,9 @@ impl Filter {
         let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
         let mut params = modern_params(&declared.capabilities, &declared.info);
         params.pop();
-        params.extend_from_slice(format!(",\"notifications\":{{\"resourceSubscriptions\":[{}]}}}}", uris.join(",")).as_bytes());
+        params.extend_from_slice(
+            format!(",\"notifications\":{{\"resourceSubscriptions\":[{}]}}}}", uris.join(",")).as_bytes(),
+        );
         Message::parse(outrigger_mcp::error::request(id, Method::SubscriptionsListen.as_str(), &params)).ok()
     }
 
@@ -94,7 +101,9 @@ impl Filter {
         if self.session {
             honoured.push("\"outrigger.dev/session\":true".into());
         }
-        let mut params = format!("{{\"notifications\":{{{}}},\"_meta\":{{{}:", honoured.join(","), quote(SUBSCRIPTION_ID)).into_bytes();
+        let mut params =
+            format!("{{\"notifications\":{{{}}},\"_meta\":{{{}:", honoured.join(","), quote(SUBSCRIPTION_ID))
+                .into_bytes();
         params.extend_from_slice(id);
         params.extend_from_slice(b"}}");
         notification("notifications/subscriptions/acknowledged", Some(&params))
@@ -119,7 +128,10 @@ impl Listen {
     /// Runs until the client goes away, the server's session ends, or `drain` resolves, which ends it gracefully.
     pub async fn run(mut self, sender: BodySender, drain: impl Future<Output = ()>) {
         // Subscribed to before the acknowledgement: what happens after it must not be missed.
-        let mut heard = Heard { messages: self.lease.as_ref().map(|lease| lease.session.subscribe()), updates: self.updates().await };
+        let mut heard = Heard {
+            messages: self.lease.as_ref().map(|lease| lease.session.subscribe()),
+            updates: self.updates().await,
+        };
         if let Err(failure) = self.subscribe("resources/subscribe").await {
             tracing::debug!(%failure, "a resource could not be subscribed to");
         }
@@ -222,7 +234,10 @@ impl Listen {
                 (self.filter.session || self.filter.resources.iter().any(|u| *u == uri)).then(|| self.stamped(message))
             }
             // Changes of lists are told from the catalog, once it has been learned again.
-            (Shape::Notification, Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged) => None,
+            (
+                Shape::Notification,
+                Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged,
+            ) => None,
             (Shape::Notification, _) if self.filter.session => Some(self.stamped(message)),
             (Shape::Request, _) if self.filter.session => {
                 let mut params = b"{\"id\":".to_vec();
@@ -234,7 +249,9 @@ impl Listen {
                     params.extend_from_slice(message.raw(span));
                 }
                 params.push(b'}');
-                Message::parse(notification(Method::SessionEvent.as_str(), Some(&params))).ok().map(|m| self.stamped(&m))
+                Message::parse(notification(Method::SessionEvent.as_str(), Some(&params)))
+                    .ok()
+                    .map(|m| self.stamped(&m))
             }
             _ => None,
         }
@@ -248,7 +265,8 @@ impl Listen {
         }
         for uri in &self.filter.resources {
             if lease.session.count_subscription(uri, method == "resources/subscribe") {
-                own_request(&lease.session, method, format!("{{\"uri\":{}}}", quote(uri)).as_bytes(), self.patience).await?;
+                own_request(&lease.session, method, format!("{{\"uri\":{}}}", quote(uri)).as_bytes(), self.patience)
+                    .await?;
             }
         }
         Ok(())
@@ -330,7 +348,9 @@ async fn updated(updates: &mut Option<Exchange>) -> Option<Bytes> {
     let Some(exchange) = updates else { return std::future::pending().await };
     loop {
         match exchange.next().await {
-            Ok(Event::Notification(bytes)) if Message::parse(bytes.clone()).is_ok_and(|m| m.method == Method::ResourcesUpdated) => {
+            Ok(Event::Notification(bytes))
+                if Message::parse(bytes.clone()).is_ok_and(|m| m.method == Method::ResourcesUpdated) =>
+            {
                 return Some(bytes);
             }
             Ok(Event::Notification(_) | Event::Question(_)) => {}

@@ -1,6 +1,9 @@
 //! Counts what happens to connections.
 
-use std::{collections::VecDeque, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use outrigger_proxy::{
     accept::ConnObserver,
@@ -59,13 +62,16 @@ impl ConnObserver for MeshConnections {
 pub fn handshake_outcome(error: &HandshakeError) -> HandshakeOutcome {
     use rustls::{CertificateError, Error};
     let HandshakeError::Tls(io) = error else { return HandshakeOutcome::Timeout };
-    let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else { return HandshakeOutcome::Closed };
+    let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return HandshakeOutcome::Closed;
+    };
     match tls {
         Error::NoCertificatesPresented => HandshakeOutcome::NoCertificate,
         Error::InvalidCertificate(reason) => match reason {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } | CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                HandshakeOutcome::Expired
-            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => HandshakeOutcome::Expired,
             CertificateError::Revoked => HandshakeOutcome::Revoked,
             CertificateError::UnknownIssuer | CertificateError::BadSignature => HandshakeOutcome::UnknownAuthority,
             _ => HandshakeOutcome::WrongIdentity,

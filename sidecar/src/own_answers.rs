@@ -58,9 +58,13 @@ impl Lists {
         let (merged, list) = self.list(service, offer, kind, class, visible);
         let offset = match request.text(Param::Cursor) {
             None => 0,
-            Some(cursor) => cursor.parse().map_err(|_| Failure::InvalidParams("the cursor is not valid; list again without one".into()))?,
+            Some(cursor) => cursor
+                .parse()
+                .map_err(|_| Failure::InvalidParams("the cursor is not valid; list again without one".into()))?,
         };
-        let page = list.page(offset).ok_or_else(|| Failure::InvalidParams("the cursor is not valid; list again without one".into()))?;
+        let page = list
+            .page(offset)
+            .ok_or_else(|| Failure::InvalidParams("the cursor is not valid; list again without one".into()))?;
         let next = page.next.map(|offset| offset.to_string());
         let freshness = Some(merged.freshness(kind, now_ms(), 0));
         let info = offer.greeted.as_ref().map(|greeted| server_info(greeted));
@@ -79,15 +83,20 @@ impl Lists {
         visible: impl Fn(CapabilityKind, &str) -> bool,
     ) -> (Arc<Merged>, Arc<PreparedList>) {
         let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|prepared| prepared.version != offer.version || prepared.lists.len() >= MAX_CLASSES) {
+        if slot
+            .as_ref()
+            .is_some_and(|prepared| prepared.version != offer.version || prepared.lists.len() >= MAX_CLASSES)
+        {
             *slot = None;
         }
         let prepared = slot.get_or_insert_with(|| {
-            let view = ServiceView { name: service.clone(), catalog: offer.catalog.clone(), state: ServiceState::Fresh };
+            let view =
+                ServiceView { name: service.clone(), catalog: offer.catalog.clone(), state: ServiceState::Fresh };
             Prepared { version: offer.version, merged: Arc::new(Merged::single(view)), lists: HashMap::new() }
         });
         let merged = prepared.merged.clone();
-        let build = || Arc::new(PreparedList::build(&merged, kind, true, |_, kind, name| visible(policy_kind(kind), name)));
+        let build =
+            || Arc::new(PreparedList::build(&merged, kind, true, |_, kind, name| visible(policy_kind(kind), name)));
         let list = prepared.lists.entry((kind, class)).or_insert_with(build).clone();
         (merged, list)
     }
@@ -96,7 +105,9 @@ impl Lists {
 /// The reply to `server/discover` (2026-07-28 server/discover), from what a legacy server said in `initialize`.
 pub fn discover(request: &Message, greeted: &Greeted) -> Bytes {
     let versions: Vec<String> = Revision::ALL.iter().rev().map(|r| format!("\"{}\"", r.as_str())).collect();
-    let mut result = format!("{{\"resultType\":\"complete\",\"supportedVersions\":[{}],\"capabilities\":", versions.join(",")).into_bytes();
+    let mut result =
+        format!("{{\"resultType\":\"complete\",\"supportedVersions\":[{}],\"capabilities\":", versions.join(","))
+            .into_bytes();
     result.extend_from_slice(&greeted.capabilities);
     if let Some(instructions) = &greeted.instructions {
         result.extend_from_slice(b",\"instructions\":");
@@ -113,7 +124,9 @@ pub fn discover(request: &Message, greeted: &Greeted) -> Bytes {
 pub fn visible_only(reply: &Message, kind: Kind, visible: impl Fn(&str) -> bool) -> Vec<Bytes> {
     let body = reply.body();
     let list = reply.result_span().and_then(|result| member(body, result, kind.list_member()));
-    let Some((list, items)) = list.and_then(|list| Some((list, elements(body, list)?))) else { return vec![body.clone()] };
+    let Some((list, items)) = list.and_then(|list| Some((list, elements(body, list)?))) else {
+        return vec![body.clone()];
+    };
     let may = |item: &&Span| {
         let name = member(body, **item, kind.key_member()).and_then(|name| decode_string(reply.raw(name)));
         name.is_some_and(|name| visible(&name))

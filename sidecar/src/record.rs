@@ -7,7 +7,10 @@ use std::{
 };
 
 use hyper::body::Incoming;
-use outrigger_mcp::{envelope::{Message, Param}, method::Method};
+use outrigger_mcp::{
+    envelope::{Message, Param},
+    method::Method,
+};
 use outrigger_policy::{ConcurrencyPermit, Principal, RuleId};
 use outrigger_proxy::{
     body::{BodyEnd, OnEnd},

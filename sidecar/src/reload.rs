@@ -10,11 +10,7 @@ use outrigger_telemetry::{
     metrics::{ReloadKind, ReloadOutcome},
 };
 
-use crate::{
-    authorize::Rules,
-    inbound::Inbound,
-    start::StartError,
-};
+use crate::{authorize::Rules, inbound::Inbound, start::StartError};
 
 /// How often certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +26,8 @@ pub fn read_policy(files: &[PathBuf]) -> Result<PolicySet, StartError> {
     }
     let mut texts = Vec::with_capacity(files.len());
     for path in files {
-        let text = std::fs::read_to_string(path).map_err(|e| StartError::Policy(format!("cannot read {}: {e}", path.display())))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| StartError::Policy(format!("cannot read {}: {e}", path.display())))?;
         texts.push((path.display().to_string(), text));
     }
     let documents: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();

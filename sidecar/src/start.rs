@@ -15,7 +15,8 @@ use outrigger_proxy::{
     trace::TraceRules,
 };
 use outrigger_runtime::{
-    AdminPage, AdminServer, DrainTrigger, Exit, ListenError, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup,
+    AdminPage, AdminServer, DrainTrigger, Exit, ListenError, ListenOptions, Listener, Readiness, ShutdownSignals,
+    TaskGroup,
     admin::JSON,
     drain::{DrainOutcome, channel},
 };
@@ -114,7 +115,10 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
     let serving = inbound.clone();
     let settings = listener_settings(&config, &inbound, &metrics);
-    tasks.spawn("mesh", accept::run(mesh, settings, drain, move |conn, request| Box::pin(serving.clone().serve(conn, request))));
+    tasks.spawn(
+        "mesh",
+        accept::run(mesh, settings, drain, move |conn, request| Box::pin(serving.clone().serve(conn, request))),
+    );
     Ok(sidecar)
 }
 
@@ -243,7 +247,8 @@ fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartEr
                 idle_timeout: config.timeouts.upstream_idle,
                 ..PoolSettings::default()
             };
-            let path = url.path.parse().map_err(|e| StartError::Other(format!("upstream: the path cannot be used: {e}")))?;
+            let path =
+                url.path.parse().map_err(|e| StartError::Other(format!("upstream: the path cannot be used: {e}")))?;
             Ok(Reach::Http(HttpServer {
                 service: config.service.clone(),
                 pool: Pool::new(endpoint, pool),

@@ -40,16 +40,23 @@ struct Running {
 impl Running {
     /// Starts the sidecar with a server that does not want to end, and waits until both its processes run.
     async fn start() -> Self {
+        let running = Self::serving(|dir| format!("[python3, {dir}/server.py, {dir}/pids]")).await;
+        eventually("the server and its helper run", || running.left().len() == 2).await;
+        running
+    }
+
+    async fn serving(command: impl Fn(&str) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let domain = TrustDomain::parse("test.local").unwrap();
         let authority = Authority::init(&dir.path().join("ca"), &domain, &AuthorityOptions::default()).unwrap();
         write_leaf(dir.path(), "fs", &authority.issue("fs", Duration::from_secs(600), &[]).unwrap()).unwrap();
         std::fs::write(dir.path().join("server.py"), STUBBORN).unwrap();
         let root = dir.path().display();
+        let command = command(&root.to_string());
         let settings = format!(
             "service: fs\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\naudit: off\n\
              identity: {{ trust_domain: test.local, cert: {root}/fs.pem, key: {root}/fs.key, ca: {root}/ca/ca.pem }}\n\
-             command: [python3, {root}/server.py, {root}/pids]\ntimeouts: {{ child_stop: 500ms, drain: 1s }}\n"
+             command: {command}\ntimeouts: {{ child_stop: 500ms, drain: 1s }}\n"
         );
         std::fs::write(dir.path().join("sidecar.yaml"), settings).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_outrigger-sidecar"))
@@ -58,9 +65,7 @@ impl Running {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let running = Self { dir, process };
-        eventually("the server and its helper run", || running.left().len() == 2).await;
-        running
+        Self { dir, process }
     }
 
     fn pids(&self) -> PathBuf {
@@ -107,7 +112,7 @@ fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-async fn eventually(what: &str, probe: impl Fn() -> bool) {
+async fn eventually(what: &str, mut probe: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !probe() {
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for: {what}");
@@ -133,6 +138,29 @@ async fn sigterm_ends_the_server_however_stubborn_and_the_exit_is_clean() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_a_real_server_however_the_sidecar_ends() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let subjects = std::env::var_os("OUTRIGGER_SUBJECTS").map_or_else(|| root.join("target/subjects"), PathBuf::from);
+    let program = subjects.join("npm/node_modules/.bin/mcp-server-everything");
+    assert!(program.exists(), "{} is missing; install it with `make subjects`", program.display());
+    for end in [Signal::TERM, Signal::KILL] {
+        let mut running = Running::serving(|_| format!("[{}, stdio]", program.display())).await;
+        let sidecar = running.process.id();
+        let mut started = Vec::new();
+        eventually("guard and server run", || {
+            started = descendants(sidecar);
+            started
+                .iter()
+                .any(|pid| command_line(*pid).contains("everything") && !command_line(*pid).contains("child-guard"))
+        })
+        .await;
+        running.signal(end);
+        running.ends().await;
+        eventually("all of them are gone", || !started.iter().any(|pid| runs(*pid))).await;
+    }
+}
+
+#[tokio::test]
 async fn a_guard_that_is_killed_leaves_no_server_to_a_sidecar_that_goes_on() {
     let mut running = Running::start().await;
     let first = running.left();
@@ -148,4 +176,23 @@ async fn a_guard_that_is_killed_leaves_no_server_to_a_sidecar_that_goes_on() {
 fn parent(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn command_line(pid: u32) -> String {
+    String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()
+}
+
+/// The children of a process, and theirs.
+fn descendants(of: u32) -> Vec<u32> {
+    let mut found: Vec<u32> = Vec::new();
+    let mut next = vec![of];
+    while let Some(pid) = next.pop() {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let text = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children: Vec<u32> = text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+            found.extend(&children);
+            next.extend(children);
+        }
+    }
+    found
 }

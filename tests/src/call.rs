@@ -39,7 +39,9 @@ impl Call {
 
     /// `resources/read`.
     pub fn read(uri: &str) -> Self {
-        Self::new("resources/read").params(&format!("\"uri\":{}", quote(uri))).header(headers::NAME, &headers::encode(uri))
+        Self::new("resources/read")
+            .params(&format!("\"uri\":{}", quote(uri)))
+            .header(headers::NAME, &headers::encode(uri))
     }
 
     /// The raw id; without one the message is a notification.
@@ -118,7 +120,8 @@ impl Call {
             self.capabilities, self.meta
         );
         let method = quote(&self.method);
-        format!("{{\"jsonrpc\":\"2.0\",{id}\"method\":{method},\"params\":{{\"_meta\":{meta}{}}}}}", self.params).into_bytes()
+        format!("{{\"jsonrpc\":\"2.0\",{id}\"method\":{method},\"params\":{{\"_meta\":{meta}{}}}}}", self.params)
+            .into_bytes()
     }
 
     /// All headers.

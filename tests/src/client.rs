@@ -132,7 +132,10 @@ impl Reply {
 
     /// The code of the error that it must be.
     pub fn error_code(&self) -> i64 {
-        self.json().pointer("/error/code").and_then(Value::as_i64).unwrap_or_else(|| panic!("no error in {:?}", self.body))
+        self.json()
+            .pointer("/error/code")
+            .and_then(Value::as_i64)
+            .unwrap_or_else(|| panic!("no error in {:?}", self.body))
     }
 
     /// A header as text; empty without it.
@@ -167,7 +170,8 @@ impl Stream {
 
     /// Reads to the end.
     pub async fn rest(mut self) -> Reply {
-        let mut reply = Reply { status: self.status, headers: self.headers.clone(), events: Vec::new(), body: Bytes::new() };
+        let mut reply =
+            Reply { status: self.status, headers: self.headers.clone(), events: Vec::new(), body: Bytes::new() };
         if self.is_events() {
             while let Some(data) = within("the end of the stream", self.next_data()).await {
                 reply.events.push(serde_json::from_slice(&data).unwrap());

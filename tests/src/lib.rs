@@ -13,7 +13,12 @@
 //! | `http_server` | a Streamable HTTP server whose every answer a test decides |
 //! | `subjects` | the servers that tests start, and what is missing when they cannot |
 //! | `wait`, `processes` | bounded waits; which processes are left |
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness states what it expects by failing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness states what it expects by failing"
+)]
 
 pub mod call;
 pub mod client;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use outrigger_identity::{
-    Authority, AuthorityOptions, CredentialOptions, Credentials, IdentityFiles, SpiffeId, TrustDomain, install_provider,
-    write_leaf,
+    Authority, AuthorityOptions, CredentialOptions, Credentials, IdentityFiles, SpiffeId, TrustDomain,
+    install_provider, write_leaf,
 };
 use tempfile::TempDir;
 
@@ -33,7 +33,10 @@ impl Mesh {
     pub fn new() -> Self {
         if std::env::var_os("OUTRIGGER_TEST_LOG").is_some() {
             // A second mesh in one test finds it there already.
-            let _ = outrigger_telemetry::log::init(outrigger_telemetry::log::LogFormat::Text, "debug,hyper=info,h2=info,rustls=info");
+            let _ = outrigger_telemetry::log::init(
+                outrigger_telemetry::log::LogFormat::Text,
+                "debug,hyper=info,h2=info,rustls=info",
+            );
         }
         install_provider();
         let dir = tempfile::tempdir().unwrap();

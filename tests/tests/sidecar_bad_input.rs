@@ -121,7 +121,8 @@ async fn headers_and_meta_that_do_not_fit() {
     assert_eq!(text_of(&reply.json()), "{}", "an encoded name is the same name");
 
     let text = String::from_utf8(echo().bytes()).unwrap();
-    let without = |key: &str, value: &str| text.replace(&format!("\"io.modelcontextprotocol/{key}\":{value}"), "\"x\":1");
+    let without =
+        |key: &str, value: &str| text.replace(&format!("\"io.modelcontextprotocol/{key}\":{value}"), "\"x\":1");
     expect(&client, "no version", echo().body(without("protocolVersion", "\"2026-07-28\"")), 400, -32602).await;
     expect(&client, "no capabilities", echo().body(without("clientCapabilities", "{}")), 400, -32602).await;
     expect(&client, "capabilities of the wrong kind", echo().capabilities("1"), 400, -32602).await;
@@ -146,7 +147,9 @@ async fn names_in_any_script_work_when_they_are_encoded() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
     let client = sidecar.ready_client(&mesh).await;
-    for (name, header) in [("检索", "=?base64?5qOA57Si?="), ("a b", "a b"), ("=?base64?x?=", "=?base64?PT9iYXNlNjQ/eD89?=")] {
+    for (name, header) in
+        [("检索", "=?base64?5qOA57Si?="), ("a b", "a b"), ("=?base64?x?=", "=?base64?PT9iYXNlNjQ/eD89?=")]
+    {
         let reply = client.reply(&Call::tool(name, "{}")).await;
         assert_eq!(text_of(&reply.json()), header, "{name}");
     }
@@ -204,7 +207,10 @@ async fn bodies_that_are_too_large_or_too_slow() {
         let chunks: Vec<Bytes> = big.bytes().chunks(8192).map(Bytes::copy_from_slice).collect();
         let reply = client.send(Method::POST, "/mcp", streamed(chunks, true)).await.unwrap();
         assert_eq!(reply.status, 413, "undeclared");
-        let reply = client.send(Method::POST, "/mcp", streamed(vec![Bytes::from_static(b"{\"jsonrpc\":")], false)).await.unwrap();
+        let reply = client
+            .send(Method::POST, "/mcp", streamed(vec![Bytes::from_static(b"{\"jsonrpc\":")], false))
+            .await
+            .unwrap();
         assert_eq!(reply.status, 408, "slow");
         assert_eq!(text_of(&client.reply(&echo()).await.json()), "{}");
     }

@@ -25,7 +25,8 @@ async fn ids_come_back_as_they_were_written() {
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
     let client = sidecar.ready_client(&mesh).await;
     for id in ["1", "\"1\"", "0", "-5", "123456789012345678901234567890", r#""a\u0062\"c""#, "\"ü\""] {
-        for call in [Call::tool("echo", "{}"), Call::new("tools/list"), Call::tool("nope", "{}"), Call::new("no/such")] {
+        for call in [Call::tool("echo", "{}"), Call::new("tools/list"), Call::tool("nope", "{}"), Call::new("no/such")]
+        {
             let reply = client.reply(&call.id(Some(id))).await;
             let message = Message::parse(reply.body.clone()).unwrap();
             assert_eq!(message.id().as_deref(), Some(id.as_bytes()), "{:?}", reply.body);
@@ -48,7 +49,8 @@ async fn a_string_and_a_number_that_look_the_same_are_two_calls() {
 
 #[tokio::test]
 async fn unknown_members_and_spellings_of_numbers_survive_both_ways() {
-    const ARGUMENTS: &str = r#"{"n":1.0,"big":123456789012345678901234567890,"e":1E+2,"z":0,"a":"\u00e9\/","o":{"b":[],"a":null}}"#;
+    const ARGUMENTS: &str =
+        r#"{"n":1.0,"big":123456789012345678901234567890,"e":1E+2,"z":0,"a":"\u00e9\/","o":{"b":[],"a":null}}"#;
     const RESULT: &str = r#"{"content":[],"futureField":{"n":1.50,"big":98765432109876543210},"z":1,"a":"\u00e9"}"#;
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
@@ -76,7 +78,10 @@ async fn a_modern_http_server_gets_the_same_bytes_and_its_reply_is_passed_on_as_
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
     let client = sidecar.ready_client(&mesh).await;
-    let call = Call::tool("t", r#"{"n":1.0}"#).params(r#""future":1.00"#).header("authorization", "Bearer secret").header("cookie", "a=b");
+    let call = Call::tool("t", r#"{"n":1.0}"#)
+        .params(r#""future":1.00"#)
+        .header("authorization", "Bearer secret")
+        .header("cookie", "a=b");
     assert_eq!(client.reply(&call).await.body, REPLY);
     let got = server.received_of("tools/call").pop().unwrap();
     let body = String::from_utf8(got.body.to_vec()).unwrap();
@@ -108,7 +113,10 @@ async fn a_client_that_takes_json_only_gets_the_reply_alone() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
     let client = sidecar.ready_client(&mesh).await;
-    let call = Call::tool("flood", r#"{"n":3}"#).meta(r#""progressToken":1"#).without("accept").header("accept", "application/json");
+    let call = Call::tool("flood", r#"{"n":3}"#)
+        .meta(r#""progressToken":1"#)
+        .without("accept")
+        .header("accept", "application/json");
     let reply = client.reply(&call).await;
     assert_eq!(reply.header("content-type"), "application/json");
     assert_eq!(text_of(&reply.json()), "flooded");
@@ -165,7 +173,8 @@ async fn closing_the_stream_cancels_at_a_stdio_server_and_frees_the_slot() {
     let call = tokio::spawn(async move { impatient.reply(&Call::tool("never", "{}")).await });
     eventually("the call runs", || async { (sidecar.health().await["load"]["in_flight"] == 1).then_some(()) }).await;
     call.abort();
-    eventually("the slot is free again", || async { (sidecar.health().await["load"]["in_flight"] == 0).then_some(()) }).await;
+    eventually("the slot is free again", || async { (sidecar.health().await["load"]["in_flight"] == 0).then_some(()) })
+        .await;
     assert_eq!(seen(&client).await["cancelled"].as_array().unwrap().len(), 2);
     sidecar.stop().await;
 }
@@ -229,7 +238,8 @@ async fn a_legacy_http_server_is_told_of_a_cancellation_before_and_after_it_bega
             eventually("the call arrived", || async { server.received_of("tools/call").pop() }).await;
             call.abort();
         }
-        let sent = eventually("the cancellation", || async { server.received_of("notifications/cancelled").pop() }).await;
+        let sent =
+            eventually("the cancellation", || async { server.received_of("notifications/cancelled").pop() }).await;
         let id = server.received_of("tools/call").pop().unwrap().json()["id"].clone();
         assert_eq!(sent.json()["params"]["requestId"], id, "streams: {streams}");
         assert_eq!(sent.header("mcp-session-id"), "s1");

@@ -3,6 +3,7 @@
 
 use outrigger_tests::{
     Call, Mesh, TestSidecar,
+    http_server::{HttpServer, error, result, status, text},
     sidecar::text_of,
     subjects::{HttpBackend, backend_stdio, installed, scripted, words},
 };
@@ -20,7 +21,10 @@ async fn works(settings: &str, revision: &str) {
     assert_eq!(health["catalog"]["instructions"], "Fixture server.");
 
     let discovered = client.reply(&Call::new("server/discover")).await.json();
-    assert!(discovered["result"]["supportedVersions"].as_array().unwrap().contains(&json!("2026-07-28")), "{discovered}");
+    assert!(
+        discovered["result"]["supportedVersions"].as_array().unwrap().contains(&json!("2026-07-28")),
+        "{discovered}"
+    );
 
     let listed = client.reply(&Call::new("tools/list")).await.json();
     assert_eq!(listed["result"]["tools"], health["catalog"]["tools"]);
@@ -38,7 +42,8 @@ async fn works(settings: &str, revision: &str) {
     assert_eq!((missing.status.as_u16(), missing.error_code()), (200, -32602));
     assert_eq!(missing.json()["error"]["data"]["uri"], "test://nothing");
 
-    let prompt = Call::new("prompts/get").params("\"name\":\"test_simple_prompt\"").header("mcp-name", "test_simple_prompt");
+    let prompt =
+        Call::new("prompts/get").params("\"name\":\"test_simple_prompt\"").header("mcp-name", "test_simple_prompt");
     assert!(client.reply(&prompt).await.json()["result"]["messages"].is_array());
     let complete = Call::new("completion/complete")
         .params(r#""ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"arg1","value":"py"}"#);
@@ -97,7 +102,8 @@ async fn the_everything_server_works_unchanged() {
     let sidecar = TestSidecar::start(&mesh, &format!("command: {command}\n")).await;
     let client = sidecar.ready_client(&mesh).await;
     assert_eq!(text_of(&client.tool("echo", r#"{"message":"hällo"}"#).await), "Echo: hällo");
-    let progress = Call::tool("trigger-long-running-operation", r#"{"duration":0.3,"steps":3}"#).meta(r#""progressToken":"p""#);
+    let progress =
+        Call::tool("trigger-long-running-operation", r#"{"duration":0.3,"steps":3}"#).meta(r#""progressToken":"p""#);
     let reply = client.reply(&progress).await;
     assert!(reply.events.len() > 1, "{:?}", reply.events);
     assert_eq!(reply.events[0]["params"]["progressToken"], "p");
@@ -107,7 +113,8 @@ async fn the_everything_server_works_unchanged() {
 #[tokio::test]
 async fn the_time_server_works_unchanged() {
     let mesh = Mesh::new();
-    let sidecar = TestSidecar::start(&mesh, &format!("command: {}\n", words(&[&installed("venv/bin/mcp-server-time")]))).await;
+    let sidecar =
+        TestSidecar::start(&mesh, &format!("command: {}\n", words(&[&installed("venv/bin/mcp-server-time")]))).await;
     let client = sidecar.ready_client(&mesh).await;
     let reply = client.tool("get_current_time", r#"{"timezone":"Europe/Zurich"}"#).await;
     assert!(text_of(&reply).contains("Europe/Zurich"), "{reply}");
@@ -155,6 +162,29 @@ async fn a_server_that_never_answers_leaves_the_sidecar_up_and_saying_so() {
     assert_eq!(sidecar.admin("/healthz").await.0, 200);
     assert_eq!(sidecar.admin("/readyz").await.0, 503);
     assert_eq!(sidecar.health().await["status"], "down");
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn an_http_server_that_leaves_the_probe_unanswered_is_greeted_the_old_way() {
+    let server = HttpServer::start(|received| async move {
+        match received.rpc_method().as_str() {
+            "server/discover" => std::future::pending().await,
+            "initialize" => result(
+                &received,
+                json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "h", "version": "1"}}),
+            ),
+            "tools/list" => result(&received, json!({"tools": []})),
+            "tools/call" => text(&received, "old"),
+            "notifications/initialized" => status(202),
+            _ => error(&received, 405, -32601, "no such method"),
+        }
+    });
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &format!("{}timeouts: {{ probe: 300ms }}\n", server.setting())).await;
+    let client = sidecar.ready_client(&mesh).await;
+    assert_eq!(sidecar.health().await["server"]["revision"], "2025-06-18");
+    assert_eq!(text_of(&client.tool("t", "{}").await), "old");
     sidecar.stop().await;
 }
 

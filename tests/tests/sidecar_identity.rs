@@ -5,11 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_proxy::dial::ClientTlsProvider;
 use outrigger_tests::{Call, Client, Mesh, TestSidecar, eventually, sidecar::text_of, subjects::scripted};
-use rustls::{
-    ClientConfig, SignatureScheme,
-    client::ResolvesClientCert,
-    sign::CertifiedKey,
-};
+use rustls::{ClientConfig, SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
 
 /// A client that shows no certificate.
 #[derive(Debug)]
@@ -50,8 +46,11 @@ async fn peers_without_a_good_certificate_do_not_get_past_the_handshake() {
     refused(&sidecar, &showing(&mesh, &sidecar, foreign), "unknown_authority").await;
     let short = mesh.credentials_for("short", Duration::from_secs(2));
     let shown = short.client_config(&mesh.id("fs")).client_auth_cert_resolver.clone();
-    eventually("the certificate has expired", || async { (std::time::SystemTime::now() > short.not_after()).then_some(()) }).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await; // certificates count in whole seconds
+    eventually("the certificate has expired", || async {
+        // Certificates count in whole seconds.
+        (std::time::SystemTime::now() > short.not_after() + Duration::from_secs(1)).then_some(())
+    })
+    .await;
     refused(&sidecar, &showing(&mesh, &sidecar, shown), "expired").await;
     assert_eq!(text_of(&good.tool("echo", "{}").await), "{}");
     sidecar.stop().await;
@@ -63,7 +62,8 @@ async fn a_client_that_expects_another_service_turns_away() {
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
     let (credentials, expected) = (mesh.credentials("ingress"), mesh.id("notes"));
     let tls: ClientTlsProvider = Arc::new(move || credentials.client_config(&expected));
-    let error = Client::new(sidecar.address(), tls).try_open(&Call::new("tools/list")).await.err().expect("not this one");
+    let error =
+        Client::new(sidecar.address(), tls).try_open(&Call::new("tools/list")).await.err().expect("not this one");
     assert!(format!("{error:?}").contains("fs"), "{error:?}");
     sidecar.stop().await;
 }
@@ -130,7 +130,11 @@ async fn new_certificates_are_taken_up_without_dropping_a_connection() {
     std::fs::write(mesh.path().join("certs/fs.pem"), "nonsense").unwrap();
     let failed = "outrigger_reloads_total{outcome=\"failed\",what=\"certificates\"}";
     eventually("the bad file is noticed", || async { (sidecar.metric(failed).await >= 1.0).then_some(()) }).await;
-    assert_eq!(sidecar.client(&mesh, "late").reply(&Call::tool("echo", "{}")).await.status, 200, "the last good one stays");
+    assert_eq!(
+        sidecar.client(&mesh, "late").reply(&Call::tool("echo", "{}")).await.status,
+        200,
+        "the last good one stays"
+    );
 
     mesh.issue("fs", Duration::from_secs(7200));
     eventually("the new one is used", || async { (sidecar.metric(expiry).await > before).then_some(()) }).await;

@@ -1,8 +1,6 @@
 //! `subscriptions/listen`, the health document, and the session extension.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
 
-use std::time::Duration;
-
 use outrigger_tests::{
     Call, Client, Mesh, Stream, TestSidecar, eventually,
     sidecar::text_of,
@@ -103,12 +101,19 @@ async fn resource_updates(settings: &str) {
     let client = sidecar.ready_client(&mesh).await;
     let wanted = json!({"resourceSubscriptions": ["test://a", "test://hidden"]});
     let (mut stream, honoured) = open(&client, &wanted).await;
-    assert_eq!(honoured, json!({"resourceSubscriptions": ["test://a"]}), "what the caller may not read is not honoured");
+    assert_eq!(
+        honoured,
+        json!({"resourceSubscriptions": ["test://a"]}),
+        "what the caller may not read is not honoured"
+    );
     for uri in ["test://hidden", "test://b", "test://a"] {
         client.tool("update", &json!({ "uri": uri }).to_string()).await;
     }
     let update = stream.next().await.unwrap();
-    assert_eq!((update["method"].as_str(), update["params"]["uri"].as_str()), (Some("notifications/resources/updated"), Some("test://a")));
+    assert_eq!(
+        (update["method"].as_str(), update["params"]["uri"].as_str()),
+        (Some("notifications/resources/updated"), Some("test://a"))
+    );
     assert_eq!(update.pointer(SUBSCRIPTION), Some(&json!("L")));
     drop(stream);
     sidecar.stop().await;
@@ -140,7 +145,8 @@ async fn a_legacy_server_is_subscribed_to_once_and_unsubscribed_at_the_end() {
     drop(one);
     drop(two);
     eventually("it is unsubscribed", || async {
-        (subscribed().await == json!([["resources/subscribe", "test://a"], ["resources/unsubscribe", "test://a"]])).then_some(())
+        (subscribed().await == json!([["resources/subscribe", "test://a"], ["resources/unsubscribe", "test://a"]]))
+            .then_some(())
     })
     .await;
     sidecar.stop().await;
@@ -157,7 +163,10 @@ async fn the_session_extension_carries_what_belongs_to_no_call() {
 
     client.reply(&pinned(Call::tool("say", r#"{"text":"hello"}"#))).await;
     let said = stream.next().await.unwrap();
-    assert_eq!((said["method"].as_str(), said["params"]["data"].as_str()), (Some("notifications/message"), Some("hello")));
+    assert_eq!(
+        (said["method"].as_str(), said["params"]["data"].as_str()),
+        (Some("notifications/message"), Some("hello"))
+    );
 
     client.reply(&pinned(Call::tool("outside", "{}"))).await;
     let wrapped = stream.next().await.unwrap();
@@ -193,7 +202,7 @@ async fn the_health_document_has_an_etag_and_waits_for_changes() {
         async move { client.get("/mesh/v1/health?wait=60s", &[("if-none-match", &etag)]).await }
     });
     client.tool("change", "{}").await;
-    let changed = tokio::time::timeout(Duration::from_secs(1), waiting).await.expect("within a second").unwrap();
+    let changed = within("the change", waiting).await.unwrap();
     assert_eq!(changed.status, 200);
     assert_ne!(changed.header("etag"), etag);
     assert_ne!(changed.json()["catalog"]["fingerprint"], document["catalog"]["fingerprint"]);

@@ -50,7 +50,12 @@ async fn what_is_hidden_answers_as_what_does_not_exist() {
         assert_eq!(hidden.error_code(), -32602);
         let anonymous = |reply: &Reply| {
             let body = String::from_utf8(reply.body.to_vec()).unwrap();
-            (reply.status, body.replace("slxxp", "sleep").replace("hiddxn", "hidden").replace("Unknown prompt: x", "Unknown prompt: p"))
+            (
+                reply.status,
+                body.replace("slxxp", "sleep")
+                    .replace("hiddxn", "hidden")
+                    .replace("Unknown prompt: x", "Unknown prompt: p"),
+            )
         };
         assert_eq!(anonymous(&hidden), anonymous(&unknown));
         let mut headers = (hidden.headers.clone(), unknown.headers.clone());
@@ -102,7 +107,8 @@ async fn no_policy_denies_everything() {
 #[tokio::test]
 async fn a_rate_limit_says_when_to_come_back() {
     let mesh = Mesh::new();
-    let policy = format!("{OPEN}  limits: [ {{ name: slow, per: client, capabilities: [echo], rate: 1/m, burst: 2 }} ]\n");
+    let policy =
+        format!("{OPEN}  limits: [ {{ name: slow, per: client, capabilities: [echo], rate: 1/m, burst: 2 }} ]\n");
     let sidecar = TestSidecar::with_policy(&mesh, &policy, &scripted(&[])).await;
     let client = sidecar.ready_client(&mesh).await;
     for _ in 0..2 {
@@ -134,7 +140,10 @@ async fn the_concurrency_limit_counts_calls_until_their_stream_ends() {
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(sidecar.health().await["load"], serde_json::json!({"in_flight": 2, "limit": 2}));
     drop((first, second));
-    eventually("room again", || async { client.reply(&Call::tool("echo", "{}")).await.status.is_success().then_some(()) }).await;
+    eventually("room again", || async {
+        client.reply(&Call::tool("echo", "{}")).await.status.is_success().then_some(())
+    })
+    .await;
     sidecar.stop().await;
 }
 
@@ -145,7 +154,9 @@ async fn a_listen_occupies_no_place_among_the_calls() {
     for server in [scripted(&[]), scripted(&["--era", "modern"]), format!("upstream: {}\n", backend.url)] {
         let sidecar = TestSidecar::start(&mesh, &format!("{server}limits: {{ in_flight: 1 }}\n")).await;
         let client = sidecar.ready_client(&mesh).await;
-        let mut listen = client.open(&Call::new("subscriptions/listen").params(r#""notifications":{"toolsListChanged":true}"#)).await;
+        let mut listen = client
+            .open(&Call::new("subscriptions/listen").params(r#""notifications":{"toolsListChanged":true}"#))
+            .await;
         assert_eq!(listen.next().await.unwrap()["method"], "notifications/subscriptions/acknowledged");
         assert_eq!(client.reply(&Call::tool("echo", "{}")).await.status, 200, "{server}");
         drop(listen);

@@ -38,7 +38,11 @@ async fn elicitation_sampling_and_roots_park_the_call_and_resume_it() {
     let client = sidecar.ready_client(&mesh).await;
     for (tool, method, answer) in [
         ("elicit", "elicitation/create", json!({"action": "accept", "content": {"a": 1.5}})),
-        ("sample", "sampling/createMessage", json!({"role": "assistant", "content": {"type": "text", "text": "x"}, "model": "m"})),
+        (
+            "sample",
+            "sampling/createMessage",
+            json!({"role": "assistant", "content": {"type": "text", "text": "x"}, "model": "m"}),
+        ),
         ("roots", "roots/list", json!({"roots": [{"uri": "file:///a"}]})),
     ] {
         let (requests, state) = asked(&client, &ask(tool)).await;

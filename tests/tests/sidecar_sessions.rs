@@ -50,7 +50,10 @@ async fn a_shared_session_is_one_child_for_all() {
     let setting = Setting::new();
     let sidecar = TestSidecar::start(&setting.mesh, &format!("{}session: shared\n", setting.server(&[]))).await;
     let (a, b) = (sidecar.ready_client(&setting.mesh).await, sidecar.client(&setting.mesh, "b"));
-    assert_eq!((count(&a, None).await, count(&b, None).await, count(&a, None).await), ("1".into(), "2".into(), "3".into()));
+    assert_eq!(
+        (count(&a, None).await, count(&b, None).await, count(&a, None).await),
+        ("1".into(), "2".into(), "3".into())
+    );
     assert_eq!(setting.running(), 1);
     sidecar.stop().await;
     setting.all_gone().await;
@@ -61,7 +64,10 @@ async fn sessions_per_principal_keep_principals_apart() {
     let setting = Setting::new();
     let sidecar = TestSidecar::start(&setting.mesh, &setting.server(&[])).await;
     let (a, b) = (sidecar.ready_client(&setting.mesh).await, sidecar.client(&setting.mesh, "b"));
-    assert_eq!((count(&a, None).await, count(&b, None).await, count(&a, None).await), ("1".into(), "1".into(), "2".into()));
+    assert_eq!(
+        (count(&a, None).await, count(&b, None).await, count(&a, None).await),
+        ("1".into(), "1".into(), "2".into())
+    );
     assert_eq!(setting.running(), 3, "one for the catalog and one each");
     sidecar.stop().await;
     setting.all_gone().await;
@@ -122,7 +128,8 @@ async fn children_are_limited_and_the_idle_one_gives_way() {
     assert_eq!(refused.status, 429);
     assert_eq!(refused.json()["error"]["data"]["limit"], "children");
     drop(busy);
-    eventually("room for b", || async { b.reply(&Call::tool("count", "{}")).await.status.is_success().then_some(()) }).await;
+    eventually("room for b", || async { b.reply(&Call::tool("count", "{}")).await.status.is_success().then_some(()) })
+        .await;
     eventually("two children", || async { (setting.running() == 2).then_some(()) }).await;
     sidecar.stop().await;
     setting.all_gone().await;
@@ -156,7 +163,8 @@ async fn nothing_is_left_of_a_real_node_server() {
 #[tokio::test]
 async fn a_caller_that_leaves_while_its_child_starts_leaves_no_child_behind() {
     let setting = Setting::new();
-    let settings = format!("{}timeouts: {{ probe: 10s }}\n", setting.server(&["--slow-start", "1000", "--era", "legacy"]));
+    let settings =
+        format!("{}timeouts: {{ probe: 10s }}\n", setting.server(&["--slow-start", "1000", "--era", "legacy"]));
     let sidecar = TestSidecar::start(&setting.mesh, &settings).await;
     let a = sidecar.ready_client(&setting.mesh).await;
     let call = tokio::spawn(async move { a.reply(&Call::tool("count", "{}")).await });
@@ -175,10 +183,13 @@ async fn stopping_under_load_loses_no_call() {
     let calls: Vec<_> = (0..40)
         .map(|n| {
             let client = client.clone();
-            tokio::spawn(async move { client.reply(&Call::tool("sleep", &format!("{{\"ms\":{}}}", 400 + n * 20))).await })
+            tokio::spawn(
+                async move { client.reply(&Call::tool("sleep", &format!("{{\"ms\":{}}}", 400 + n * 20))).await },
+            )
         })
         .collect();
-    eventually("all are in flight", || async { (sidecar.health().await["load"]["in_flight"] == 40).then_some(()) }).await;
+    eventually("all are in flight", || async { (sidecar.health().await["load"]["in_flight"] == 40).then_some(()) })
+        .await;
     assert_eq!(within("stopping", sidecar.stop()).await, DrainOutcome::Finished);
     for call in calls {
         assert_eq!(text_of(&call.await.unwrap().json()), "slept");

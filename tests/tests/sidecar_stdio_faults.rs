@@ -102,7 +102,11 @@ async fn per_principal_sessions_work_again_after_the_main_child_died() {
     let main = written(&pids)[0];
     assert_ne!(main, mine);
     for victim in [main, mine] {
-        rustix::process::kill_process(rustix::process::Pid::from_raw(victim as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(victim as i32).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
     }
     let reply = eventually("calls work again", || async {
         let reply = client.reply(&Call::tool("pid", "{}")).await;
@@ -137,7 +141,9 @@ async fn a_child_that_dies_at_once_is_tried_with_growing_pauses() {
 async fn a_command_that_does_not_exist_is_named() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, "command: [no-such-program]\n").await;
-    let health = sidecar.health_where("down with a reason", |h| h["reason"].as_str().is_some_and(|r| r.contains("no-such-program"))).await;
+    let health = sidecar
+        .health_where("down with a reason", |h| h["reason"].as_str().is_some_and(|r| r.contains("no-such-program")))
+        .await;
     assert_eq!(health["status"], "down");
     sidecar.stop().await;
 }
@@ -145,7 +151,8 @@ async fn a_command_that_does_not_exist_is_named() {
 #[tokio::test]
 async fn a_child_that_stops_reading_costs_only_time_limits() {
     let mesh = Mesh::new();
-    let settings = format!("{}timeouts: {{ request: 1s, child_stop: 300ms }}\nlimits: {{ body_bytes: 2MiB }}\n", scripted(&[]));
+    let settings =
+        format!("{}timeouts: {{ request: 1s, child_stop: 300ms }}\nlimits: {{ body_bytes: 2MiB }}\n", scripted(&[]));
     let sidecar = TestSidecar::start(&mesh, &settings).await;
     let client = sidecar.ready_client(&mesh).await;
     assert_eq!(text_of(&client.tool("deaf", "{}").await), "deaf");

@@ -68,7 +68,9 @@ async fn an_http_server_gets_the_same_child_span_in_header_and_meta() {
         let mesh = Mesh::new();
         let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
         let client = sidecar.ready_client(&mesh).await;
-        client.reply(&of_meta(Call::tool("t", "{}"), &format!("\"{}\"", parent())).header("traceparent", "garbage")).await;
+        client
+            .reply(&of_meta(Call::tool("t", "{}"), &format!("\"{}\"", parent())).header("traceparent", "garbage"))
+            .await;
         let got = server.received_of("tools/call").pop().unwrap();
         let meta = got.json()["params"]["_meta"]["traceparent"].as_str().unwrap().to_owned();
         assert_eq!(got.header("traceparent"), meta, "modern: {modern}");

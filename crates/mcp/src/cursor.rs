@@ -19,9 +19,7 @@ const SEALED: usize = BODY + 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CursorError {
     /// Not made by us, or changed since.
-    #[error(
-        "the cursor is not one that this endpoint issued; start the list again without a cursor"
-    )]
+    #[error("the cursor is not one that this endpoint issued; start the list again without a cursor")]
     Forged,
     /// Made for another list or another caller.
     #[error("the cursor belongs to another list or caller; start the list again without a cursor")]
@@ -78,10 +76,7 @@ impl Cursor {
         if body.get(2..18) != Some(&self.generation) {
             return Err(CursorError::Outdated);
         }
-        let offset = body
-            .get(34..)
-            .and_then(|b| <[u8; 4]>::try_from(b).ok())
-            .ok_or(CursorError::Forged)?;
+        let offset = body.get(34..).and_then(|b| <[u8; 4]>::try_from(b).ok()).ok_or(CursorError::Forged)?;
         Ok(u32::from_be_bytes(offset))
     }
 }
@@ -97,11 +92,7 @@ fn kind_code(kind: Kind) -> u8 {
 
 /// Compares in a time that does not depend on where the first difference is.
 fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .fold(0, |difference, (x, y)| difference | (x ^ y))
-            == 0
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }
 
 #[cfg(test)]
@@ -113,59 +104,22 @@ mod tests {
 
     fn mac(key: &'static str) -> impl Fn(&[u8]) -> [u8; 16] {
         move |bytes| {
-            let hash = Sha256::new()
-                .chain_update(key)
-                .chain_update(bytes)
-                .finalize();
+            let hash = Sha256::new().chain_update(key).chain_update(bytes).finalize();
             <[u8; 16]>::try_from(&hash[..16]).unwrap()
         }
     }
 
-    const HERE: Cursor = Cursor {
-        kind: Kind::Tool,
-        generation: [7; 16],
-        class: [9; 16],
-        offset: 1234,
-    };
+    const HERE: Cursor = Cursor { kind: Kind::Tool, generation: [7; 16], class: [9; 16], offset: 1234 };
 
     #[test]
     fn opens_only_where_it_belongs() {
         let text = HERE.seal(&mac("k"));
         assert_eq!(HERE.open(&text, &mac("k")), Ok(1234));
         assert_eq!(HERE.open(&text, &mac("other")), Err(CursorError::Forged));
-        assert_eq!(
-            Cursor {
-                kind: Kind::Prompt,
-                ..HERE
-            }
-            .open(&text, &mac("k")),
-            Err(CursorError::Foreign)
-        );
-        assert_eq!(
-            Cursor {
-                class: [8; 16],
-                ..HERE
-            }
-            .open(&text, &mac("k")),
-            Err(CursorError::Foreign)
-        );
-        assert_eq!(
-            Cursor {
-                generation: [8; 16],
-                ..HERE
-            }
-            .open(&text, &mac("k")),
-            Err(CursorError::Outdated)
-        );
-        for bad in [
-            "",
-            "AAAA",
-            &"A".repeat(72),
-            &"A".repeat(100_000),
-            "ü",
-            &text[1..],
-            &format!("{text}A"),
-        ] {
+        assert_eq!(Cursor { kind: Kind::Prompt, ..HERE }.open(&text, &mac("k")), Err(CursorError::Foreign));
+        assert_eq!(Cursor { class: [8; 16], ..HERE }.open(&text, &mac("k")), Err(CursorError::Foreign));
+        assert_eq!(Cursor { generation: [8; 16], ..HERE }.open(&text, &mac("k")), Err(CursorError::Outdated));
+        for bad in ["", "AAAA", &"A".repeat(72), &"A".repeat(100_000), "ü", &text[1..], &format!("{text}A")] {
             assert_eq!(HERE.open(bad, &mac("k")), Err(CursorError::Forged));
         }
     }

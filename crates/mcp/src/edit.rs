@@ -224,7 +224,10 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":"t"} }}"#
         );
         assert_eq!(
-            edited(r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1.50,"_meta":{"b": 2,"traceparent":"old"}}}"#, &set),
+            edited(
+                r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1.50,"_meta":{"b": 2,"traceparent":"old"}}}"#,
+                &set
+            ),
             r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1.50,"_meta":{"b":2,"traceparent":"t"}}}"#
         );
     }

@@ -249,7 +249,13 @@ impl Message {
                 b"method" => &mut self.method_span,
                 b"params" => {
                     let span = read_params(body, s, &mut self.params, &mut self.meta, &mut wrong)?;
-                    return duplicate_or(&mut None, span, &name, self.params.object.replace(span).is_some(), &mut wrong);
+                    return duplicate_or(
+                        &mut None,
+                        span,
+                        &name,
+                        self.params.object.replace(span).is_some(),
+                        &mut wrong,
+                    );
                 }
                 b"result" => {
                     let span = read_result(body, s, &mut self.results, &mut self.meta, &mut wrong)?;
@@ -397,7 +403,9 @@ impl Message {
         match self.method {
             Method::ToolsCall | Method::PromptsGet => self.text(Param::Name),
             Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => self.text(Param::Uri),
-            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::TasksResult => self.text(Param::TaskId),
+            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::TasksResult => {
+                self.text(Param::TaskId)
+            }
             _ => None,
         }
     }
@@ -443,7 +451,8 @@ fn read_params(
         return Ok(span);
     }
     s.object(|key, s| {
-        let value = if key_bytes(body, key).as_ref() == b"_meta" { read_meta(body, s, meta, wrong)? } else { s.value()? };
+        let value =
+            if key_bytes(body, key).as_ref() == b"_meta" { read_meta(body, s, meta, wrong)? } else { s.value()? };
         if let Err(error) = params.note(body, key, value) {
             wrong.get_or_insert(error);
         }

@@ -57,24 +57,18 @@ pub fn decode(value: &[u8]) -> Result<Cow<'_, str>, HeaderError> {
     }
     // Visible ASCII is UTF-8.
     let text = std::str::from_utf8(value).map_err(|_| HeaderError::Character)?;
-    let Some(encoded) = text
-        .strip_prefix(OPEN)
-        .and_then(|rest| rest.strip_suffix(CLOSE))
-    else {
+    let Some(encoded) = text.strip_prefix(OPEN).and_then(|rest| rest.strip_suffix(CLOSE)) else {
         return Ok(Cow::Borrowed(text));
     };
     let bytes = STANDARD.decode(encoded).map_err(|_| HeaderError::Base64)?;
-    String::from_utf8(bytes)
-        .map(Cow::Owned)
-        .map_err(|_| HeaderError::Utf8)
+    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| HeaderError::Utf8)
 }
 
 /// Writes a value so that [`decode`] gives it back: plain where that is possible.
 pub fn encode(text: &str) -> Cow<'_, str> {
     let blank = |b: Option<&u8>| b.is_some_and(|b| matches!(b, b' ' | b'\t'));
     let bytes = text.as_bytes();
-    let plain =
-        bytes.iter().copied().all(is_plain) && !blank(bytes.first()) && !blank(bytes.last());
+    let plain = bytes.iter().copied().all(is_plain) && !blank(bytes.first()) && !blank(bytes.last());
     // The two markers may overlap ("=?base64?="); peers that test them one by one would try to decode that.
     let marked = text.starts_with(OPEN) && text.ends_with(CLOSE);
     if plain && !marked {
@@ -87,18 +81,12 @@ pub fn encode(text: &str) -> Cow<'_, str> {
 ///
 /// # Errors
 /// [`HeaderError::Conflict`] when copies differ: taking the first would let two readers see two requests.
-pub fn single<'a>(
-    values: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Option<&'a [u8]>, HeaderError> {
+pub fn single<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, HeaderError> {
     let mut values = values.into_iter();
     let Some(first) = values.next() else {
         return Ok(None);
     };
-    if values.all(|other| trim(other) == trim(first)) {
-        Ok(Some(first))
-    } else {
-        Err(HeaderError::Conflict)
-    }
+    if values.all(|other| trim(other) == trim(first)) { Ok(Some(first)) } else { Err(HeaderError::Conflict) }
 }
 
 /// The integer that a JSON number denotes, whatever its spelling (`42`, `42.0`, `4.2e1`), when it lies in the range
@@ -119,19 +107,10 @@ pub fn safe_integer(number: &str) -> Option<i64> {
     if significant.is_empty() {
         return Some(0);
     }
-    let zeros = exponent
-        .parse::<i64>()
-        .ok()?
-        .checked_sub(i64::try_from(fraction.len()).ok()?)?
-        .checked_add(dropped)?;
+    let zeros = exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?.checked_add(dropped)?;
     // 2^53 has 16 digits, so more cannot be in range; fewer than zero zeros means a fraction is left.
-    let zeros = u32::try_from(zeros)
-        .ok()
-        .filter(|zeros| significant.len() + *zeros as usize <= 16)?;
-    let value = significant
-        .parse::<i64>()
-        .ok()?
-        .checked_mul(10_i64.checked_pow(zeros)?)?;
+    let zeros = u32::try_from(zeros).ok().filter(|zeros| significant.len() + *zeros as usize <= 16)?;
+    let value = significant.parse::<i64>().ok()?.checked_mul(10_i64.checked_pow(zeros)?)?;
     (value <= MAX_SAFE_INTEGER).then_some(if negative { -value } else { value })
 }
 
@@ -145,14 +124,8 @@ fn is_plain(b: u8) -> bool {
 }
 
 fn trim(value: &[u8]) -> &[u8] {
-    let start = value
-        .iter()
-        .position(|b| !matches!(b, b' ' | b'\t'))
-        .unwrap_or(value.len());
-    let end = value
-        .iter()
-        .rposition(|b| !matches!(b, b' ' | b'\t'))
-        .map_or(start, |last| last + 1);
+    let start = value.iter().position(|b| !matches!(b, b' ' | b'\t')).unwrap_or(value.len());
+    let end = value.iter().rposition(|b| !matches!(b, b' ' | b'\t')).map_or(start, |last| last + 1);
     value.get(start..end).unwrap_or_default()
 }
 
@@ -182,13 +155,9 @@ mod tests {
     fn bad_values_are_refused() {
         assert_eq!(decode("检索".as_bytes()), Err(HeaderError::Character));
         assert_eq!(decode(b"a\x7fb"), Err(HeaderError::Character));
-        for bad in [
-            "=?base64?x?=",
-            "=?base64?SGVsbG8?=",
-            "=?base64?SGVs_G8=?=",
-            "=?base64?SGV sbG8=?=",
-            "=?base64?QR==?=",
-        ] {
+        for bad in
+            ["=?base64?x?=", "=?base64?SGVsbG8?=", "=?base64?SGVs_G8=?=", "=?base64?SGV sbG8=?=", "=?base64?QR==?="]
+        {
             assert_eq!(decode(bad.as_bytes()), Err(HeaderError::Base64), "{bad}");
         }
         assert_eq!(decode(b"=?base64?/w==?="), Err(HeaderError::Utf8));

@@ -398,10 +398,28 @@ mod tests {
 
     #[test]
     fn accepts_and_refuses_what_the_grammar_says() {
-        for good in ["{}", "[]", " [1, -0, 1.5e+3, \"\\u12aF\\n\"] ", "null", "\"\u{1F980}\"", "{\"a\":{\"b\":[true,false]}}"] {
+        for good in
+            ["{}", "[]", " [1, -0, 1.5e+3, \"\\u12aF\\n\"] ", "null", "\"\u{1F980}\"", "{\"a\":{\"b\":[true,false]}}"]
+        {
             assert!(scan(good.as_bytes()).is_ok(), "{good}");
         }
-        for bad in ["", "{", "[1,]", "{\"a\":1,}", "01", "1.", "+1", "nul", "\"\\x\"", "\"\\u12\"", "\"a\nb\"", "{1:2}", "[1 2]", "1 2", "\u{feff}{}"] {
+        for bad in [
+            "",
+            "{",
+            "[1,]",
+            "{\"a\":1,}",
+            "01",
+            "1.",
+            "+1",
+            "nul",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"a\nb\"",
+            "{1:2}",
+            "[1 2]",
+            "1 2",
+            "\u{feff}{}",
+        ] {
             assert!(scan(bad.as_bytes()).is_err(), "{bad}");
         }
         assert_eq!(scan(b"\"\xff\""), Err(JsonError::Encoding));

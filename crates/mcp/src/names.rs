@@ -59,10 +59,7 @@ pub struct Naming {
 
 impl Default for Naming {
     fn default() -> Self {
-        Self {
-            joiner: Joiner::default(),
-            max_name: DEFAULT_MAX_NAME,
-        }
+        Self { joiner: Joiner::default(), max_name: DEFAULT_MAX_NAME }
     }
 }
 
@@ -105,11 +102,7 @@ impl Naming {
         if name.len() <= room {
             return None;
         }
-        let hash = Sha256::new()
-            .chain_update(service)
-            .chain_update("__")
-            .chain_update(name)
-            .finalize();
+        let hash = Sha256::new().chain_update(service).chain_update("__").chain_update(name).finalize();
         let kept = &name[..name.floor_char_boundary(room.saturating_sub(HASH_PART))];
         Some(format!("{kept}_{}", hex(&hash[..4])))
     }
@@ -126,11 +119,7 @@ pub fn check_service(name: &str) -> Result<(), NameError> {
         && bytes.iter().all(|b| is_service_byte(*b))
         && ends(bytes.first())
         && ends(bytes.last());
-    if valid {
-        Ok(())
-    } else {
-        Err(NameError::Service(name.to_owned()))
-    }
+    if valid { Ok(()) } else { Err(NameError::Service(name.to_owned())) }
 }
 
 /// Splits an exposed name at its first joiner, of either spelling, into service and capability.
@@ -163,18 +152,7 @@ mod tests {
         for good in ["a", "7", "fs", "a-b", "a--b", "x".repeat(20).as_str()] {
             assert_eq!(check_service(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "-",
-            "-a",
-            "a-",
-            "A",
-            "a_b",
-            "a.b",
-            "ä",
-            "a b",
-            "x".repeat(21).as_str(),
-        ] {
+        for bad in ["", "-", "-a", "a-", "A", "a_b", "a.b", "ä", "a b", "x".repeat(21).as_str()] {
             assert!(check_service(bad).is_err(), "{bad}");
         }
     }
@@ -186,9 +164,7 @@ mod tests {
         assert_eq!(split("a__b.c"), Some(("a", "b.c")));
         assert_eq!(split("a-b___c"), Some(("a-b", "_c")));
         assert_eq!(split("fs.检索"), Some(("fs", "检索")));
-        for none in [
-            "search", "a_b", "a__", "a.", "__x", ".x", "A__x", "a-__x", "",
-        ] {
+        for none in ["search", "a_b", "a__", "a.", "__x", ".x", "A__x", "a-__x", ""] {
             assert_eq!(split(none), None, "{none}");
         }
     }
@@ -203,10 +179,7 @@ mod tests {
         assert_eq!(exposed, format!("fs__{}_{}", "n".repeat(51), "543ca3f1"));
         let dotted = Naming::new(Joiner::Dot, 64).unwrap().expose("fs", &long);
         assert_eq!(split(&dotted), split(&exposed));
-        assert_eq!(
-            naming.expose("fs", &"n".repeat(60)),
-            format!("fs__{}", "n".repeat(60))
-        );
+        assert_eq!(naming.expose("fs", &"n".repeat(60)), format!("fs__{}", "n".repeat(60)));
         assert_eq!(Naming::new(Joiner::Dot, 31), Err(NameError::Limit(31)));
     }
 

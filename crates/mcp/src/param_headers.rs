@@ -17,13 +17,7 @@ const ANNOTATION: &str = "x-mcp-header";
 /// More mirrored arguments than this are a mistake: they would not fit the header limits of any server.
 const MAX_HEADERS: usize = 64;
 /// Keywords whose members are schemas under names of the author's choosing.
-const SCHEMA_MAPS: [&str; 5] = [
-    "properties",
-    "patternProperties",
-    "$defs",
-    "definitions",
-    "dependentSchemas",
-];
+const SCHEMA_MAPS: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 /// Keywords whose values are data, not schemas.
 const DATA: [&str; 5] = ["default", "const", "enum", "examples", "example"];
 
@@ -90,11 +84,7 @@ impl ParamHeaders {
     ///
     /// # Errors
     /// A header is missing, superfluous, unreadable or differs.
-    pub fn check<'h>(
-        &self,
-        arguments: Option<&[u8]>,
-        header: impl Fn(&str) -> Option<&'h [u8]>,
-    ) -> Result<(), String> {
+    pub fn check<'h>(&self, arguments: Option<&[u8]>, header: impl Fn(&str) -> Option<&'h [u8]>) -> Result<(), String> {
         let arguments = scan(arguments)?;
         for param in &self.0 {
             let given = header(&param.header).map(headers::decode).transpose();
@@ -106,11 +96,7 @@ impl ParamHeaders {
                 (Some(_), None) => "is missing, but present is",
                 (Some(_), Some(_)) => "differs from",
             };
-            return Err(format!(
-                "{} {wrong} the argument {:?}",
-                param.header,
-                param.path.join(".")
-            ));
+            return Err(format!("{} {wrong} the argument {:?}", param.header, param.path.join(".")));
         }
         Ok(())
     }
@@ -124,10 +110,7 @@ impl ParamHeaders {
             let token = find(arguments, &param.path).ok()??;
             Some(encode(&param.text(token)?).into_owned())
         };
-        self.0
-            .iter()
-            .filter_map(|param| Some((param.header.as_str(), text(param)?)))
-            .collect()
+        self.0.iter().filter_map(|param| Some((param.header.as_str(), text(param)?))).collect()
     }
 }
 
@@ -147,9 +130,7 @@ impl ParamHeader {
 
     /// Numbers that a double cannot hold exactly never match: two readers may see two values.
     fn matches(&self, token: &[u8], given: &str) -> bool {
-        let number = token
-            .first()
-            .is_some_and(|b| *b == b'-' || b.is_ascii_digit());
+        let number = token.first().is_some_and(|b| *b == b'-' || b.is_ascii_digit());
         if number && self.integer {
             let argument = std::str::from_utf8(token).ok().and_then(safe_integer);
             return argument.is_some() && argument == safe_integer(given);
@@ -173,11 +154,7 @@ fn may_hold_annotation(schema: &[u8]) -> bool {
 }
 
 /// Collects the annotations of a schema that `properties` alone lead to.
-fn walk(
-    schema: &Value,
-    path: &mut Vec<String>,
-    found: &mut Vec<ParamHeader>,
-) -> Result<(), ParamSchemaError> {
+fn walk(schema: &Value, path: &mut Vec<String>, found: &mut Vec<ParamHeader>) -> Result<(), ParamSchemaError> {
     let Value::Object(keywords) = schema else {
         return Ok(());
     };
@@ -193,11 +170,7 @@ fn walk(
             }
         } else if keyword_holds_annotation(keyword, value) {
             return Err(ParamSchemaError::Unreachable(
-                path.iter()
-                    .chain([keyword])
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join("."),
+                path.iter().chain([keyword]).cloned().collect::<Vec<_>>().join("."),
             ));
         }
     }
@@ -214,37 +187,25 @@ fn annotated(
     if path.is_empty() {
         return Err(ParamSchemaError::Unreachable("inputSchema".into()));
     }
-    let name = annotation
-        .as_str()
-        .filter(|name| !name.is_empty() && name.bytes().all(is_token_byte));
+    let name = annotation.as_str().filter(|name| !name.is_empty() && name.bytes().all(is_token_byte));
     let name = name.ok_or_else(|| ParamSchemaError::Name(property()))?;
-    let kind = kind
-        .and_then(Value::as_str)
-        .filter(|kind| matches!(*kind, "string" | "integer" | "boolean"));
+    let kind = kind.and_then(Value::as_str).filter(|kind| matches!(*kind, "string" | "integer" | "boolean"));
     let kind = kind.ok_or_else(|| ParamSchemaError::Type(property()))?;
     let header = format!("Mcp-Param-{name}");
-    if found
-        .iter()
-        .any(|other| other.header.eq_ignore_ascii_case(&header))
-    {
+    if found.iter().any(|other| other.header.eq_ignore_ascii_case(&header)) {
         return Err(ParamSchemaError::Repeated(name.to_owned()));
     }
     if found.len() == MAX_HEADERS {
         return Err(ParamSchemaError::TooMany);
     }
-    Ok(ParamHeader {
-        path: path.to_vec(),
-        header,
-        integer: kind == "integer",
-    })
+    Ok(ParamHeader { path: path.to_vec(), header, integer: kind == "integer" })
 }
 
 /// Whether any schema below a keyword other than the root's chain of `properties` is annotated.
 fn keyword_holds_annotation(keyword: &str, value: &Value) -> bool {
     let schema = |schema: &Value| {
         schema.as_object().is_some_and(|keywords| {
-            keywords.contains_key(ANNOTATION)
-                || keywords.iter().any(|(k, v)| keyword_holds_annotation(k, v))
+            keywords.contains_key(ANNOTATION) || keywords.iter().any(|(k, v)| keyword_holds_annotation(k, v))
         })
     };
     match value {
@@ -266,27 +227,19 @@ fn scan(arguments: Option<&[u8]>) -> Result<Option<(&[u8], Span)>, String> {
 }
 
 /// The value at a path of keys; `None` when it is absent or null.
-fn find<'a>(
-    arguments: Option<(&'a [u8], Span)>,
-    path: &[String],
-) -> Result<Option<&'a [u8]>, String> {
+fn find<'a>(arguments: Option<(&'a [u8], Span)>, path: &[String]) -> Result<Option<&'a [u8]>, String> {
     let Some((bytes, mut at)) = arguments else {
         return Ok(None);
     };
     for key in path {
-        let named = members(bytes, at)
-            .into_iter()
-            .filter(|(k, _)| k.decode(bytes) == key.as_str());
+        let named = members(bytes, at).into_iter().filter(|(k, _)| k.decode(bytes) == key.as_str());
         let mut values = named.map(|(_, value)| value);
         let Some(value) = values.next() else {
             return Ok(None);
         };
         if values.next().is_some() {
             // The server may read the other one.
-            return Err(format!(
-                "the argument {:?} stands more than once",
-                path.join(".")
-            ));
+            return Err(format!("the argument {:?} stands more than once", path.join(".")));
         }
         at = value;
     }

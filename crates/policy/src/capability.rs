@@ -19,12 +19,8 @@ pub enum CapabilityKind {
 
 impl CapabilityKind {
     /// Every kind, in the order in which documents list them.
-    pub const ALL: [CapabilityKind; 4] = [
-        CapabilityKind::Tool,
-        CapabilityKind::Prompt,
-        CapabilityKind::Resource,
-        CapabilityKind::Template,
-    ];
+    pub const ALL: [CapabilityKind; 4] =
+        [CapabilityKind::Tool, CapabilityKind::Prompt, CapabilityKind::Resource, CapabilityKind::Template];
 
     /// The word used in policy files, logs and explanations.
     pub fn as_str(self) -> &'static str {
@@ -160,19 +156,9 @@ mod tests {
 
     #[test]
     fn a_tool_name_is_no_path() {
-        let tool = Capability {
-            kind: CapabilityKind::Tool,
-            service: "fs",
-            name: "a/../b",
-        };
+        let tool = Capability { kind: CapabilityKind::Tool, service: "fs", name: "a/../b" };
         assert!(!tool.climbs());
-        assert!(
-            Capability {
-                kind: CapabilityKind::Resource,
-                ..tool
-            }
-            .climbs()
-        );
+        assert!(Capability { kind: CapabilityKind::Resource, ..tool }.climbs());
         assert_eq!(tool.to_string(), "fs.a/../b");
     }
 }

@@ -52,16 +52,13 @@ impl Reading {
         if documents.is_empty() {
             let start = Position { line: 1, column: 1 };
             let mistake = Diagnostic::at(file, text, start, "", "there is no policy in this file");
-            self.mistakes
-                .push(mistake.hint("to deny everything, write a SecurityPolicy with `rules: []`"));
+            self.mistakes.push(mistake.hint("to deny everything, write a SecurityPolicy with `rules: []`"));
         }
         for document in documents {
             let names = &mut self.names;
             let read = document.read(&|_| None, |f| {
                 document::read(f, |name, f| match names.get(name) {
-                    Some(first) => {
-                        Err(format!("the policy `{name}` is defined at {first} already"))
-                    }
+                    Some(first) => Err(format!("the policy `{name}` is defined at {first} already")),
                     None => {
                         names.insert(name.to_owned(), format!("{file}:{}", f.at().line));
                         Ok(())
@@ -76,23 +73,14 @@ impl Reading {
     }
 
     fn check_bounds(&mut self, files: &[(&str, &str)]) {
-        let rules: usize = self
-            .documents
-            .iter()
-            .map(|document| document.rules.len())
-            .sum();
-        let limits: usize = self
-            .documents
-            .iter()
-            .map(|document| document.limits.len())
-            .sum();
+        let rules: usize = self.documents.iter().map(|document| document.rules.len()).sum();
+        let limits: usize = self.documents.iter().map(|document| document.limits.len()).sum();
         for (what, count, most) in [("rules", rules, MAX_RULES), ("limits", limits, MAX_LIMITS)] {
             if count > most {
                 let file = files.last().map_or("", |(file, _)| file);
                 let message = format!("{count} {what} over all policy files, more than {most}");
                 let hint = format!("join {what} that differ only in their patterns");
-                self.mistakes
-                    .push(Diagnostic::at(file, "", Position::default(), "", message).hint(hint));
+                self.mistakes.push(Diagnostic::at(file, "", Position::default(), "", message).hint(hint));
             }
         }
     }
@@ -102,17 +90,10 @@ impl Reading {
 /// which only matters for which of several allowing rules is named.
 fn merge(mut documents: Vec<PolicyDocument>) -> PolicySet {
     documents.sort_by(|a, b| a.name.cmp(&b.name));
-    let modes: Vec<MtlsMode> = documents
-        .iter()
-        .filter_map(|document| document.mtls)
-        .collect();
+    let modes: Vec<MtlsMode> = documents.iter().filter_map(|document| document.mtls).collect();
     // Where documents disagree, the strict one wins: adding a document never opens the mesh.
     let permissive = !modes.is_empty() && modes.iter().all(|mode| *mode == MtlsMode::Permissive);
-    let mtls = if permissive {
-        MtlsMode::Permissive
-    } else {
-        MtlsMode::Strict
-    };
+    let mtls = if permissive { MtlsMode::Permissive } else { MtlsMode::Strict };
     let (mut rules, mut limits) = (Vec::new(), Vec::new());
     for document in documents {
         rules.extend(document.rules);

@@ -28,19 +28,10 @@ pub(crate) fn read(
     f: &mut Fields<'_>,
     name_is_new: impl FnOnce(&str, &Fields<'_>) -> Result<(), String>,
 ) -> Option<PolicyDocument> {
-    f.required(
-        "apiVersion",
-        doc("Version of this form.").example("mcpx.io/v1"),
-        kinds::choice(&[("mcpx.io/v1", ())]),
-    );
-    f.required(
-        "kind",
-        doc("Kind of document.").example("SecurityPolicy"),
-        kinds::choice(&[("SecurityPolicy", ())]),
-    );
+    f.required("apiVersion", doc("Version of this form.").example("mcpx.io/v1"), kinds::choice(&[("mcpx.io/v1", ())]));
+    f.required("kind", doc("Kind of document.").example("SecurityPolicy"), kinds::choice(&[("SecurityPolicy", ())]));
     let name = f.section("metadata", "About the policy.", |f| {
-        let text = doc("The policy's name, unique over all files. Rule ids begin with it.")
-            .example("demo");
+        let text = doc("The policy's name, unique over all files. Rule ids begin with it.").example("demo");
         let name = f.required("name", text, name())?;
         if let Err(taken) = name_is_new(&name, f) {
             f.mistake("name", taken, "give each policy a name of its own");
@@ -48,102 +39,62 @@ pub(crate) fn read(
         Some(name)
     });
     if !f.has("spec") {
-        f.mistake(
-            "",
-            "there is no `spec`, so this policy says nothing",
-            "add `spec:` with `authorization:` and rules",
-        );
+        f.mistake("", "there is no `spec`, so this policy says nothing", "add `spec:` with `authorization:` and rules");
     }
     // With a wrong name the rules are still read, for their mistakes.
     let policy = name.clone().unwrap_or_default();
     let (mtls, rules, limits) = f.section("spec", "What the policy says.", |f| {
-        let mtls = f.optional_section(
-            "authentication",
-            "How callers prove who they are.",
-            read_authentication,
-        );
-        let rules = f.optional_section("authorization", "Who may use what.", |f| {
-            Some(read_rules(f, &policy))
-        });
+        let mtls = f.optional_section("authentication", "How callers prove who they are.", read_authentication);
+        let rules = f.optional_section("authorization", "Who may use what.", |f| Some(read_rules(f, &policy)));
         let limits = read_limits(f, &policy);
         Some((mtls, rules.unwrap_or_default(), limits))
     })?;
-    Some(PolicyDocument {
-        name: name?,
-        mtls,
-        rules,
-        limits,
-    })
+    Some(PolicyDocument { name: name?, mtls, rules, limits })
 }
 
 fn read_authentication(f: &mut Fields<'_>) -> Option<MtlsMode> {
     f.optional_section("mtls", "Mutual TLS between the members of the mesh.", |f| {
-        let text = doc("STRICT refuses callers without a certificate of the mesh; PERMISSIVE lets them in as anonymous.")
-            .because("a mesh is closed unless somebody opens it")
-            .example("STRICT");
+        let text =
+            doc("STRICT refuses callers without a certificate of the mesh; PERMISSIVE lets them in as anonymous.")
+                .because("a mesh is closed unless somebody opens it")
+                .example("STRICT");
         f.required("mode", text, kinds::choice(MTLS_MODES))
     })
 }
 
 fn read_rules(f: &mut Fields<'_>, policy: &str) -> Vec<Rule> {
     let mut seen = HashSet::new();
-    f.list(
-        "rules",
-        "Each allows something; what no rule allows is denied.",
-        |f| {
-            let name = read_name(f, &mut seen, "The rule's name, unique in its policy.");
-            let services = f.required(
-                "services",
-                doc("Services, as patterns.").example("[\"fs\"]"),
-                kinds::list_of(service_glob()),
-            );
-            let text = doc("Names of tools and prompts, URIs of resources, as patterns.")
-                .example("[\"read*\"]");
-            let capabilities = f.required("capabilities", text, kinds::list_of(glob()));
-            let text = doc("Kinds of capability: tool, prompt, resource, template.")
-                .because("most rules mean every kind");
-            let only = f.optional("kinds", text, kinds::list_of(capability_kind()));
-            let admits = read_requires(f);
-            for (list, is_empty) in [
-                ("services", services.as_ref().is_some_and(Vec::is_empty)),
-                (
-                    "capabilities",
-                    capabilities.as_ref().is_some_and(Vec::is_empty),
-                ),
-                ("kinds", only.as_ref().is_some_and(Vec::is_empty)),
-            ] {
-                mistake_if_empty(f, list, is_empty);
-            }
-            let kinds = only.map_or(Kinds::ALL, |kinds| {
-                kinds.into_iter().fold(Kinds::NONE, Kinds::with)
-            });
-            let coverage = Coverage {
-                services: services?.into(),
-                capabilities: capabilities?.into(),
-                kinds,
-            };
-            Some(Rule {
-                id: RuleId::new(policy, &name?),
-                coverage,
-                admits,
-            })
-        },
-    )
+    f.list("rules", "Each allows something; what no rule allows is denied.", |f| {
+        let name = read_name(f, &mut seen, "The rule's name, unique in its policy.");
+        let services =
+            f.required("services", doc("Services, as patterns.").example("[\"fs\"]"), kinds::list_of(service_glob()));
+        let text = doc("Names of tools and prompts, URIs of resources, as patterns.").example("[\"read*\"]");
+        let capabilities = f.required("capabilities", text, kinds::list_of(glob()));
+        let text = doc("Kinds of capability: tool, prompt, resource, template.").because("most rules mean every kind");
+        let only = f.optional("kinds", text, kinds::list_of(capability_kind()));
+        let admits = read_requires(f);
+        for (list, is_empty) in [
+            ("services", services.as_ref().is_some_and(Vec::is_empty)),
+            ("capabilities", capabilities.as_ref().is_some_and(Vec::is_empty)),
+            ("kinds", only.as_ref().is_some_and(Vec::is_empty)),
+        ] {
+            mistake_if_empty(f, list, is_empty);
+        }
+        let kinds = only.map_or(Kinds::ALL, |kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
+        let coverage = Coverage { services: services?.into(), capabilities: capabilities?.into(), kinds };
+        Some(Rule { id: RuleId::new(policy, &name?), coverage, admits })
+    })
 }
 
 /// Who the rule lets in. A mistake in an entry fails the whole reading, so leaving the entry out is safe.
 fn read_requires(f: &mut Fields<'_>) -> Admits {
     let (mut entries, mut anonymous) = (0_usize, false);
-    let requirements = f.list(
-        "requires",
-        "All must hold. Absent: any authenticated caller.",
-        |f| {
-            entries += 1;
-            let (requirement, opens) = read_requirement(f);
-            anonymous |= opens;
-            requirement
-        },
-    );
+    let requirements = f.list("requires", "All must hold. Absent: any authenticated caller.", |f| {
+        entries += 1;
+        let (requirement, opens) = read_requirement(f);
+        anonymous |= opens;
+        requirement
+    });
     if entries == 0 && is_empty_list(f, "requires") {
         f.mistake(
             "requires",
@@ -153,56 +104,28 @@ fn read_requires(f: &mut Fields<'_>) -> Admits {
     }
     if anonymous && entries > 1 {
         let hint = "keep `{ anonymous: true }` alone, or remove it";
-        f.mistake(
-            "requires",
-            "`anonymous` lets everybody in, so nothing can stand beside it",
-            hint,
-        );
+        f.mistake("requires", "`anonymous` lets everybody in, so nothing can stand beside it", hint);
     }
-    if anonymous {
-        Admits::Anyone
-    } else {
-        Admits::Authenticated(requirements.into())
-    }
+    if anonymous { Admits::Anyone } else { Admits::Authenticated(requirements.into()) }
 }
 
 /// One entry: what it requires, and whether it is the word that opens the rule to everybody.
 fn read_requirement(f: &mut Fields<'_>) -> (Option<Requirement>, bool) {
     const WORDS: [&str; 5] = ["scope", "role", "workload", "subject", "anonymous"];
-    let scope = f.optional(
-        "scope",
-        doc("A scope that was granted.").example("read"),
-        grant(),
-    );
-    let role = f.optional(
-        "role",
-        doc("A role that was granted.").example("admin"),
-        grant(),
-    );
-    let text = doc("A workload: pattern for its SPIFFE id (spiffe://...) or its service name.")
-        .example("agent-*");
+    let scope = f.optional("scope", doc("A scope that was granted.").example("read"), grant());
+    let role = f.optional("role", doc("A role that was granted.").example("admin"), grant());
+    let text = doc("A workload: pattern for its SPIFFE id (spiffe://...) or its service name.").example("agent-*");
     let workload = f.optional("workload", text, workload());
-    let subject = f.optional(
-        "subject",
-        doc("A user: pattern for the token's subject.").example("ci-*"),
-        glob(),
-    );
+    let subject = f.optional("subject", doc("A user: pattern for the token's subject.").example("ci-*"), glob());
     let text = doc("`true`: everybody, also callers that prove nothing.").example("true");
     let anonymous = f.optional("anonymous", text, kinds::boolean());
     let given = WORDS.iter().filter(|word| f.has(word)).count();
     if given != 1 {
-        let hint = format!(
-            "write exactly one of {} in each entry, and one entry per requirement",
-            WORDS.join(", ")
-        );
+        let hint = format!("write exactly one of {} in each entry, and one entry per requirement", WORDS.join(", "));
         f.mistake("", format!("{given} requirements in one entry"), hint);
     }
     if anonymous == Some(false) {
-        f.mistake(
-            "anonymous",
-            "`false` is the default and requires nothing",
-            "remove the entry",
-        );
+        f.mistake("anonymous", "`false` is the default and requires nothing", "remove the entry");
     }
     let requirement = scope
         .map(|scope| Requirement::Scope(scope.into()))
@@ -214,64 +137,37 @@ fn read_requirement(f: &mut Fields<'_>) -> (Option<Requirement>, bool) {
 
 fn read_limits(f: &mut Fields<'_>, policy: &str) -> Vec<Arc<LimitRule>> {
     let mut seen = HashSet::new();
-    f.list(
-        "limits",
-        "How often things may be used. Every limit that covers a call counts.",
-        |f| {
-            let name = read_name(f, &mut seen, "The limit's name, unique in its policy.");
-            let text = doc("What each bucket stands for: a client, a service or a tool.")
-                .example("client");
-            let per = f.required("per", text, kinds::choice(PER));
-            let every =
-                doc("Services, as patterns.").because("a limit without a filter is for everything");
-            let services = f.optional("services", every, kinds::list_of(service_glob()));
-            let every = Doc {
-                text: "Names or URIs, as patterns.",
-                ..every
-            };
-            let capabilities = f.optional("capabilities", every, kinds::list_of(glob()));
-            mistake_if_empty(f, "services", services.as_ref().is_some_and(Vec::is_empty));
-            mistake_if_empty(
-                f,
-                "capabilities",
-                capabilities.as_ref().is_some_and(Vec::is_empty),
-            );
-            let quota = read_quota(f);
-            let everything = Coverage::everything();
-            let coverage = Coverage {
-                services: services.map_or(everything.services, Into::into),
-                capabilities: capabilities.map_or(everything.capabilities, Into::into),
-                kinds: Kinds::ALL,
-            };
-            Some(Arc::new(LimitRule {
-                name: format!("{policy}/{}", name?).into(),
-                per: per?,
-                coverage,
-                quota: quota?,
-            }))
-        },
-    )
+    f.list("limits", "How often things may be used. Every limit that covers a call counts.", |f| {
+        let name = read_name(f, &mut seen, "The limit's name, unique in its policy.");
+        let text = doc("What each bucket stands for: a client, a service or a tool.").example("client");
+        let per = f.required("per", text, kinds::choice(PER));
+        let every = doc("Services, as patterns.").because("a limit without a filter is for everything");
+        let services = f.optional("services", every, kinds::list_of(service_glob()));
+        let every = Doc { text: "Names or URIs, as patterns.", ..every };
+        let capabilities = f.optional("capabilities", every, kinds::list_of(glob()));
+        mistake_if_empty(f, "services", services.as_ref().is_some_and(Vec::is_empty));
+        mistake_if_empty(f, "capabilities", capabilities.as_ref().is_some_and(Vec::is_empty));
+        let quota = read_quota(f);
+        let everything = Coverage::everything();
+        let coverage = Coverage {
+            services: services.map_or(everything.services, Into::into),
+            capabilities: capabilities.map_or(everything.capabilities, Into::into),
+            kinds: Kinds::ALL,
+        };
+        Some(Arc::new(LimitRule { name: format!("{policy}/{}", name?).into(), per: per?, coverage, quota: quota? }))
+    })
 }
 
 fn read_quota(f: &mut Fields<'_>) -> Option<Quota> {
-    let rate = f.required(
-        "rate",
-        doc("Calls per second, minute or hour.").example("100/s"),
-        kinds::rate(),
-    );
-    let text = doc("Calls at once after a rest. Default: one second's worth.")
-        .because("steady traffic needs no more");
+    let rate = f.required("rate", doc("Calls per second, minute or hour.").example("100/s"), kinds::rate());
+    let text = doc("Calls at once after a rest. Default: one second's worth.").because("steady traffic needs no more");
     let burst = f.optional("burst", text, kinds::integer(1..=u64::from(MAX_BURST)));
     let rate = rate?;
     let worth = u64::from(rate.count) / rate.per.as_secs().max(1);
     let burst = u32::try_from(burst.unwrap_or(worth).clamp(1, u64::from(MAX_BURST))).ok()?;
     let quota = Quota::new(u64::from(rate.count), rate.per, burst);
     if quota.is_none() {
-        f.mistake(
-            "rate",
-            "the rate is faster than the clock",
-            "at most 1000000000/s",
-        );
+        f.mistake("rate", "the rate is faster than the clock", "at most 1000000000/s");
     }
     quota
 }
@@ -280,29 +176,18 @@ fn read_quota(f: &mut Fields<'_>) -> Option<Quota> {
 fn read_name(f: &mut Fields<'_>, seen: &mut HashSet<String>, text: &'static str) -> Option<String> {
     let name = f.required("name", doc(text).example("readers"), name())?;
     if !seen.insert(name.clone()) {
-        f.mistake(
-            "name",
-            format!("the name `{name}` stands in this list twice"),
-            "give each entry a name of its own",
-        );
+        f.mistake("name", format!("the name `{name}` stands in this list twice"), "give each entry a name of its own");
     }
     Some(name)
 }
 
 fn mistake_if_empty(f: &mut Fields<'_>, list: &str, is_empty: bool) {
     if is_empty {
-        f.mistake(
-            list,
-            "an empty list covers nothing",
-            "name at least one, or remove the whole entry",
-        );
+        f.mistake(list, "an empty list covers nothing", "name at least one, or remove the whole entry");
     }
 }
 
 /// Whether the file has a list under `name` and nothing in it.
 fn is_empty_list(f: &mut Fields<'_>, name: &'static str) -> bool {
-    f.has(name)
-        && f.raw(name)
-            .and_then(Node::items)
-            .is_some_and(<[Node]>::is_empty)
+    f.has(name) && f.raw(name).and_then(Node::items).is_some_and(<[Node]>::is_empty)
 }

@@ -45,19 +45,15 @@ pub struct Considered {
 impl PolicySet {
     /// Explains the decision about one capability.
     pub fn explain(&self, who: &Principal, what: &Capability<'_>) -> Explanation {
-        let (covering, others): (Vec<&Rule>, Vec<&Rule>) = self
-            .rules_of(what.service)
-            .partition(|rule| rule.coverage.covers_name(what));
+        let (covering, others): (Vec<&Rule>, Vec<&Rule>) =
+            self.rules_of(what.service).partition(|rule| rule.coverage.covers_name(what));
         let (allowed, rule, reason) = match self.decide(who, what) {
             Decision::Allow { rule } => (true, Some(rule), None),
             Decision::Deny { reason, nearest } => (false, nearest, Some(reason)),
         };
         let considered = covering
             .into_iter()
-            .map(|rule| Considered {
-                rule: rule.id.clone(),
-                missing: missing_texts(rule, who),
-            })
+            .map(|rule| Considered { rule: rule.id.clone(), missing: missing_texts(rule, who) })
             .collect();
         Explanation {
             principal: who.id().to_owned(),
@@ -77,25 +73,14 @@ fn missing_texts(rule: &Rule, who: &Principal) -> Vec<String> {
     let Admits::Authenticated(requires) = &rule.admits else {
         return Vec::new();
     };
-    let identity = who
-        .is_anonymous()
-        .then(|| "an authenticated caller".to_owned());
-    let unmet = requires
-        .iter()
-        .filter(|need| !need.holds(who))
-        .map(ToString::to_string);
+    let identity = who.is_anonymous().then(|| "an authenticated caller".to_owned());
+    let unmet = requires.iter().filter(|need| !need.holds(who)).map(ToString::to_string);
     identity.into_iter().chain(unmet).collect()
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explanation {
-            principal,
-            service,
-            kind,
-            capability,
-            ..
-        } = self;
+        let Explanation { principal, service, kind, capability, .. } = self;
         let verdict = if self.allowed { "allowed" } else { "denied" };
         write!(
             f,
@@ -112,25 +97,13 @@ impl fmt::Display for Explanation {
             if considered.missing.is_empty() {
                 write!(f, "\n  - {}: allows", considered.rule)?;
             } else {
-                write!(
-                    f,
-                    "\n  - {}: needs {}",
-                    considered.rule,
-                    considered.missing.join(" and ")
-                )?;
+                write!(f, "\n  - {}: needs {}", considered.rule, considered.missing.join(" and "))?;
             }
         }
         if self.considered.is_empty() && self.other_rules_of_service > 0 {
             let count = self.other_rules_of_service;
-            let (rules, are) = if count == 1 {
-                ("rule", "is")
-            } else {
-                ("rules", "are")
-            };
-            write!(
-                f,
-                "\n  {count} {rules} {are} about service {service}, but not about this {kind}"
-            )?;
+            let (rules, are) = if count == 1 { ("rule", "is") } else { ("rules", "are") };
+            write!(f, "\n  {count} {rules} {are} about service {service}, but not about this {kind}")?;
         }
         Ok(())
     }

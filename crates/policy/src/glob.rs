@@ -39,11 +39,7 @@ enum Shape {
     /// One star at the end: the text before it.
     Prefix(Box<str>),
     /// Anything else: fixed start, pieces in order, fixed end.
-    Pieces {
-        start: Box<str>,
-        middle: Box<[Box<str>]>,
-        end: Box<str>,
-    },
+    Pieces { start: Box<str>, middle: Box<[Box<str>]>, end: Box<str> },
 }
 
 impl Glob {
@@ -61,18 +57,12 @@ impl Glob {
         if source.chars().any(char::is_control) {
             return Err(GlobError::ControlCharacter);
         }
-        Ok(Glob {
-            source: source.into(),
-            shape: Shape::of(source),
-        })
+        Ok(Glob { source: source.into(), shape: Shape::of(source) })
     }
 
     /// The pattern that matches every name.
     pub fn any() -> Glob {
-        Glob {
-            source: "*".into(),
-            shape: Shape::Any,
-        }
+        Glob { source: "*".into(), shape: Shape::Any }
     }
 
     /// Whether the whole of `name` fits. Allocates nothing; time is linear in `name`.
@@ -111,19 +101,11 @@ impl Shape {
         };
         let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
         // Neighbouring stars leave empty pieces behind; `**` means what `*` means.
-        let middle: Box<[Box<str>]> = middle
-            .split('*')
-            .filter(|piece| !piece.is_empty())
-            .map(Box::from)
-            .collect();
+        let middle: Box<[Box<str>]> = middle.split('*').filter(|piece| !piece.is_empty()).map(Box::from).collect();
         if middle.is_empty() && end.is_empty() {
             return Shape::Prefix(start.into());
         }
-        Shape::Pieces {
-            start: start.into(),
-            middle,
-            end: end.into(),
-        }
+        Shape::Pieces { start: start.into(), middle, end: end.into() }
     }
 }
 
@@ -174,9 +156,7 @@ mod tests {
         match pattern.split_first() {
             None => name.is_empty(),
             Some(('*', rest)) => (0..=name.len()).any(|skip| naive(rest, &name[skip..])),
-            Some((one, rest)) => name
-                .split_first()
-                .is_some_and(|(head, tail)| head == one && naive(rest, tail)),
+            Some((one, rest)) => name.split_first().is_some_and(|(head, tail)| head == one && naive(rest, tail)),
         }
     }
 
@@ -207,14 +187,8 @@ mod tests {
 
     #[test]
     fn common_patterns_take_the_short_path() {
-        assert!(matches!(
-            Glob::new("read*").unwrap().shape,
-            Shape::Prefix(_)
-        ));
-        assert!(matches!(
-            Glob::new("read**").unwrap().shape,
-            Shape::Prefix(_)
-        ));
+        assert!(matches!(Glob::new("read*").unwrap().shape, Shape::Prefix(_)));
+        assert!(matches!(Glob::new("read**").unwrap().shape, Shape::Prefix(_)));
         assert_eq!(Glob::new("read").unwrap().exact(), Some("read"));
         assert!(Glob::new("**").unwrap().is_any());
     }
@@ -223,10 +197,7 @@ mod tests {
     fn refuses_what_cannot_be_meant() {
         assert_eq!(Glob::new(""), Err(GlobError::Empty));
         assert_eq!(Glob::new("a\nb"), Err(GlobError::ControlCharacter));
-        assert_eq!(
-            Glob::new(&"a".repeat(MAX_GLOB_BYTES + 1)),
-            Err(GlobError::TooLong(MAX_GLOB_BYTES + 1))
-        );
+        assert_eq!(Glob::new(&"a".repeat(MAX_GLOB_BYTES + 1)), Err(GlobError::TooLong(MAX_GLOB_BYTES + 1)));
     }
 
     proptest! {

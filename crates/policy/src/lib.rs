@@ -25,8 +25,7 @@ pub use capability::{Capability, CapabilityKind};
 pub use compile::settings;
 pub use explain::{Considered, Explanation};
 pub use limit::{
-    CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits,
-    Nanos, Per,
+    CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits, Nanos, Per,
 };
 pub use policy_set::{Decision, DenyReason, MtlsMode, PolicySet};
 pub use principal::{Principal, PrincipalError, PrincipalKind};

@@ -127,44 +127,25 @@ impl Limits {
     /// The limits of a policy, with full buckets. `max_keys` bounds the buckets of each limit
     /// ([`DEFAULT_MAX_KEYS`]).
     pub fn new(rules: &[Arc<LimitRule>], max_keys: usize) -> Limits {
-        Limits {
-            limits: Box::default(),
-            max_keys,
-        }
-        .reload(rules)
+        Limits { limits: Box::default(), max_keys }.reload(rules)
     }
 
     /// The limits of a changed policy. A limit that has not changed keeps its buckets, so a reload gives nobody a
     /// fresh burst; handles resolved before stay valid for the limits they were resolved from.
     #[must_use]
     pub fn reload(&self, rules: &[Arc<LimitRule>]) -> Limits {
-        let keep_or_make =
-            |rule: &Arc<LimitRule>| match self.limits.iter().find(|limit| limit.rule == *rule) {
-                Some(limit) => Arc::clone(limit),
-                None => Arc::new(Limit {
-                    rule: Arc::clone(rule),
-                    buckets: KeyTable::new(self.max_keys),
-                }),
-            };
-        Limits {
-            limits: rules.iter().map(keep_or_make).collect(),
-            max_keys: self.max_keys,
-        }
+        let keep_or_make = |rule: &Arc<LimitRule>| match self.limits.iter().find(|limit| limit.rule == *rule) {
+            Some(limit) => Arc::clone(limit),
+            None => Arc::new(Limit { rule: Arc::clone(rule), buckets: KeyTable::new(self.max_keys) }),
+        };
+        Limits { limits: rules.iter().map(keep_or_make).collect(), max_keys: self.max_keys }
     }
 
     /// Resolves the buckets of a client. Takes a lock per client limit; keep the result.
     pub fn for_client(&self, who: &Principal, now: Nanos) -> ClientLimits {
-        let of_client = self
-            .limits
-            .iter()
-            .filter(|limit| limit.rule.per == Per::Client);
-        let held = of_client
-            .map(|limit| limit.hold(limit.client_bucket(who, now)))
-            .collect();
-        ClientLimits {
-            principal: who.clone(),
-            held,
-        }
+        let of_client = self.limits.iter().filter(|limit| limit.rule.per == Per::Client);
+        let held = of_client.map(|limit| limit.hold(limit.client_bucket(who, now))).collect();
+        ClientLimits { principal: who.clone(), held }
     }
 
     /// Resolves the limits and buckets of a capability. Takes a lock per limit; keep the result beside the
@@ -185,28 +166,17 @@ impl Limits {
         // The most shared buckets are taken last: what races for a client's own bucket is then refused before it
         // has touched one that others wait for.
         shared.sort_by_key(|held| held.limit.rule.per == Per::Service);
-        CapabilityLimits {
-            per_client: per_client.into(),
-            shared: shared.into(),
-        }
+        CapabilityLimits { per_client: per_client.into(), shared: shared.into() }
     }
 
     /// Takes one token from every bucket of the call, or from none.
     ///
     /// # Errors
     /// [`Limited`] names the limit that makes the caller wait longest.
-    pub fn check(
-        client: &ClientLimits,
-        capability: &CapabilityLimits,
-        now: Nanos,
-    ) -> Result<(), Limited> {
+    pub fn check(client: &ClientLimits, capability: &CapabilityLimits, now: Nanos) -> Result<(), Limited> {
         let buckets = || capability.buckets(client, now);
-        let refusals = buckets().filter_map(|(limit, bucket)| {
-            bucket
-                .peek(&limit.rule.quota, now)
-                .err()
-                .map(|wait| limit.refuse(wait))
-        });
+        let refusals = buckets()
+            .filter_map(|(limit, bucket)| bucket.peek(&limit.rule.quota, now).err().map(|wait| limit.refuse(wait)));
         match refusals.max_by_key(|refusal| refusal.retry_after) {
             Some(refusal) => Err(refusal),
             None => take_all(buckets(), now),
@@ -216,10 +186,7 @@ impl Limits {
     /// Forgets the keys that no call needs remembered; to be called now and then (a minute is fine) so that memory
     /// falls after a rush. Gives the number forgotten.
     pub fn forget_idle(&self, now: Nanos) -> usize {
-        self.limits
-            .iter()
-            .map(|limit| limit.buckets.forget_idle(now))
-            .sum()
+        self.limits.iter().map(|limit| limit.buckets.forget_idle(now)).sum()
     }
 
     /// Number of keys held over all limits, for a gauge.
@@ -230,19 +197,9 @@ impl Limits {
 
 impl CapabilityLimits {
     /// Every bucket of a call: the client's own first.
-    fn buckets<'a>(
-        &'a self,
-        client: &'a ClientLimits,
-        now: Nanos,
-    ) -> impl Iterator<Item = (&'a Limit, BucketRef<'a>)> {
-        let own = self
-            .per_client
-            .iter()
-            .map(move |limit| (&**limit, client.bucket(limit, now)));
-        let shared = self
-            .shared
-            .iter()
-            .map(|held| (&*held.limit, BucketRef::Held(&held.bucket)));
+    fn buckets<'a>(&'a self, client: &'a ClientLimits, now: Nanos) -> impl Iterator<Item = (&'a Limit, BucketRef<'a>)> {
+        let own = self.per_client.iter().map(move |limit| (&**limit, client.bucket(limit, now)));
+        let shared = self.shared.iter().map(|held| (&*held.limit, BucketRef::Held(&held.bucket)));
         own.chain(shared)
     }
 }
@@ -251,11 +208,7 @@ impl ClientLimits {
     /// The client's bucket of a limit. Handles from before a reload may lack it; then it is looked up, which costs
     /// a lock and is right all the same.
     fn bucket(&self, limit: &Arc<Limit>, now: Nanos) -> BucketRef<'_> {
-        match self
-            .held
-            .iter()
-            .find(|held| Arc::ptr_eq(&held.limit, limit))
-        {
+        match self.held.iter().find(|held| Arc::ptr_eq(&held.limit, limit)) {
             Some(held) => BucketRef::Held(&held.bucket),
             None => BucketRef::LookedUp(limit.client_bucket(&self.principal, now)),
         }
@@ -268,18 +221,11 @@ impl Limit {
     }
 
     fn hold(self: &Arc<Self>, bucket: Arc<Bucket>) -> Held {
-        Held {
-            limit: Arc::clone(self),
-            bucket,
-        }
+        Held { limit: Arc::clone(self), bucket }
     }
 
     fn refuse(&self, retry_after: Duration) -> Limited {
-        Limited {
-            limit: Arc::clone(&self.rule.name),
-            per: self.rule.per,
-            retry_after,
-        }
+        Limited { limit: Arc::clone(&self.rule.name), per: self.rule.per, retry_after }
     }
 }
 
@@ -302,20 +248,12 @@ impl Deref for BucketRef<'_> {
 /// Takes from each bucket; gives back what was taken when a later one refuses, which after the peek happens only to
 /// calls that race each other. Recursion keeps what was taken on the stack; its depth is the number of limits that
 /// apply to one call, which the policy compiler bounds.
-fn take_all<'a>(
-    mut buckets: impl Iterator<Item = (&'a Limit, BucketRef<'a>)>,
-    now: Nanos,
-) -> Result<(), Limited> {
-    fn step<'a>(
-        rest: &mut dyn Iterator<Item = (&'a Limit, BucketRef<'a>)>,
-        now: Nanos,
-    ) -> Result<(), Limited> {
+fn take_all<'a>(mut buckets: impl Iterator<Item = (&'a Limit, BucketRef<'a>)>, now: Nanos) -> Result<(), Limited> {
+    fn step<'a>(rest: &mut dyn Iterator<Item = (&'a Limit, BucketRef<'a>)>, now: Nanos) -> Result<(), Limited> {
         let Some((limit, bucket)) = rest.next() else {
             return Ok(());
         };
-        let taken = bucket
-            .take(&limit.rule.quota, now)
-            .map_err(|wait| limit.refuse(wait))?;
+        let taken = bucket.take(&limit.rule.quota, now).map_err(|wait| limit.refuse(wait))?;
         step(rest, now).inspect_err(|_| bucket.give_back(taken))
     }
     step(&mut buckets, now)

@@ -115,69 +115,30 @@ impl PolicySet {
     }
 
     /// Indexes rules that are in their final order.
-    pub(crate) fn from_rules(
-        rules: Vec<Rule>,
-        limits: Vec<Arc<LimitRule>>,
-        mtls: MtlsMode,
-    ) -> PolicySet {
-        let named: BTreeSet<&str> = rules
-            .iter()
-            .flat_map(|rule| {
-                rule.coverage
-                    .services
-                    .iter()
-                    .filter_map(|glob| glob.exact())
-            })
-            .collect();
+    pub(crate) fn from_rules(rules: Vec<Rule>, limits: Vec<Arc<LimitRule>>, mtls: MtlsMode) -> PolicySet {
+        let named: BTreeSet<&str> =
+            rules.iter().flat_map(|rule| rule.coverage.services.iter().filter_map(|glob| glob.exact())).collect();
         let indices = |wanted: &dyn Fn(&Rule) -> bool| -> Box<[u32]> {
-            (0_u32..)
-                .zip(&rules)
-                .filter(|(_, rule)| wanted(rule))
-                .map(|(index, _)| index)
-                .collect()
+            (0_u32..).zip(&rules).filter(|(_, rule)| wanted(rule)).map(|(index, _)| index).collect()
         };
         let by_service = named
             .into_iter()
-            .map(|service| {
-                (
-                    Box::from(service),
-                    indices(&|rule| rule.coverage.covers_service(service)),
-                )
-            })
+            .map(|service| (Box::from(service), indices(&|rule| rule.coverage.covers_service(service))))
             .collect();
-        let by_pattern = indices(&|rule| {
-            rule.coverage
-                .services
-                .iter()
-                .any(|glob| glob.exact().is_none())
-        });
+        let by_pattern = indices(&|rule| rule.coverage.services.iter().any(|glob| glob.exact().is_none()));
         let fingerprints = rules.iter().map(fingerprint).collect();
-        PolicySet {
-            rules: rules.into(),
-            by_service,
-            by_pattern,
-            fingerprints,
-            limits: limits.into(),
-            mtls,
-        }
+        PolicySet { rules: rules.into(), by_service, by_pattern, fingerprints, limits: limits.into(), mtls }
     }
 
     /// Decides one call.
     pub fn decide(&self, who: &Principal, what: &Capability<'_>) -> Decision {
         let mut nearest: Option<(usize, &RuleId)> = None;
-        for rule in self
-            .rules_of(what.service)
-            .filter(|rule| rule.coverage.covers_name(what))
-        {
+        for rule in self.rules_of(what.service).filter(|rule| rule.coverage.covers_name(what)) {
             match rule.missing(who) {
                 0 => {
-                    return Decision::Allow {
-                        rule: rule.id.clone(),
-                    };
+                    return Decision::Allow { rule: rule.id.clone() };
                 }
-                missing if nearest.is_none_or(|(fewest, _)| missing < fewest) => {
-                    nearest = Some((missing, &rule.id))
-                }
+                missing if nearest.is_none_or(|(fewest, _)| missing < fewest) => nearest = Some((missing, &rule.id)),
                 _ => {}
             }
         }
@@ -186,10 +147,7 @@ impl PolicySet {
             Some(_) if who.is_anonymous() => DenyReason::NotAuthenticated,
             Some(_) => DenyReason::RequirementNotMet,
         };
-        Decision::Deny {
-            reason,
-            nearest: nearest.map(|(_, id)| id.clone()),
-        }
+        Decision::Deny { reason, nearest: nearest.map(|(_, id)| id.clone()) }
     }
 
     /// Whether anything at all of this service could be allowed to the caller: asked before a request fans out, so

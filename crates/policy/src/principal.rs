@@ -98,12 +98,7 @@ impl Principal {
             return Err(PrincipalError::ControlCharacter);
         }
         let id = format!("user:{subject}").into();
-        Ok(Principal::from_parts(
-            PrincipalKind::User {
-                subject: subject.into(),
-            },
-            id,
-        ))
+        Ok(Principal::from_parts(PrincipalKind::User { subject: subject.into() }, id))
     }
 
     /// The caller that proved nothing. Carries no roles and no scopes.
@@ -133,12 +128,7 @@ impl Principal {
     }
 
     fn from_parts(kind: PrincipalKind, id: Arc<str>) -> Principal {
-        Principal(Arc::new(Facts {
-            kind,
-            id,
-            roles: Box::default(),
-            scopes: Box::default(),
-        }))
+        Principal(Arc::new(Facts { kind, id, roles: Box::default(), scopes: Box::default() }))
     }
 
     /// What kind of caller it is.
@@ -164,18 +154,12 @@ impl Principal {
 
     /// Whether the role was granted. Exact, case-sensitive.
     pub fn has_role(&self, role: &str) -> bool {
-        self.0
-            .roles
-            .binary_search_by(|held| (**held).cmp(role))
-            .is_ok()
+        self.0.roles.binary_search_by(|held| (**held).cmp(role)).is_ok()
     }
 
     /// Whether the scope was granted. Exact, case-sensitive.
     pub fn has_scope(&self, scope: &str) -> bool {
-        self.0
-            .scopes
-            .binary_search_by(|held| (**held).cmp(scope))
-            .is_ok()
+        self.0.scopes.binary_search_by(|held| (**held).cmp(scope)).is_ok()
     }
 
     /// Whether nothing was proven about this caller.
@@ -200,13 +184,8 @@ impl fmt::Display for Principal {
     }
 }
 
-fn sorted_grants(
-    grants: impl IntoIterator<Item: AsRef<str>>,
-) -> Result<Box<[Arc<str>]>, PrincipalError> {
-    let mut grants: Vec<Arc<str>> = grants
-        .into_iter()
-        .map(|grant| Arc::from(grant.as_ref()))
-        .collect();
+fn sorted_grants(grants: impl IntoIterator<Item: AsRef<str>>) -> Result<Box<[Arc<str>]>, PrincipalError> {
+    let mut grants: Vec<Arc<str>> = grants.into_iter().map(|grant| Arc::from(grant.as_ref())).collect();
     if grants.len() > MAX_GRANTS {
         return Err(PrincipalError::TooManyGrants(grants.len()));
     }
@@ -228,14 +207,12 @@ fn split_spiffe_id(id: &str) -> Result<(&str, &str), PrincipalError> {
     let Some((domain, path)) = rest.split_once('/') else {
         return fail("there is no path");
     };
-    let domain_byte =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    let domain_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     if domain.is_empty() || !domain.bytes().all(domain_byte) {
         return fail("the trust domain must be lower-case letters, digits, '.', '-' and '_'");
     }
     let segment_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    let bad_segment =
-        |s: &str| s.is_empty() || s == "." || s == ".." || !s.bytes().all(segment_byte);
+    let bad_segment = |s: &str| s.is_empty() || s == "." || s == ".." || !s.bytes().all(segment_byte);
     if path.split('/').any(bad_segment) {
         return fail("the path must be letters, digits, '.', '-' and '_'");
     }
@@ -253,24 +230,14 @@ mod tests {
         assert_eq!(Principal::user("ada").unwrap().id(), "user:ada");
         assert_eq!(Principal::anonymous().id(), "anonymous");
         // A token cannot be issued to somebody whose id then reads like a workload or like nobody.
-        assert_ne!(
-            Principal::user("anonymous").unwrap().id(),
-            Principal::anonymous().id()
-        );
+        assert_ne!(Principal::user("anonymous").unwrap().id(), Principal::anonymous().id());
         assert_ne!(Principal::user(workload.id()).unwrap().id(), workload.id());
     }
 
     #[test]
     fn a_spiffe_id_is_taken_apart() {
         let who = Principal::workload("spiffe://demo/fs").unwrap();
-        let PrincipalKind::Workload {
-            trust_domain,
-            service,
-            ..
-        } = who.kind()
-        else {
-            panic!("not a workload")
-        };
+        let PrincipalKind::Workload { trust_domain, service, .. } = who.kind() else { panic!("not a workload") };
         assert_eq!((&**trust_domain, &**service), ("demo", "fs"));
     }
 
@@ -292,47 +259,30 @@ mod tests {
             "spiffe://u@demo/fs",
             "spiffe://demo/f%2fs",
         ] {
-            assert!(
-                matches!(Principal::workload(bad), Err(PrincipalError::NotSpiffe(_))),
-                "{bad}"
-            );
+            assert!(matches!(Principal::workload(bad), Err(PrincipalError::NotSpiffe(_))), "{bad}");
         }
     }
 
     #[test]
     fn subjects_cannot_forge_log_lines() {
-        assert_eq!(
-            Principal::user("a\nb"),
-            Err(PrincipalError::ControlCharacter)
-        );
+        assert_eq!(Principal::user("a\nb"), Err(PrincipalError::ControlCharacter));
         assert_eq!(Principal::user(""), Err(PrincipalError::EmptySubject));
-        assert_eq!(
-            Principal::user(&"a".repeat(300)),
-            Err(PrincipalError::SubjectTooLong(300))
-        );
+        assert_eq!(Principal::user(&"a".repeat(300)), Err(PrincipalError::SubjectTooLong(300)));
     }
 
     #[test]
     fn grants_are_exact_and_bounded() {
-        let ada = Principal::user("ada")
-            .unwrap()
-            .with_grants(["admin"], ["write", "read", "read"])
-            .unwrap();
+        let ada = Principal::user("ada").unwrap().with_grants(["admin"], ["write", "read", "read"]).unwrap();
         assert!(ada.has_scope("read") && ada.has_scope("write") && ada.has_role("admin"));
         assert!(!ada.has_scope("rea") && !ada.has_scope("READ") && !ada.has_role("read"));
         assert_eq!(ada.scopes().len(), 2);
         let many: Vec<String> = (0..=MAX_GRANTS).map(|n| n.to_string()).collect();
-        assert!(matches!(
-            ada.with_grants(&many, [""; 0]),
-            Err(PrincipalError::TooManyGrants(_))
-        ));
+        assert!(matches!(ada.with_grants(&many, [""; 0]), Err(PrincipalError::TooManyGrants(_))));
     }
 
     #[test]
     fn nobody_can_be_granted_nothing() {
-        let nobody = Principal::anonymous()
-            .with_grants(["admin"], ["read"])
-            .unwrap();
+        let nobody = Principal::anonymous().with_grants(["admin"], ["read"]).unwrap();
         assert!(!nobody.has_role("admin") && !nobody.has_scope("read"));
     }
 }

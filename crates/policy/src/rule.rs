@@ -59,19 +59,10 @@ impl Requirement {
         match (self, who.kind()) {
             (Requirement::Scope(scope), _) => who.has_scope(scope),
             (Requirement::Role(role), _) => who.has_role(role),
-            (Requirement::WorkloadId(glob), PrincipalKind::Workload { spiffe_id, .. }) => {
-                glob.matches(spiffe_id)
-            }
-            (Requirement::WorkloadService(glob), PrincipalKind::Workload { service, .. }) => {
-                glob.matches(service)
-            }
+            (Requirement::WorkloadId(glob), PrincipalKind::Workload { spiffe_id, .. }) => glob.matches(spiffe_id),
+            (Requirement::WorkloadService(glob), PrincipalKind::Workload { service, .. }) => glob.matches(service),
             (Requirement::Subject(glob), PrincipalKind::User { subject }) => glob.matches(subject),
-            (
-                Requirement::WorkloadId(_)
-                | Requirement::WorkloadService(_)
-                | Requirement::Subject(_),
-                _,
-            ) => false,
+            (Requirement::WorkloadId(_) | Requirement::WorkloadService(_) | Requirement::Subject(_), _) => false,
         }
     }
 }
@@ -129,11 +120,7 @@ pub(crate) struct Coverage {
 
 impl Coverage {
     pub(crate) fn everything() -> Coverage {
-        Coverage {
-            services: [Glob::any()].into(),
-            capabilities: [Glob::any()].into(),
-            kinds: Kinds::ALL,
-        }
+        Coverage { services: [Glob::any()].into(), capabilities: [Glob::any()].into(), kinds: Kinds::ALL }
     }
 
     pub(crate) fn covers_service(&self, service: &str) -> bool {
@@ -144,17 +131,14 @@ impl Coverage {
     /// climbs out of where it starts fits only a pattern that promises nothing about the start, or one that spells
     /// exactly this URI.
     pub(crate) fn covers_name(&self, what: &Capability<'_>) -> bool {
-        let fits = |glob: &Glob| {
-            glob.matches(what.name) && (glob.is_any() || glob.exact().is_some() || !what.climbs())
-        };
+        let fits = |glob: &Glob| glob.matches(what.name) && (glob.is_any() || glob.exact().is_some() || !what.climbs());
         self.kinds.contains(what.kind) && self.capabilities.iter().any(fits)
     }
 
     /// Whether a call of the capability counts here, its service taken as covered already. For limits: no way of
     /// spelling a URI may slip past one.
     pub(crate) fn counts_name(&self, what: &Capability<'_>) -> bool {
-        self.kinds.contains(what.kind)
-            && self.capabilities.iter().any(|glob| glob.matches(what.name))
+        self.kinds.contains(what.kind) && self.capabilities.iter().any(|glob| glob.matches(what.name))
     }
 }
 
@@ -178,8 +162,7 @@ impl Rule {
             Admits::Anyone => 0,
             // Being nobody is one lack more than having proven an identity without the grants.
             Admits::Authenticated(requires) => {
-                usize::from(who.is_anonymous())
-                    + requires.iter().filter(|need| !need.holds(who)).count()
+                usize::from(who.is_anonymous()) + requires.iter().filter(|need| !need.holds(who)).count()
             }
         }
     }
@@ -199,37 +182,21 @@ mod tests {
     #[test]
     fn each_requirement_looks_at_its_own_kind_of_caller() {
         let fs = Principal::workload("spiffe://demo/fs").unwrap();
-        let user = Principal::user("fs")
-            .unwrap()
-            .with_grants(["admin"], ["read"])
-            .unwrap();
+        let user = Principal::user("fs").unwrap().with_grants(["admin"], ["read"]).unwrap();
         assert!(Requirement::WorkloadService(glob("f*")).holds(&fs));
         assert!(Requirement::WorkloadId(glob("spiffe://demo/*")).holds(&fs));
-        assert!(
-            !Requirement::WorkloadService(glob("*")).holds(&user),
-            "a user is no workload of the same name"
-        );
+        assert!(!Requirement::WorkloadService(glob("*")).holds(&user), "a user is no workload of the same name");
         assert!(!Requirement::WorkloadId(glob("spiffe://other/*")).holds(&fs));
         assert!(Requirement::Subject(glob("f*")).holds(&user));
-        assert!(
-            !Requirement::Subject(glob("*")).holds(&fs),
-            "a workload is no user of the same name"
-        );
+        assert!(!Requirement::Subject(glob("*")).holds(&fs), "a workload is no user of the same name");
         assert!(Requirement::Scope("read".into()).holds(&user));
         assert!(Requirement::Role("admin".into()).holds(&user));
-        assert!(
-            !Requirement::Role("read".into()).holds(&user),
-            "scopes and roles are two things"
-        );
+        assert!(!Requirement::Role("read".into()).holds(&user), "scopes and roles are two things");
     }
 
     #[test]
     fn no_requirement_still_means_authenticated() {
-        let rule = |admits| Rule {
-            id: RuleId::new("p", "r"),
-            coverage: Coverage::everything(),
-            admits,
-        };
+        let rule = |admits| Rule { id: RuleId::new("p", "r"), coverage: Coverage::everything(), admits };
         let authenticated = rule(Admits::Authenticated(Box::default()));
         assert!(authenticated.admits(&Principal::user("ada").unwrap()));
         assert!(!authenticated.admits(&Principal::anonymous()));
@@ -238,62 +205,26 @@ mod tests {
 
     #[test]
     fn kinds_narrow_a_rule() {
-        let tools = Coverage {
-            kinds: Kinds::NONE.with(CapabilityKind::Tool),
-            ..Coverage::everything()
-        };
-        let what = Capability {
-            kind: CapabilityKind::Tool,
-            service: "fs",
-            name: "x",
-        };
+        let tools = Coverage { kinds: Kinds::NONE.with(CapabilityKind::Tool), ..Coverage::everything() };
+        let what = Capability { kind: CapabilityKind::Tool, service: "fs", name: "x" };
         assert!(tools.covers_name(&what));
-        assert!(!tools.covers_name(&Capability {
-            kind: CapabilityKind::Prompt,
-            ..what
-        }));
+        assert!(!tools.covers_name(&Capability { kind: CapabilityKind::Prompt, ..what }));
     }
 
     #[test]
     fn a_uri_prefix_does_not_cover_what_climbs_out_of_it() {
         let covers = |pattern: &str, name: &str| {
-            let coverage = Coverage {
-                capabilities: [glob(pattern)].into(),
-                ..Coverage::everything()
-            };
-            coverage.covers_name(&Capability {
-                kind: CapabilityKind::Resource,
-                service: "fs",
-                name,
-            })
+            let coverage = Coverage { capabilities: [glob(pattern)].into(), ..Coverage::everything() };
+            coverage.covers_name(&Capability { kind: CapabilityKind::Resource, service: "fs", name })
         };
         assert!(covers("file:///public/*", "file:///public/a"));
         assert!(!covers("file:///public/*", "file:///public/../etc/passwd"));
-        assert!(!covers(
-            "file:///public/*",
-            "file:///public/%2e%2e/etc/passwd"
-        ));
-        assert!(
-            covers("*", "file:///public/../etc/passwd"),
-            "everything is everything"
-        );
-        assert!(
-            covers("file:///a/../b", "file:///a/../b"),
-            "spelt out on purpose"
-        );
-        let limited = Coverage {
-            capabilities: [glob("file:///public/*")].into(),
-            ..Coverage::everything()
-        };
+        assert!(!covers("file:///public/*", "file:///public/%2e%2e/etc/passwd"));
+        assert!(covers("*", "file:///public/../etc/passwd"), "everything is everything");
+        assert!(covers("file:///a/../b", "file:///a/../b"), "spelt out on purpose");
+        let limited = Coverage { capabilities: [glob("file:///public/*")].into(), ..Coverage::everything() };
         let name = "file:///public/../etc/passwd";
-        let climbing = Capability {
-            kind: CapabilityKind::Resource,
-            service: "fs",
-            name,
-        };
-        assert!(
-            limited.counts_name(&climbing),
-            "a limit counts it all the same"
-        );
+        let climbing = Capability { kind: CapabilityKind::Resource, service: "fs", name };
+        assert!(limited.counts_name(&climbing), "a limit counts it all the same");
     }
 }

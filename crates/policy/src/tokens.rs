@@ -65,15 +65,12 @@ impl TokenTable {
     pub fn insert(&mut self, token: &StaticToken) -> Result<(), TokenError> {
         let digest = parse_digest(&token.sha256).ok_or(TokenError::BadDigest)?;
         if let Some(principal) = self.lookup(&digest) {
-            return Err(TokenError::Duplicate {
-                first: principal.id().to_owned(),
-            });
+            return Err(TokenError::Duplicate { first: principal.id().to_owned() });
         }
         if self.entries.len() >= MAX_TOKENS {
             return Err(TokenError::TooMany);
         }
-        let principal =
-            Principal::user(&token.subject)?.with_grants(&token.roles, &token.scopes)?;
+        let principal = Principal::user(&token.subject)?.with_grants(&token.roles, &token.scopes)?;
         self.entries.push(Entry { digest, principal });
         Ok(())
     }
@@ -84,9 +81,7 @@ impl TokenTable {
         for (index, entry) in (0_u32..).zip(&self.entries) {
             found.conditional_assign(&index, entry.digest.ct_eq(presented));
         }
-        self.entries
-            .get(usize::try_from(found).ok()?)
-            .map(|entry| &entry.principal)
+        self.entries.get(usize::try_from(found).ok()?).map(|entry| &entry.principal)
     }
 
     /// Number of tokens.
@@ -128,11 +123,7 @@ fn parse_digest(text: &str) -> Option<[u8; 32]> {
         return None;
     }
     for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
-        let digit = |digit: u8| {
-            char::from(digit)
-                .to_digit(16)
-                .and_then(|value| u8::try_from(value).ok())
-        };
+        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
         *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Some(digest)
@@ -145,21 +136,13 @@ mod tests {
 
     fn token(subject: &str, digest: [u8; 32]) -> StaticToken {
         let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        StaticToken {
-            subject: subject.into(),
-            sha256,
-            roles: vec!["dev".into()],
-            scopes: vec!["read".into()],
-        }
+        StaticToken { subject: subject.into(), sha256, roles: vec!["dev".into()], scopes: vec!["read".into()] }
     }
 
     #[test]
     fn finds_first_middle_and_last_and_nothing_else() {
         let mut table = TokenTable::default();
-        assert!(
-            table.lookup(&[0; 32]).is_none(),
-            "an empty table knows nobody"
-        );
+        assert!(table.lookup(&[0; 32]).is_none(), "an empty table knows nobody");
         for n in 0..3_u8 {
             table.insert(&token(&format!("user{n}"), [n; 32])).unwrap();
         }
@@ -187,30 +170,13 @@ mod tests {
         let mut table = TokenTable::default();
         table.insert(&token("ada", [1; 32])).unwrap();
         let first = "user:ada".to_owned();
-        assert_eq!(
-            table.insert(&token("eve", [1; 32])),
-            Err(TokenError::Duplicate { first })
-        );
-        for bad in [
-            "",
-            "00",
-            &"g".repeat(64),
-            &"0".repeat(63),
-            &"0".repeat(65),
-            &"0".repeat(66),
-            &"é".repeat(32),
-        ] {
-            let wrong = StaticToken {
-                sha256: bad.to_owned(),
-                ..token("eve", [2; 32])
-            };
+        assert_eq!(table.insert(&token("eve", [1; 32])), Err(TokenError::Duplicate { first }));
+        for bad in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"é".repeat(32)] {
+            let wrong = StaticToken { sha256: bad.to_owned(), ..token("eve", [2; 32]) };
             assert_eq!(table.insert(&wrong), Err(TokenError::BadDigest), "{bad}");
         }
         let nobody = token("", [3; 32]);
-        assert_eq!(
-            table.insert(&nobody),
-            Err(TokenError::Principal(PrincipalError::EmptySubject))
-        );
+        assert_eq!(table.insert(&nobody), Err(TokenError::Principal(PrincipalError::EmptySubject)));
         assert_eq!(table.len(), 1, "a refused token is not in the table");
     }
 
@@ -231,9 +197,6 @@ mod tests {
         let ada = token("ada", [0xab; 32]);
         table.insert(&ada).unwrap();
         let shown = format!("{table:?} {ada:?}");
-        assert!(
-            shown.contains("ada") && !shown.contains("abab") && !shown.contains("171"),
-            "{shown}"
-        );
+        assert!(shown.contains("ada") && !shown.contains("abab") && !shown.contains("171"), "{shown}");
     }
 }

@@ -25,27 +25,17 @@ fn allocations(run: impl FnOnce()) -> u64 {
 fn decisions_do_not_allocate() {
     let policy = PolicySet::compile(&[("p", POLICY)]).unwrap();
     let callers = [
-        Principal::user("ada")
-            .unwrap()
-            .with_grants(["dev"], ["read"])
-            .unwrap(),
+        Principal::user("ada").unwrap().with_grants(["dev"], ["read"]).unwrap(),
         Principal::workload("spiffe://demo/ingress").unwrap(),
         Principal::anonymous(),
     ];
     let mut allowed = 0;
     let count = allocations(|| {
         for who in &callers {
-            for (service, name) in [
-                ("fs", "readAllFiles"),
-                ("fs", "write"),
-                ("fx", "readFile"),
-                ("zz", "file:///a/../b"),
-            ] {
-                let what = Capability {
-                    kind: CapabilityKind::Resource,
-                    service,
-                    name,
-                };
+            for (service, name) in
+                [("fs", "readAllFiles"), ("fs", "write"), ("fx", "readFile"), ("zz", "file:///a/../b")]
+            {
+                let what = Capability { kind: CapabilityKind::Resource, service, name };
                 allowed += u32::from(policy.decide(who, &what).is_allowed());
                 allowed += u32::from(policy.may_use_service(who, service));
                 std::hint::black_box(policy.visibility_class(who));
@@ -61,15 +51,9 @@ fn an_admitted_call_does_not_allocate() {
     let policy = PolicySet::compile(&[("p", POLICY)]).unwrap();
     let limits = Limits::new(policy.limits(), 64);
     let client = limits.for_client(&Principal::user("ada").unwrap(), Nanos(0));
-    let what = Capability {
-        kind: CapabilityKind::Tool,
-        service: "fs",
-        name: "read",
-    };
+    let what = Capability { kind: CapabilityKind::Tool, service: "fs", name: "read" };
     let capability = limits.for_capability(&what, Nanos(0));
     let mut outcomes = Vec::with_capacity(3);
-    let count = allocations(|| {
-        outcomes.extend((0..3).map(|_| Limits::check(&client, &capability, Nanos(0)).is_ok()))
-    });
+    let count = allocations(|| outcomes.extend((0..3).map(|_| Limits::check(&client, &capability, Nanos(0)).is_ok())));
     assert_eq!((count, outcomes), (0, vec![true, true, false]));
 }

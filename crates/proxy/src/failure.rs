@@ -148,7 +148,10 @@ impl Failure {
     /// Whose trouble it is.
     pub fn side(&self) -> Side {
         match self {
-            Failure::Unavailable { .. } | Failure::Timeout { .. } | Failure::Broken { .. } | Failure::Interaction(_) => Side::Upstream,
+            Failure::Unavailable { .. }
+            | Failure::Timeout { .. }
+            | Failure::Broken { .. }
+            | Failure::Interaction(_) => Side::Upstream,
             Failure::Draining | Failure::Internal(_) => Side::Us,
             _ => Side::Downstream,
         }
@@ -274,9 +277,9 @@ impl Failure {
         match self {
             Failure::Envelope(e) => e.code(),
             Failure::HeaderMismatch(_) => error::HEADER_MISMATCH,
-            Failure::MissingMeta(_)
-            | Failure::InvalidParams(_)
-            | Failure::UnknownCapability { .. } => error::INVALID_PARAMS,
+            Failure::MissingMeta(_) | Failure::InvalidParams(_) | Failure::UnknownCapability { .. } => {
+                error::INVALID_PARAMS
+            }
             Failure::UnsupportedVersion(_) => error::UNSUPPORTED_VERSION,
             Failure::UnknownMethod(_) => error::METHOD_NOT_FOUND,
             Failure::MissingCapability(_) => error::MISSING_CAPABILITY,
@@ -307,7 +310,8 @@ impl Failure {
         match self {
             Failure::UnknownCapability { .. } | Failure::InvalidParams(_) => plain,
             Failure::UnsupportedVersion(requested) => {
-                let supported: Vec<String> = Revision::ALL.iter().rev().map(|r| format!("\"{}\"", r.as_str())).collect();
+                let supported: Vec<String> =
+                    Revision::ALL.iter().rev().map(|r| format!("\"{}\"", r.as_str())).collect();
                 plain.with_raw("supported", format!("[{}]", supported.join(","))).with("requested", requested)
             }
             Failure::MissingCapability(name) => plain.with_raw("requiredCapabilities", format!("{{\"{name}\":{{}}}}")),
@@ -319,9 +323,9 @@ impl Failure {
                     None => error,
                 }
             }
-            Failure::Unavailable { service, .. } | Failure::Timeout { service, .. } | Failure::Broken { service, .. } => {
-                plain.with("reason", self.reason()).with("service", service)
-            }
+            Failure::Unavailable { service, .. }
+            | Failure::Timeout { service, .. }
+            | Failure::Broken { service, .. } => plain.with("reason", self.reason()).with("service", service),
             _ => plain.with("reason", self.reason()),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use outrigger_policy::Principal;
@@ -96,7 +96,11 @@ impl ConnInfo {
 }
 
 /// Takes the server's part of a TLS handshake, within `timeout`. Cancelling the future closes the socket.
-pub async fn handshake(socket: TcpStream, config: Arc<ServerConfig>, timeout: Duration) -> Result<(Stream, TlsInfo), HandshakeError> {
+pub async fn handshake(
+    socket: TcpStream,
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+) -> Result<(Stream, TlsInfo), HandshakeError> {
     let accepted = tokio::time::timeout(timeout, TlsAcceptor::from(config).accept(Socket::Tcp(socket)))
         .await
         .map_err(|_elapsed| HandshakeError::Timeout { after: timeout })?
@@ -107,7 +111,10 @@ pub async fn handshake(socket: TcpStream, config: Arc<ServerConfig>, timeout: Du
 
 fn describe(tls: &rustls::ServerConnection) -> TlsInfo {
     TlsInfo {
-        peer_certs: tls.peer_certificates().map(|certs| certs.iter().map(|cert| cert.clone().into_owned()).collect()).unwrap_or_default(),
+        peer_certs: tls
+            .peer_certificates()
+            .map(|certs| certs.iter().map(|cert| cert.clone().into_owned()).collect())
+            .unwrap_or_default(),
         alpn: if tls.alpn_protocol() == Some(ALPN_H2) { HttpVersion::Http2 } else { HttpVersion::Http1 },
         version: tls.protocol_version(),
         group: tls.negotiated_key_exchange_group().map(|group| group.name()),

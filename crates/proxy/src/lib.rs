@@ -11,7 +11,7 @@ pub mod pool;
 pub mod reply;
 pub mod serve;
 pub mod stream;
-pub mod trace;
 mod tasks;
 #[cfg(test)]
 mod testing;
+pub mod trace;

@@ -147,7 +147,9 @@ pub fn modern(map: &HeaderMap, message: &Message) -> Result<(), Failure> {
     }
     match mirrored(map, headers::METHOD)? {
         Some(method) if method == message.method_name() => {}
-        Some(_) => return Err(Failure::HeaderMismatch("Header mismatch: Mcp-Method differs from the body's method".into())),
+        Some(_) => {
+            return Err(Failure::HeaderMismatch("Header mismatch: Mcp-Method differs from the body's method".into()));
+        }
         None => return Err(Failure::HeaderMismatch("Header mismatch: Mcp-Method is missing".into())),
     }
     if let Some(target) = message.target().filter(|_| mirrors_name(message.method)) {
@@ -213,11 +215,14 @@ mod tests {
     }
 
     fn call(meta: &str) -> Message {
-        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"検索","_meta":{{{meta}}}}}}}"#);
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"検索","_meta":{{{meta}}}}}}}"#
+        );
         Message::parse(Bytes::from(text)).unwrap()
     }
 
-    const META: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
+    const META: &str =
+        r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
     const NAME: &str = "=?base64?5qSc57Si?=";
 
     #[test]
@@ -229,7 +234,8 @@ mod tests {
     #[test]
     fn each_mistake_has_its_code() {
         let good = [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", NAME)];
-        let code = |list: &[(&'static str, &str)], meta: &str| modern(&headers(list), &call(meta)).unwrap_err().rpc().code;
+        let code =
+            |list: &[(&'static str, &str)], meta: &str| modern(&headers(list), &call(meta)).unwrap_err().rpc().code;
         assert_eq!(code(&good, ""), -32602);
         assert_eq!(code(&good[1..], META), -32020);
         assert_eq!(code(&good[..2], META), -32020);
@@ -245,8 +251,14 @@ mod tests {
 
     #[test]
     fn accept_is_read_as_a_list() {
-        assert_eq!(accepts(&headers(&[("accept", "application/json, text/event-stream")])).unwrap(), Accepts { json: true, stream: true });
-        assert_eq!(accepts(&headers(&[("accept", "application/json;q=0.5")])).unwrap(), Accepts { json: true, stream: false });
+        assert_eq!(
+            accepts(&headers(&[("accept", "application/json, text/event-stream")])).unwrap(),
+            Accepts { json: true, stream: true }
+        );
+        assert_eq!(
+            accepts(&headers(&[("accept", "application/json;q=0.5")])).unwrap(),
+            Accepts { json: true, stream: false }
+        );
         assert!(accepts(&headers(&[("accept", "*/*")])).unwrap().stream);
         assert!(accepts(&headers(&[])).unwrap().stream);
         assert!(accepts(&headers(&[("accept", "text/html")])).is_err());

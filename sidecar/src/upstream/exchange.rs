@@ -175,7 +175,8 @@ impl Exchange {
         let id = request.id().unwrap_or_default();
         let reply = match request.method {
             outrigger_mcp::method::Method::Ping => outrigger_mcp::error::result_reply(&id, b"{}"),
-            _ => RpcError::new(METHOD_NOT_FOUND, format!("{} is not supported here", request.method_name())).reply(Some(&id)),
+            _ => RpcError::new(METHOD_NOT_FOUND, format!("{} is not supported here", request.method_name()))
+                .reply(Some(&id)),
         };
         let sent = self.send(reply);
         async move {
@@ -194,7 +195,9 @@ impl Drop for Exchange {
                     session.channel.write_now(self.call.cancelled("the caller went away"));
                 }
             }
-            Link::Http(session, ..) if !self.finished => session.send_detached(self.call.cancelled("the caller went away")),
+            Link::Http(session, ..) if !self.finished => {
+                session.send_detached(self.call.cancelled("the caller went away"))
+            }
             Link::Http(..) => {}
         }
     }
@@ -211,7 +214,9 @@ async fn receive_http(session: &Arc<HttpSession>, source: &mut Source, upstream_
     let server = &session.server;
     loop {
         let (events, resumes) = match source {
-            Source::Message(message) => return message.take().map(|message| *message).ok_or_else(|| server.broken("it answered nothing")),
+            Source::Message(message) => {
+                return message.take().map(|message| *message).ok_or_else(|| server.broken("it answered nothing"));
+            }
             Source::Stream { events, resumes } => (events, resumes),
         };
         match events.next().await {
@@ -256,4 +261,3 @@ async fn resume(session: &Arc<HttpSession>, last: &Bytes) -> Result<EventStream,
     events.last_id = Some(last.clone());
     Ok(events)
 }
-

@@ -74,7 +74,12 @@ impl HttpServer {
     ///
     /// # Errors
     /// Unavailable, broken or timed out.
-    pub async fn send(&self, method: HttpMethod, fields: HeaderMap, pieces: Vec<Bytes>) -> Result<Response<PooledBody>, Failure> {
+    pub async fn send(
+        &self,
+        method: HttpMethod,
+        fields: HeaderMap,
+        pieces: Vec<Bytes>,
+    ) -> Result<Response<PooledBody>, Failure> {
         let mut request = Request::new(OutBody::chunks(pieces));
         *request.method_mut() = method;
         *request.uri_mut() = self.path.clone().into();
@@ -99,7 +104,8 @@ impl HttpServer {
         match kind.as_str() {
             "text/event-stream" => Ok(Answer::Stream(Box::new(self.events(response.into_body())))),
             "application/json" => self.read(response.into_body()).await.map(Answer::Json),
-            _ => Err(self.broken(&format!("it answered with status {} and content type {kind:?}", response.status().as_u16()))),
+            _ => Err(self
+                .broken(&format!("it answered with status {} and content type {kind:?}", response.status().as_u16()))),
         }
     }
 
@@ -183,11 +189,15 @@ pub fn modern_fields(message: &Message) -> HeaderMap {
         Some(version) if version == Revision::MODERN.as_str() => {
             fields.insert(headers::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN.as_str()));
         }
-        Some(version) => drop(HeaderValue::from_str(version).map(|value| fields.insert(headers::PROTOCOL_VERSION, value))),
+        Some(version) => {
+            drop(HeaderValue::from_str(version).map(|value| fields.insert(headers::PROTOCOL_VERSION, value)))
+        }
         None => {}
     }
     match message.method {
-        Method::Other => drop(HeaderValue::from_str(&message.method_name()).map(|value| fields.insert(headers::METHOD, value))),
+        Method::Other => {
+            drop(HeaderValue::from_str(&message.method_name()).map(|value| fields.insert(headers::METHOD, value)))
+        }
         known => drop(fields.insert(headers::METHOD, HeaderValue::from_static(known.as_str()))),
     }
     if outrigger_proxy::peek::mirrors_name(message.method)

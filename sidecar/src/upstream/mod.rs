@@ -231,7 +231,8 @@ impl Upstream {
         };
         // A client session declared itself once, when it began; otherwise callers that can do different things must not
         // share what a server set up for one of them.
-        let capabilities = if session.starts_with(CLIENT_SESSION) { Bytes::new() } else { declared.capabilities.clone() };
+        let capabilities =
+            if session.starts_with(CLIENT_SESSION) { Bytes::new() } else { declared.capabilities.clone() };
         Key { peer: asker.peer.to_owned(), session, capabilities }
     }
 
@@ -326,7 +327,8 @@ impl Upstream {
         let entries: Vec<Arc<Entry>> = self.entries().drain().map(|(_, entry)| entry).collect();
         let mut sessions: Vec<Arc<Session>> = entries.iter().filter_map(|entry| entry.session.get().cloned()).collect();
         sessions.extend(self.main.swap(None));
-        let closing: Vec<_> = sessions.into_iter().map(|session| tokio::spawn(async move { session.close().await })).collect();
+        let closing: Vec<_> =
+            sessions.into_iter().map(|session| tokio::spawn(async move { session.close().await })).collect();
         for one in closing {
             // A panic in one must not keep the others from being closed.
             let _ = one.await;

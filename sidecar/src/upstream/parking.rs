@@ -12,8 +12,7 @@ use std::{
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    digest,
-    rand,
+    digest, rand,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -114,7 +113,8 @@ impl Parking {
             return Err(refused());
         }
         let mut lots = self.lots();
-        let gone = Failure::Interaction("the interaction is over (it expired, was used, or the server restarted); call again");
+        let gone =
+            Failure::Interaction("the interaction is over (it expired, was used, or the server restarted); call again");
         match lots.get(&handle) {
             None => Err(gone),
             // The seal holds both already; the lot has the last word all the same.

@@ -235,14 +235,20 @@ impl StdioSession {
                 Err(why) => handshake.on_silence(&why),
             };
             match step {
-                Step::Send(_) if channel.is_closed() => return Err(("the server ended when it was probed".into(), child)),
+                Step::Send(_) if channel.is_closed() => {
+                    return Err(("the server ended when it was probed".into(), child));
+                }
                 Step::Send(next) => request = next,
                 Step::Failed(why) => return Err((why, child)),
                 Step::Done(greeted) => {
                     if !greeted.revision.is_modern() {
                         channel.write_now(notification("notifications/initialized", None));
                     }
-                    return Ok(Arc::new(Self { greeted, channel, service: service.to_owned(), child: Mutex::new(Some(child)),
+                    return Ok(Arc::new(Self {
+                        greeted,
+                        channel,
+                        service: service.to_owned(),
+                        child: Mutex::new(Some(child)),
                         subscriptions: std::sync::Mutex::default(),
                     }));
                 }
@@ -386,7 +392,8 @@ impl HttpSession {
         let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
         copy_trace(trace, &mut fields);
         // Until the answer begins there is no exchange yet that would cancel the call when the caller goes away.
-        let mut unanswered = Unanswered { session: self.clone(), cancellation: Some(call.cancelled("the caller went away")) };
+        let mut unanswered =
+            Unanswered { session: self.clone(), cancellation: Some(call.cancelled("the caller went away")) };
         let response = match self.server.send(HttpMethod::POST, fields, pieces).await {
             Ok(response) => response,
             Err(timeout @ Failure::Timeout { .. }) => return Err(timeout),
@@ -561,8 +568,14 @@ async fn listen(session: std::sync::Weak<HttpSession>, server: HttpServer, mut f
 ///
 /// # Errors
 /// When the server fails, answers with an error or asks something back.
-pub async fn own_request(session: &Session, method: &str, params: &[u8], patience: Duration) -> Result<Message, Failure> {
-    let request = Message::parse(outrigger_mcp::error::request(b"0", method, params)).map_err(|r| Failure::Internal(r.error.to_string()))?;
+pub async fn own_request(
+    session: &Session,
+    method: &str,
+    params: &[u8],
+    patience: Duration,
+) -> Result<Message, Failure> {
+    let request = Message::parse(outrigger_mcp::error::request(b"0", method, params))
+        .map_err(|r| Failure::Internal(r.error.to_string()))?;
     let work = async {
         let mut exchange = session.call(&request, &[]).await?;
         loop {

@@ -105,12 +105,7 @@ pub struct Channel {
 
 impl Channel {
     /// Starts reading and writing.
-    pub fn open(
-        service: &str,
-        stdin: ChildStdin,
-        stdout: ChildStdout,
-        line_limit: usize,
-    ) -> Arc<Self> {
+    pub fn open(service: &str, stdin: ChildStdin, stdout: ChildStdout, line_limit: usize) -> Arc<Self> {
         let (writer, queue) = mpsc::channel(WRITE_QUEUE);
         let (session, _) = broadcast::channel(SESSION_QUEUE);
         let channel = Arc::new(Self {
@@ -397,9 +392,9 @@ impl<R: tokio::io::AsyncRead + Unpin> LineReader<R> {
     }
 
     fn skip_some(&mut self) {
-        let (_, tail) = self
-            .skipping
-            .get_or_insert_with(|| (self.buffer.get(..CLUE.min(self.buffer.len())).unwrap_or_default().to_vec(), Vec::new()));
+        let (_, tail) = self.skipping.get_or_insert_with(|| {
+            (self.buffer.get(..CLUE.min(self.buffer.len())).unwrap_or_default().to_vec(), Vec::new())
+        });
         let from = self.buffer.len().saturating_sub(CLUE);
         tail.extend_from_slice(self.buffer.get(from..).unwrap_or_default());
         let from = tail.len().saturating_sub(CLUE);
@@ -419,7 +414,9 @@ mod tests {
         while let Some(line) = reader.next().await {
             out.push(match line {
                 Line::Whole(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-                Line::TooLong { head, tail, .. } => format!("too long, id {:?}", find_id(&head).or_else(|| find_id(&tail))),
+                Line::TooLong { head, tail, .. } => {
+                    format!("too long, id {:?}", find_id(&head).or_else(|| find_id(&tail)))
+                }
             });
         }
         out
@@ -428,7 +425,9 @@ mod tests {
     #[tokio::test]
     async fn lines_are_cut_trimmed_and_bounded() {
         assert_eq!(lines(b"a\r\nb\n\npartial", 100).await, ["a", "b", ""]);
-        let long: &'static [u8] = Box::leak(format!("{{\"result\":\"{}\",\"id\":7}}\nnext\n", "x".repeat(50_000)).into_bytes().into_boxed_slice());
+        let long: &'static [u8] = Box::leak(
+            format!("{{\"result\":\"{}\",\"id\":7}}\nnext\n", "x".repeat(50_000)).into_bytes().into_boxed_slice(),
+        );
         assert_eq!(lines(long, 1000).await, ["too long, id Some(7)", "next"]);
     }
 

@@ -88,14 +88,7 @@ pub fn entrance_limits(f: &mut Fields<'_>, connections: usize, reason: &'static 
         .because("rare enough to cost nothing, yet clients of a busy mesh find new replicas in the end");
     let requests_per_connection =
         f.with_default("requests_per_connection", text, kinds::integer(1..=u64::from(u32::MAX)), 100_000);
-    EntranceLimits {
-        connections,
-        header_bytes,
-        body_bytes,
-        event_bytes,
-        in_flight,
-        requests_per_connection,
-    }
+    EntranceLimits { connections, header_bytes, body_bytes, event_bytes, in_flight, requests_per_connection }
 }
 
 /// Reads the timeouts that every entrance has, from a `timeouts` section.

@@ -157,7 +157,8 @@ mod tests {
         let two = demux.next_id();
         demux.insert(two, ());
         assert_eq!(demux.route(&ask), Route::Session);
-        let tied = message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"_meta":{"progressToken":2}}}"#);
+        let tied =
+            message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"_meta":{"progressToken":2}}}"#);
         assert_eq!(demux.route(&tied), Route::Call(two));
     }
 

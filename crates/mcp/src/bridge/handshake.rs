@@ -86,7 +86,8 @@ impl Handshake {
     }
 
     fn initialize(&self) -> Bytes {
-        let mut params = format!("{{\"protocolVersion\":\"{}\",\"capabilities\":", Revision::NEWEST_LEGACY.as_str()).into_bytes();
+        let mut params =
+            format!("{{\"protocolVersion\":\"{}\",\"capabilities\":", Revision::NEWEST_LEGACY.as_str()).into_bytes();
         params.extend_from_slice(&self.capabilities);
         params.extend_from_slice(b",\"clientInfo\":");
         params.extend_from_slice(&self.info);
@@ -205,8 +206,12 @@ mod tests {
         let mut h = handshake(Era::Auto);
         let probe = Message::parse(h.start()).unwrap();
         assert_eq!(probe.method, crate::method::Method::ServerDiscover);
-        let step = h.on_reply(&reply(r#"{"jsonrpc":"2.0","id":0,"result":{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}}"#));
-        assert!(matches!(step, Step::Done(g) if g.revision == Revision::MODERN && g.capabilities == br#"{"tools":{}}"#[..]));
+        let step = h.on_reply(&reply(
+            r#"{"jsonrpc":"2.0","id":0,"result":{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}}"#,
+        ));
+        assert!(
+            matches!(step, Step::Done(g) if g.revision == Revision::MODERN && g.capabilities == br#"{"tools":{}}"#[..])
+        );
     }
 
     #[test]

@@ -246,7 +246,9 @@ impl Call {
             if out.last() != Some(&b'{') {
                 out.push(b',');
             }
-            out.extend_from_slice(format!("\"{}\":{{\"method\":\"{}\",\"params\":", ask_key(i), ask.method.as_str()).as_bytes());
+            out.extend_from_slice(
+                format!("\"{}\":{{\"method\":\"{}\",\"params\":", ask_key(i), ask.method.as_str()).as_bytes(),
+            );
             out.extend_from_slice(&ask.params);
             out.push(b'}');
         }
@@ -272,7 +274,8 @@ pub fn ask_key(index: usize) -> String {
 impl Ask {
     /// Makes a question of a server's request, when it is one that a client can be asked.
     pub fn from_request(message: &Message) -> Option<Self> {
-        let askable = matches!(message.method, Method::ElicitationCreate | Method::SamplingCreateMessage | Method::RootsList);
+        let askable =
+            matches!(message.method, Method::ElicitationCreate | Method::SamplingCreateMessage | Method::RootsList);
         if !askable || message.shape != Shape::Request {
             return None;
         }
@@ -282,7 +285,10 @@ impl Ask {
                 let mut edits = Edits::new();
                 MetaEdit { drop: Some(|key| key == PROGRESS_TOKEN), set: Vec::new() }.params(message, &mut edits);
                 let flat = edits.apply_flat(message.body());
-                Message::parse(flat).ok().and_then(|m| m.params().object().map(|s| m.slice(s))).unwrap_or_else(|| message.slice(span))
+                Message::parse(flat)
+                    .ok()
+                    .and_then(|m| m.params().object().map(|s| m.slice(s)))
+                    .unwrap_or_else(|| message.slice(span))
             }
             Some(span) => message.slice(span),
             None => Bytes::from_static(b"{}"),
@@ -364,19 +370,27 @@ mod tests {
         ] {
             let reply = message(&format!(r#"{{"jsonrpc":"2.0","id":9,"result":{result}}}"#));
             let (pieces, _) = call.reply(&reply, &info);
-            assert_eq!(String::from_utf8_lossy(&concat(&pieces)), format!(r#"{{"jsonrpc":"2.0","id":"a","result":{expected}}}"#));
+            assert_eq!(
+                String::from_utf8_lossy(&concat(&pieces)),
+                format!(r#"{{"jsonrpc":"2.0","id":"a","result":{expected}}}"#)
+            );
         }
     }
 
     #[test]
     fn notifications_get_the_callers_token_and_level() {
         let call = Call::new(&message(CALL), 9);
-        let progress = message(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#);
+        let progress =
+            message(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":9,"progress":1}}"#);
         assert_eq!(
             call.notification(&progress).unwrap(),
             br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#[..]
         );
-        let log = |level: &str| message(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#));
+        let log = |level: &str| {
+            message(&format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+            ))
+        };
         assert!(call.notification(&log("info")).is_none());
         assert!(call.notification(&log("error")).is_some());
     }
@@ -384,10 +398,15 @@ mod tests {
     #[test]
     fn a_missing_resource_changes_its_code() {
         let read = message(r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"x:y"}}"#);
-        let (pieces, ended) = Call::new(&read, 2)
-            .reply(&message(r#"{"jsonrpc":"2.0","id":2,"error":{"code":-32002,"message":"no","data":{"uri":"x:y"}}}"#), &Bytes::new());
+        let (pieces, ended) = Call::new(&read, 2).reply(
+            &message(r#"{"jsonrpc":"2.0","id":2,"error":{"code":-32002,"message":"no","data":{"uri":"x:y"}}}"#),
+            &Bytes::new(),
+        );
         assert_eq!(ended, Ended::RpcError(-32602));
-        assert_eq!(concat(&pieces), br#"{"jsonrpc":"2.0","id":1,"error":{"message":"no","data":{"uri":"x:y"},"code":-32602}}"#[..]);
+        assert_eq!(
+            concat(&pieces),
+            br#"{"jsonrpc":"2.0","id":1,"error":{"message":"no","data":{"uri":"x:y"},"code":-32602}}"#[..]
+        );
     }
 
     #[test]
@@ -403,13 +422,22 @@ mod tests {
 
     #[test]
     fn questions_and_answers_meet_by_key() {
-        let ask = |id: &str| Ask::from_request(&message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#))).unwrap();
+        let ask = |id: &str| {
+            Ask::from_request(&message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#))).unwrap()
+        };
         let asks = [ask("7"), ask("\"q\"")];
-        let reply = message(std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, &[], Some("st"), b"{}")).unwrap());
+        let reply = message(
+            std::str::from_utf8(&Call::new(&message(CALL), 9).input_required(&asks, &[], Some("st"), b"{}")).unwrap(),
+        );
         assert_eq!(reply.result_text(Field::ResultType).unwrap(), "input_required");
-        let retry = message(r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","requestState":"st","inputResponses":{"r2":{"roots":[]},"zz":1}}}"#);
+        let retry = message(
+            r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","requestState":"st","inputResponses":{"r2":{"roots":[]},"zz":1}}}"#,
+        );
         let got = answers(&retry, &asks);
         assert_eq!((got[0].as_deref(), got[1].as_deref()), (None, Some(&br#"{"roots":[]}"#[..])));
-        assert_eq!(asks[1].answer(got[1].as_ref().unwrap()), br#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#[..]);
+        assert_eq!(
+            asks[1].answer(got[1].as_ref().unwrap()),
+            br#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#[..]
+        );
     }
 }

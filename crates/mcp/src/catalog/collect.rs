@@ -98,10 +98,7 @@ impl ListPage {
             }
         })?;
         scanner.finish()?;
-        let token = |span: Option<Span>| {
-            span.map(|span| span.of(result))
-                .filter(|token| *token != b"null")
-        };
+        let token = |span: Option<Span>| span.map(|span| span.of(result)).filter(|token| *token != b"null");
         let next_cursor = match token(cursor) {
             None => None,
             Some(token) => Some(decode_string(token).ok_or(PageError::Cursor)?.into_owned()),
@@ -134,9 +131,7 @@ impl ListPage {
         for (index, span) in elements.into_iter().enumerate() {
             match Item::read(kind, body.slice(span.range())) {
                 Ok(item) => page.items.push(item),
-                Err(reason) => page
-                    .skipped
-                    .push(format!("{} {index} {reason}", kind.as_str())),
+                Err(reason) => page.skipped.push(format!("{} {index} {reason}", kind.as_str())),
             }
         }
         Some(page)
@@ -164,11 +159,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Far above what a client could use, and far below what would hurt.
     fn default() -> Self {
-        Self {
-            pages: 100,
-            items: 10_000,
-            bytes: 32 << 20,
-        }
+        Self { pages: 100, items: 10_000, bytes: 32 << 20 }
     }
 }
 
@@ -206,10 +197,7 @@ impl Collector {
         self.pages += 1;
         self.bytes += page.bytes;
         if self.bytes > self.limits.bytes {
-            return self.cut(format!(
-                "the list is larger than {} bytes",
-                self.limits.bytes
-            ));
+            return self.cut(format!("the list is larger than {} bytes", self.limits.bytes));
         }
         self.note_freshness(&page);
         for skipped in page.skipped {
@@ -223,10 +211,7 @@ impl Collector {
                     item.key()
                 ));
             } else if self.list.items.len() == self.limits.items {
-                return self.cut(format!(
-                    "the list has more than {} items",
-                    self.limits.items
-                ));
+                return self.cut(format!("the list has more than {} items", self.limits.items));
             } else {
                 self.list.items.push(item);
             }
@@ -236,10 +221,7 @@ impl Collector {
             return self.cut(format!("a cursor is longer than {MAX_CURSOR} bytes"));
         }
         if self.pages == self.limits.pages {
-            return self.cut(format!(
-                "the list has more than {} pages",
-                self.limits.pages
-            ));
+            return self.cut(format!("the list has more than {} pages", self.limits.pages));
         }
         if !self.cursors.insert(cursor.clone()) {
             return self.cut("the server repeats a cursor".to_owned());
@@ -250,10 +232,7 @@ impl Collector {
     /// Ends a list whose next page could not be had; what came before is kept as a partial list.
     #[must_use]
     pub fn abandon(mut self, reason: &str) -> List {
-        self.cut(format!(
-            "page {} could not be read: {reason}",
-            self.pages + 1
-        ));
+        self.cut(format!("page {} could not be read: {reason}", self.pages + 1));
         self.finish()
     }
 
@@ -261,9 +240,7 @@ impl Collector {
     #[must_use]
     pub fn finish(mut self) -> List {
         if self.suppressed > 0 {
-            self.list
-                .warnings
-                .push(format!("and {} more warnings", self.suppressed));
+            self.list.warnings.push(format!("and {} more warnings", self.suppressed));
         }
         self.list.index();
         self.list
@@ -279,10 +256,7 @@ impl Collector {
     fn cut(&mut self, reason: String) -> Option<String> {
         self.list.complete = false;
         // The reason of a partial list must not be lost behind many small warnings.
-        self.list.warnings.push(format!(
-            "{reason}; the {} list is partial",
-            self.kind.as_str()
-        ));
+        self.list.warnings.push(format!("{reason}; the {} list is partial", self.kind.as_str()));
         None
     }
 

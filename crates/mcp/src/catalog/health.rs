@@ -50,12 +50,7 @@ fn member_name(kind: Kind) -> &'static str {
 impl Catalog {
     /// The `catalog` object of the health document.
     pub fn to_health_json(&self) -> Vec<u8> {
-        let size: usize = self
-            .lists
-            .iter()
-            .flat_map(|list| &list.items)
-            .map(|item| item.raw().len() + 1)
-            .sum();
+        let size: usize = self.lists.iter().flat_map(|list| &list.items).map(|item| item.raw().len() + 1).sum();
         let mut out = Vec::with_capacity(size + 1024);
         out.extend_from_slice(b"{\"fingerprint\":");
         write_string(&mut out, &self.fingerprint);
@@ -70,10 +65,7 @@ impl Catalog {
             }
             out.push(b']');
         }
-        for (name, raw) in [
-            ("capabilities", &self.about.capabilities),
-            ("server_info", &self.about.server_info),
-        ] {
+        for (name, raw) in [("capabilities", &self.about.capabilities), ("server_info", &self.about.server_info)] {
             if let Some(raw) = raw {
                 out.extend_from_slice(format!(",\"{name}\":").as_bytes());
                 out.extend_from_slice(raw);
@@ -84,9 +76,7 @@ impl Catalog {
             write_string(&mut out, instructions);
         }
         out.extend_from_slice(b",\"lists\":");
-        let notes: BTreeMap<_, _> = Kind::ALL
-            .map(|kind| (member_name(kind), Notes::of(self.list(kind))))
-            .into();
+        let notes: BTreeMap<_, _> = Kind::ALL.map(|kind| (member_name(kind), Notes::of(self.list(kind)))).into();
         // Writing plain data to a Vec cannot fail.
         let _ = serde_json::to_writer(&mut out, &notes);
         out.push(b'}');
@@ -114,10 +104,7 @@ impl Catalog {
                 "instructions" => about.instructions = decode_string(&raw).map(Into::into),
                 "lists" => notes = read(&raw, "lists")?,
                 name => {
-                    let Some(kind) = Kind::ALL
-                        .into_iter()
-                        .find(|kind| member_name(*kind) == name)
-                    else {
+                    let Some(kind) = Kind::ALL.into_iter().find(|kind| member_name(*kind) == name) else {
                         continue;
                     };
                     let page = ListPage::read_items(kind, json, value);
@@ -125,12 +112,9 @@ impl Catalog {
                 }
             }
         }
-        let [tools, prompts, resources, templates] =
-            [Kind::Tool, Kind::Prompt, Kind::Resource, Kind::Template]
-                .map(|kind| list(kind, pages.remove(&kind), notes.remove(member_name(kind))));
-        Ok(Self::new(
-            tools, prompts, resources, templates, about, fetched_at,
-        ))
+        let [tools, prompts, resources, templates] = [Kind::Tool, Kind::Prompt, Kind::Resource, Kind::Template]
+            .map(|kind| list(kind, pages.remove(&kind), notes.remove(member_name(kind))));
+        Ok(Self::new(tools, prompts, resources, templates, about, fetched_at))
     }
 }
 
@@ -189,14 +173,8 @@ mod tests {
                 r#"{"tools":[{ "name":"b", "n":1.50 },{"name":"a"}],"ttlMs":5,"cacheScope":"public","nextCursor":"x"}"#,
             ),
             page(Kind::Prompt, r#"{"prompts":[{"name":"p"}]}"#),
-            page(
-                Kind::Resource,
-                r#"{"resources":[{"uri":"file:///a","name":"a"}]}"#,
-            ),
-            page(
-                Kind::Template,
-                r#"{"resourceTemplates":[{"uriTemplate":"file:///{x}"}]}"#,
-            ),
+            page(Kind::Resource, r#"{"resources":[{"uri":"file:///a","name":"a"}]}"#),
+            page(Kind::Template, r#"{"resourceTemplates":[{"uriTemplate":"file:///{x}"}]}"#),
             about,
             1_700_000_000_123,
         )
@@ -211,16 +189,10 @@ mod tests {
         assert_eq!(got.fingerprint(), sent.fingerprint());
         assert_eq!(got.fetched_at_ms(), 1_700_000_000_123);
         assert_eq!(got.about().instructions.as_deref(), Some("be \"kind\"\n"));
-        assert_eq!(
-            got.about().capabilities.as_deref(),
-            Some(br#"{ "resources" : {}, "x":1.0 }"#.as_slice())
-        );
+        assert_eq!(got.about().capabilities.as_deref(), Some(br#"{ "resources" : {}, "x":1.0 }"#.as_slice()));
         let tools = got.list(Kind::Tool);
         assert_eq!(tools.items()[0].raw(), r#"{ "name":"b", "n":1.50 }"#);
-        assert_eq!(
-            (tools.ttl_ms(), tools.cache_scope(), tools.complete()),
-            (Some(5), Some(CacheScope::Public), false)
-        );
+        assert_eq!((tools.ttl_ms(), tools.cache_scope(), tools.complete()), (Some(5), Some(CacheScope::Public), false));
         assert_eq!(tools.warnings(), sent.list(Kind::Tool).warnings());
         assert!(got.offers(Kind::Resource) && got.find(Kind::Template, "file:///{x}").is_some());
     }
@@ -250,28 +222,12 @@ mod tests {
 
     #[test]
     fn documents_of_other_versions_and_bad_ones() {
-        let read =
-            |text: &'static str| Catalog::from_health_json(&Bytes::from_static(text.as_bytes()));
+        let read = |text: &'static str| Catalog::from_health_json(&Bytes::from_static(text.as_bytes()));
         let sparse = read(r#"{"tools":[{"name":"a"},{"name":"a"},7],"news":[1]}"#).unwrap();
-        assert_eq!(
-            (
-                sparse.list(Kind::Tool).items().len(),
-                sparse.list(Kind::Tool).warnings().len()
-            ),
-            (1, 2)
-        );
-        assert_eq!(
-            read("{}").unwrap().fingerprint(),
-            Catalog::empty().fingerprint()
-        );
-        assert_eq!(
-            read(r#"{"tools":7}"#).unwrap_err(),
-            HealthError::Member("tools")
-        );
-        assert_eq!(
-            read(r#"{"fetched_at":"x"}"#).unwrap_err(),
-            HealthError::Member("fetched_at")
-        );
+        assert_eq!((sparse.list(Kind::Tool).items().len(), sparse.list(Kind::Tool).warnings().len()), (1, 2));
+        assert_eq!(read("{}").unwrap().fingerprint(), Catalog::empty().fingerprint());
+        assert_eq!(read(r#"{"tools":7}"#).unwrap_err(), HealthError::Member("tools"));
+        assert_eq!(read(r#"{"fetched_at":"x"}"#).unwrap_err(), HealthError::Member("fetched_at"));
         assert!(matches!(read("{"), Err(HealthError::Json(_))));
     }
 }

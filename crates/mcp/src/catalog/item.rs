@@ -43,18 +43,13 @@ impl Item {
     /// # Errors
     /// What is wrong with it, for a warning.
     pub fn parse(kind: Kind, raw: Bytes) -> Result<Self, String> {
-        let span = Scanner::new(&raw, MAX_DEPTH)
-            .and_then(|mut s| s.value())
-            .map_err(|e| e.to_string())?;
+        let span = Scanner::new(&raw, MAX_DEPTH).and_then(|mut s| s.value()).map_err(|e| e.to_string())?;
         Self::read(kind, raw.slice(span.range()))
     }
 
     /// Reads a definition whose bytes are known to be one JSON value without space around it.
     pub(super) fn read(kind: Kind, raw: Bytes) -> Result<Self, String> {
-        let whole = Span {
-            start: 0,
-            end: u32::try_from(raw.len()).map_err(|e| e.to_string())?,
-        };
+        let whole = Span { start: 0, end: u32::try_from(raw.len()).map_err(|e| e.to_string())? };
         let member_name = kind.key_member();
         let (mut key, mut schema, mut hints) = (None, None, None);
         for (name, value) in members(&raw, whole) {
@@ -66,41 +61,20 @@ impl Item {
             };
             if slot.replace(value).is_some() {
                 // Readers differ in which one they take.
-                return Err(format!(
-                    "has the member {} twice",
-                    String::from_utf8_lossy(name.span.of(&raw))
-                ));
+                return Err(format!("has the member {} twice", String::from_utf8_lossy(name.span.of(&raw))));
             }
         }
         let at: Span = key.ok_or_else(|| format!("has no `{member_name}`"))?;
-        let text = decode_string(at.of(&raw))
-            .ok_or_else(|| format!("has a `{member_name}` that is not text"))?;
-        let limit = if matches!(kind, Kind::Tool | Kind::Prompt) {
-            MAX_NAME
-        } else {
-            MAX_URI
-        };
+        let text = decode_string(at.of(&raw)).ok_or_else(|| format!("has a `{member_name}` that is not text"))?;
+        let limit = if matches!(kind, Kind::Tool | Kind::Prompt) { MAX_NAME } else { MAX_URI };
         if text.is_empty() || text.len() > limit {
-            return Err(format!(
-                "has a `{member_name}` of {} bytes; 1 to {limit} are allowed",
-                text.len()
-            ));
+            return Err(format!("has a `{member_name}` of {} bytes; 1 to {limit} are allowed", text.len()));
         }
         let text = text.into();
         let tool = kind == Kind::Tool;
-        let headers = if tool {
-            tool_headers(schema.map(|s| s.of(&raw)))
-        } else {
-            ToolHeaders::None
-        };
+        let headers = if tool { tool_headers(schema.map(|s| s.of(&raw))) } else { ToolHeaders::None };
         let repeatable = tool && hints.is_some_and(|hints| says_repeatable(&raw, hints));
-        Ok(Self {
-            key: text,
-            key_at: at.start..at.end,
-            headers,
-            repeatable,
-            raw,
-        })
+        Ok(Self { key: text, key_at: at.start..at.end, headers, repeatable, raw })
     }
 
     /// The definition, byte for byte as the server sent it.
@@ -145,9 +119,9 @@ fn tool_headers(schema: Option<&[u8]>) -> ToolHeaders {
 }
 
 fn says_repeatable(raw: &[u8], hints: Span) -> bool {
-    members(raw, hints).into_iter().any(|(k, v)| {
-        matches!(&*k.decode(raw), "readOnlyHint" | "idempotentHint") && v.of(raw) == b"true"
-    })
+    members(raw, hints)
+        .into_iter()
+        .any(|(k, v)| matches!(&*k.decode(raw), "readOnlyHint" | "idempotentHint") && v.of(raw) == b"true")
 }
 
 #[cfg(test)]
@@ -168,10 +142,7 @@ mod tests {
         assert_eq!(item.key(), "ab");
         let mut out = Vec::new();
         item.write_as("fs__ab", &mut out);
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            text.replace(r#""a\u0062""#, r#""fs__ab""#)
-        );
+        assert_eq!(String::from_utf8(out).unwrap(), text.replace(r#""a\u0062""#, r#""fs__ab""#));
     }
 
     #[test]
@@ -184,36 +155,23 @@ mod tests {
             (r#"{"name":"\ud800"}"#, "not text"),
             (r#"{"name":"a","name":"b"}"#, "twice"),
             (r#"{"name":"a","na\u006de":"b"}"#, "twice"),
-            (
-                &format!(r#"{{"name":"{}"}}"#, "x".repeat(1025)),
-                "1025 bytes",
-            ),
+            (&format!(r#"{{"name":"{}"}}"#, "x".repeat(1025)), "1025 bytes"),
             ("{", "not valid"),
         ] {
-            let error =
-                Item::parse(Kind::Tool, Bytes::copy_from_slice(text.as_bytes())).unwrap_err();
+            let error = Item::parse(Kind::Tool, Bytes::copy_from_slice(text.as_bytes())).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
         }
     }
 
     #[test]
     fn tools_tell_about_headers_and_repeating() {
-        let mirrored = tool(
-            r#"{"name":"a","inputSchema":{"properties":{"r":{"type":"string","x-mcp-header":"R"}}}}"#,
-        );
+        let mirrored = tool(r#"{"name":"a","inputSchema":{"properties":{"r":{"type":"string","x-mcp-header":"R"}}}}"#);
         assert!(matches!(mirrored.headers(), ToolHeaders::Mirrored(_)));
-        let invalid = tool(
-            r#"{"name":"a","inputSchema":{"properties":{"r":{"type":"number","x-mcp-header":"R"}}}}"#,
-        );
-        assert!(
-            matches!(invalid.headers(), ToolHeaders::Invalid(why) if why.contains("string, integer or boolean"))
-        );
+        let invalid = tool(r#"{"name":"a","inputSchema":{"properties":{"r":{"type":"number","x-mcp-header":"R"}}}}"#);
+        assert!(matches!(invalid.headers(), ToolHeaders::Invalid(why) if why.contains("string, integer or boolean")));
         assert!(!mirrored.repeatable());
         assert!(tool(r#"{"name":"a","annotations":{"readOnlyHint":true}}"#).repeatable());
-        assert!(
-            tool(r#"{"name":"a","annotations":{"destructiveHint":false,"idempotentHint":true}}"#)
-                .repeatable()
-        );
+        assert!(tool(r#"{"name":"a","annotations":{"destructiveHint":false,"idempotentHint":true}}"#).repeatable());
         assert!(!tool(r#"{"name":"a","annotations":{"readOnlyHint":false}}"#).repeatable());
     }
 

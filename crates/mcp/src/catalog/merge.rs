@@ -157,13 +157,11 @@ impl Merged {
     pub fn exposed(&self, kind: Kind) -> impl Iterator<Item = Exposed<'_>> {
         self.listed().flat_map(move |(at, service)| {
             let items = service.catalog.list(kind).items().iter().enumerate();
-            items
-                .filter(move |(i, _)| !self.omitted.contains(&(at, kind, *i as u32)))
-                .map(move |(_, item)| Exposed {
-                    service,
-                    item,
-                    name: self.exposed_name(service, kind, item.key()),
-                })
+            items.filter(move |(i, _)| !self.omitted.contains(&(at, kind, *i as u32))).map(move |(_, item)| Exposed {
+                service,
+                item,
+                name: self.exposed_name(service, kind, item.key()),
+            })
         })
     }
 
@@ -171,11 +169,7 @@ impl Merged {
     ///
     /// # Errors
     /// [`ResolveError::Unknown`].
-    pub fn resolve_name<'a>(
-        &'a self,
-        kind: Kind,
-        exposed: &'a str,
-    ) -> Result<Target<'a>, ResolveError> {
+    pub fn resolve_name<'a>(&'a self, kind: Kind, exposed: &'a str) -> Result<Target<'a>, ResolveError> {
         if self.naming.is_none() {
             return Ok(self.target(0, kind, exposed, false));
         }
@@ -185,22 +179,9 @@ impl Merged {
         if target.item.is_some() {
             return Ok(target);
         }
-        let long = self
-            .shortened
-            .get(&(service, kind))
-            .and_then(|names| names.get(local));
-        let item = long.and_then(|at| {
-            self.services[service as usize]
-                .catalog
-                .list(kind)
-                .items()
-                .get(*at as usize)
-        });
-        Ok(item.map_or(target, |item| Target {
-            original: item.key(),
-            item: Some(item),
-            ..target
-        }))
+        let long = self.shortened.get(&(service, kind)).and_then(|names| names.get(local));
+        let item = long.and_then(|at| self.services[service as usize].catalog.list(kind).items().get(*at as usize));
+        Ok(item.map_or(target, |item| Target { original: item.key(), item: Some(item), ..target }))
     }
 
     /// Where the read of a resource goes: a wrapped URI to its service; a listed one to the only service that lists it;
@@ -213,8 +194,7 @@ impl Merged {
             return target;
         }
         let service = self.by_prefix(uri).or(self.only_resources.map(Owner::One));
-        self.owned(service, Kind::Resource, uri)
-            .unwrap_or(Err(ResolveError::Unknown))
+        self.owned(service, Kind::Resource, uri).unwrap_or(Err(ResolveError::Unknown))
     }
 
     /// Where a completion for a resource reference goes: `ref.uri` is a template, or a plain URI.
@@ -222,8 +202,7 @@ impl Merged {
     /// # Errors
     /// [`ResolveError`].
     pub fn resolve_template<'a>(&'a self, template: &'a str) -> Result<Target<'a>, ResolveError> {
-        self.resolve_certain(Kind::Template, template)
-            .unwrap_or_else(|| self.resolve_uri(template))
+        self.resolve_certain(Kind::Template, template).unwrap_or_else(|| self.resolve_uri(template))
     }
 
     /// The URI under which a client can read what `service` calls `uri`, when it is another one. To be used on results
@@ -232,8 +211,7 @@ impl Merged {
         self.naming?;
         let name = &self.services.get(service)?.name;
         // Clients may fetch these from the web themselves, so they change only where two services list the same one.
-        let web = uri::scheme(uri)
-            .is_some_and(|s| s.eq_ignore_ascii_case("https") || s.eq_ignore_ascii_case("http"));
+        let web = uri::scheme(uri).is_some_and(|s| s.eq_ignore_ascii_case("https") || s.eq_ignore_ascii_case("http"));
         let readable = match self.resolve_uri(uri) {
             Ok(target) => target.service == service && !target.wrapped,
             Err(_) => false,
@@ -245,10 +223,7 @@ impl Merged {
     /// The least fresh and most private of what a list is made of. `default_ttl_ms` stands in for servers that do not
     /// say, and bounds lists from which a service is missing.
     pub fn freshness(&self, kind: Kind, now_ms: u64, default_ttl_ms: u64) -> Freshness {
-        let mut merged = Freshness {
-            ttl_ms: default_ttl_ms,
-            scope: CacheScope::Public,
-        };
+        let mut merged = Freshness { ttl_ms: default_ttl_ms, scope: CacheScope::Public };
         let mut known: Option<u64> = None;
         for service in &self.services {
             let list = service.catalog.list(kind);
@@ -257,13 +232,8 @@ impl Merged {
                 _ if !service.catalog.offers(kind) => continue,
                 ServiceState::Stale => (0, list.cache_scope()),
                 ServiceState::Fresh => {
-                    let until = list
-                        .ttl_ms()
-                        .map(|ttl| service.catalog.fetched_at_ms().saturating_add(ttl));
-                    (
-                        until.map_or(default_ttl_ms, |until| until.saturating_sub(now_ms)),
-                        list.cache_scope(),
-                    )
+                    let until = list.ttl_ms().map(|ttl| service.catalog.fetched_at_ms().saturating_add(ttl));
+                    (until.map_or(default_ttl_ms, |until| until.saturating_sub(now_ms)), list.cache_scope())
                 }
             };
             known = Some(known.map_or(ttl, |least| least.min(ttl)));
@@ -273,61 +243,32 @@ impl Merged {
         }
         match known {
             Some(ttl_ms) => Freshness { ttl_ms, ..merged },
-            None => Freshness {
-                scope: CacheScope::Private,
-                ..merged
-            },
+            None => Freshness { scope: CacheScope::Private, ..merged },
         }
     }
 
     fn listed(&self) -> impl Iterator<Item = (u32, &ServiceView)> {
-        (0..)
-            .zip(&self.services)
-            .filter(|(_, service)| service.state != ServiceState::Missing)
+        (0..).zip(&self.services).filter(|(_, service)| service.state != ServiceState::Missing)
     }
 
-    fn target<'a>(
-        &'a self,
-        service: u32,
-        kind: Kind,
-        original: &'a str,
-        wrapped: bool,
-    ) -> Target<'a> {
+    fn target<'a>(&'a self, service: u32, kind: Kind, original: &'a str, wrapped: bool) -> Target<'a> {
         let service = service as usize;
-        Target {
-            service,
-            original,
-            item: self.services[service].catalog.find(kind, original),
-            wrapped,
-        }
+        Target { service, original, item: self.services[service].catalog.find(kind, original), wrapped }
     }
 
     /// The answer that needs no guess from templates: one service, a wrapped URI, or a listed one.
-    fn resolve_certain<'a>(
-        &'a self,
-        kind: Kind,
-        uri: &'a str,
-    ) -> Option<Result<Target<'a>, ResolveError>> {
+    fn resolve_certain<'a>(&'a self, kind: Kind, uri: &'a str) -> Option<Result<Target<'a>, ResolveError>> {
         if self.naming.is_none() {
             return Some(Ok(self.target(0, kind, uri, false)));
         }
         if let Some((service, original)) = self.unwrap(uri) {
             return Some(Ok(self.target(service, kind, original, true)));
         }
-        let owners = if kind == Kind::Template {
-            &self.templates
-        } else {
-            &self.resources
-        };
+        let owners = if kind == Kind::Template { &self.templates } else { &self.resources };
         self.owned(owners.get(uri).copied(), kind, uri)
     }
 
-    fn owned<'a>(
-        &'a self,
-        owner: Option<Owner>,
-        kind: Kind,
-        uri: &'a str,
-    ) -> Option<Result<Target<'a>, ResolveError>> {
+    fn owned<'a>(&'a self, owner: Option<Owner>, kind: Kind, uri: &'a str) -> Option<Result<Target<'a>, ResolveError>> {
         owner.map(|owner| match owner {
             Owner::One(service) => Ok(self.target(service, kind, uri, false)),
             Owner::Several => Err(ResolveError::Ambiguous),
@@ -335,14 +276,8 @@ impl Merged {
     }
 
     fn by_prefix(&self, uri: &str) -> Option<Owner> {
-        let heads = self
-            .prefix_lengths
-            .iter()
-            .filter_map(|length| uri.get(..*length));
-        heads
-            .filter_map(|head| self.prefixes.get(head))
-            .next()
-            .copied()
+        let heads = self.prefix_lengths.iter().filter_map(|length| uri.get(..*length));
+        heads.filter_map(|head| self.prefixes.get(head)).next().copied()
     }
 
     /// Takes the service off a URI, if it is one of ours.
@@ -358,20 +293,14 @@ impl Merged {
         match kind {
             Kind::Tool | Kind::Prompt => Cow::Owned(naming.expose(&service.name, key)),
             Kind::Resource | Kind::Template if !self.must_wrap(kind, key) => Cow::Borrowed(key),
-            Kind::Resource | Kind::Template => {
-                uri::wrap(&service.name, key).map_or(Cow::Borrowed(key), Cow::Owned)
-            }
+            Kind::Resource | Kind::Template => uri::wrap(&service.name, key).map_or(Cow::Borrowed(key), Cow::Owned),
         }
     }
 
     /// Whether a listed URI cannot stand for itself: another service lists it too, or it looks as if it were wrapped,
     /// which would send reads to the service that it names.
     fn must_wrap(&self, kind: Kind, key: &str) -> bool {
-        let owners = if kind == Kind::Template {
-            &self.templates
-        } else {
-            &self.resources
-        };
+        let owners = if kind == Kind::Template { &self.templates } else { &self.resources };
         owners.get(key) == Some(&Owner::Several) || self.unwrap(key).is_some()
     }
 }

@@ -86,10 +86,7 @@ impl List {
 
     fn position(&self, key: &str) -> Option<usize> {
         let key_at = |at: &u32| self.items.get(*at as usize).map_or("", Item::key);
-        let found = self
-            .by_key
-            .binary_search_by(|at| key_at(at).cmp(key))
-            .ok()?;
+        let found = self.by_key.binary_search_by(|at| key_at(at).cmp(key)).ok()?;
         self.by_key.get(found).map(|at| *at as usize)
     }
 
@@ -125,38 +122,19 @@ pub struct Catalog {
 impl Catalog {
     /// A catalog of what was collected. `fetched_at_ms` is a Unix time in milliseconds. Members of `about` that are not
     /// JSON objects count as absent.
-    pub fn new(
-        tools: List,
-        prompts: List,
-        resources: List,
-        templates: List,
-        about: About,
-        fetched_at_ms: u64,
-    ) -> Self {
+    pub fn new(tools: List, prompts: List, resources: List, templates: List, about: About, fetched_at_ms: u64) -> Self {
         let about = About {
             capabilities: about.capabilities.and_then(object),
             server_info: about.server_info.and_then(object),
             ..about
         };
         let lists = [tools, prompts, resources, templates];
-        Self {
-            fingerprint: fingerprint(&lists, &about),
-            lists,
-            about,
-            fetched_at_ms,
-        }
+        Self { fingerprint: fingerprint(&lists, &about), lists, about, fetched_at_ms }
     }
 
     /// The catalog of a service that nothing is known of yet.
     pub fn empty() -> Self {
-        Self::new(
-            List::default(),
-            List::default(),
-            List::default(),
-            List::default(),
-            About::default(),
-            0,
-        )
+        Self::new(List::default(), List::default(), List::default(), List::default(), About::default(), 0)
     }
 
     /// One of its lists.
@@ -196,28 +174,20 @@ impl Catalog {
             Kind::Prompt => "prompts",
             Kind::Resource | Kind::Template => "resources",
         };
-        let declared = |raw: &Bytes| {
-            member(raw, whole(raw), name).is_some_and(|value| value.of(raw) != b"null")
-        };
+        let declared = |raw: &Bytes| member(raw, whole(raw), name).is_some_and(|value| value.of(raw) != b"null");
         !self.list(kind).items.is_empty() || self.about.capabilities.as_ref().is_some_and(declared)
     }
 }
 
 fn whole(raw: &[u8]) -> Span {
     // Everything here was scanned before, and the scanner refuses what a u32 cannot address.
-    Span {
-        start: 0,
-        end: raw.len() as u32,
-    }
+    Span { start: 0, end: raw.len() as u32 }
 }
 
 /// The bytes of a JSON object without space around it.
 fn object(raw: Bytes) -> Option<Bytes> {
     let mut scanner = Scanner::new(&raw, MAX_DEPTH).ok()?;
-    let span = scanner
-        .peek()
-        .filter(|first| *first == b'{')
-        .and_then(|_| scanner.value().ok())?;
+    let span = scanner.peek().filter(|first| *first == b'{').and_then(|_| scanner.value().ok())?;
     scanner.finish().ok()?;
     Some(raw.slice(span.range()))
 }
@@ -232,10 +202,7 @@ fn fingerprint(lists: &[List; 4], about: &About) -> String {
     };
     for list in lists {
         part(&(list.items.len() as u64).to_be_bytes());
-        part(&[
-            u8::from(list.complete),
-            list.cache_scope.map_or(0, |scope| scope as u8 + 1),
-        ]);
+        part(&[u8::from(list.complete), list.cache_scope.map_or(0, |scope| scope as u8 + 1)]);
         for item in &list.items {
             part(item.raw());
         }

@@ -35,12 +35,7 @@ pub struct Page {
 impl PreparedList {
     /// Joins what `visible(service, kind, original name)` admits. Lists for modern HTTP clients leave out tools with
     /// invalid `x-mcp-header` annotations, which such clients must not accept (server/tools).
-    pub fn build(
-        merged: &Merged,
-        kind: Kind,
-        modern_http: bool,
-        visible: impl Fn(&str, Kind, &str) -> bool,
-    ) -> Self {
+    pub fn build(merged: &Merged, kind: Kind, modern_http: bool, visible: impl Fn(&str, Kind, &str) -> bool) -> Self {
         Self::build_with(merged, kind, modern_http, visible, PAGE_BYTES)
     }
 
@@ -77,13 +72,7 @@ impl PreparedList {
         }
         page.shrink_to_fit();
         pages.push((page_start, Bytes::from(page)));
-        Self {
-            fingerprint: fingerprint(kind, &pages),
-            kind,
-            pages,
-            items,
-            hidden,
-        }
+        Self { fingerprint: fingerprint(kind, &pages), kind, pages, items, hidden }
     }
 
     /// Changes when, and only when, the audience would see something else.
@@ -108,15 +97,9 @@ impl PreparedList {
 
     /// The page that starts at an offset: 0, or one that [`Page::next`] gave. `None` for any other.
     pub fn page(&self, offset: u32) -> Option<Page> {
-        let at = self
-            .pages
-            .binary_search_by_key(&offset, |(start, _)| *start)
-            .ok()?;
+        let at = self.pages.binary_search_by_key(&offset, |(start, _)| *start).ok()?;
         let (_, items) = self.pages.get(at)?;
-        Some(Page {
-            items: items.clone(),
-            next: self.pages.get(at + 1).map(|(start, _)| *start),
-        })
+        Some(Page { items: items.clone(), next: self.pages.get(at + 1).map(|(start, _)| *start) })
     }
 
     /// The `result` of a list request as pieces that share memory with the list. `next_cursor` belongs to
@@ -128,13 +111,7 @@ impl PreparedList {
             end.extend_from_slice(b",\"nextCursor\":");
             write_string(&mut end, cursor);
         }
-        vec![
-            opening(self.kind),
-            page.items.clone(),
-            Bytes::from(end),
-            suffix.clone(),
-            Bytes::from_static(b"}"),
-        ]
+        vec![opening(self.kind), page.items.clone(), Bytes::from(end), suffix.clone(), Bytes::from_static(b"}")]
     }
 }
 
@@ -144,8 +121,7 @@ pub fn suffix(freshness: Option<Freshness>, meta: Option<&[u8]>) -> Bytes {
     let mut out = Vec::with_capacity(96 + meta.map_or(0, <[u8]>::len));
     if let Some(Freshness { ttl_ms, scope }) = freshness {
         let scope = scope.as_str();
-        let members =
-            format!(",\"ttlMs\":{ttl_ms},\"cacheScope\":\"{scope}\",\"resultType\":\"complete\"");
+        let members = format!(",\"ttlMs\":{ttl_ms},\"cacheScope\":\"{scope}\",\"resultType\":\"complete\"");
         out.extend_from_slice(members.as_bytes());
     }
     if let Some(meta) = meta {

@@ -17,11 +17,7 @@ const DIGIT_PREFIX: &str = "n.";
 /// `uri` (or a template) under the name of a service. `None` when it has no literal scheme to extend.
 pub fn wrap(service: &str, uri: &str) -> Option<String> {
     scheme(uri)?;
-    let prefix = if service.starts_with(|c: char| c.is_ascii_digit()) {
-        DIGIT_PREFIX
-    } else {
-        ""
-    };
+    let prefix = if service.starts_with(|c: char| c.is_ascii_digit()) { DIGIT_PREFIX } else { "" };
     Some([prefix, service, "+", uri].concat())
 }
 
@@ -43,33 +39,25 @@ pub fn unwrap(uri: &str) -> Option<(&str, &str)> {
 pub fn scheme(uri: &str) -> Option<&str> {
     let (scheme, _) = uri.split_once(':')?;
     let valid = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
     valid.then_some(scheme)
 }
 
 /// What every expansion of a template starts with.
 pub fn literal_prefix(template: &str) -> &str {
-    template
-        .split_once('{')
-        .map_or(template, |(literal, _)| literal)
+    template.split_once('{').map_or(template, |(literal, _)| literal)
 }
 
 /// Rewrites the URIs of a result (raw JSON): `contents[].uri`, and `uri` of resource links and embedded resources in
 /// `content[]` and `messages[].content`. `map` gives the new URI or `None` to keep it; nothing else changes.
 /// `None` when nothing changed at all, or the result is not a JSON object.
 pub fn rewrite_uris(result: &[u8], map: impl Fn(&str) -> Option<String>) -> Option<Vec<u8>> {
-    let mut finder = UriFinder {
-        body: result,
-        found: Vec::new(),
-    };
+    let mut finder = UriFinder { body: result, found: Vec::new() };
     finder.result().ok()?;
     let mut out = Vec::new();
     let mut copied = 0;
     for span in finder.found {
-        let Some(new) = decode_string(span.of(result)).and_then(|old: Cow<'_, str>| map(&old))
-        else {
+        let Some(new) = decode_string(span.of(result)).and_then(|old: Cow<'_, str>| map(&old)) else {
             continue;
         };
         let range = span.range();
@@ -117,11 +105,7 @@ impl UriFinder<'_> {
 
     /// Content blocks: an array of them, or a single one as in prompts.
     fn blocks(&mut self, s: &mut Scanner<'_>) -> Result<(), JsonError> {
-        if s.peek() == Some(b'[') {
-            each(s, |s| self.block(s))
-        } else {
-            self.block(s)
-        }
+        if s.peek() == Some(b'[') { each(s, |s| self.block(s)) } else { self.block(s) }
     }
 
     fn block(&mut self, s: &mut Scanner<'_>) -> Result<(), JsonError> {
@@ -170,10 +154,7 @@ impl UriFinder<'_> {
     }
 }
 
-fn each(
-    s: &mut Scanner<'_>,
-    element: impl FnMut(&mut Scanner<'_>) -> Result<(), JsonError>,
-) -> Result<(), JsonError> {
+fn each(s: &mut Scanner<'_>, element: impl FnMut(&mut Scanner<'_>) -> Result<(), JsonError>) -> Result<(), JsonError> {
     if s.peek() != Some(b'[') {
         return s.value().map(drop);
     }
@@ -190,23 +171,9 @@ mod tests {
     #[test]
     fn wrapping_changes_the_scheme_alone() {
         assert_eq!(wrap("fs", "file:///a").as_deref(), Some("fs+file:///a"));
-        assert_eq!(
-            wrap("fs", "repo://{owner}/x").as_deref(),
-            Some("fs+repo://{owner}/x")
-        );
-        assert_eq!(
-            wrap("7zip", "file:///a").as_deref(),
-            Some("n.7zip+file:///a")
-        );
-        for none in [
-            "no-scheme",
-            "{+path}",
-            "{scheme}://x",
-            "1a:b",
-            "",
-            ":x",
-            "a b:c",
-        ] {
+        assert_eq!(wrap("fs", "repo://{owner}/x").as_deref(), Some("fs+repo://{owner}/x"));
+        assert_eq!(wrap("7zip", "file:///a").as_deref(), Some("n.7zip+file:///a"));
+        for none in ["no-scheme", "{+path}", "{scheme}://x", "1a:b", "", ":x", "a b:c"] {
             assert_eq!(wrap("fs", none), None, "{none}");
         }
     }
@@ -216,15 +183,9 @@ mod tests {
         assert_eq!(unwrap("fs+file:///a+b"), Some(("fs", "file:///a+b")));
         assert_eq!(unwrap("a+git+ssh://x"), Some(("a", "git+ssh://x")));
         assert_eq!(unwrap("n.7zip+file:///a"), Some(("7zip", "file:///a")));
-        for none in [
-            "file:///a+b:c",
-            "7zip+file:///a",
-            "n.fs+file:///a",
-            "FS+file:///a",
-            "fs+nothing",
-            "+a:b",
-            "file:///a",
-        ] {
+        for none in
+            ["file:///a+b:c", "7zip+file:///a", "n.fs+file:///a", "FS+file:///a", "fs+nothing", "+a:b", "file:///a"]
+        {
             assert_eq!(unwrap(none), None, "{none}");
         }
     }

@@ -26,7 +26,9 @@ fn finds_everything_in_one_pass_whatever_the_order() {
 
 #[test]
 fn reads_results_and_errors() {
-    let m = parse(r#"{"result":{"resultType":"input_required","_meta":{}},"id":12345678901234567890123,"jsonrpc":"2.0"}"#).unwrap();
+    let m =
+        parse(r#"{"result":{"resultType":"input_required","_meta":{}},"id":12345678901234567890123,"jsonrpc":"2.0"}"#)
+            .unwrap();
     assert_eq!(m.shape, Shape::Result);
     assert_eq!(m.id().unwrap(), &b"12345678901234567890123"[..]);
     assert_eq!(m.result_text(Field::ResultType).unwrap(), "input_required");

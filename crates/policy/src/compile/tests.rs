@@ -40,28 +40,15 @@ fn mistakes(text: &str) -> Vec<Diagnostic> {
 fn mistake(text: &str) -> String {
     let all = mistakes(text);
     assert_eq!(all.len(), 1, "{all:?}");
-    format!(
-        "{}:{} {} ({})",
-        all[0].line,
-        all[0].column,
-        all[0].message,
-        all[0].hint.as_deref().unwrap_or_default()
-    )
+    format!("{}:{} {} ({})", all[0].line, all[0].column, all[0].message, all[0].hint.as_deref().unwrap_or_default())
 }
 
 fn tool<'a>(service: &'a str, name: &'a str) -> Capability<'a> {
-    Capability {
-        kind: CapabilityKind::Tool,
-        service,
-        name,
-    }
+    Capability { kind: CapabilityKind::Tool, service, name }
 }
 
 fn user(subject: &str, roles: &[&str], scopes: &[&str]) -> Principal {
-    Principal::user(subject)
-        .unwrap()
-        .with_grants(roles, scopes)
-        .unwrap()
+    Principal::user(subject).unwrap().with_grants(roles, scopes).unwrap()
 }
 
 fn rule_that_allows(policy: &PolicySet, who: &Principal, what: Capability<'_>) -> Option<String> {
@@ -75,30 +62,11 @@ fn rule_that_allows(policy: &PolicySet, who: &Principal, what: Capability<'_>) -
 fn the_form_of_the_issue() {
     let policy = compile(DEMO);
     let reader = user("ada", &[], &["read"]);
-    assert_eq!(
-        rule_that_allows(&policy, &reader, tool("fs", "readFileText")).as_deref(),
-        Some("demo/readers")
-    );
-    assert_eq!(
-        rule_that_allows(&policy, &reader, tool("fs", "writeFile")),
-        None
-    );
-    assert_eq!(
-        rule_that_allows(&policy, &reader, tool("vector", "readAll")),
-        None
-    );
-    assert_eq!(
-        rule_that_allows(
-            &policy,
-            &user("ada", &["read"], &[]),
-            tool("fs", "readFileText")
-        ),
-        None
-    );
-    assert_eq!(
-        (policy.mtls_mode(), policy.rule_count()),
-        (MtlsMode::Strict, 1)
-    );
+    assert_eq!(rule_that_allows(&policy, &reader, tool("fs", "readFileText")).as_deref(), Some("demo/readers"));
+    assert_eq!(rule_that_allows(&policy, &reader, tool("fs", "writeFile")), None);
+    assert_eq!(rule_that_allows(&policy, &reader, tool("vector", "readAll")), None);
+    assert_eq!(rule_that_allows(&policy, &user("ada", &["read"], &[]), tool("fs", "readFileText")), None);
+    assert_eq!((policy.mtls_mode(), policy.rule_count()), (MtlsMode::Strict, 1));
 }
 
 #[test]
@@ -120,11 +88,8 @@ fn every_requirement_has_its_word() {
         Principal::workload("spiffe://other/agent-1").unwrap(),
         Principal::anonymous(),
     ];
-    let allowed = |service| {
-        who.iter()
-            .map(|who| policy.decide(who, &tool(service, "t")).is_allowed())
-            .collect::<Vec<_>>()
-    };
+    let allowed =
+        |service| who.iter().map(|who| policy.decide(who, &tool(service, "t")).is_allowed()).collect::<Vec<_>>();
     assert_eq!(allowed("a"), [true, false, false, false, false, false]);
     assert_eq!(allowed("b"), [false, false, false, true, true, false]);
     assert_eq!(allowed("c"), [false, false, false, true, false, false]);
@@ -135,30 +100,17 @@ fn every_requirement_has_its_word() {
 
 #[test]
 fn kinds_narrow_a_rule() {
-    let policy = compile(&with_rules(
-        "      - { name: r, services: [fs], capabilities: ['*'], kinds: [prompt, resource] }\n",
-    ));
+    let policy =
+        compile(&with_rules("      - { name: r, services: [fs], capabilities: ['*'], kinds: [prompt, resource] }\n"));
     let ada = user("ada", &[], &[]);
-    let allowed = CapabilityKind::ALL.map(|kind| {
-        policy
-            .decide(
-                &ada,
-                &Capability {
-                    kind,
-                    service: "fs",
-                    name: "x",
-                },
-            )
-            .is_allowed()
-    });
+    let allowed = CapabilityKind::ALL
+        .map(|kind| policy.decide(&ada, &Capability { kind, service: "fs", name: "x" }).is_allowed());
     assert_eq!(allowed, [false, true, true, false]);
 }
 
 #[test]
 fn the_order_of_files_and_documents_means_nothing() {
-    let other = DEMO
-        .replace("name: demo", "name: another")
-        .replace("STRICT", "PERMISSIVE");
+    let other = DEMO.replace("name: demo", "name: another").replace("STRICT", "PERMISSIVE");
     let joined = format!("{DEMO}---\n{other}");
     let sets = [
         PolicySet::compile(&[("a", DEMO), ("b", &other)]).unwrap(),
@@ -167,19 +119,9 @@ fn the_order_of_files_and_documents_means_nothing() {
     ];
     let reader = user("ada", &[], &["read"]);
     for set in &sets {
-        assert_eq!(
-            rule_that_allows(set, &reader, tool("fs", "read")).as_deref(),
-            Some("another/readers")
-        );
-        assert_eq!(
-            set.visibility_class(&reader),
-            sets[0].visibility_class(&reader)
-        );
-        assert_eq!(
-            set.mtls_mode(),
-            MtlsMode::Strict,
-            "the strict document wins"
-        );
+        assert_eq!(rule_that_allows(set, &reader, tool("fs", "read")).as_deref(), Some("another/readers"));
+        assert_eq!(set.visibility_class(&reader), sets[0].visibility_class(&reader));
+        assert_eq!(set.mtls_mode(), MtlsMode::Strict, "the strict document wins");
     }
     assert_eq!(compile(&other).mtls_mode(), MtlsMode::Permissive);
 }
@@ -195,22 +137,11 @@ fn limits_are_read() {
     let seen: Vec<_> = policy
         .limits()
         .iter()
-        .map(|limit| {
-            (
-                &*limit.name,
-                limit.per,
-                limit.quota.interval().as_millis(),
-                limit.quota.burst(),
-            )
-        })
+        .map(|limit| (&*limit.name, limit.per, limit.quota.interval().as_millis(), limit.quota.burst()))
         .collect();
     assert_eq!(
         seen,
-        [
-            ("p/a", Per::Client, 10, 20),
-            ("p/b", Per::Tool, 100, 10),
-            ("p/c", Per::Service, 360_000, 1)
-        ],
+        [("p/a", Per::Client, 10, 20), ("p/b", Per::Tool, 100, 10), ("p/c", Per::Service, 360_000, 1)],
         "without a burst: one second's worth, at least one"
     );
     assert!(policy.limits()[0].coverage.covers_service("anything"));
@@ -239,14 +170,10 @@ spec:
   limits:
     - { name: l, per: clients, rate: fast, burst: 0 }
 "#;
-    let second =
-        "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: demo }\nspec: {}\n";
+    let second = "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: demo }\nspec: {}\n";
     let all = PolicySet::compile(&[("a.yaml", first), ("b.yaml", second)]).unwrap_err();
-    let mut places: Vec<_> = all
-        .0
-        .iter()
-        .map(|one| format!("{}:{}:{} {}", one.file, one.line, one.column, one.path))
-        .collect();
+    let mut places: Vec<_> =
+        all.0.iter().map(|one| format!("{}:{}:{} {}", one.file, one.line, one.column, one.path)).collect();
     places.sort();
     assert_eq!(
         places,
@@ -268,12 +195,9 @@ spec:
         "{all}"
     );
     let text = all.to_string();
-    for hint in [
-        "did you mean `requires`?",
-        "did you mean `tool`?",
-        "did you mean `STRICT`?",
-        "is defined at a.yaml:3 already",
-    ] {
+    for hint in
+        ["did you mean `requires`?", "did you mean `tool`?", "did you mean `STRICT`?", "is defined at a.yaml:3 already"]
+    {
         assert!(text.contains(hint), "{hint} in {text}");
     }
 }
@@ -281,19 +205,11 @@ spec:
 #[test]
 fn requirements_are_one_to_an_entry() {
     let rule = |requires: &str| {
-        with_rules(&format!(
-            "      - {{ name: r, services: [a], capabilities: [b], requires: {requires} }}\n"
-        ))
+        with_rules(&format!("      - {{ name: r, services: [a], capabilities: [b], requires: {requires} }}\n"))
     };
     let one = |requires: &str| mistake(&rule(requires));
-    assert!(
-        one("[{ scope: a, role: b }]").starts_with("7:"),
-        "the place of the entry"
-    );
-    assert!(
-        one("[{ scope: a, role: b }]")
-            .contains("2 requirements in one entry (write exactly one of scope, role,")
-    );
+    assert!(one("[{ scope: a, role: b }]").starts_with("7:"), "the place of the entry");
+    assert!(one("[{ scope: a, role: b }]").contains("2 requirements in one entry (write exactly one of scope, role,"));
     assert!(one("[{}]").contains("0 requirements in one entry"));
     assert!(one("[]").contains("an empty list requires nothing"));
     assert!(one("[{ anonymous: false }]").contains("`false` is the default"));
@@ -307,21 +223,10 @@ fn requirements_are_one_to_an_entry() {
 #[test]
 fn services_that_cannot_exist_are_mistakes() {
     let one = |service: &str| {
-        mistake(&with_rules(&format!(
-            "      - {{ name: r, services: [\"{service}\"], capabilities: [b] }}\n"
-        )))
+        mistake(&with_rules(&format!("      - {{ name: r, services: [\"{service}\"], capabilities: [b] }}\n")))
     };
-    for service in [
-        "Fs",
-        "fs.readFile",
-        "fs-",
-        "a-name-that-is-much-too-long",
-        "fs__read",
-    ] {
-        assert!(
-            one(service).contains("fits no service name (service names are"),
-            "{service}"
-        );
+    for service in ["Fs", "fs.readFile", "fs-", "a-name-that-is-much-too-long", "fs__read"] {
+        assert!(one(service).contains("fits no service name (service names are"), "{service}");
     }
     compile(&with_rules(
         "      - { name: r, services: ['*', 'fs-*', '*-db', twenty-letters-exact], capabilities: [b] }\n",
@@ -333,8 +238,7 @@ fn files_without_a_policy_are_mistakes() {
     assert!(mistake("").starts_with("1:1 there is no policy in this file"));
     assert!(mistake("# nothing\n---\n").contains("there is no policy"));
     assert!(
-        mistake("apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: p }\n")
-            .contains("there is no `spec`")
+        mistake("apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: p }\n").contains("there is no `spec`")
     );
     assert!(mistakes("a: [").len() == 1, "not YAML");
     assert!(
@@ -348,21 +252,15 @@ fn one_mistake_spoils_the_set_and_no_files_deny_everything() {
     let broken = with_rules("      - { name: r, services: [fs], capabilities: [''] }\n");
     assert!(PolicySet::compile(&[("good", DEMO), ("broken", &broken)]).is_err());
     let none = PolicySet::compile(&[]).unwrap();
-    assert!(
-        !none
-            .decide(&user("ada", &["admin"], &["read"]), &tool("fs", "read"))
-            .is_allowed()
-    );
+    assert!(!none.decide(&user("ada", &["admin"], &["read"]), &tool("fs", "read")).is_allowed());
 }
 
 #[test]
 fn too_much_is_told() {
-    let many: String = (0..=super::MAX_LIMITS)
-        .map(|n| format!("    - {{ name: l{n}, per: tool, rate: 1/s }}\n"))
-        .collect();
-    let text = format!(
-        "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: p }}\nspec:\n  limits:\n{many}"
-    );
+    let many: String =
+        (0..=super::MAX_LIMITS).map(|n| format!("    - {{ name: l{n}, per: tool, rate: 1/s }}\n")).collect();
+    let text =
+        format!("apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: p }}\nspec:\n  limits:\n{many}");
     assert!(mistake(&text).contains("101 limits over all policy files, more than 100"));
 }
 
@@ -377,15 +275,8 @@ fn the_form_describes_itself() {
 #[test]
 fn the_document_for_users_compiles() {
     let page = include_str!("../../../../docs/POLICY.md");
-    let examples: Vec<&str> = page
-        .split("```yaml\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .collect();
-    let whole: Vec<&&str> = examples
-        .iter()
-        .filter(|example| example.starts_with("apiVersion"))
-        .collect();
+    let examples: Vec<&str> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let whole: Vec<&&str> = examples.iter().filter(|example| example.starts_with("apiVersion")).collect();
     assert!(whole.len() >= 3, "docs/POLICY.md lost its examples");
     for example in whole {
         if let Err(wrong) = PolicySet::compile(&[("docs/POLICY.md", example)]) {

@@ -17,16 +17,10 @@ const MAX_NAME: usize = 63;
 const MAX_GRANT: usize = 256;
 
 /// Words of `mtls.mode`.
-pub(super) const MTLS_MODES: &[(&str, MtlsMode)] = &[
-    ("STRICT", MtlsMode::Strict),
-    ("PERMISSIVE", MtlsMode::Permissive),
-];
+pub(super) const MTLS_MODES: &[(&str, MtlsMode)] =
+    &[("STRICT", MtlsMode::Strict), ("PERMISSIVE", MtlsMode::Permissive)];
 /// Words of a limit's `per`.
-pub(super) const PER: &[(&str, Per)] = &[
-    ("client", Per::Client),
-    ("service", Per::Service),
-    ("tool", Per::Tool),
-];
+pub(super) const PER: &[(&str, Per)] = &[("client", Per::Client), ("service", Per::Service), ("tool", Per::Tool)];
 
 /// Words of a rule's `kinds`.
 pub(super) fn capability_kind() -> Kind<CapabilityKind> {
@@ -44,8 +38,7 @@ pub(super) fn name() -> Kind<String> {
         name: "name",
         pattern: "^[A-Za-z0-9._-]{1,63}$",
         accepts: |text| {
-            let fits =
-                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
             (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(fits)
         },
         hint: "letters, digits, '.', '_' and '-', at most 63",
@@ -58,8 +51,7 @@ pub(super) fn grant() -> Kind<String> {
         name: "role or scope",
         pattern: "^[^\\s\\x00-\\x1f\\x7f]{1,256}$",
         accepts: |text| {
-            (1..=MAX_GRANT).contains(&text.len())
-                && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+            (1..=MAX_GRANT).contains(&text.len()) && !text.chars().any(|c| c.is_whitespace() || c.is_control())
         },
         hint: "one word as it stands in the token; several are several entries",
     })
@@ -75,19 +67,11 @@ pub(super) fn service_glob() -> Kind<Glob> {
     let parse = |text: &str| {
         let glob = compile(text)?;
         let fixed: usize = text.bytes().filter(|byte| *byte != b'*').count();
-        let fits = |byte: u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'*')
-        };
-        if fixed > MAX_SERVICE_NAME
-            || text.starts_with('-')
-            || text.ends_with('-')
-            || !text.bytes().all(fits)
-        {
-            let hint = "service names are lower-case letters, digits and '-', at most 20; `*` stands for any run of them";
-            return Err(Mistake::new(
-                format!("`{}` fits no service name", shown(text)),
-                hint,
-            ));
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'*');
+        if fixed > MAX_SERVICE_NAME || text.starts_with('-') || text.ends_with('-') || !text.bytes().all(fits) {
+            let hint =
+                "service names are lower-case letters, digits and '-', at most 20; `*` stands for any run of them";
+            return Err(Mistake::new(format!("`{}` fits no service name", shown(text)), hint));
         }
         Ok(glob)
     };
@@ -99,21 +83,12 @@ pub(super) fn workload() -> Kind<Requirement> {
     let parse = |text: &str| {
         let glob = compile(text)?;
         let path = text.strip_prefix("spiffe://");
-        let fits = |byte: u8| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b'*')
-        };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b'*');
         if !path.unwrap_or(text).bytes().all(fits) {
             let hint = "write a service name (agent-*) or a SPIFFE id (spiffe://demo.outrigger.local/agent-*)";
-            return Err(Mistake::new(
-                format!("`{}` fits no workload", shown(text)),
-                hint,
-            ));
+            return Err(Mistake::new(format!("`{}` fits no workload", shown(text)), hint));
         }
-        Ok(if path.is_some() {
-            Requirement::WorkloadId(glob)
-        } else {
-            Requirement::WorkloadService(glob)
-        })
+        Ok(if path.is_some() { Requirement::WorkloadId(glob) } else { Requirement::WorkloadService(glob) })
     };
     pattern("pattern for workloads", parse, Requirement::to_string)
 }
@@ -128,8 +103,7 @@ fn pattern<T: 'static>(
 }
 
 fn compile(text: &str) -> Result<Glob, Mistake> {
-    Glob::new(text)
-        .map_err(|error| Mistake::new(error.to_string(), "`*` stands for any run of characters"))
+    Glob::new(text).map_err(|error| Mistake::new(error.to_string(), "`*` stands for any run of characters"))
 }
 
 /// Short enough for a message and safe for a terminal.

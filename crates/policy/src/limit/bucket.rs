@@ -38,14 +38,8 @@ impl Quota {
     /// admitted per period.
     pub fn new(count: u64, period: Duration, burst: u32) -> Option<Quota> {
         let period = u64::try_from(period.as_nanos()).ok()?;
-        let in_range = count > 0
-            && count <= period
-            && period <= 3_600_000_000_000
-            && (1..=MAX_BURST).contains(&burst);
-        in_range.then(|| Quota {
-            interval: period.div_ceil(count),
-            burst,
-        })
+        let in_range = count > 0 && count <= period && period <= 3_600_000_000_000 && (1..=MAX_BURST).contains(&burst);
+        in_range.then(|| Quota { interval: period.div_ceil(count), burst })
     }
 
     /// Time between calls at the steady rate.
@@ -90,12 +84,7 @@ impl Bucket {
         loop {
             check_against(before, quota, now)?;
             let after = before.max(now.0).saturating_add(quota.interval);
-            match self.full_at.compare_exchange_weak(
-                before,
-                after,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
+            match self.full_at.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(Taken { before, after }),
                 Err(current) => before = current,
             }
@@ -113,12 +102,7 @@ impl Bucket {
     /// Puts a token back, unless others have moved the bucket meanwhile: then it stays spent. Subtracting an
     /// interval in that case could admit one call more than the quota, and a limit must never do that.
     pub fn give_back(&self, taken: Taken) {
-        let _ = self.full_at.compare_exchange(
-            taken.after,
-            taken.before,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let _ = self.full_at.compare_exchange(taken.after, taken.before, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Whether the bucket is full: forgetting it now loses nothing.
@@ -148,14 +132,8 @@ mod tests {
         for _ in 0..3 {
             assert!(bucket.take(&quota, Nanos(0)).is_ok());
         }
-        assert_eq!(
-            bucket.take(&quota, Nanos(0)).unwrap_err(),
-            Duration::from_millis(100)
-        );
-        assert_eq!(
-            bucket.take(&quota, Nanos(99_999_999)).unwrap_err(),
-            Duration::from_nanos(1)
-        );
+        assert_eq!(bucket.take(&quota, Nanos(0)).unwrap_err(), Duration::from_millis(100));
+        assert_eq!(bucket.take(&quota, Nanos(99_999_999)).unwrap_err(), Duration::from_nanos(1));
         assert!(bucket.take(&quota, Nanos(100_000_000)).is_ok());
         assert!(!bucket.is_full(Nanos(100_000_000)));
         assert!(bucket.is_full(Nanos(400_000_000)));
@@ -169,17 +147,10 @@ mod tests {
         assert!(Quota::new(1_000_000_001, SECOND, 1).is_none());
         assert!(Quota::new(1, Duration::from_secs(3601), 1).is_none());
         let third = Quota::new(3, SECOND, 1).unwrap();
-        assert_eq!(
-            third.interval(),
-            Duration::from_nanos(333_333_334),
-            "rounded to the strict side"
-        );
+        assert_eq!(third.interval(), Duration::from_nanos(333_333_334), "rounded to the strict side");
         let slowest = Quota::new(1, Duration::from_secs(3600), MAX_BURST).unwrap();
         let bucket = Bucket::default();
-        assert!(
-            bucket.take(&slowest, Nanos(u64::MAX)).is_ok(),
-            "the end of time does not overflow"
-        );
+        assert!(bucket.take(&slowest, Nanos(u64::MAX)).is_ok(), "the end of time does not overflow");
     }
 
     #[test]
@@ -204,16 +175,9 @@ mod tests {
     fn threads_together_get_the_burst_and_no_more() {
         let (bucket, quota) = (Bucket::default(), Quota::new(1, SECOND, 100).unwrap());
         let admitted: usize = std::thread::scope(|scope| {
-            let hammer = || {
-                (0..100)
-                    .filter(|_| bucket.take(&quota, Nanos(7)).is_ok())
-                    .count()
-            };
+            let hammer = || (0..100).filter(|_| bucket.take(&quota, Nanos(7)).is_ok()).count();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(hammer)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .sum()
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(admitted, 100);
     }

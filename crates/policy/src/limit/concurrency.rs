@@ -18,18 +18,13 @@ pub struct ConcurrencyPermit(Arc<Concurrency>);
 impl Concurrency {
     /// A ceiling of `limit` calls at once; 0 admits none.
     pub fn new(limit: usize) -> Arc<Concurrency> {
-        Arc::new(Concurrency {
-            limit,
-            in_flight: AtomicUsize::new(0),
-        })
+        Arc::new(Concurrency { limit, in_flight: AtomicUsize::new(0) })
     }
 
     /// A permit, or `None` when as many calls as allowed are under way. Never waits.
     pub fn try_acquire(self: &Arc<Self>) -> Option<ConcurrencyPermit> {
         let one_more = |count: usize| (count < self.limit).then(|| count + 1);
-        self.in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .ok()?;
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(ConcurrencyPermit(Arc::clone(self)))
     }
 

@@ -36,14 +36,8 @@ impl KeyTable {
 
     /// The bucket of a key, made if it is new.
     pub(crate) fn bucket(&self, key: &impl Hash, now: Nanos) -> Arc<Bucket> {
-        let [high, low] = self
-            .hashers
-            .each_ref()
-            .map(|hasher| u128::from(hasher.hash_one(key)));
-        let Some(shard) = usize::try_from(low)
-            .ok()
-            .and_then(|low| self.shards.get(low % SHARDS))
-        else {
+        let [high, low] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(key)));
+        let Some(shard) = usize::try_from(low).ok().and_then(|low| self.shards.get(low % SHARDS)) else {
             return Arc::clone(&self.overflow);
         };
         let mut shard = lock(shard);
@@ -62,10 +56,7 @@ impl KeyTable {
 
     /// Drops every bucket that is full and held by nobody; gives the number dropped.
     pub(crate) fn forget_idle(&self, now: Nanos) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| forget_idle(&mut lock(shard), now))
-            .sum()
+        self.shards.iter().map(|shard| forget_idle(&mut lock(shard), now)).sum()
     }
 
     /// Number of keys held.
@@ -110,17 +101,10 @@ mod tests {
     fn idle_keys_are_forgotten_and_held_or_used_ones_kept() {
         let table = KeyTable::new(64);
         let held = table.bucket(&"held", Nanos(0));
-        let _ = table
-            .bucket(&"used", Nanos(0))
-            .take(&quota(), Nanos(0))
-            .unwrap();
+        let _ = table.bucket(&"used", Nanos(0)).take(&quota(), Nanos(0)).unwrap();
         let _ = table.bucket(&"idle", Nanos(0));
         assert_eq!(table.forget_idle(Nanos(0)), 1);
-        assert_eq!(
-            table.forget_idle(Nanos(1_000_000_000)),
-            1,
-            "the used one is full again"
-        );
+        assert_eq!(table.forget_idle(Nanos(1_000_000_000)), 1, "the used one is full again");
         assert!(Arc::ptr_eq(&held, &table.bucket(&"held", Nanos(0))));
     }
 
@@ -139,13 +123,7 @@ mod tests {
     #[test]
     fn inventing_keys_is_no_way_around_a_limit() {
         let table = KeyTable::new(SHARDS);
-        let admitted = (0..1000_u32)
-            .filter(|key| table.bucket(key, Nanos(0)).take(&quota(), Nanos(0)).is_ok())
-            .count();
-        assert_eq!(
-            admitted,
-            SHARDS + 1,
-            "one per key up to the cap, and one from the shared bucket"
-        );
+        let admitted = (0..1000_u32).filter(|key| table.bucket(key, Nanos(0)).take(&quota(), Nanos(0)).is_ok()).count();
+        assert_eq!(admitted, SHARDS + 1, "one per key up to the cap, and one from the shared bucket");
     }
 }

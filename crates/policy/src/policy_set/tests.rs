@@ -12,45 +12,24 @@ fn set(rules: Vec<Rule>) -> PolicySet {
 }
 
 fn globs(patterns: &[&str]) -> Box<[Glob]> {
-    patterns
-        .iter()
-        .map(|pattern| Glob::new(pattern).unwrap())
-        .collect()
+    patterns.iter().map(|pattern| Glob::new(pattern).unwrap()).collect()
 }
 
 fn rule(name: &str, services: &[&str], capabilities: &[&str], requires: Vec<Requirement>) -> Rule {
-    let coverage = Coverage {
-        services: globs(services),
-        capabilities: globs(capabilities),
-        kinds: Kinds::ALL,
-    };
-    Rule {
-        id: RuleId::new("p", name),
-        coverage,
-        admits: Admits::Authenticated(requires.into()),
-    }
+    let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds: Kinds::ALL };
+    Rule { id: RuleId::new("p", name), coverage, admits: Admits::Authenticated(requires.into()) }
 }
 
 fn tool<'a>(service: &'a str, name: &'a str) -> Capability<'a> {
-    Capability {
-        kind: CapabilityKind::Tool,
-        service,
-        name,
-    }
+    Capability { kind: CapabilityKind::Tool, service, name }
 }
 
 fn user(scopes: &[&str]) -> Principal {
-    Principal::user("ada")
-        .unwrap()
-        .with_grants([""; 0], scopes)
-        .unwrap()
+    Principal::user("ada").unwrap().with_grants([""; 0], scopes).unwrap()
 }
 
 fn deny(reason: DenyReason, nearest: Option<&str>) -> Decision {
-    Decision::Deny {
-        reason,
-        nearest: nearest.map(|name| RuleId::new("p", name)),
-    }
+    Decision::Deny { reason, nearest: nearest.map(|name| RuleId::new("p", name)) }
 }
 
 fn scope(name: &str) -> Requirement {
@@ -64,26 +43,11 @@ fn the_first_rule_that_allows_is_named() {
         rule("readers", &["fs"], &["read*"], vec![scope("read")]),
         rule("everybody", &["*"], &["readme"], vec![]),
     ]);
-    let allow = |name| Decision::Allow {
-        rule: RuleId::new("p", name),
-    };
-    assert_eq!(
-        policy.decide(&user(&["read"]), &tool("fs", "readFile")),
-        allow("readers")
-    );
-    assert_eq!(
-        policy.decide(&user(&["read", "write"]), &tool("fs", "readFile")),
-        allow("writers")
-    );
-    assert_eq!(
-        policy.decide(&user(&[]), &tool("fs", "readme")),
-        allow("everybody"),
-        "patterns join named services"
-    );
-    assert_eq!(
-        policy.decide(&user(&[]), &tool("other", "readme")),
-        allow("everybody")
-    );
+    let allow = |name| Decision::Allow { rule: RuleId::new("p", name) };
+    assert_eq!(policy.decide(&user(&["read"]), &tool("fs", "readFile")), allow("readers"));
+    assert_eq!(policy.decide(&user(&["read", "write"]), &tool("fs", "readFile")), allow("writers"));
+    assert_eq!(policy.decide(&user(&[]), &tool("fs", "readme")), allow("everybody"), "patterns join named services");
+    assert_eq!(policy.decide(&user(&[]), &tool("other", "readme")), allow("everybody"));
 }
 
 #[test]
@@ -93,27 +57,15 @@ fn denials_say_why_and_name_the_nearest_rule() {
         rule("one", &["fs"], &["read*"], vec![scope("a")]),
     ]);
     let read = tool("fs", "readFile");
-    assert_eq!(
-        policy.decide(&user(&[]), &read),
-        deny(DenyReason::RequirementNotMet, Some("one"))
-    );
+    assert_eq!(policy.decide(&user(&[]), &read), deny(DenyReason::RequirementNotMet, Some("one")));
     assert_eq!(
         policy.decide(&user(&["b"]), &read),
         deny(DenyReason::RequirementNotMet, Some("both")),
         "the first of equals"
     );
-    assert_eq!(
-        policy.decide(&Principal::anonymous(), &read),
-        deny(DenyReason::NotAuthenticated, Some("one"))
-    );
-    assert_eq!(
-        policy.decide(&user(&["a", "b"]), &tool("vector", "add")),
-        deny(DenyReason::NoRule, None)
-    );
-    assert_eq!(
-        PolicySet::deny_all().decide(&user(&["a"]), &read),
-        deny(DenyReason::NoRule, None)
-    );
+    assert_eq!(policy.decide(&Principal::anonymous(), &read), deny(DenyReason::NotAuthenticated, Some("one")));
+    assert_eq!(policy.decide(&user(&["a", "b"]), &tool("vector", "add")), deny(DenyReason::NoRule, None));
+    assert_eq!(PolicySet::deny_all().decide(&user(&["a"]), &read), deny(DenyReason::NoRule, None));
 }
 
 #[test]
@@ -139,37 +91,20 @@ fn callers_with_the_same_rules_share_a_class() {
         rule("write", &["fs"], &["write*"], vec![scope("write")]),
     ]);
     let class = |scopes: &[&str]| policy.visibility_class(&user(scopes));
-    let bob = Principal::user("bob")
-        .unwrap()
-        .with_grants(["x"], ["read", "unrelated"])
-        .unwrap();
+    let bob = Principal::user("bob").unwrap().with_grants(["x"], ["read", "unrelated"]).unwrap();
     assert_eq!(class(&["read"]), policy.visibility_class(&bob));
-    let all = [
-        class(&[]),
-        class(&["read"]),
-        class(&["write"]),
-        class(&["read", "write"]),
-    ];
+    let all = [class(&[]), class(&["read"]), class(&["write"]), class(&["read", "write"])];
     for (index, one) in all.iter().enumerate() {
         assert!(!all[..index].contains(one));
     }
     let changed = set(vec![rule("read", &["fs"], &["*"], vec![scope("read")])]);
-    assert_ne!(
-        class(&["read"]),
-        changed.visibility_class(&user(&["read"])),
-        "a reload must not serve an old list"
-    );
+    assert_ne!(class(&["read"]), changed.visibility_class(&user(&["read"])), "a reload must not serve an old list");
 }
 
 #[test]
 fn explanations_name_what_is_missing() {
     let policy = set(vec![
-        rule(
-            "one",
-            &["fs"],
-            &["read*"],
-            vec![scope("a"), Requirement::Role("dev".into())],
-        ),
+        rule("one", &["fs"], &["read*"], vec![scope("a"), Requirement::Role("dev".into())]),
         rule("other", &["fs"], &["write*"], vec![]),
     ]);
     let denied = policy.explain(&user(&[]), &tool("fs", "readFile"));
@@ -183,19 +118,10 @@ fn explanations_name_what_is_missing() {
         "allowed: user:ada may use tool fs.writeFile\n  by rule p/other\n  - p/other: allows"
     );
     let nobody = policy.explain(&Principal::anonymous(), &tool("fs", "writeFile"));
+    assert!(nobody.to_string().ends_with("- p/other: needs an authenticated caller"), "{nobody}");
+    let uncovered = policy.explain(&user(&[]), &tool("fs", "delete")).to_string();
     assert!(
-        nobody
-            .to_string()
-            .ends_with("- p/other: needs an authenticated caller"),
-        "{nobody}"
-    );
-    let uncovered = policy
-        .explain(&user(&[]), &tool("fs", "delete"))
-        .to_string();
-    assert!(
-        uncovered.ends_with(
-            "because no rule covers it\n  2 rules are about service fs, but not about this tool"
-        ),
+        uncovered.ends_with("because no rule covers it\n  2 rules are about service fs, but not about this tool"),
         "{uncovered}"
     );
     let json = serde_json::to_value(&denied).unwrap();
@@ -210,9 +136,7 @@ fn some_requirement() -> impl Strategy<Value = Requirement> {
         "[ab]".prop_map(|name| Requirement::Role(name.into())),
         Just(Requirement::Subject(Glob::new("a*").unwrap())),
         Just(Requirement::WorkloadService(Glob::new("f*").unwrap())),
-        Just(Requirement::WorkloadId(
-            Glob::new("spiffe://demo/*").unwrap()
-        )),
+        Just(Requirement::WorkloadId(Glob::new("spiffe://demo/*").unwrap())),
     ]
 }
 
@@ -224,30 +148,11 @@ fn some_rule() -> impl Strategy<Value = Rule> {
     ];
     let kinds = proptest::sample::subsequence(CapabilityKind::ALL.to_vec(), 1..=4)
         .prop_map(|kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
-    let rule = (
-        "[a-z]{4}",
-        patterns("[fg*]{1,2}"),
-        patterns("[rw*./]{1,3}"),
-        kinds,
-        admits,
-    );
+    let rule = ("[a-z]{4}", patterns("[fg*]{1,2}"), patterns("[rw*./]{1,3}"), kinds, admits);
     rule.prop_map(|(name, services, capabilities, kinds, admits)| {
-        let globs = |patterns: Vec<String>| {
-            patterns
-                .iter()
-                .map(|pattern| Glob::new(pattern).unwrap())
-                .collect()
-        };
-        let coverage = Coverage {
-            services: globs(services),
-            capabilities: globs(capabilities),
-            kinds,
-        };
-        Rule {
-            id: RuleId::new("p", &name),
-            coverage,
-            admits,
-        }
+        let globs = |patterns: Vec<String>| patterns.iter().map(|pattern| Glob::new(pattern).unwrap()).collect();
+        let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds };
+        Rule { id: RuleId::new("p", &name), coverage, admits }
     })
 }
 
@@ -260,11 +165,9 @@ fn some_principal() -> impl Strategy<Value = Principal> {
     let base = prop_oneof![
         Just(Principal::anonymous()),
         "[ab]{1,2}".prop_map(|subject| Principal::user(&subject).unwrap()),
-        "[fg]{1,2}"
-            .prop_map(|service| Principal::workload(&format!("spiffe://demo/{service}")).unwrap()),
+        "[fg]{1,2}".prop_map(|service| Principal::workload(&format!("spiffe://demo/{service}")).unwrap()),
     ];
-    (base, grants(), grants())
-        .prop_map(|(who, roles, scopes)| who.with_grants(roles, scopes).unwrap())
+    (base, grants(), grants()).prop_map(|(who, roles, scopes)| who.with_grants(roles, scopes).unwrap())
 }
 
 fn some_kind() -> impl Strategy<Value = CapabilityKind> {

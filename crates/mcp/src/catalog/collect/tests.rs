@@ -6,49 +6,25 @@ fn page(text: &str) -> Result<ListPage, PageError> {
 
 #[test]
 fn pages_give_their_items_and_how_to_go_on() {
-    let got = page(
-        r#"{"nextCursor":"","tools":[{"name":"a"},{"x":1},{"name":"b"}],"ttlMs":1500.7,"cacheScope":"public"}"#,
-    );
+    let got =
+        page(r#"{"nextCursor":"","tools":[{"name":"a"},{"x":1},{"name":"b"}],"ttlMs":1500.7,"cacheScope":"public"}"#);
     let got = got.unwrap();
-    assert_eq!(
-        got.items.iter().map(Item::key).collect::<Vec<_>>(),
-        ["a", "b"]
-    );
+    assert_eq!(got.items.iter().map(Item::key).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(got.skipped, ["tool 1 has no `name`"]);
     assert_eq!(got.next_cursor.as_deref(), Some(""));
-    assert_eq!(
-        (got.ttl_ms, got.cache_scope),
-        (Some(1500), Some(CacheScope::Public))
-    );
+    assert_eq!((got.ttl_ms, got.cache_scope), (Some(1500), Some(CacheScope::Public)));
     let legacy = page(r#"{"tools":[],"nextCursor":null}"#).unwrap();
-    assert_eq!(
-        (legacy.next_cursor, legacy.ttl_ms, legacy.cache_scope),
-        (None, None, None)
-    );
-    assert_eq!(
-        page(r#"{"tools":[],"ttlMs":-5,"cacheScope":"else"}"#)
-            .unwrap()
-            .ttl_ms,
-        Some(0)
-    );
+    assert_eq!((legacy.next_cursor, legacy.ttl_ms, legacy.cache_scope), (None, None, None));
+    assert_eq!(page(r#"{"tools":[],"ttlMs":-5,"cacheScope":"else"}"#).unwrap().ttl_ms, Some(0));
 }
 
 #[test]
 fn unusable_pages_are_errors() {
     assert_eq!(page("[]").unwrap_err(), PageError::Items("tools"));
     assert_eq!(page("{}").unwrap_err(), PageError::Items("tools"));
-    assert_eq!(
-        page(r#"{"tools":{}}"#).unwrap_err(),
-        PageError::Items("tools")
-    );
-    assert_eq!(
-        page(r#"{"tools":[],"nextCursor":7}"#).unwrap_err(),
-        PageError::Cursor
-    );
-    assert!(matches!(
-        page(r#"{"tools":[],"tools":[]}"#),
-        Err(PageError::Repeated(_))
-    ));
+    assert_eq!(page(r#"{"tools":{}}"#).unwrap_err(), PageError::Items("tools"));
+    assert_eq!(page(r#"{"tools":[],"nextCursor":7}"#).unwrap_err(), PageError::Cursor);
+    assert!(matches!(page(r#"{"tools":[],"tools":[]}"#), Err(PageError::Repeated(_))));
     assert!(matches!(page(r#"{"tools":[}"#), Err(PageError::Json(_))));
 }
 
@@ -88,27 +64,18 @@ fn a_list_without_end_becomes_partial() {
     assert_eq!(names(&list), ["t0", "t1"]);
     assert!(!list.complete() && list.warnings()[0].contains("repeats a cursor"));
 
-    let mut pages = collector(Limits {
-        pages: 2,
-        ..Limits::default()
-    });
+    let mut pages = collector(Limits { pages: 2, ..Limits::default() });
     assert!(pages.add(items(0..1, Some("a"))).is_some());
     assert_eq!(pages.add(items(1..2, Some("b"))), None);
     assert!(pages.finish().warnings()[0].contains("more than 2 pages"));
 
-    let mut many = collector(Limits {
-        items: 3,
-        ..Limits::default()
-    });
+    let mut many = collector(Limits { items: 3, ..Limits::default() });
     assert_eq!(many.add(items(0..5, Some("a"))), None);
     let list = many.finish();
     assert_eq!(names(&list), ["t0", "t1", "t2"]);
     assert!(!list.complete());
 
-    let mut big = collector(Limits {
-        bytes: 100,
-        ..Limits::default()
-    });
+    let mut big = collector(Limits { bytes: 100, ..Limits::default() });
     assert!(big.add(items(0..1, Some("a"))).is_some());
     assert_eq!(big.add(items(1..50, None)), None);
     let list = big.finish();
@@ -118,11 +85,7 @@ fn a_list_without_end_becomes_partial() {
 
 #[test]
 fn exactly_at_a_bound_is_complete() {
-    let mut all = collector(Limits {
-        items: 3,
-        pages: 2,
-        bytes: 1000,
-    });
+    let mut all = collector(Limits { items: 3, pages: 2, bytes: 1000 });
     assert!(all.add(items(0..2, Some("a"))).is_some());
     assert_eq!(all.add(items(2..3, None)), None);
     assert!(all.finish().complete());
@@ -134,17 +97,11 @@ fn duplicates_and_bad_items_are_left_out_with_a_warning() {
     all.add(page(r#"{"tools":[{"name":"a","v":1},{"name":"a","v":2},{"no":1}]}"#).unwrap());
     let list = all.finish();
     assert_eq!(list.items()[0].raw(), r#"{"name":"a","v":1}"#);
-    assert_eq!(
-        (list.items().len(), list.warnings().len(), list.complete()),
-        (1, 2, true)
-    );
+    assert_eq!((list.items().len(), list.warnings().len(), list.complete()), (1, 2, true));
 
     let mut noisy = collector(Limits::default());
     noisy.add(page(&format!(r#"{{"tools":[{}]}}"#, vec!["{}"; 1000].join(","))).unwrap());
-    assert_eq!(
-        noisy.finish().warnings().last().unwrap(),
-        "and 980 more warnings"
-    );
+    assert_eq!(noisy.finish().warnings().last().unwrap(), "and 980 more warnings");
 }
 
 #[test]
@@ -161,13 +118,8 @@ fn the_least_fresh_and_most_private_page_counts() {
     let with = |rest: &str| page(&format!(r#"{{"tools":[]{rest}}}"#)).unwrap();
     let mut all = collector(Limits::default());
     all.add(with(r#","ttlMs":9,"cacheScope":"public","nextCursor":"a""#));
-    all.add(with(
-        r#","ttlMs":5,"cacheScope":"private","nextCursor":"b""#,
-    ));
+    all.add(with(r#","ttlMs":5,"cacheScope":"private","nextCursor":"b""#));
     all.add(with(r#","ttlMs":7,"cacheScope":"public""#));
     let list = all.finish();
-    assert_eq!(
-        (list.ttl_ms(), list.cache_scope()),
-        (Some(5), Some(CacheScope::Private))
-    );
+    assert_eq!((list.ttl_ms(), list.cache_scope()), (Some(5), Some(CacheScope::Private)));
 }

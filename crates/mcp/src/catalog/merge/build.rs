@@ -36,20 +36,13 @@ impl Merged {
         };
         if let Some(naming) = naming {
             let services = merged.services.clone();
-            let listed = || {
-                (0..)
-                    .zip(&services)
-                    .filter(|(_, service)| service.state != ServiceState::Missing)
-            };
+            let listed = || (0..).zip(&services).filter(|(_, service)| service.state != ServiceState::Missing);
             listed().for_each(|(at, service)| merged.index_names(at, service, naming));
             listed().for_each(|(at, service)| merged.claim_uris(at, service));
             listed().for_each(|(at, service)| merged.omit_unwrappable(at, service));
-            let mut offering =
-                listed().filter(|(_, service)| service.catalog.offers(Kind::Resource));
+            let mut offering = listed().filter(|(_, service)| service.catalog.offers(Kind::Resource));
             let first = offering.next();
-            merged.only_resources = first
-                .filter(|_| offering.next().is_none())
-                .map(|(at, _)| at);
+            merged.only_resources = first.filter(|_| offering.next().is_none()).map(|(at, _)| at);
             merged.prefix_lengths = merged.prefixes.keys().map(|prefix| prefix.len()).collect();
             merged.prefix_lengths.sort_unstable_by(|a, b| b.cmp(a));
             merged.prefix_lengths.dedup();
@@ -67,12 +60,7 @@ impl Merged {
                 let names = self.shortened.entry((at, kind)).or_default();
                 // The service itself would have to arrange either, and harms only itself.
                 if list.find(&short).is_some() || names.contains_key(short.as_str()) {
-                    self.omit(
-                        (at, kind, index),
-                        service,
-                        item,
-                        "its shortened name is taken",
-                    );
+                    self.omit((at, kind, index), service, item, "its shortened name is taken");
                 } else {
                     names.insert(short.into(), index);
                 }
@@ -97,9 +85,7 @@ impl Merged {
     fn omit_unwrappable(&mut self, at: u32, service: &ServiceView) {
         for kind in [Kind::Resource, Kind::Template] {
             for (index, item) in (0..).zip(service.catalog.list(kind).items()) {
-                if self.must_wrap(kind, item.key())
-                    && uri::wrap(&service.name, item.key()).is_none()
-                {
+                if self.must_wrap(kind, item.key()) && uri::wrap(&service.name, item.key()).is_none() {
                     self.omit(
                         (at, kind, index),
                         service,
@@ -114,12 +100,7 @@ impl Merged {
     fn omit(&mut self, id: (u32, Kind, u32), service: &ServiceView, item: &Item, why: &str) {
         self.omitted.insert(id);
         if self.warnings.len() < MAX_WARNINGS {
-            self.warnings.push(format!(
-                "{} {:?} of {} is not listed: {why}",
-                id.1.as_str(),
-                item.key(),
-                service.name
-            ));
+            self.warnings.push(format!("{} {:?} of {} is not listed: {why}", id.1.as_str(), item.key(), service.name));
         }
     }
 }

@@ -15,33 +15,15 @@ use crate::{
 
 fn service(name: &str, tools: &[String]) -> ServiceView {
     let text = format!("{{\"tools\":[{}]}}", tools.join(","));
-    let mut collector = Collector::new(
-        Kind::Tool,
-        Limits {
-            items: 1_000_000,
-            ..Limits::default()
-        },
-    );
+    let mut collector = Collector::new(Kind::Tool, Limits { items: 1_000_000, ..Limits::default() });
     collector.add(ListPage::parse(Kind::Tool, &Bytes::from(text)).unwrap());
     let none = List::default;
-    let catalog = Catalog::new(
-        collector.finish(),
-        none(),
-        none(),
-        none(),
-        About::default(),
-        0,
-    );
-    ServiceView {
-        name: name.into(),
-        catalog: Arc::new(catalog),
-        state: ServiceState::Fresh,
-    }
+    let catalog = Catalog::new(collector.finish(), none(), none(), none(), About::default(), 0);
+    ServiceView { name: name.into(), catalog: Arc::new(catalog), state: ServiceState::Fresh }
 }
 
 fn tools(sizes: &[usize]) -> Vec<String> {
-    let one =
-        |(i, size): (usize, &usize)| format!(r#"{{"name":"t{i}","d":"{}"}}"#, "x".repeat(*size));
+    let one = |(i, size): (usize, &usize)| format!(r#"{{"name":"t{i}","d":"{}"}}"#, "x".repeat(*size));
     sizes.iter().enumerate().map(one).collect()
 }
 
@@ -54,27 +36,16 @@ fn parse(pieces: &[Bytes]) -> Value {
 }
 
 fn names(result: &Value) -> Vec<String> {
-    result["tools"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|t| t["name"].as_str().unwrap().to_owned())
-        .collect()
+    result["tools"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn results_have_the_members_of_their_era() {
-    let merged = merged(vec![
-        service("a", &tools(&[1])),
-        service("b", &tools(&[0, 0])),
-    ]);
+    let merged = merged(vec![service("a", &tools(&[1])), service("b", &tools(&[0, 0]))]);
     let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
     let page = list.page(0).unwrap();
     assert_eq!((list.len(), page.next), (3, None));
-    let fresh = Freshness {
-        ttl_ms: 7,
-        scope: CacheScope::Private,
-    };
+    let fresh = Freshness { ttl_ms: 7, scope: CacheScope::Private };
     let modern = list.result(&page, None, &suffix(Some(fresh), Some(br#"{"k":1}"#)));
     assert_eq!(
         String::from_utf8(modern.concat()).unwrap(),
@@ -100,13 +71,8 @@ fn empty_lists_are_one_empty_page() {
 
 #[test]
 fn an_audience_sees_only_what_it_may() {
-    let merged = merged(vec![
-        service("a", &tools(&[1, 1])),
-        service("b", &tools(&[1, 1])),
-    ]);
-    let list = PreparedList::build(&merged, Kind::Tool, true, |service, _, name| {
-        service == "a" || name == "t1"
-    });
+    let merged = merged(vec![service("a", &tools(&[1, 1])), service("b", &tools(&[1, 1]))]);
+    let list = PreparedList::build(&merged, Kind::Tool, true, |service, _, name| service == "a" || name == "t1");
     let result = parse(&list.result(&list.page(0).unwrap(), None, &suffix(None, None)));
     assert_eq!(names(&result), ["a__t0", "a__t1", "b__t1"]);
     let all = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
@@ -117,19 +83,14 @@ fn an_audience_sees_only_what_it_may() {
 
 #[test]
 fn tools_with_invalid_annotations_are_hidden_from_modern_http_clients_alone() {
-    let bad =
-        r#"{"name":"bad","inputSchema":{"properties":{"a":{"type":"number","x-mcp-header":"A"}}}}"#
-            .to_owned();
+    let bad = r#"{"name":"bad","inputSchema":{"properties":{"a":{"type":"number","x-mcp-header":"A"}}}}"#.to_owned();
     let good = r#"{"name":"good","inputSchema":{"properties":{"a":{"type":"string","x-mcp-header":"A"}}}}"#.to_owned();
     let merged = merged(vec![service("s", &[bad, good])]);
     let modern = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
     let result = parse(&modern.result(&modern.page(0).unwrap(), None, &suffix(None, None)));
     assert_eq!(names(&result), ["s__good"]);
     assert!(modern.hidden()[0].starts_with("s.bad: x-mcp-header of \"a\" needs"));
-    assert_eq!(
-        PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true).len(),
-        2
-    );
+    assert_eq!(PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true).len(), 2);
 }
 
 #[test]
@@ -146,32 +107,17 @@ fn a_list_up_to_the_limit_is_one_page_and_offsets_are_checked() {
 
 #[test]
 fn a_thousand_services_merge_without_quadratic_work() {
-    let all: Vec<_> = (0..1_000)
-        .map(|i| service(&format!("s{i}"), &tools(&[200; 50])))
-        .collect();
+    let all: Vec<_> = (0..1_000).map(|i| service(&format!("s{i}"), &tools(&[200; 50]))).collect();
     let merged = merged(all);
     let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
     assert_eq!(list.len(), 50_000);
     assert!(list.page(0).unwrap().items.len() <= PAGE_BYTES);
-    assert_eq!(
-        merged
-            .resolve_name(Kind::Tool, "s999__t49")
-            .unwrap()
-            .item
-            .unwrap()
-            .key(),
-        "t49"
-    );
+    assert_eq!(merged.resolve_name(Kind::Tool, "s999__t49").unwrap().item.unwrap().key(), "t49");
 }
 
 fn mac(bytes: &[u8]) -> [u8; 16] {
     let mut out = [0; 16];
-    out.copy_from_slice(
-        &Sha256::new()
-            .chain_update("key")
-            .chain_update(bytes)
-            .finalize()[..16],
-    );
+    out.copy_from_slice(&Sha256::new().chain_update("key").chain_update(bytes).finalize()[..16]);
     out
 }
 
