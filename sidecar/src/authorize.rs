@@ -3,7 +3,7 @@
 //! The ingress decided already, by the user. The sidecar decides again, by the workload that calls: whoever gets past
 //! the ingress, or never went there, meets the same rules here.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc};
 
 use arc_swap::ArcSwap;
 use outrigger_mcp::{
@@ -19,6 +19,7 @@ use outrigger_telemetry::{
     Decision as AuditDecision, ServiceMetrics,
     metrics::{DenyReason, LimitKind},
 };
+use tokio::time::Instant;
 
 use crate::record::Record;
 

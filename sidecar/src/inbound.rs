@@ -41,7 +41,7 @@ use crate::{
     drive::{Drive, Resumed, resume},
     health::HealthDocument,
     keeper::Keeper,
-    listen::{self, Filter, Listen},
+    listen::{self, Attach, Filter, Listen},
     own_answers::{Lists, discover, policy_kind, visible_only},
     record::{Record, Recorders},
     upstream::{
@@ -337,16 +337,8 @@ impl Inbound {
     }
 
     async fn lease(&self, request: &Message, caller: &str) -> Result<Lease, Failure> {
-        let object = |field| {
-            request.meta().get(field).filter(|s| request.raw(*s).first() == Some(&b'{')).map(|s| request.slice(s))
-        };
-        let everything = Declared::everything();
-        let declared = Declared {
-            capabilities: object(Meta::ClientCapabilities).unwrap_or_else(|| Bytes::from_static(b"{}")),
-            info: object(Meta::ClientInfo).unwrap_or(everything.info),
-        };
         let session = request.meta_text(Meta::Session);
-        self.upstream.lease(Asker { peer: caller, session: session.as_deref() }, &declared).await
+        self.upstream.lease(Asker { peer: caller, session: session.as_deref() }, &declared(request)).await
     }
 
     /// forward, to a modern HTTP server: the message as it is but for the trace, the reply as it comes.
@@ -429,14 +421,22 @@ impl Inbound {
         let request = permitted.message();
         let mut filter = Filter::of(request);
         filter.resources.retain(|uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri));
-        let lease = match filter.needs_session() {
-            true => Some(self.lease(request, context.who.id()).await?),
-            false => None,
+        let peer = context.who.id();
+        let lease = match filter.resources.is_empty() {
+            true => None,
+            false => Some(self.lease(request, peer).await?.to_listen()),
         };
+        let attach = (filter.wants_session() && lease.is_none()).then(|| Attach {
+            upstream: self.upstream.clone(),
+            peer: peer.to_owned(),
+            session: request.meta_text(Meta::Session).map(Into::into),
+            declared: declared(request),
+        });
         let listen = Listen {
             id: request.id().unwrap_or_default(),
             filter,
             lease,
+            attach,
             offers: self.keeper.offers(),
             patience: self.idle,
         };
@@ -481,6 +481,15 @@ fn last_event(stream: &[u8]) -> Option<Bytes> {
         last = event.data.or(last);
     }
     last
+}
+
+/// What the client of a request declared.
+fn declared(request: &Message) -> Declared {
+    let object = |field| request.meta().get(field).map(|s| request.slice(s)).filter(|raw| raw.starts_with(b"{"));
+    Declared {
+        capabilities: object(Meta::ClientCapabilities).unwrap_or_else(|| Bytes::from_static(b"{}")),
+        info: object(Meta::ClientInfo).unwrap_or_else(|| Declared::everything().info),
+    }
 }
 
 /// How a JSON reply ended, by its envelope.

@@ -34,7 +34,7 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     keeper::Offer,
     upstream::{
-        Lease,
+        Asker, Lease, Upstream,
         exchange::{Event, Exchange},
         session::{Declared, Session, own_request},
     },
@@ -73,9 +73,9 @@ impl Filter {
         }
     }
 
-    /// Whether the caller's own session with the server is needed.
-    pub fn needs_session(&self) -> bool {
-        self.session || !self.resources.is_empty()
+    /// Whether it asks for what the server says outside calls.
+    pub fn wants_session(&self) -> bool {
+        self.session
     }
 
     /// The resources among it, as a modern server is asked for them.
@@ -110,14 +110,36 @@ impl Filter {
     }
 }
 
+/// What finds the session of a caller who listens.
+pub struct Attach {
+    /// The sessions.
+    pub upstream: Arc<Upstream>,
+    /// The workload that connected.
+    pub peer: String,
+    /// The value of `outrigger.dev/session`, if any.
+    pub session: Option<String>,
+    /// What the client declared.
+    pub declared: Declared,
+}
+
+impl Attach {
+    /// Waits until a call has opened it.
+    async fn wait(&self) -> Lease {
+        let asker = Asker { peer: &self.peer, session: self.session.as_deref() };
+        self.upstream.attach(asker, &self.declared).await
+    }
+}
+
 /// One open listen.
 pub struct Listen {
     /// The listen's id, raw.
     pub id: Bytes,
     /// What it asked for.
     pub filter: Filter,
-    /// The caller's session, when the filter needs it.
+    /// The caller's session, when the filter needs it at once.
     pub lease: Option<Lease>,
+    /// Waits for the caller's session, when the filter only wants to hear of it.
+    pub attach: Option<Attach>,
     /// Changes of the catalog.
     pub offers: watch::Receiver<Arc<Offer>>,
     /// Answers to subscribe requests come within this time.
@@ -135,17 +157,12 @@ impl Listen {
         if let Err(failure) = self.subscribe("resources/subscribe").await {
             tracing::debug!(%failure, "a resource could not be subscribed to");
         }
-        let takes = self.filter.session;
-        if let Some(lease) = self.lease.as_ref().filter(|_| takes) {
-            lease.session.take_requests(true);
-        }
+        self.take_requests(true);
         let mut seen = self.offers.borrow_and_update().catalog.clone();
         if sender.send(sse::event(&self.filter.acknowledged(&self.id))).await.is_ok() {
             self.feed(&sender, &mut heard, &mut seen, drain).await;
         }
-        if let Some(lease) = self.lease.as_ref().filter(|_| takes) {
-            lease.session.take_requests(false);
-        }
+        self.take_requests(false);
         if let Err(failure) = self.subscribe("resources/unsubscribe").await {
             tracing::debug!(%failure, "a resource could not be unsubscribed from");
         }
@@ -174,6 +191,21 @@ impl Listen {
                     Ok(()) => self.list_changes(seen),
                     Err(_) => return,
                 },
+                lease = attached(self.attach.as_ref().filter(|_| self.lease.is_none())) => {
+                    heard.messages = Some(lease.session.subscribe());
+                    self.lease = Some(lease);
+                    self.take_requests(true);
+                    Vec::new()
+                }
+                () = over(self.lease.as_ref()) => {
+                    // Whoever subscribed to something must do so again; who only waits for news can go on waiting.
+                    if self.attach.is_none() {
+                        return;
+                    }
+                    self.take_requests(false);
+                    (self.lease, heard.messages) = (None, None);
+                    Vec::new()
+                }
                 message = received(&mut heard.messages) => match message {
                     Some(message) => self.of_session(&message).into_iter().collect(),
                     None => return,
@@ -201,6 +233,13 @@ impl Listen {
                 tracing::debug!(%failure, "resources could not be subscribed to");
                 None
             }
+        }
+    }
+
+    /// Says at the session whether requests outside calls find somebody here.
+    fn take_requests(&self, takes: bool) {
+        if let Some(lease) = self.lease.as_ref().filter(|_| self.filter.session) {
+            lease.session.take_requests(takes);
         }
     }
 
@@ -270,6 +309,21 @@ impl Listen {
             }
         }
         Ok(())
+    }
+}
+
+async fn attached(attach: Option<&Attach>) -> Lease {
+    match attach {
+        Some(attach) => attach.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when the session is over.
+async fn over(lease: Option<&Lease>) {
+    match lease {
+        Some(lease) => lease.session.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use outrigger_telemetry::{
     AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, ServiceMetrics, TraceContext,
     metrics::{InFlight, Outcome},
 };
+use tokio::time::Instant;
 
 /// Where records go.
 pub struct Recorders {

@@ -26,7 +26,10 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use outrigger_mcp::bridge::handshake::{Era, Greeted};
 use outrigger_proxy::failure::Failure;
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::{
+    sync::{Notify, OnceCell},
+    time::Instant,
+};
 
 use self::{
     http::HttpServer,
@@ -75,6 +78,7 @@ pub struct Upstream {
     known: ArcSwapOption<Greeted>,
     main: ArcSwapOption<Session>,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    opened: Notify,
     serial: AtomicU64,
     started: Instant,
 }
@@ -90,6 +94,8 @@ struct Key {
 struct Entry {
     session: OnceCell<Arc<Session>>,
     users: AtomicUsize,
+    /// Users that only listen: they keep a session from being reaped, but not from giving way to a call.
+    listeners: AtomicUsize,
     /// Milliseconds since the start of the sidecar.
     last_used: AtomicU64,
     single_use: bool,
@@ -101,18 +107,35 @@ pub struct Lease {
     /// The session.
     pub session: Arc<Session>,
     entry: Option<Arc<Entry>>,
+    listens: bool,
     started: Instant,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(entry) = &self.entry else { return };
-        entry.last_used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        if self.listens {
+            entry.listeners.fetch_sub(1, Ordering::AcqRel);
+        } else {
+            entry.last_used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
         let last = entry.users.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && entry.single_use {
             let session = self.session.clone();
             tokio::spawn(async move { session.close().await });
         }
+    }
+}
+
+impl Lease {
+    /// The same lease, held by somebody who only listens.
+    #[must_use]
+    pub fn to_listen(mut self) -> Self {
+        if let Some(entry) = self.entry.as_ref().filter(|_| !self.listens) {
+            entry.listeners.fetch_add(1, Ordering::AcqRel);
+            self.listens = true;
+        }
+        self
     }
 }
 
@@ -135,6 +158,7 @@ impl Upstream {
             known: ArcSwapOption::empty(),
             main: ArcSwapOption::empty(),
             entries: Mutex::new(HashMap::new()),
+            opened: Notify::new(),
             serial: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -189,6 +213,7 @@ impl Upstream {
         let session = self.open(&declared).await?;
         self.known.store(Some(Arc::new(session.greeted().clone())));
         self.main.store(Some(session.clone()));
+        self.opened.notify_waiters();
         Ok(Some(session))
     }
 
@@ -203,24 +228,61 @@ impl Upstream {
     /// Unavailable while the server has not been greeted, or when a session cannot be opened; limited when there are too
     /// many.
     pub async fn lease(&self, asker: Asker<'_>, declared: &Declared) -> Result<Lease, Failure> {
-        let Some(known) = self.known.load_full() else {
+        if self.known.load().is_none() {
             return Err(self.unavailable("it has not answered yet"));
-        };
-        if known.revision.is_modern() || self.settings.scope == SessionScope::Shared {
+        }
+        if self.is_shared() {
             let session = self.main().ok_or_else(|| self.unavailable("it is being restarted"))?;
-            return Ok(Lease { session, entry: None, started: self.started });
+            return Ok(Lease { session, entry: None, listens: false, started: self.started });
         }
         let entry = self.entry(self.key(asker, declared)).await?;
         entry.users.fetch_add(1, Ordering::AcqRel);
         let opened = entry.session.get_or_try_init(|| self.open(declared)).await.cloned();
         match opened {
-            Ok(session) => Ok(Lease { session, entry: Some(entry), started: self.started }),
+            Ok(session) => {
+                self.opened.notify_waiters();
+                Ok(Lease { session, entry: Some(entry), listens: false, started: self.started })
+            }
             Err(failure) => {
                 entry.users.fetch_sub(1, Ordering::AcqRel);
                 self.forget_dead();
                 Err(failure)
             }
         }
+    }
+
+    /// Waits for the session that calls of this asker use, without opening one: to listen is no reason to start a server.
+    pub async fn attach(&self, asker: Asker<'_>, declared: &Declared) -> Lease {
+        let key = self.key(asker, declared);
+        loop {
+            let opened = self.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            if self.is_shared()
+                && let Some(session) = self.main()
+            {
+                return Lease { session, entry: None, listens: true, started: self.started };
+            }
+            let found = self.entries().get(&key).cloned();
+            if let Some(entry) = found
+                && let Some(session) = entry.session.get().filter(|session| session.alive()).cloned()
+            {
+                return self.listening(session, entry);
+            }
+            opened.await;
+        }
+    }
+
+    /// Whether all calls use the main session.
+    fn is_shared(&self) -> bool {
+        let modern = self.known.load().as_ref().is_some_and(|known| known.revision.is_modern());
+        modern || self.settings.scope == SessionScope::Shared
+    }
+
+    fn listening(&self, session: Arc<Session>, entry: Arc<Entry>) -> Lease {
+        entry.users.fetch_add(1, Ordering::AcqRel);
+        entry.listeners.fetch_add(1, Ordering::AcqRel);
+        Lease { session, entry: Some(entry), listens: true, started: self.started }
     }
 
     fn key(&self, asker: Asker<'_>, declared: &Declared) -> Key {
@@ -254,7 +316,7 @@ impl Upstream {
             if entries.len() >= self.capacity() {
                 let oldest = entries
                     .iter()
-                    .filter(|(_, entry)| entry.users.load(Ordering::Acquire) == 0)
+                    .filter(|(_, entry)| entry.users.load(Ordering::Acquire) == entry.listeners.load(Ordering::Acquire))
                     .min_by_key(|(_, entry)| entry.last_used.load(Ordering::Relaxed))
                     .map(|(key, _)| key.clone());
                 let Some(oldest) = oldest else {
@@ -270,6 +332,7 @@ impl Upstream {
             let entry = Arc::new(Entry {
                 session: OnceCell::new(),
                 users: AtomicUsize::new(0),
+                listeners: AtomicUsize::new(0),
                 last_used: AtomicU64::new(self.started.elapsed().as_millis() as u64),
                 single_use: self.settings.scope == SessionScope::PerRequest,
             });

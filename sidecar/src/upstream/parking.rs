@@ -76,7 +76,7 @@ impl Parking {
     }
 
     /// How many calls are parked.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.lots().len()
     }
 

@@ -24,6 +24,7 @@ use outrigger_mcp::{
 };
 use outrigger_proxy::failure::Failure;
 use tokio::sync::{Mutex, broadcast};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     exchange::Exchange,
@@ -87,7 +88,7 @@ pub struct HttpSession {
     next_id: AtomicU64,
     open: AtomicUsize,
     expired: AtomicBool,
-    ended: tokio::sync::Notify,
+    ended: CancellationToken,
     messages: broadcast::Sender<Message>,
     takes_requests: AtomicUsize,
     subscriptions: std::sync::Mutex<HashMap<String, usize>>,
@@ -159,7 +160,7 @@ impl Session {
     pub async fn ended(&self) {
         match self {
             Session::Stdio(s) => s.channel.closed().await,
-            Session::Http(s) => s.ended.notified().await,
+            Session::Http(s) => s.ended.cancelled().await,
         }
     }
 
@@ -365,7 +366,7 @@ impl HttpSession {
             next_id: AtomicU64::new(1),
             open: AtomicUsize::new(0),
             expired: AtomicBool::new(false),
-            ended: tokio::sync::Notify::new(),
+            ended: CancellationToken::new(),
             messages,
             takes_requests: AtomicUsize::new(0),
             subscriptions: std::sync::Mutex::default(),
@@ -443,7 +444,7 @@ impl HttpSession {
 
     fn expire(&self) {
         self.expired.store(true, Ordering::Release);
-        self.ended.notify_one();
+        self.ended.cancel();
     }
 
     async fn close(&self) {

@@ -38,6 +38,7 @@ const CLUE: usize = 512;
 
 /// What a call receives.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages")]
 pub enum Inbound {
     /// A message for this call; the last one is its reply.
     Message(Message),
@@ -139,6 +140,10 @@ impl Channel {
 
     /// Opens a call.
     pub fn open_call(&self) -> CallReceiver {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the byte budget of the slot; the reader must not wait"
+        )]
         let (sender, lines) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut demux = self.demux();
