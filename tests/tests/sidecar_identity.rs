@@ -122,7 +122,7 @@ async fn new_certificates_are_taken_up_without_dropping_a_connection() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
     let client = sidecar.ready_client(&mesh).await;
-    let expiry = "outrigger_certificate_expiry_timestamp_seconds{name=\"mesh\"}";
+    let expiry = "outrigger_certificate_expiry_timestamp_seconds{name=\"workload\"}";
     let before = sidecar.metric(expiry).await;
     let mut open = client.open(&Call::tool("progress", "{}").meta(r#""progressToken":1"#)).await;
     open.next().await.unwrap();
