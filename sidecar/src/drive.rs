@@ -74,9 +74,15 @@ pub enum Resumed {
 ///
 /// # Errors
 /// When the state is not valid, or the server does not take the answers.
-pub async fn resume(permitted: &Permitted<'_>, caller: &str, parking: &Parking) -> Result<Resumed, Failure> {
+pub async fn resume(
+    permitted: &Permitted<'_>,
+    modern: bool,
+    caller: &str,
+    parking: &Parking,
+) -> Result<Resumed, Failure> {
     let request = permitted.message();
-    if !request.method.may_ask() || request.params().get(Param::RequestState).is_none() {
+    // A modern server's state is its own business: only legacy servers' calls are parked here.
+    if modern || !request.method.may_ask() || request.params().get(Param::RequestState).is_none() {
         return Ok(Resumed::No);
     }
     let mut parked = parking.resume(request, caller)?;

@@ -292,9 +292,10 @@ impl Inbound {
     ) -> Result<Response<OutBody>, Failure> {
         let request = permitted.message();
         let caller = context.who.id();
+        let modern = self.upstream.known().is_some_and(|known| known.revision.is_modern());
         // Behind one ingress there are many clients: a parked call belongs to the one that made it.
         let owner = format!("{caller} {}", request.meta_text(Meta::Session).unwrap_or_default());
-        let (exchange, lease) = match resume(permitted, &owner, &self.parking).await? {
+        let (exchange, lease) = match resume(permitted, modern, &owner, &self.parking).await? {
             Resumed::Call(resumed) => *resumed,
             Resumed::Again(reply) => return Ok(reply::json(StatusCode::OK, reply)),
             Resumed::No => {

@@ -56,7 +56,7 @@ ROWS = {
     "bridge-up": Row(("2026-07-28",), {"ERA": "legacy"}, control={"ERA": "dual"}),
     "bridge-down": Row(LEGACY[:2], {"ERA": "modern"}, control={"ERA": "dual"}),
 }
-REQUIRED = ["modern", "legacy"]
+REQUIRED = list(ROWS)
 
 
 @dataclass(frozen=True)
