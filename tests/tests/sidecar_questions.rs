@@ -209,8 +209,7 @@ async fn a_question_that_cannot_be_tied_to_a_call_is_refused_to_the_server() {
     client.reply(&ask("outside")).await;
     let seen = eventually("the server got its answer", || async {
         let seen: Value = serde_json::from_str(&text_of(&client.reply(&ask("seen")).await.json())).unwrap();
-        let outside = seen["seen"].as_array().unwrap().iter().find_map(|s| s.get("outside").cloned());
-        outside
+        seen["seen"].as_array().unwrap().iter().find_map(|s| s.get("outside").cloned())
     })
     .await;
     assert_eq!(seen["error"]["code"], -32601, "{seen}");
