@@ -37,7 +37,7 @@ impl TestSidecar {
     /// Starts one, or says why not.
     ///
     /// # Errors
-    /// What [`outrigger_sidecar::start`] says.
+    /// What [`outrigger_sidecar::start()`] says.
     pub async fn try_start(mesh: &Mesh, policy: &str, settings: &str) -> Result<Self, StartError> {
         let policy = mesh.policy(policy);
         let text = format!(
