@@ -4,28 +4,25 @@
 //!  accept > handshake > identify > peek > route > authorize > forward > reply > record
 //! ```
 //!
-//! accept and handshake are `outrigger_proxy::accept`; what follows is here, one step after the other.
+//! accept and handshake are `outrigger_proxy::accept`; what follows is here, one step after the other; authorize, forward and
+//! record have files of their own.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use outrigger_identity::Credentials;
 use outrigger_mcp::{
-    bridge::meta_keys::mesh_only,
     catalog::ToolHeaders,
     catalog_kind::Kind,
-    edit::{Edits, MetaEdit},
     envelope::{Message, Meta, Shape},
-    headers,
     json::quote,
     method::Method,
-    sse::Parser,
 };
 use outrigger_policy::{Principal, glob::Glob};
 use outrigger_proxy::{
-    body::{OutBody, read_bounded},
+    body::OutBody,
     failure::Failure,
     handshake::ConnInfo,
     peek::{self, Accepts, PeekLimits, Refused},
@@ -33,31 +30,19 @@ use outrigger_proxy::{
     trace::{self, TraceRules},
 };
 use outrigger_runtime::drain::DrainWatcher;
-use outrigger_telemetry::{Metrics, metrics::Outcome};
+use outrigger_telemetry::Metrics;
 
 use crate::{
     authorize::{Gate, Permitted},
     config::CatalogMode,
-    drive::{Drive, Resumed, resume},
+    forward::declared,
     health::HealthDocument,
     keeper::Keeper,
     listen::{self, Attach, Filter, Listen},
-    own_answers::{Lists, discover, policy_kind, visible_only},
+    own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
-    upstream::{
-        Asker, Lease, Upstream,
-        http::{HttpServer, modern_fields},
-        parking::Parking,
-        session::Declared,
-    },
+    upstream::{Upstream, parking::Parking},
 };
-
-/// JSON replies up to this size are read whole before they are passed on: nearly all are, and then a server that
-/// fails in the middle of one still gets its caller a proper error.
-const WHOLE_REPLY: u64 = 64 * 1024;
-
-/// A page of a list that is read whole, to take out what its caller may not see.
-const LIST_BYTES: usize = 16 * 1024 * 1024;
 
 /// Everything that a request needs; shared by all connections.
 pub struct Inbound {
@@ -98,11 +83,11 @@ pub struct Inbound {
 }
 
 /// A request on its way: its head, what is recorded of it, and who sent it.
-struct Context<'a> {
-    head: &'a http::request::Parts,
-    record: &'a mut Record,
-    who: &'a Principal,
-    accepts: Accepts,
+pub(crate) struct Context<'a> {
+    pub(crate) head: &'a http::request::Parts,
+    pub(crate) record: &'a mut Record,
+    pub(crate) who: &'a Principal,
+    pub(crate) accepts: Accepts,
 }
 
 impl Inbound {
@@ -199,39 +184,6 @@ impl Inbound {
         }
     }
 
-    async fn forward(
-        &self,
-        permitted: &Permitted<'_>,
-        trace: &[(&'static str, Bytes)],
-        context: Context<'_>,
-    ) -> Result<Response<OutBody>, Failure> {
-        match self.upstream.relay() {
-            Some(server) => self.relay(server, permitted, trace, context).await,
-            None => self.call(permitted, trace, context).await,
-        }
-    }
-
-    /// A list that the server makes for this caller, without what policy hides from the caller.
-    async fn list_of_caller(
-        &self,
-        kind: Kind,
-        permitted: &Permitted<'_>,
-        trace: &[(&'static str, Bytes)],
-        context: Context<'_>,
-    ) -> Result<Response<OutBody>, Failure> {
-        let who = context.who;
-        let whole = Context { accepts: Accepts { json: true, stream: false }, ..context };
-        let (head, body) = self.forward(permitted, trace, whole).await?.into_parts();
-        let broken = |reason: String| Failure::Broken { service: self.service.to_string(), reason };
-        let mut bytes = read_bounded(body, LIST_BYTES, self.idle).await.map_err(|error| broken(error.to_string()))?;
-        if head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream")) {
-            bytes = last_event(&bytes).ok_or_else(|| broken("it ended the stream without a reply".into()))?;
-        }
-        let reply = Message::parse(bytes).map_err(|_| broken("its reply is not a JSON-RPC message".into()))?;
-        let pieces = visible_only(&reply, kind, |name| self.gate.visible(who, policy_kind(kind), name));
-        Ok(reply::json_pieces(head.status, pieces))
-    }
-
     fn starting(&self) -> Failure {
         Failure::Unavailable { service: self.service.to_string(), reason: "it has not answered yet".into() }
     }
@@ -281,138 +233,6 @@ impl Inbound {
             .lists
             .reply(&self.service, &offer, message, kind, class, |kind, name| self.gate.visible(who, kind, name))?;
         Ok(reply::json_pieces(StatusCode::OK, pieces))
-    }
-
-    /// forward, to a server that is called through a session.
-    async fn call(
-        &self,
-        permitted: &Permitted<'_>,
-        trace: &[(&'static str, Bytes)],
-        context: Context<'_>,
-    ) -> Result<Response<OutBody>, Failure> {
-        let request = permitted.message();
-        let caller = context.who.id();
-        let modern = self.upstream.known().is_some_and(|known| known.revision.is_modern());
-        // Behind one ingress there are many clients: a parked call belongs to the one that made it.
-        let owner = format!("{caller} {}", request.meta_text(Meta::Session).unwrap_or_default());
-        let (exchange, lease) = match resume(permitted, modern, &owner, &self.parking).await? {
-            Resumed::Call(resumed) => *resumed,
-            Resumed::Again(reply) => return Ok(reply::json(StatusCode::OK, reply)),
-            Resumed::No => {
-                let lease = self.lease(request, caller).await?;
-                match lease.session.call(request, trace).await {
-                    Ok(exchange) => (exchange, lease),
-                    // 404 says that the session ended and the call was not run: once more on a new one.
-                    Err(Failure::UnknownSession) => {
-                        drop(lease);
-                        let lease = self.lease(request, caller).await?;
-                        let again = lease.session.call(request, trace).await;
-                        (again.map_err(|failure| self.upstream_failed(failure))?, lease)
-                    }
-                    Err(failure) => return Err(self.upstream_failed(failure)),
-                }
-            }
-        };
-        let drive = Drive {
-            exchange,
-            lease,
-            request: request.clone(),
-            caller: owner,
-            parking: self.parking.clone(),
-            accepts: context.accepts,
-            idle: self.idle,
-        };
-        let (response, outcome) = drive.respond().await;
-        context.record.outcome = outcome;
-        Ok(response)
-    }
-
-    fn upstream_failed(&self, failure: Failure) -> Failure {
-        self.keeper.suspect();
-        match failure {
-            Failure::UnknownSession => {
-                Failure::Broken { service: self.service.to_string(), reason: "it forgets its sessions".into() }
-            }
-            other => other,
-        }
-    }
-
-    async fn lease(&self, request: &Message, caller: &str) -> Result<Lease, Failure> {
-        let session = request.meta_text(Meta::Session);
-        self.upstream.lease(Asker { peer: caller, session: session.as_deref() }, &declared(request)).await
-    }
-
-    /// forward, to a modern HTTP server: the message as it is but for the trace, the reply as it comes.
-    async fn relay(
-        &self,
-        server: &HttpServer,
-        permitted: &Permitted<'_>,
-        trace: &[(&'static str, Bytes)],
-        context: Context<'_>,
-    ) -> Result<Response<OutBody>, Failure> {
-        let message = permitted.message();
-        let mut edits = Edits::new();
-        MetaEdit { drop: Some(mesh_only), set: trace.to_vec() }.params(message, &mut edits);
-        let listens = message.method == Method::SubscriptionsListen;
-        if listens {
-            listen::narrow(message, |uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri), &mut edits);
-            // As below: a listen lasts.
-            context.record.permit = None;
-        }
-        let mut fields = modern_fields(message);
-        copy_params(&context.head.headers, &mut fields);
-        if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
-            fields.insert("traceparent", value);
-        }
-        let response = server
-            .send(HttpMethod::POST, fields, edits.apply(message.body()))
-            .await
-            .map_err(|failure| self.upstream_failed(failure))?;
-        let events = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-        if listens && events {
-            let id = message.id().unwrap_or_default();
-            return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
-        }
-        self.relay_reply(server, response, context.record).await
-    }
-
-    async fn relay_reply(
-        &self,
-        server: &HttpServer,
-        response: Response<outrigger_proxy::pool::PooledBody>,
-        record: &mut Record,
-    ) -> Result<Response<OutBody>, Failure> {
-        let (head, body) = response.into_parts();
-        let kind = head.headers.get(header::CONTENT_TYPE).cloned();
-        let kind_text = kind.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if kind_text.starts_with("text/event-stream") {
-            return Ok(reply::event_stream(OutBody::from(body)));
-        }
-        if !kind_text.starts_with("application/json") {
-            return Err(server.broken(&format!("it answered with status {}", head.status.as_u16())));
-        }
-        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            // The challenge is for us, not for the caller.
-            return Err(server.broken("it demands credentials that this sidecar does not have"));
-        }
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        let body = match length {
-            Some(length) if length <= WHOLE_REPLY => {
-                let bytes = server.read(body).await?;
-                record.outcome = outcome_of(&bytes);
-                OutBody::full(bytes)
-            }
-            _ => OutBody::from(body),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = head.status;
-        if let Some(kind) = kind {
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        }
-        Ok(response)
     }
 
     async fn listen(&self, permitted: &Permitted<'_>, context: Context<'_>) -> Result<Response<OutBody>, Failure> {
@@ -472,48 +292,4 @@ impl Inbound {
         }
         reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern)
     }
-}
-
-fn last_event(stream: &[u8]) -> Option<Bytes> {
-    let mut parser = Parser::new(LIST_BYTES);
-    parser.push(stream);
-    let mut last = None;
-    while let Ok(Some(event)) = parser.next_event() {
-        last = event.data.or(last);
-    }
-    last
-}
-
-/// What the client of a request declared.
-fn declared(request: &Message) -> Declared {
-    let object = |field| request.meta().get(field).map(|s| request.slice(s)).filter(|raw| raw.starts_with(b"{"));
-    Declared {
-        capabilities: object(Meta::ClientCapabilities).unwrap_or_else(|| Bytes::from_static(b"{}")),
-        info: object(Meta::ClientInfo).unwrap_or_else(|| Declared::everything().info),
-    }
-}
-
-/// How a JSON reply ended, by its envelope.
-fn outcome_of(bytes: &Bytes) -> Outcome {
-    match Message::parse(bytes.clone()) {
-        Ok(message) if message.shape == Shape::Error => Outcome::RpcError,
-        Ok(message) => match message.results().get(outrigger_mcp::envelope::Field::IsError) {
-            Some(span) if message.raw(span) == b"true" => Outcome::ToolError,
-            _ => Outcome::Ok,
-        },
-        Err(_) => Outcome::RpcError,
-    }
-}
-
-/// `Mcp-Param-*` headers go on untouched, known or not (2026-07-28 basic/transports).
-fn copy_params(from: &HeaderMap, to: &mut HeaderMap) {
-    for (name, value) in from {
-        if is_param(name) {
-            to.append(name.clone(), value.clone());
-        }
-    }
-}
-
-fn is_param(name: &HeaderName) -> bool {
-    name.as_str().starts_with(headers::PARAM_PREFIX)
 }

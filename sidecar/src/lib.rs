@@ -14,6 +14,7 @@ pub mod child;
 pub mod command;
 pub mod config;
 pub mod drive;
+mod forward;
 pub mod health;
 pub mod health_check;
 pub mod inbound;

@@ -14,8 +14,10 @@ use outrigger_proxy::failure::Failure;
 
 use super::{
     http::{Answer, EventStream, legacy_fields},
-    session::{HttpSession, Occupied, Session, StdioSession},
+    http_session::{HttpSession, Occupied},
+    session::Session,
     stdio::{CallReceiver, Inbound},
+    stdio_session::StdioSession,
 };
 
 /// The wait before a dropped event stream is resumed, unless the server says otherwise.

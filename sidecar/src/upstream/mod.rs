@@ -9,9 +9,11 @@
 
 pub mod exchange;
 pub mod http;
+pub mod http_session;
 pub mod parking;
 pub mod session;
 pub mod stdio;
+pub mod stdio_session;
 
 use std::{
     collections::HashMap,
@@ -33,8 +35,10 @@ use tokio::{
 
 use self::{
     http::HttpServer,
-    session::{Declared, HttpSession, Session, StdioSession},
+    http_session::HttpSession,
+    session::{Declared, Session},
     stdio::Channel,
+    stdio_session::StdioSession,
 };
 use crate::{child::ChildSpec, config::SessionScope};
 

@@ -1,0 +1,303 @@
+//! A session of a legacy HTTP server, greeted and ready for calls.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
+use outrigger_mcp::{
+    bridge::{
+        handshake::{Era, Greeted, Handshake, Step},
+        to_server::Call,
+    },
+    envelope::{Message, Shape},
+    error::notification,
+    headers,
+    method::Method,
+};
+use outrigger_proxy::failure::Failure;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    exchange::Exchange,
+    http::{Answer, HttpServer, legacy_fields, modern_fields},
+    session::Declared,
+};
+
+/// A session of a legacy HTTP server.
+pub struct HttpSession {
+    /// What it said of itself.
+    pub greeted: Greeted,
+    /// The session id it gave us, if any.
+    pub id: Option<HeaderValue>,
+    /// Where it is.
+    pub server: HttpServer,
+    pub(super) next_id: AtomicU64,
+    pub(super) open: AtomicUsize,
+    pub(super) expired: AtomicBool,
+    pub(super) ended: CancellationToken,
+    pub(super) messages: broadcast::Sender<Message>,
+    pub(super) takes_requests: AtomicUsize,
+    pub(super) subscriptions: std::sync::Mutex<HashMap<String, usize>>,
+    /// Ends the GET stream with the session.
+    listener: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
+}
+
+impl std::fmt::Debug for HttpSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The id is a credential.
+        f.debug_struct("HttpSession").field("revision", &self.greeted.revision).finish_non_exhaustive()
+    }
+}
+
+impl HttpSession {
+    /// Greets a server. `Ok(Err(greeted))` says that it is modern, where there are no sessions.
+    ///
+    /// # Errors
+    /// Why it cannot be used; [`Failure::Unavailable`] decides nothing about its era.
+    pub async fn greet(
+        server: &HttpServer,
+        era: Era,
+        declared: &Declared,
+        patience: (Duration, Duration),
+    ) -> Result<Result<Arc<Self>, Greeted>, Failure> {
+        let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
+        let mut request = handshake.start();
+        loop {
+            let probing = handshake.probing();
+            let waited = if probing { patience.0 } else { patience.1 };
+            let (reply, session) = match tokio::time::timeout(waited, post_greeting(server, &request, probing)).await {
+                Ok(answered) => answered?,
+                Err(_) => (Err(format!("no answer within {waited:?}")), None),
+            };
+            let step = match &reply {
+                Ok(reply) => handshake.on_reply(reply),
+                Err(why) => handshake.on_silence(why),
+            };
+            match step {
+                Step::Send(next) => request = next,
+                Step::Failed(why) => return Err(Failure::Unavailable { service: server.service.clone(), reason: why }),
+                Step::Done(greeted) if greeted.revision.is_modern() => return Ok(Err(greeted)),
+                Step::Done(greeted) => return Self::begin(server, greeted, session).await.map(Ok),
+            }
+        }
+    }
+
+    async fn begin(server: &HttpServer, greeted: Greeted, id: Option<HeaderValue>) -> Result<Arc<Self>, Failure> {
+        let (messages, _) = broadcast::channel(256);
+        let session = Arc::new(Self {
+            greeted,
+            id,
+            server: server.clone(),
+            next_id: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            expired: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+            messages,
+            takes_requests: AtomicUsize::new(0),
+            subscriptions: std::sync::Mutex::default(),
+            listener: std::sync::Mutex::new(None),
+        });
+        session.post(notification("notifications/initialized", None)).await?;
+        let listening = tokio::spawn(listen(Arc::downgrade(&session), server.clone(), session.listen_fields()));
+        if let Ok(mut slot) = session.listener.lock() {
+            *slot = Some(listening.abort_handle());
+        }
+        Ok(session)
+    }
+
+    fn listen_fields(&self) -> http::HeaderMap {
+        let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        fields.remove(header::CONTENT_TYPE);
+        fields.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        fields
+    }
+
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        request: &Message,
+        trace: &[(&str, Bytes)],
+    ) -> Result<Exchange, Failure> {
+        let call = Call::new(request, self.next_id.fetch_add(1, Ordering::Relaxed)).on(self.greeted.revision);
+        let pieces = call.request(request, trace);
+        let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        copy_trace(trace, &mut fields);
+        // Until the answer begins there is no exchange yet that would cancel the call when the caller goes away.
+        let mut unanswered =
+            Unanswered { session: self.clone(), cancellation: Some(call.cancelled("the caller went away")) };
+        let response = match self.server.send(HttpMethod::POST, fields, pieces).await {
+            Ok(response) => response,
+            Err(timeout @ Failure::Timeout { .. }) => return Err(timeout),
+            Err(failure) => {
+                unanswered.cancellation = None;
+                return Err(failure);
+            }
+        };
+        if response.status() == StatusCode::NOT_FOUND && self.id.is_some() {
+            unanswered.cancellation = None;
+            self.expire();
+            return Err(Failure::UnknownSession);
+        }
+        let answer = self.server.answer(response).await;
+        unanswered.cancellation = None;
+        Exchange::http(call, self.clone(), answer?)
+    }
+
+    /// Posts a notification or a response.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses it.
+    pub async fn post(&self, message: Bytes) -> Result<(), Failure> {
+        let fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
+        let response = self.server.send(HttpMethod::POST, fields, vec![message]).await?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(self.server.broken(&format!("it refused a message with status {}", response.status().as_u16())))
+    }
+
+    /// Posts a message without waiting, when nobody is left who could hear of a failure.
+    pub fn send_detached(self: &Arc<Self>, message: Bytes) {
+        let session = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = session.post(message).await {
+                tracing::debug!(%error, "a message to the server was lost");
+            }
+        });
+    }
+
+    /// Counts a call in flight until the guard is dropped.
+    pub fn occupy(self: &Arc<Self>) -> Occupied {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Occupied(self.clone())
+    }
+
+    fn expire(&self) {
+        self.expired.store(true, Ordering::Release);
+        self.ended.cancel();
+    }
+
+    pub(super) async fn close(&self) {
+        self.expire();
+        if let Some(listener) = self.listener.lock().ok().and_then(|mut slot| slot.take()) {
+            listener.abort();
+        }
+        if let Some(id) = &self.id {
+            let fields = legacy_fields(Some(id), Some(self.greeted.revision));
+            if let Err(error) = self.server.send(HttpMethod::DELETE, fields, Vec::new()).await {
+                tracing::debug!(%error, "could not end the session at the server");
+            }
+        }
+    }
+
+    async fn on_message(&self, message: Message) {
+        match (message.shape, message.method) {
+            (Shape::Request, Method::Ping) => {
+                let id = message.id().unwrap_or_default();
+                let _ = self.post(outrigger_mcp::error::result_reply(&id, b"{}")).await;
+            }
+            (Shape::Request, _) if self.takes_requests.load(Ordering::Relaxed) == 0 => {
+                let text = format!("{} cannot be tied to one call of one client", message.method_name());
+                let error = outrigger_mcp::error::RpcError::new(outrigger_mcp::error::METHOD_NOT_FOUND, text);
+                let _ = self.post(error.reply(message.id().as_deref())).await;
+            }
+            _ => drop(self.messages.send(message)),
+        }
+    }
+}
+
+/// The trace context that is in `_meta`, for servers that read headers. Values are quoted text without escapes.
+fn copy_trace(trace: &[(&str, Bytes)], fields: &mut http::HeaderMap) {
+    for (name, value) in trace {
+        let plain = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or_default();
+        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(plain)) {
+            fields.insert(name, value);
+        }
+    }
+}
+
+/// Cancels a call whose answer never began, when it is dropped.
+struct Unanswered {
+    session: Arc<HttpSession>,
+    cancellation: Option<Bytes>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(message) = self.cancellation.take() {
+            self.session.send_detached(message);
+        }
+    }
+}
+
+/// A call in flight on an HTTP session.
+#[derive(Debug)]
+pub struct Occupied(Arc<HttpSession>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The reply to a request of the greeting (or why there is none), and the session id that came with it.
+type Greeting = (Result<Message, String>, Option<HeaderValue>);
+
+async fn post_greeting(server: &HttpServer, request: &Bytes, modern: bool) -> Result<Greeting, Failure> {
+    let message = Message::parse(request.clone()).map_err(|r| Failure::Internal(r.error.to_string()))?;
+    let fields = if modern { modern_fields(&message) } else { legacy_fields(None, None) };
+    let response = server.send(HttpMethod::POST, fields, vec![request.clone()]).await?;
+    let status = response.status();
+    if status.is_server_error() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let reason = format!("it answered the greeting with status {}", status.as_u16());
+        return Err(Failure::Unavailable { service: server.service.clone(), reason });
+    }
+    let session = response.headers().get(headers::SESSION_ID).cloned();
+    let reply = match server.answer(response).await {
+        Ok(Answer::Json(bytes)) => Message::parse(bytes).map_err(|r| r.error.to_string()),
+        Ok(Answer::Stream(mut events)) => match events.next().await {
+            Ok(Some(data)) => Message::parse(data).map_err(|r| r.error.to_string()),
+            _ => Err("the stream ended without a reply".into()),
+        },
+        Ok(Answer::Empty) => Err("no reply".into()),
+        Err(_) => Err(format!("status {}", status.as_u16())),
+    };
+    Ok((reply, session))
+}
+
+/// Keeps the session's GET stream open, where the server offers one.
+async fn listen(session: std::sync::Weak<HttpSession>, server: HttpServer, mut fields: http::HeaderMap) {
+    let mut failures = 0u32;
+    loop {
+        match server.send(HttpMethod::GET, fields.clone(), Vec::new()).await {
+            // Most servers offer none; that is their right.
+            Ok(response) if response.status().is_client_error() => return,
+            Ok(response) if response.status() == StatusCode::OK => {
+                let mut events = server.events(response.into_body());
+                while let Ok(Some(data)) = events.next().await {
+                    failures = 0;
+                    let Some(session) = session.upgrade() else { return };
+                    if let Ok(message) = Message::parse(data) {
+                        session.on_message(message).await;
+                    }
+                }
+                if let Some(id) = events.last_id.and_then(|id| HeaderValue::from_bytes(&id).ok()) {
+                    fields.insert(headers::LAST_EVENT_ID, id);
+                }
+            }
+            Ok(_) | Err(_) => {}
+        }
+        if session.upgrade().is_none_or(|s| s.expired.load(Ordering::Acquire)) {
+            return;
+        }
+        failures = (failures + 1).min(7);
+        tokio::time::sleep(Duration::from_millis(100 << failures)).await;
+    }
+}

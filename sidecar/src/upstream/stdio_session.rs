@@ -1,0 +1,152 @@
+//! A child process, greeted and ready for calls.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use outrigger_mcp::{
+    bridge::{
+        handshake::{Era, Greeted, Handshake, Step},
+        to_server::Call,
+    },
+    envelope::{Message, Shape},
+    error::notification,
+};
+use outrigger_proxy::failure::Failure;
+use tokio::sync::Mutex;
+
+use super::{
+    exchange::Exchange,
+    session::Declared,
+    stdio::{Channel, Inbound},
+};
+use crate::child::RunningChild;
+
+/// How long one write to a server that does not read may wait.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A child process that has been greeted.
+#[derive(Debug)]
+pub struct StdioSession {
+    /// What it said of itself.
+    pub greeted: Greeted,
+    /// Its pipes.
+    pub channel: Arc<Channel>,
+    service: String,
+    child: Mutex<Option<RunningChild>>,
+    pub(super) subscriptions: std::sync::Mutex<HashMap<String, usize>>,
+}
+
+impl StdioSession {
+    /// Greets a server that was just started.
+    ///
+    /// # Errors
+    /// Why the greeting failed, and the child, so that the caller can stop it.
+    pub async fn greet(
+        service: &str,
+        channel: Arc<Channel>,
+        child: RunningChild,
+        era: Era,
+        declared: &Declared,
+        patience: (Duration, Duration),
+    ) -> Result<Arc<Self>, (String, RunningChild)> {
+        let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
+        let mut request = handshake.start();
+        let (probe, initialize) = patience;
+        loop {
+            let waited = if handshake.probing() { probe } else { initialize };
+            let step = match ask(&channel, &request, waited).await {
+                Ok(reply) => handshake.on_reply(&reply),
+                Err(why) => handshake.on_silence(&why),
+            };
+            match step {
+                Step::Send(_) if channel.is_closed() => {
+                    return Err(("the server ended when it was probed".into(), child));
+                }
+                Step::Send(next) => request = next,
+                Step::Failed(why) => return Err((why, child)),
+                Step::Done(greeted) => {
+                    if !greeted.revision.is_modern() {
+                        channel.write_now(notification("notifications/initialized", None));
+                    }
+                    return Ok(Arc::new(Self {
+                        greeted,
+                        channel,
+                        service: service.to_owned(),
+                        child: Mutex::new(Some(child)),
+                        subscriptions: std::sync::Mutex::default(),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// The service's name.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The server's fault, in words for the caller.
+    pub fn broken(&self, reason: &str) -> Failure {
+        Failure::Broken { service: self.service.clone(), reason: reason.into() }
+    }
+
+    /// Writes a message.
+    ///
+    /// # Errors
+    /// Unavailable, when the server is gone or does not read.
+    pub async fn write(&self, pieces: Vec<Bytes>) -> Result<(), Failure> {
+        self.channel
+            .write(pieces, WRITE_PATIENCE)
+            .await
+            .map_err(|why| Failure::Unavailable { service: self.service.clone(), reason: why.into() })
+    }
+
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        request: &Message,
+        trace: &[(&str, Bytes)],
+    ) -> Result<Exchange, Failure> {
+        let receiver = self.channel.open_call();
+        let call = Call::new(request, receiver.id).on(self.greeted.revision);
+        let pieces = call.request(request, trace);
+        // Made first, so that the call is forgotten again if writing fails or the caller goes away meanwhile.
+        let exchange = Exchange::stdio(call, self.clone(), receiver);
+        self.write(pieces).await?;
+        Ok(exchange)
+    }
+
+    pub(super) async fn close(&self) {
+        self.channel.close("the session was ended");
+        if let Some(child) = self.child.lock().await.take() {
+            self.channel.hang_up();
+            child.stop().await;
+        }
+    }
+}
+
+/// One request of our own on a channel, before there is a session. Its id is fixed by the handshake.
+async fn ask(channel: &Channel, request: &Bytes, patience: Duration) -> Result<Message, String> {
+    let mut receiver = channel.open_call();
+    let sent = Message::parse(request.clone()).map_err(|rejected| rejected.error.to_string())?;
+    let mut edits = outrigger_mcp::edit::Edits::new();
+    edits.set_id(&sent, receiver.id.to_string());
+    let outcome = tokio::time::timeout(patience, async {
+        channel.write(edits.apply(sent.body()), WRITE_PATIENCE).await?;
+        loop {
+            match receiver.next().await {
+                Inbound::Message(m) if matches!(m.shape, Shape::Result | Shape::Error) => return Ok(m),
+                // A request during the greeting cannot be answered yet by anybody.
+                Inbound::Message(_) => {}
+                Inbound::TooLarge(_) => return Err("the reply is too large"),
+                Inbound::Gone(_) => return Err("the server ended"),
+            }
+        }
+    })
+    .await;
+    channel.close_call(receiver.id);
+    match outcome {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(why)) => Err(why.to_owned()),
+        Err(_) => Err(format!("no answer within {patience:?}")),
+    }
+}
