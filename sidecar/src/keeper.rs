@@ -3,6 +3,9 @@
 //! Nobody else asks the server what it offers. What the keeper knows is published as an [`Offer`], which the health
 //! endpoint shows and the ingress merges.
 
+mod ask;
+mod changes;
+
 use std::{
     sync::{
         Arc,
@@ -12,29 +15,29 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Method as HttpMethod;
 use outrigger_mcp::{
-    bridge::handshake::{Greeted, modern_params},
+    bridge::handshake::Greeted,
     catalog::{About, Catalog, Collector, Limits as ListLimits, List, ListPage},
     catalog_kind::Kind,
     envelope::{Message, Shape},
-    error::request,
     json::{Span, decode_string, member, quote},
-    method::Method,
 };
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{ServiceMetrics, metrics::CatalogState};
 use tokio::{
-    sync::{Notify, broadcast, watch},
-    time::{Instant, sleep, timeout},
+    sync::{Notify, watch},
+    time::{Instant, sleep},
 };
 
+use self::{
+    ask::{ask_modern, modern_request_params},
+    changes::{Changed, Changes},
+};
 use crate::{
     config::{Catalog as CatalogSettings, Restart},
     upstream::{
         Upstream,
-        http::{Answer, EventStream, HttpServer, modern_fields},
-        session::{Declared, Session, own_request},
+        session::{Session, own_request},
     },
 };
 
@@ -363,133 +366,4 @@ fn offers(capabilities: &[u8], kind: Kind) -> bool {
     };
     let whole = Span { start: 0, end: capabilities.len() as u32 };
     member(capabilities, whole, name).is_some_and(|span| span.of(capabilities) != b"null")
-}
-
-/// `params` of a modern request of our own.
-fn modern_request_params(cursor: Option<&str>) -> Vec<u8> {
-    let declared = Declared::everything();
-    let mut params = modern_params(&declared.capabilities, &declared.info);
-    if let Some(cursor) = cursor {
-        params.pop();
-        params.extend_from_slice(format!(",\"cursor\":{}}}", quote(cursor)).as_bytes());
-    }
-    params
-}
-
-/// A request of our own to a modern HTTP server.
-async fn ask_modern(server: &HttpServer, method: &str, cursor: Option<&str>) -> Result<Message, Failure> {
-    let body = request(b"0", method, &modern_request_params(cursor));
-    let message = Message::parse(body.clone()).map_err(|r| Failure::Internal(r.error.to_string()))?;
-    let work = async {
-        let response = server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await?;
-        let bytes = match server.answer(response).await? {
-            Answer::Json(bytes) => bytes,
-            Answer::Stream(mut events) => last_reply(server, &mut events).await?,
-            Answer::Empty => return Err(server.broken("it answered nothing")),
-        };
-        Message::parse(bytes).map_err(|r| server.broken(&r.error.to_string()))
-    };
-    timeout(PATIENCE, work)
-        .await
-        .unwrap_or_else(|_| Err(Failure::Timeout { service: server.service.clone(), after: PATIENCE }))
-}
-
-async fn last_reply(server: &HttpServer, events: &mut EventStream) -> Result<Bytes, Failure> {
-    while let Some(data) = events.next().await.map_err(|e| server.broken(&e))? {
-        let reply = Message::parse(data.clone()).is_ok_and(|m| matches!(m.shape, Shape::Result | Shape::Error));
-        if reply {
-            return Ok(data);
-        }
-    }
-    Err(server.broken("it ended the stream without a reply"))
-}
-
-/// How news of the server reach the keeper.
-enum Changes<'a> {
-    /// A session with a channel for what belongs to no call.
-    Session(&'a Session, broadcast::Receiver<Message>),
-    /// A listen at a modern HTTP server.
-    Listen(Box<EventStream>),
-    /// The server does not tell; it is asked now and then.
-    Silent,
-}
-
-enum Changed {
-    List,
-    Lost,
-    Gone(String),
-}
-
-impl<'a> Changes<'a> {
-    async fn open(upstream: &Upstream, session: Option<&'a Session>, greeted: &Greeted) -> Self {
-        if let Some(session) = session {
-            if greeted.revision.is_modern() {
-                let body = request(b"0", "subscriptions/listen", &listen_params());
-                if let Err(failure) = session.listen_forever(body).await {
-                    tracing::debug!(%failure, "the server does not take a listen");
-                }
-            }
-            return Changes::Session(session, session.subscribe());
-        }
-        let Some(server) = upstream.http() else { return Changes::Silent };
-        let body = request(b"0", "subscriptions/listen", &listen_params());
-        let Ok(message) = Message::parse(body.clone()) else { return Changes::Silent };
-        match server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await {
-            Ok(response) if response.status().is_success() => match server.answer(response).await {
-                Ok(Answer::Stream(events)) => Changes::Listen(events),
-                _ => Changes::Silent,
-            },
-            _ => Changes::Silent,
-        }
-    }
-
-    async fn next(&mut self) -> Changed {
-        match self {
-            Changes::Session(session, receiver) => loop {
-                tokio::select! {
-                    () = session.ended() => return Changed::Gone("the server ended".into()),
-                    message = receiver.recv() => match message {
-                        Ok(message) if is_list_change(&message) => return Changed::List,
-                        Ok(_) => {}
-                        Err(broadcast::error::RecvError::Lagged(_)) => return Changed::List,
-                        Err(broadcast::error::RecvError::Closed) => return Changed::Gone("the server ended".into()),
-                    },
-                }
-            },
-            Changes::Listen(events) => loop {
-                match events.next().await {
-                    Ok(Some(data)) => {
-                        if Message::parse(data).is_ok_and(|m| is_list_change(&m)) {
-                            return Changed::List;
-                        }
-                    }
-                    _ => {
-                        sleep(Duration::from_millis(500)).await;
-                        return Changed::Lost;
-                    }
-                }
-            },
-            Changes::Silent => std::future::pending().await,
-        }
-    }
-
-    /// Forgets changes that the coming refetch covers.
-    fn drain(&mut self) {
-        if let Changes::Session(_, receiver) = self {
-            while receiver.try_recv().is_ok() {}
-        }
-    }
-}
-
-fn listen_params() -> Vec<u8> {
-    let mut params = modern_request_params(None);
-    params.pop();
-    params.extend_from_slice(
-        br#","notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#,
-    );
-    params
-}
-
-fn is_list_change(message: &Message) -> bool {
-    matches!(message.method, Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
 }

@@ -5,31 +5,28 @@
 //! log messages as they are, requests wrapped as `notifications/outrigger.dev/request`
 //! (docs/decisions/0002-session-extension.md).
 
+mod filter;
+mod passed_on;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use outrigger_mcp::{
-    bridge::{
-        handshake::modern_params,
-        meta_keys::{SERVER_INFO, SUBSCRIPTION_ID},
-    },
+    bridge::meta_keys::{SERVER_INFO, SUBSCRIPTION_ID},
     catalog::Catalog,
     catalog_kind::Kind,
     edit::{Edits, MetaEdit},
     envelope::{Message, Param, Shape},
     error::{notification, result_reply},
-    json::{Span, decode_string, elements, member, quote},
+    json::quote,
     method::Method,
     sse,
 };
-use outrigger_proxy::{
-    body::{BodySender, OutBody},
-    failure::Failure,
-    pool::PooledBody,
-};
-use outrigger_runtime::drain::DrainWatcher;
+use outrigger_proxy::{body::BodySender, failure::Failure};
 use tokio::sync::{broadcast, watch};
+
+pub use filter::{Filter, MAX_RESOURCES};
+pub use passed_on::{narrow, passed_on};
 
 use crate::{
     keeper::Offer,
@@ -42,74 +39,6 @@ use crate::{
 
 /// A comment this often keeps middleboxes from cutting the stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Resources that one listen may watch.
-pub const MAX_RESOURCES: usize = 1000;
-
-/// What a client wants to hear.
-#[derive(Debug, Default)]
-pub struct Filter {
-    kinds: [bool; 3],
-    /// URIs of resources.
-    pub resources: Vec<String>,
-    session: bool,
-}
-
-impl Filter {
-    /// Reads `params.notifications`.
-    pub fn of(request: &Message) -> Self {
-        let Some(span) = request.params().get(Param::Notifications) else { return Self::default() };
-        let body = request.body();
-        let flag = |name| member(body, span, name).is_some_and(|s| request.raw(s) == b"true");
-        let uris =
-            member(body, span, "resourceSubscriptions").and_then(|list| elements(body, list)).unwrap_or_default();
-        Self {
-            kinds: [flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")],
-            resources: uris
-                .iter()
-                .take(MAX_RESOURCES)
-                .filter_map(|s| decode_string(request.raw(*s)).map(Into::into))
-                .collect(),
-            session: flag("outrigger.dev/session"),
-        }
-    }
-
-    /// Whether it asks for what the server says outside calls.
-    pub fn wants_session(&self) -> bool {
-        self.session
-    }
-
-    /// The resources among it, as a modern server is asked for them.
-    fn resource_request(&self, id: &[u8]) -> Option<Message> {
-        let declared = Declared::everything();
-        let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
-        let mut params = modern_params(&declared.capabilities, &declared.info);
-        params.pop();
-        params.extend_from_slice(
-            format!(",\"notifications\":{{\"resourceSubscriptions\":[{}]}}}}", uris.join(",")).as_bytes(),
-        );
-        Message::parse(outrigger_mcp::error::request(id, Method::SubscriptionsListen.as_str(), &params)).ok()
-    }
-
-    fn acknowledged(&self, id: &[u8]) -> Bytes {
-        let names = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
-        let mut honoured: Vec<String> =
-            names.iter().zip(self.kinds).filter(|(_, on)| *on).map(|(name, _)| format!("\"{name}\":true")).collect();
-        if !self.resources.is_empty() {
-            let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
-            honoured.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
-        }
-        if self.session {
-            honoured.push("\"outrigger.dev/session\":true".into());
-        }
-        let mut params =
-            format!("{{\"notifications\":{{{}}},\"_meta\":{{{}:", honoured.join(","), quote(SUBSCRIPTION_ID))
-                .into_bytes();
-        params.extend_from_slice(id);
-        params.extend_from_slice(b"}}");
-        notification("notifications/subscriptions/acknowledged", Some(&params))
-    }
-}
-
 /// What finds the session of a caller who listens.
 pub struct Attach {
     /// The sessions.
@@ -345,57 +274,6 @@ fn ended(id: &Bytes, server_info: Option<&Bytes>) -> Bytes {
     }
     result.extend_from_slice(b"}}");
     result_reply(id, &result)
-}
-
-/// Takes resources that the caller may not read out of a listen that is passed on.
-pub fn narrow(request: &Message, visible: impl Fn(&str) -> bool, edits: &mut Edits) {
-    let body = request.body();
-    let list = request.params().get(Param::Notifications).and_then(|span| member(body, span, "resourceSubscriptions"));
-    let Some((list, uris)) = list.and_then(|list| Some((list, elements(body, list)?))) else { return };
-    let may = |span: &&Span| decode_string(request.raw(**span)).is_some_and(|uri| visible(&uri));
-    let kept: Vec<&[u8]> = uris.iter().filter(may).map(|span| request.raw(*span)).collect();
-    if kept.len() < uris.len() {
-        edits.replace(list, [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
-    }
-}
-
-/// The stream of a listen that the server itself serves, passed on as it comes and ended by us when we drain.
-pub fn passed_on(id: Bytes, mut body: PooledBody, drain: DrainWatcher) -> OutBody {
-    let (sender, out) = OutBody::channel(64);
-    tokio::spawn(async move {
-        let drained = drain.signaled();
-        tokio::pin!(drained);
-        // The last bytes that were sent: our own event must not cut one of the server's in two.
-        let mut tail: Vec<u8> = b"\n\n".to_vec();
-        loop {
-            let between = tail.ends_with(b"\n\n") || tail.ends_with(b"\r\n\r\n");
-            let frame = tokio::select! {
-                () = sender.gone() => return,
-                () = &mut drained, if between => {
-                    let _ = sender.send(sse::event(&ended(&id, None))).await;
-                    let _ = sender.finish().await;
-                    return;
-                }
-                frame = body.frame() => frame,
-            };
-            match frame {
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    tail.extend_from_slice(data.get(data.len().saturating_sub(4)..).unwrap_or_default());
-                    tail.drain(..tail.len().saturating_sub(4));
-                    if sender.send(data).await.is_err() {
-                        return;
-                    }
-                }
-                None => {
-                    let _ = sender.finish().await;
-                    return;
-                }
-                Some(Err(_)) => return,
-            }
-        }
-    });
-    out
 }
 
 async fn updated(updates: &mut Option<Exchange>) -> Option<Bytes> {
