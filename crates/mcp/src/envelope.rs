@@ -2,8 +2,8 @@
 //!
 //! Everything that routing, policy, trace and translation look at is found in a single pass, down to the members of
 //! `params`, `params._meta`, `result` and `result._meta`. The payload is never copied and never re-serialised.
-//! Duplicates among the members that anything here reads are refused: a proxy that takes the first and a server
-//! that takes the last would let policy be bypassed.
+//! Duplicates among the members that anything here reads, those of `params.ref` included, are refused: a proxy that takes
+//! the first and a server that takes the last would let policy be bypassed.
 
 use std::borrow::Cow;
 
@@ -74,6 +74,12 @@ fields! {
     Capabilities = "capabilities", ClientInfo = "clientInfo", RequestId = "requestId",
     ProgressToken = "progressToken", Reason = "reason", Meta = "_meta", Id = "id", Method = "method",
     Params = "params", Result = "result", Error = "error",
+}
+
+fields! {
+    /// Members of `params.ref` that say what a completion is about.
+    References, Reference:
+    Type = "type", Name = "name", Uri = "uri",
 }
 
 fields! {
@@ -451,9 +457,24 @@ fn read_params(
         return Ok(span);
     }
     s.object(|key, s| {
-        let value =
-            if key_bytes(body, key).as_ref() == b"_meta" { read_meta(body, s, meta, wrong)? } else { s.value()? };
+        let value = match key_bytes(body, key).as_ref() {
+            b"_meta" => read_meta(body, s, meta, wrong)?,
+            b"ref" if s.peek() == Some(b'{') => read_reference(body, s, wrong)?,
+            _ => s.value()?,
+        };
         if let Err(error) = params.note(body, key, value) {
+            wrong.get_or_insert(error);
+        }
+        Ok(())
+    })
+}
+
+/// Looks only for duplicates: policy decides on the name in a reference, so the server must not find another one there.
+fn read_reference(body: &[u8], s: &mut Scanner<'_>, wrong: &mut Option<EnvelopeError>) -> Result<Span, EnvelopeError> {
+    let mut members = References::EMPTY;
+    s.object(|key, s| {
+        let value = s.value()?;
+        if let Err(error) = members.note(body, key, value) {
             wrong.get_or_insert(error);
         }
         Ok(())

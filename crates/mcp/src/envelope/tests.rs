@@ -44,6 +44,9 @@ fn duplicates_of_members_that_policy_reads_are_refused_also_when_escaped() {
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","n\u0061me":"b"}}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"traceparent":"a","traceparent":"b"}}}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{},"params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"name":"a","name":"b"}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"uri":"a","ur\u0069":"b"}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"a","type":"b"}}}"#,
     ] {
         let rejected = parse(text).unwrap_err();
         assert!(matches!(rejected.error, EnvelopeError::Duplicate(_)), "{text}");
