@@ -93,7 +93,13 @@ impl Gateway {
             && request.version() < http::Version::HTTP_2;
         let (mut response, call) = match self.enter(&conn, request, &mut record).await {
             Ok((caller, route, inbound)) if caller.era == Era::Legacy => {
-                (legacy::serve(&self, caller, route, inbound).await, None)
+                let method = inbound.method.clone();
+                let served = legacy::serve(&self, caller, route, inbound).await;
+                let refused = |refused: Refused| {
+                    record.refused(&refused.failure);
+                    legacy::refusal(&method, &refused)
+                };
+                (served.unwrap_or_else(refused), None)
             }
             Ok((caller, route, inbound)) => match self.modern(&caller, &route, inbound).await {
                 Ok((response, call)) => (response, call),

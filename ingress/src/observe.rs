@@ -6,7 +6,7 @@ use outrigger_proxy::accept::ConnObserver;
 use outrigger_proxy::handshake::{HandshakeError, TlsInfo};
 use outrigger_proxy::serve::ConnEnd;
 use outrigger_telemetry::Metrics;
-use outrigger_telemetry::metrics::{ConnectionOutcome, HandshakeOutcome, Listener, OpenGuard};
+use outrigger_telemetry::metrics::{BadRequestReason, ConnectionOutcome, HandshakeOutcome, Listener, OpenGuard};
 use rustls::{CertificateError, Error};
 
 /// The connections of the client listener.
@@ -38,8 +38,11 @@ impl ConnObserver for Connections {
 
     fn closed(&self, end: Option<ConnEnd>) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if end.is_none() {
-            self.metrics.connection(Listener::Public, ConnectionOutcome::Failed);
+        match end {
+            None => self.metrics.connection(Listener::Public, ConnectionOutcome::Failed),
+            // hyper answers by itself and no request comes of it.
+            Some(ConnEnd::Malformed) => self.metrics.bad_request(BadRequestReason::Http),
+            Some(_) => {}
         }
     }
 }

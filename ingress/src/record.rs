@@ -14,7 +14,7 @@ use outrigger_policy::ConcurrencyPermit;
 use outrigger_proxy::body::{BodyEnd, OutBody};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
-use outrigger_telemetry::metrics::{BadRequestReason, InFlight as MetricsInFlight, Outcome};
+use outrigger_telemetry::metrics::{InFlight as MetricsInFlight, Outcome};
 use outrigger_telemetry::{
     AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, Metrics, ServiceMetrics, TraceContext,
 };
@@ -104,7 +104,7 @@ impl HttpRecord {
     /// It was refused before it became a call.
     pub(crate) fn refused(&mut self, failure: &Failure) {
         self.failed = Some(outcome(failure));
-        if let Some(reason) = bad_request(failure) {
+        if let Some(reason) = failure.bad_request() {
             self.recorder.metrics.bad_request(reason);
         }
     }
@@ -206,7 +206,7 @@ impl CallRecord {
     /// Notes that it ended early.
     pub(crate) fn failed(&self, failure: &Failure) {
         self.settle(outcome(failure));
-        if let Some(reason) = bad_request(failure) {
+        if let Some(reason) = failure.bad_request() {
             self.recorder.metrics.bad_request(reason);
         }
     }
@@ -267,27 +267,4 @@ pub(crate) fn reply_outcome(reply: &Message) -> Outcome {
         _ if tool_error() => Outcome::ToolError,
         _ => Outcome::Ok,
     }
-}
-
-/// The rule of the protocol that a request broke, if that was the trouble.
-fn bad_request(failure: &Failure) -> Option<BadRequestReason> {
-    use outrigger_mcp::envelope::EnvelopeError;
-    Some(match failure {
-        Failure::UnknownPath(_) => BadRequestReason::Path,
-        Failure::MethodNotAllowed(_) => BadRequestReason::HttpMethod,
-        Failure::HostNotAllowed | Failure::OriginNotAllowed => BadRequestReason::Origin,
-        Failure::MediaType | Failure::ContentEncoding => BadRequestReason::ContentType,
-        Failure::NotAcceptable => BadRequestReason::Accept,
-        Failure::BodyTooLarge(_) => BadRequestReason::TooLarge,
-        Failure::BodyTimeout => BadRequestReason::TooSlow,
-        Failure::BodyBroken => BadRequestReason::Http,
-        Failure::Envelope(EnvelopeError::Batch) => BadRequestReason::Batch,
-        Failure::Envelope(EnvelopeError::Duplicate(_)) => BadRequestReason::DuplicateKey,
-        Failure::Envelope(_) => BadRequestReason::Malformed,
-        Failure::HeaderMismatch(_) => BadRequestReason::HeaderMismatch,
-        Failure::MissingMeta(_) | Failure::InvalidParams(_) => BadRequestReason::Params,
-        Failure::UnsupportedVersion(_) => BadRequestReason::Revision,
-        Failure::NoSession(_) | Failure::UnknownSession => BadRequestReason::Session,
-        _ => return None,
-    })
 }

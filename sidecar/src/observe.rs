@@ -12,7 +12,7 @@ use outrigger_proxy::{
 };
 use outrigger_telemetry::{
     Metrics,
-    metrics::{ConnectionOutcome, HandshakeOutcome, Listener, OpenGuard},
+    metrics::{BadRequestReason, ConnectionOutcome, HandshakeOutcome, Listener, OpenGuard},
 };
 
 /// The observer of the mesh listener.
@@ -52,8 +52,11 @@ impl ConnObserver for MeshConnections {
 
     fn closed(&self, end: Option<ConnEnd>) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        if end.is_none() {
-            self.metrics.connection(Listener::Mesh, ConnectionOutcome::Failed);
+        match end {
+            None => self.metrics.connection(Listener::Mesh, ConnectionOutcome::Failed),
+            // hyper answers by itself and no request comes of it.
+            Some(ConnEnd::Malformed) => self.metrics.bad_request(BadRequestReason::Http),
+            Some(_) => {}
         }
     }
 }

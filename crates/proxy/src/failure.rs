@@ -221,6 +221,7 @@ impl Failure {
             Failure::HeaderMismatch(_) => BadRequestReason::HeaderMismatch,
             Failure::UnsupportedVersion(_) => BadRequestReason::Revision,
             Failure::NoSession(_) | Failure::UnknownSession => BadRequestReason::Session,
+            Failure::Unauthenticated(_) => BadRequestReason::Credential,
             Failure::HostNotAllowed | Failure::OriginNotAllowed => BadRequestReason::Origin,
             Failure::UnknownPath(_) => BadRequestReason::Path,
             Failure::MethodNotAllowed(_) => BadRequestReason::HttpMethod,

@@ -31,6 +31,7 @@ use outrigger_mcp::headers::{PROTOCOL_VERSION, SESSION_ID};
 use outrigger_mcp::revision::Revision;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::peek::Refused;
 use outrigger_proxy::reply::{self, Dialect};
 
 use crate::core::{Caller, Inbound, Route};
@@ -40,7 +41,15 @@ use session::Session;
 pub use store::Sessions;
 
 /// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the gateway sets one.
-pub async fn serve(gateway: &Arc<Gateway>, caller: Caller, route: Route, request: Inbound) -> Response<OutBody> {
+///
+/// # Errors
+/// What is refused before it is a call; [`refusal`] says how that is told.
+pub(crate) async fn serve(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    route: Route,
+    request: Inbound,
+) -> Result<Response<OutBody>, Refused> {
     let mesh: Arc<dyn Mesh> = Arc::clone(gateway) as Arc<dyn Mesh>;
     serve_on(gateway.sessions(), mesh, caller, route, request).await
 }
@@ -51,22 +60,26 @@ async fn serve_on(
     caller: Caller,
     route: Route,
     request: Inbound,
-) -> Response<OutBody> {
+) -> Result<Response<OutBody>, Refused> {
     if request.method == Method::POST {
         return post::serve(sessions, mesh, caller, &route, request).await;
     }
-    let served = find(sessions, &caller, &route, &request.headers).and_then(|session| {
-        if request.method == Method::DELETE {
-            sessions.end(&session);
-            let mut response = Response::new(OutBody::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
-        }
-        let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
-        get::serve(sessions, &mesh, &caller, &session, &request.headers)
-    });
-    // No JSON-RPC request is there that a status of 200 could be about.
-    served.unwrap_or_else(|failure| reply::failure(&failure, None, Dialect::Modern))
+    let session = find(sessions, &caller, &route, &request.headers)?;
+    if request.method == Method::DELETE {
+        sessions.end(&session);
+        let mut response = Response::new(OutBody::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
+    Ok(get::serve(sessions, &mesh, &caller, &session, &request.headers)?)
+}
+
+/// The answer to a refused request of a legacy client.
+pub(crate) fn refusal(method: &Method, refused: &Refused) -> Response<OutBody> {
+    // Without a POST there is no JSON-RPC request that a status of 200 could be about.
+    let dialect = if *method == Method::POST { Dialect::Legacy } else { Dialect::Modern };
+    reply::failure(&refused.failure, refused.id.as_deref(), dialect)
 }
 
 /// The session that a request names, if it is the caller's.

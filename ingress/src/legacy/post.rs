@@ -13,8 +13,8 @@ use outrigger_mcp::method::Method;
 use outrigger_mcp::revision::Revision;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
-use outrigger_proxy::peek::{Accepts, accepts};
-use outrigger_proxy::reply::{self, Dialect};
+use outrigger_proxy::peek::{Accepts, Refused, accepts};
+use outrigger_proxy::reply;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::call::Call;
@@ -48,7 +48,7 @@ pub(super) async fn serve(
     caller: Caller,
     route: &Route,
     request: Inbound,
-) -> Response<OutBody> {
+) -> Result<Response<OutBody>, Refused> {
     let message = request.message.unwrap_or(Err(Rejected { error: EnvelopeError::NotObject, id: None }));
     let id = match &message {
         Ok(message) => message.id(),
@@ -71,7 +71,7 @@ pub(super) async fn serve(
             Err(rejected) => Err(rejected.error.into()),
         }
     };
-    served.await.unwrap_or_else(|failure| reply::failure(&failure, id.as_deref(), Dialect::Legacy))
+    served.await.map_err(|failure| Refused { failure, id })
 }
 
 impl Post {

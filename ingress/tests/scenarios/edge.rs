@@ -5,7 +5,7 @@ use outrigger_proxy::body::OutBody;
 use serde_json::{Value, json};
 
 use crate::fake::{health, tools};
-use crate::mesh::{Client, Mesh};
+use crate::mesh::{Client, Mesh, eventually};
 
 async fn mesh() -> Mesh {
     Mesh::start(&[("a", health(tools(&["read"])))]).await
@@ -194,10 +194,16 @@ async fn refusals_are_counted() {
     let mesh = mesh().await;
     mesh.client.send(mesh.client.raw("/mcp", "{")).await;
     mesh.client.send(mesh.client.request("/nope", "tools/list", json!({}))).await;
-    let metrics = String::from_utf8(mesh.admin("/metrics").await.body.to_vec()).unwrap();
-    for line in
-        ["outrigger_bad_requests_total{reason=\"malformed\"} 1", "outrigger_bad_requests_total{reason=\"path\"} 1"]
-    {
-        assert!(metrics.contains(line), "{line}\n{metrics}");
+    mesh.client.send(mesh.client.raw("/mcp", "[".repeat(200))).await;
+    let stranger = mesh.client.with_token(Some("wrong-token"));
+    stranger.send(list(&stranger)).await;
+    let mut legacy = mesh.client.raw("/mcp", r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#);
+    legacy.headers_mut().insert("mcp-session-id", "gone".parse().unwrap());
+    assert_eq!(mesh.client.send(legacy).await.status, 404);
+    mesh.garbage(b"NOT HTTP\r\n\r\n").await;
+    for reason in ["malformed", "path", "too_deep", "credential", "session", "http"] {
+        let line = format!("outrigger_bad_requests_total{{reason=\"{reason}\"}} 1");
+        eventually(&line, || async { String::from_utf8_lossy(&mesh.admin("/metrics").await.body).contains(&line) })
+            .await;
     }
 }

@@ -19,6 +19,7 @@ use outrigger_proxy::dial::Endpoint;
 use outrigger_proxy::pool::{Pool, PoolSettings, PooledBody};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fake::Fake;
 
@@ -173,6 +174,13 @@ impl Mesh {
     pub async fn admin(&self, path: &str) -> Got {
         let client = Client::to(self.ingress.as_ref().unwrap().admin);
         client.send(Request::get(path).body(OutBody::empty()).unwrap()).await
+    }
+
+    /// Sends something that is no HTTP to the port of clients, and waits until that is hung up.
+    pub async fn garbage(&self, bytes: &[u8]) {
+        let mut socket = tokio::net::TcpStream::connect(self.ingress.as_ref().unwrap().mcp).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        socket.read_to_end(&mut Vec::new()).await.unwrap();
     }
 
     /// The lines of the audit about calls, once there are as many.

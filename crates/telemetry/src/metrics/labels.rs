@@ -237,6 +237,8 @@ closed_label! {
         HeaderMismatch = "header_mismatch",
         /// A revision that is not served.
         Revision = "revision",
+        /// No credential, or one that is not valid.
+        Credential = "credential",
         /// A session id that is missing, unknown or ended.
         Session = "session",
         /// `Origin` or `Host` is not allowed.

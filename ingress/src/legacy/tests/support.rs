@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::super::mesh::{Given, Later, Mesh, Messages, Told};
-use super::super::{Sessions, serve_on};
+use super::super::{Sessions, refusal, serve_on};
 use crate::config::Config;
 use crate::core::{Caller, Change, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
 use crate::policy::PolicyState;
@@ -239,7 +239,9 @@ impl Client {
         let message = (method == Method::POST).then(|| Message::parse(body.clone()));
         let inbound = Inbound { method, headers: self.headers.clone(), body, message };
         let mesh = Arc::clone(&self.mesh) as Arc<dyn Mesh>;
-        Reply::new(serve_on(&self.sessions, mesh, self.caller.clone(), self.route.clone(), inbound).await)
+        let asked = inbound.method.clone();
+        let served = serve_on(&self.sessions, mesh, self.caller.clone(), self.route.clone(), inbound).await;
+        Reply::new(served.unwrap_or_else(|refused| refusal(&asked, &refused)))
     }
 
     pub(super) async fn post(&self, body: &str) -> Reply {
