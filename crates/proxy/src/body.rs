@@ -24,6 +24,10 @@ pub use read::{ReadError, read_bounded};
 /// bookkeeping of several buffers in hyper's write queue and in the TLS record layer.
 const JOIN_BELOW: usize = 4096;
 
+/// Most bytes of a large piece that are handed over at once. hyper takes a piece whole, however slowly its peer reads: only
+/// what it has not been given yet counts as not sent, and keeps the place of its call.
+const PIECE: usize = 64 * 1024;
+
 /// How a body ended, as told to [`OnEnd`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
@@ -134,9 +138,11 @@ impl OutBody {
         match &mut self.source {
             Source::Empty => Poll::Ready(None),
             Source::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.source = Source::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+                let piece = bytes.split_to(bytes.len().min(PIECE));
+                if bytes.is_empty() {
+                    self.source = Source::Empty;
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Source::Chunks { parts, left } => {
                 // hyper takes an empty frame for noise, but h2 would send it: skip.

@@ -36,6 +36,19 @@ async fn a_whole_body_ends_once_with_its_last_piece() {
     assert_eq!(told(&heard).len(), 1);
 }
 
+#[tokio::test]
+async fn a_large_body_is_handed_over_piece_by_piece() {
+    let (mut body, heard) = heard(OutBody::full(vec![b'x'; 200_000]));
+    assert_eq!(body.size_hint().exact(), Some(200_000));
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+    assert!(first < 100_000, "{first}");
+    assert_eq!((body.size_hint().exact(), told(&heard)), (Some(200_000 - first as u64), vec![]));
+    drop(body);
+    assert_eq!(told(&heard), [(first as u64, BodyEnd::Dropped)]);
+    let whole = OutBody::full(vec![b'x'; 200_000]).collect().await.unwrap().to_bytes();
+    assert_eq!(whole.len(), 200_000);
+}
+
 #[test]
 fn an_empty_body_completes_by_being_dropped() {
     let (body, heard) = heard(OutBody::full(""));
