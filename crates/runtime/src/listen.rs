@@ -13,6 +13,10 @@ pub const DEFAULT_BACKLOG: u32 = 1024;
 /// First and longest rest after the process ran out of descriptors or memory: long enough for connections to end.
 const ACCEPT_REST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// How long a peer may take no byte of what waits for it (tcp(7), `TCP_USER_TIMEOUT`; a closed window counts too). Longer
+/// than a laptop needs to change its network.
+const UNREAD: Duration = Duration::from_secs(60);
+
 /// Where and how to listen.
 #[derive(Debug, Clone, Copy)]
 pub struct ListenOptions {
@@ -97,6 +101,8 @@ fn open(options: ListenOptions) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&options.address.into())?;
+    // Accepted sockets inherit it.
+    socket.set_tcp_user_timeout(Some(UNREAD))?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     TcpListener::from_std(socket.into())
 }
@@ -143,6 +149,8 @@ mod tests {
         let (stream, peer) = listener.accept().await;
         assert_eq!(peer, client.local_addr().unwrap());
         assert!(stream.nodelay().unwrap());
+        // A client that reads no more is cut, or it would hold what its answer occupies.
+        assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNREAD));
     }
 
     #[tokio::test]
