@@ -356,6 +356,13 @@ pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
             return fail(&format!("cannot write {}: {error}", path.display()));
         }
     }
+    let readiness = sidecar.readiness.clone();
+    tokio::spawn(async move {
+        readiness.wait().await;
+        if let Err(error) = outrigger_resident::give_back_startup_code() {
+            tracing::debug!(%error, "start-up code stays resident");
+        }
+    });
     let signal = signals.next().await;
     tracing::info!(signal, "draining");
     let hurry = async move {
