@@ -83,8 +83,9 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.line > 0 {
+        // Without a file there are no positions: everything comes from the environment.
+        f.write_str(if self.file.is_empty() { "settings" } else { &self.file })?;
+        if self.line > 0 && !self.file.is_empty() {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         if !self.path.is_empty() {

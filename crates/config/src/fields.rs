@@ -162,7 +162,8 @@ impl<'a> Fields<'a> {
         let value = self.value(name, doc, &kind);
         if !given {
             let hint = match (doc.example, doc.env) {
-                (Some(example), _) => format!("for example `{name}: {example}`"),
+                (Some(example), Some(variable)) => format!("for example `{name}: {example}`, or set {variable}"),
+                (Some(example), None) => format!("for example `{name}: {example}`"),
                 (None, Some(variable)) => format!("add `{name}: ...`, or set {variable}"),
                 (None, None) => format!("add `{name}: ...`"),
             };

@@ -74,7 +74,10 @@ fn the_environment_wins_and_empty_is_unset() {
     let loaded = load(Some(("f", "name: file\nwait: 1s\n")), &env, sample).unwrap();
     assert_eq!((loaded.value.name.as_str(), loaded.value.wait), ("file", Duration::from_secs(7)));
     let wrong = load(None, &env, sample).unwrap_err();
-    assert!(wrong.to_string().contains("name: this setting is missing (add `name: ...`, or set NAME)"), "{wrong}");
+    assert!(
+        wrong.to_string().starts_with("settings: name: this setting is missing (add `name: ...`, or set NAME)"),
+        "{wrong}"
+    );
 }
 
 #[test]
