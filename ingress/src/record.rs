@@ -45,6 +45,7 @@ pub(crate) struct HttpRecord {
     path: Arc<str>,
     bytes_in: u64,
     failed: Option<Outcome>,
+    written: bool,
 }
 
 /// One call of one caller.
@@ -85,6 +86,7 @@ impl HttpRecord {
             path: text(request.uri().path()),
             bytes_in: 0,
             failed: None,
+            written: false,
             recorder: Arc::clone(recorder),
         }
     }
@@ -110,7 +112,7 @@ impl HttpRecord {
     }
 
     /// Writes everything when the response's body ends. Replaces the body's hook.
-    pub(crate) fn finish(self, response: Response<OutBody>, call: Option<CallRecord>) -> Response<OutBody> {
+    pub(crate) fn finish(mut self, response: Response<OutBody>, call: Option<CallRecord>) -> Response<OutBody> {
         if call.is_none() && !self.recorder.access.enabled() {
             return response;
         }
@@ -129,17 +131,18 @@ impl HttpRecord {
         })
     }
 
-    fn write(self, status: u16, bytes_out: u64, outcome: Outcome, call: Option<&CallRecord>) {
+    fn write(&mut self, status: u16, bytes_out: u64, outcome: Outcome, call: Option<&CallRecord>) {
+        self.written = true;
         if !self.recorder.access.enabled() {
             return;
         }
         self.recorder.access.record(AccessRecord {
             time: SystemTime::now(),
             client: Some(self.client),
-            principal: self.principal,
+            principal: self.principal.take(),
             http_version: if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
-            http_method: self.method,
-            path: self.path,
+            http_method: Arc::clone(&self.method),
+            path: Arc::clone(&self.path),
             status,
             method: call.map(|call| call.method.as_str()),
             service: call.and_then(|call| Some(Arc::clone(&call.service.as_ref()?.name))),
@@ -150,6 +153,15 @@ impl HttpRecord {
             bytes_out,
             trace: call.map_or_else(TraceContext::new_root, |call| call.trace),
         });
+    }
+}
+
+impl Drop for HttpRecord {
+    /// A client that went away before there was an answer has a line too; no status was sent.
+    fn drop(&mut self) {
+        if !self.written {
+            self.write(0, 0, Outcome::Cancelled, None);
+        }
     }
 }
 

@@ -73,6 +73,7 @@ pub struct Record {
     /// Held until the end.
     pub permit: Option<ConcurrencyPermit>,
     _in_flight: InFlight,
+    written: bool,
 }
 
 impl Record {
@@ -97,6 +98,7 @@ impl Record {
             outcome: Outcome::Ok,
             permit: None,
             _in_flight: recorders.metrics.enter(),
+            written: false,
         })
     }
 
@@ -117,7 +119,8 @@ impl Record {
         self.status = status.as_u16();
     }
 
-    fn write(self, bytes_out: u64, end: BodyEnd) {
+    fn write(&mut self, bytes_out: u64, end: BodyEnd) {
+        self.written = true;
         let outcome = match (end, self.outcome) {
             (BodyEnd::Dropped, Outcome::Ok) => Outcome::Cancelled,
             (BodyEnd::Failed, Outcome::Ok) => Outcome::RpcError,
@@ -176,7 +179,16 @@ impl Record {
 }
 
 impl OnEnd for Record {
-    fn ended(self: Box<Self>, bytes: u64, end: BodyEnd) {
+    fn ended(mut self: Box<Self>, bytes: u64, end: BodyEnd) {
         self.write(bytes, end);
+    }
+}
+
+impl Drop for Record {
+    /// A caller that went away before there was an answer is recorded too: its call may have been run.
+    fn drop(&mut self) {
+        if !self.written {
+            self.write(0, BodyEnd::Dropped);
+        }
     }
 }

@@ -176,6 +176,13 @@ async fn closing_the_stream_cancels_at_a_stdio_server_and_frees_the_slot() {
     eventually("the slot is free again", || async { (sidecar.health().await["load"]["in_flight"] == 0).then_some(()) })
         .await;
     assert_eq!(seen(&client).await["cancelled"].as_array().unwrap().len(), 2);
+    // On record as well, whether there was an answer to end or not.
+    for tool in ["progress", "never"] {
+        let line = format!(
+            r#"outrigger_requests_total{{capability="{tool}",method="tools/call",outcome="cancelled",service="fs"}}"#
+        );
+        assert_eq!(sidecar.metric(&line).await, 1.0, "{tool}");
+    }
     sidecar.stop().await;
 }
 

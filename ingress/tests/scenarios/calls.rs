@@ -198,6 +198,19 @@ async fn a_slow_service_runs_into_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_before_its_answer_is_on_record() {
+    let mesh = Mesh::start(&two()).await;
+    let client = mesh.client.clone();
+    let call = tokio::spawn(async move { client.call("a__hang").await });
+    let state = std::sync::Arc::clone(&mesh.fake("a").state);
+    eventually("the call", || async { state.hanging.load(Ordering::SeqCst) == 1 }).await;
+    call.abort();
+    assert_eq!(mesh.audit(1).await[0]["outcome"], "cancelled");
+    let access = mesh.lines("access.jsonl", 1).await;
+    assert_eq!((&access[0]["outcome"], &access[0]["principal"]), (&json!("cancelled"), &json!("user:ada")));
+}
+
+#[tokio::test]
 async fn a_peer_with_another_name_gets_nothing() {
     let mut mesh = Mesh::start(&two()).await;
     let address = mesh.fakes.remove("a").unwrap().kill().await;
