@@ -7,7 +7,13 @@
 //! accept and handshake are `outrigger_proxy::accept`; what follows is here, one step after the other; authorize, forward and
 //! record have files of their own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
@@ -74,6 +80,8 @@ pub struct Inbound {
     pub metrics: Arc<Metrics>,
     /// The longest silence of the server within a call.
     pub idle: Duration,
+    /// Requests so far, to know when there are none.
+    pub served: AtomicU64,
     /// What of an incoming trace counts.
     pub trace: TraceRules,
     /// Requests after which a connection is closed.
@@ -93,6 +101,7 @@ pub(crate) struct Context<'a> {
 impl Inbound {
     /// One request.
     pub async fn serve(self: Arc<Self>, conn: Arc<ConnInfo>, request: Request<Incoming>) -> Response<OutBody> {
+        self.served.fetch_add(1, Ordering::Relaxed);
         let mut record = Record::begin(&self.recorders, &conn, &request);
         let (head, body) = request.into_parts();
         let outcome = match self.identify(&conn) {

@@ -1,6 +1,14 @@
 //! Puts the parts of a sidecar together: bind first, serve, then be ready when the server is.
 
-use std::{ffi::OsString, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use outrigger_config::sections::{LogFormat as ConfigFormat, LogLevel, Output};
 use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, TrustDomain, install_provider, warm_up};
@@ -200,6 +208,7 @@ fn inbound(
         recorders: Arc::new(recorders),
         metrics: metrics.clone(),
         idle: config.timeouts.common.request,
+        served: AtomicU64::new(0),
         trace: TraceRules { incoming: config.trace.accept_incoming, mcpx: config.trace.accept_mcpx },
         requests_per_connection: config.limits.entrance.requests_per_connection,
         drain,
@@ -298,8 +307,18 @@ async fn follow_readiness(inbound: Arc<Inbound>, readiness: Readiness) {
 
 async fn housekeeping(inbound: Arc<Inbound>) {
     let mut tick = tokio::time::interval(Duration::from_secs(10));
+    let (mut seen, mut given_back) = (0, None);
     loop {
         tick.tick().await;
+        let served = inbound.served.load(Ordering::Relaxed);
+        // Idle since the last look: what served the requests before, or only starting, need not stay resident.
+        if served == seen && given_back != Some(served) {
+            given_back = Some(served);
+            if let Err(error) = outrigger_resident::give_back_code() {
+                tracing::debug!(%error, "unused code stays resident");
+            }
+        }
+        seen = served;
         inbound.upstream.reap().await;
         inbound.parking.expire().await;
         inbound.gate.rules.load().limits.forget_idle(inbound.gate.now());
@@ -356,13 +375,6 @@ pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
             return fail(&format!("cannot write {}: {error}", path.display()));
         }
     }
-    let readiness = sidecar.readiness.clone();
-    tokio::spawn(async move {
-        readiness.wait().await;
-        if let Err(error) = outrigger_resident::give_back_startup_code() {
-            tracing::debug!(%error, "start-up code stays resident");
-        }
-    });
     let signal = signals.next().await;
     tracing::info!(signal, "draining");
     let hurry = async move {

@@ -1,18 +1,19 @@
-//! Gives back the memory that a process needed only to start.
+//! Gives back the memory of code that does not run.
 //!
-//! Reading settings, compiling policy and warming the cryptography touch most of the program once. Those pages stay
-//! mapped and count as resident, beside every server, although an idle sidecar runs a small part of them. Unmapped, they
-//! stay in the page cache as long as the system has room, and what runs again is mapped again from there.
+//! Reading settings, compiling policy and warming the cryptography touch most of the program once; a request touches a part
+//! of it. Those pages stay mapped and count as resident, beside every server, although an idle sidecar runs next to
+//! nothing. Unmapped, they stay in the page cache as long as the system has room, and what runs again is mapped again from
+//! there: some hundred microseconds, once, for the first request after a pause.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 use std::{fs, io, path::Path};
 
 /// Unmaps the pages of our own program's code; they come back when they run. Returns how many bytes that concerned.
-/// Call it once, when the process is ready.
+/// Meant for a process that has nothing to do.
 ///
 /// # Errors
 /// When `/proc` cannot be read or the system refuses; nothing is lost then.
-pub fn give_back_startup_code() -> io::Result<usize> {
+pub fn give_back_code() -> io::Result<usize> {
     let program = fs::read_link("/proc/self/exe")?;
     let mut given_back = 0;
     for (start, length) in code_of(&fs::read_to_string("/proc/self/maps")?, &program) {
@@ -73,7 +74,7 @@ mod tests {
         let code = code_of(&fs::read_to_string("/proc/self/maps").unwrap(), &program);
         assert!(!code.is_empty());
         let before = resident();
-        let given_back = give_back_startup_code().unwrap();
+        let given_back = give_back_code().unwrap();
         assert_eq!(given_back, code.iter().map(|(_, length)| length).sum::<usize>());
         assert!(resident() < before, "{} KiB of {before} KiB are left", resident());
         assert_eq!(format!("{:?}", (1..4).map(|n| n * n).collect::<Vec<_>>()), "[1, 4, 9]");
