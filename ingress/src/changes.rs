@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_mcp::catalog_kind::Kind;
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,9 @@ const MAX_RESOURCES: usize = 1000;
 /// Changes of resources that wait for a slow listener; then the services wait.
 const QUEUE: usize = 64;
 
+/// Between two looks at the lists, at least: a service whose lists flap makes no storm.
+const PACE: Duration = Duration::from_secs(1);
+
 /// The changes that concern one caller. Dropping it ends every listening on its behalf.
 #[derive(Debug)]
 pub struct Changes {
@@ -30,6 +34,8 @@ pub struct Changes {
     generation: watch::Receiver<u64>,
     /// When to look at the lists, while a change waits for others to come.
     due: Option<Instant>,
+    /// When a change of a list was told last.
+    told: Option<Instant>,
     ready: VecDeque<Change>,
     listening: JoinSet<()>,
     updates: mpsc::Receiver<Change>,
@@ -47,6 +53,7 @@ impl Changes {
             seen: [None; 3],
             generation,
             due: None,
+            told: None,
             ready: VecDeque::new(),
             listening: JoinSet::new(),
             updates: mpsc::channel(1).1,
@@ -101,7 +108,8 @@ impl Changes {
                     self.compare();
                 }
                 Ok(()) = self.generation.changed(), if due.is_none() => {
-                    self.due = Some(Instant::now() + self.gateway.timeouts.list_changed_coalesce);
+                    let soon = Instant::now() + self.gateway.timeouts.list_changed_coalesce;
+                    self.due = Some(self.told.map_or(soon, |told| soon.max(told + PACE)));
                 }
                 Some(change) = self.updates.recv() => return Some(change),
             }
@@ -124,6 +132,7 @@ impl Changes {
         for ((list, before), after) in ListKind::ALL.into_iter().zip(self.seen).zip(now) {
             if before != after {
                 self.ready.push_back(Change::List(list));
+                self.told = Some(Instant::now());
             }
         }
         self.seen = now;

@@ -1,5 +1,7 @@
 //! `subscriptions/listen`: changes of what the caller sees, and of resources.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, health, tools};
@@ -51,6 +53,19 @@ async fn changes_of_what_the_caller_sees_are_told() {
     mesh.fake("a").publish(health(second));
     assert_eq!(bob.next().await.unwrap()["method"], "notifications/prompts/list_changed");
     assert_eq!(ada.next().await.unwrap()["method"], "notifications/prompts/list_changed");
+}
+
+#[tokio::test]
+async fn lists_that_flap_are_told_of_once_a_second() {
+    let mesh = Mesh::with(&[("a", health(tools(&["read"])))], POLICY, QUICK).await;
+    let mut ada = listen(&mesh.client, "/mcp", all()).await;
+    ada.next().await;
+    let begun = Instant::now();
+    mesh.fake("a").publish(health(tools(&["read", "write"])));
+    ada.next().await.unwrap();
+    mesh.fake("a").publish(health(tools(&["read"])));
+    ada.next().await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
