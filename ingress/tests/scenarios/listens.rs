@@ -1,6 +1,6 @@
 //! `subscriptions/listen`: changes of what the caller sees, and of resources.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -60,12 +60,28 @@ async fn lists_that_flap_are_told_of_once_a_second() {
     let mesh = Mesh::with(&[("a", health(tools(&["read"])))], POLICY, QUICK).await;
     let mut ada = listen(&mesh.client, "/mcp", all()).await;
     ada.next().await;
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     mesh.fake("a").publish(health(tools(&["read", "write"])));
     ada.next().await.unwrap();
     mesh.fake("a").publish(health(tools(&["read"])));
     ada.next().await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_away_ends_its_listens() {
+    let mesh = Mesh::with(&[("a", health(tools(&["read"])))], POLICY, QUICK).await;
+    let mut ada = listen(&mesh.client, "/mcp", all()).await;
+    let mut bob = listen(&mesh.client.as_bob(), "/mcp", all()).await;
+    ada.next().await;
+    bob.next().await;
+    let tokens = std::fs::read_to_string(mesh.path("tokens.yaml")).unwrap();
+    let others: Vec<_> = tokens.lines().filter(|line| !line.contains("bob")).collect();
+    std::fs::write(mesh.path("tokens.yaml"), others.join("\n")).unwrap();
+    assert_eq!(bob.next().await.unwrap()["result"]["resultType"], "complete");
+    assert_eq!(bob.next().await, None);
+    mesh.fake("a").publish(health(tools(&["read", "write"])));
+    assert_eq!(ada.next().await.unwrap()["method"], "notifications/tools/list_changed");
 }
 
 #[tokio::test]
