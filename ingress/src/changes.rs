@@ -87,7 +87,7 @@ impl Changes {
         (self.listening, self.updates) = (listening, receiver);
     }
 
-    /// The next change; `None` when we drain. Cancelling the future loses nothing.
+    /// The next change; `None` when we drain, or the caller's token is no longer valid. Cancelling the future loses nothing.
     pub async fn next(&mut self) -> Option<Change> {
         loop {
             if let Some(change) = self.ready.pop_front() {
@@ -105,6 +105,9 @@ impl Changes {
                 () = self.gateway.draining.signaled() => return None,
                 () = look => {
                     self.due = None;
+                    if !self.gateway.clients.still(&self.caller.principal) {
+                        return None;
+                    }
                     self.compare();
                 }
                 Ok(()) = self.generation.changed(), if due.is_none() => {

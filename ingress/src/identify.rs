@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, header};
 use outrigger_identity::Credentials;
-use outrigger_policy::{Principal, TokenTable};
+use outrigger_policy::{Principal, PrincipalKind, TokenTable};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 
@@ -45,6 +45,11 @@ impl Clients {
             return Ok(Principal::anonymous());
         }
         Err(Failure::Unauthenticated("send a token: `Authorization: Bearer <token>`"))
+    }
+
+    /// Whether somebody who proved this earlier could still do so: a token that was taken away ends what was begun with it.
+    pub(crate) fn still(&self, principal: &Principal) -> bool {
+        !matches!(principal.kind(), PrincipalKind::User { .. }) || self.tokens.load().names(principal)
     }
 
     fn by_token(&self, value: &[u8]) -> Result<Principal, Failure> {

@@ -58,6 +58,7 @@ impl Sources {
         let read = read_tokens(path).map(|table| {
             tracing::info!(tokens = table.len(), "tokens reloaded");
             self.gateway.clients.tokens.store(Arc::new(table));
+            announce(&self.gateway.generation);
         });
         self.count(ReloadKind::Tokens, read);
     }

@@ -84,6 +84,11 @@ impl TokenTable {
         self.entries.get(usize::try_from(found).ok()?).map(|entry| &entry.principal)
     }
 
+    /// Whether some token still stands for this very principal, with the same grants.
+    pub fn names(&self, principal: &Principal) -> bool {
+        self.entries.iter().any(|entry| entry.principal == *principal)
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.entries.len()
