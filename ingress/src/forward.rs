@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::authorize::Permitted;
 use crate::core::Caller;
+use crate::owner;
 use crate::services::{InFlight, Replica, Service};
 
 /// The path of MCP at a sidecar.
@@ -138,20 +139,23 @@ fn put(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
-/// Sends to one replica of the service, and to another one when the first provably got nothing. Gives the head of the
-/// answer, within `limit`. Dropping the future or the body cancels the call.
+/// Sends to one replica of the service, and to another one when the first provably got nothing. What `owner` holds goes
+/// to it and nowhere else. Gives the head of the answer, within `limit`. Dropping the future or the body cancels the call.
 ///
 /// # Errors
-/// [`Failure::Unavailable`], [`Failure::Timeout`] or [`Failure::Broken`], each naming the service.
+/// [`Failure::Unavailable`], [`Failure::Timeout`] or [`Failure::Broken`], each naming the service;
+/// [`Failure::Interaction`] when the owner cannot be reached.
 pub(crate) async fn forward(
     permitted: &Permitted,
     caller: &Caller,
     outgoing: &Outgoing,
+    owner: Option<Arc<Replica>>,
     limit: Duration,
 ) -> Result<(Upstream, InFlight), Failure> {
     let service = &permitted.destination().service;
     let deadline = Instant::now() + limit;
-    let first = service.pick(&caller.session_tag, None)?;
+    let owned = owner.is_some();
+    let first = owner.map_or_else(|| service.pick(&caller.session_tag, None), Ok)?;
     let error = match attempt(service, &first, outgoing, deadline, limit).await? {
         Ok(answered) => return answered,
         Err(error) => error,
@@ -159,6 +163,9 @@ pub(crate) async fn forward(
     let failure = report(service, &first, &error);
     if error.sent {
         return Err(failure);
+    }
+    if owned {
+        return Err(owner::gone());
     }
     let Ok(second) = service.pick(&caller.session_tag, Some(&first)) else { return Err(failure) };
     match attempt(service, &second, outgoing, deadline, limit).await? {

@@ -47,7 +47,7 @@ use crate::relay::{MessageStream, Relay, Rewriter};
 use crate::route::route;
 use crate::services::Service;
 use crate::snapshot::Snapshot;
-use crate::{era, legacy, listen, trace};
+use crate::{era, legacy, listen, owner, trace};
 
 /// Answers up to this size are read whole, which tells how the call went; larger ones pass through unread.
 const SMALL_ANSWER: u64 = 32 * 1024;
@@ -254,8 +254,9 @@ impl Gateway {
         if let Some(headers) = sent.headers {
             check_mirrored_arguments(&permitted, message, headers)?;
         }
+        let owner = owner::of_retry(&permitted.destination().service, message)?;
         let outgoing = Outgoing::new(&permitted, caller, message, span, sent);
-        let (upstream, in_flight) = forward(&permitted, caller, &outgoing, self.timeouts.common.request).await?;
+        let (upstream, in_flight) = forward(&permitted, caller, &outgoing, owner, self.timeouts.common.request).await?;
         record.hold(permitted.take_permit(), in_flight);
         let destination = permitted.destination();
         let rewriter = destination.rewrite.then(|| Rewriter::new(&snapshot, destination.at));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use outrigger_mcp::bridge::owner::is_replica;
 use outrigger_mcp::catalog::{Catalog, HealthError};
 use outrigger_mcp::revision::looks_modern;
 use serde::Deserialize;
@@ -29,6 +30,8 @@ pub(crate) struct Document {
     pub(crate) status: Status,
     /// Why it is not serving.
     pub(crate) reason: Option<String>,
+    /// The id of this process, which its handles name ([`outrigger_mcp::bridge::owner`]).
+    pub(crate) replica: Option<String>,
     /// Its server has sessions, which live in that sidecar.
     pub(crate) stateful: bool,
     /// What the server offers; absent until it has answered once.
@@ -52,6 +55,8 @@ struct Raw<'a> {
     #[serde(default)]
     reason: Option<String>,
     #[serde(default)]
+    replica: Option<String>,
+    #[serde(default)]
     server: Option<Server>,
     #[serde(borrow, default)]
     catalog: Option<&'a RawValue>,
@@ -74,6 +79,7 @@ impl Document {
         Ok(Self {
             status: raw.status,
             reason: raw.reason.filter(|reason| !reason.is_empty()),
+            replica: raw.replica.filter(|id| is_replica(id)),
             stateful: raw.server.and_then(|server| server.revision).is_some_and(|revision| !looks_modern(&revision)),
             // A sidecar that has not asked its server yet shows an empty catalog.
             catalog: catalog.transpose()?.filter(|catalog| catalog.fetched_at_ms() > 0).map(Arc::new),
@@ -92,13 +98,14 @@ mod tests {
     #[test]
     fn a_document_is_read_and_unknown_members_are_ignored() {
         let document = parse(
-            r#"{"service":"fs","status":"degraded","reason":"slow","load":{"in_flight":1,"limit":2},"new":1,
+            r#"{"service":"fs","replica":"00c0ffee00c0ffee","status":"degraded","reason":"slow","load":{"in_flight":1,"limit":2},"new":1,
                 "server":{"name":"x","version":"1","revision":"2025-06-18"},
                 "catalog":{"fetched_at":1,"tools":[{"name":"read"}],"lists":{}}}"#,
         )
         .unwrap();
         assert_eq!((document.status, document.reason.as_deref()), (Status::Degraded, Some("slow")));
         assert!(document.stateful);
+        assert_eq!(document.replica.as_deref(), Some("00c0ffee00c0ffee"));
         assert!(document.catalog.unwrap().find(outrigger_mcp::catalog_kind::Kind::Tool, "read").is_some());
     }
 
@@ -108,6 +115,14 @@ mod tests {
             let text = format!(r#"{{"status":"down","reason":"","server":null,"catalog":{catalog}}}"#);
             let document = parse(&text).unwrap();
             assert!(document.catalog.is_none() && !document.stateful && document.reason.is_none());
+        }
+    }
+
+    #[test]
+    fn a_replica_that_could_not_be_named_in_a_handle_has_no_id() {
+        for id in ["", "x", "../../../../etc/", "00C0FFEE00C0FFEE"] {
+            let document = parse(&format!(r#"{{"status":"serving","replica":"{id}"}}"#)).unwrap();
+            assert_eq!(document.replica, None, "{id}");
         }
     }
 

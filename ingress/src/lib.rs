@@ -13,7 +13,7 @@
 //! | `gateway` | the composition: one request, phase by phase |
 //! | `core` | what the modern and the legacy half share |
 //! | `entrance`, `identify`, `era` | before anything is known; who calls; what it speaks |
-//! | `route`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
+//! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
 //! | `listen`, `changes`, `subscribe` | telling clients what changes |
 //! | `start`, `reload`, `admin`, `observe`, `command` | the process around it |
@@ -36,6 +36,7 @@ pub mod legacy;
 mod listen;
 mod lists;
 mod observe;
+mod owner;
 pub mod policy;
 mod record;
 mod relay;

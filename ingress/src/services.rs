@@ -121,6 +121,13 @@ impl Service {
         self.replicas.iter().any(|replica| replica.health().document.as_ref().is_some_and(|document| document.stateful))
     }
 
+    /// The replica that said that this is its id.
+    pub(crate) fn replica(&self, id: &str) -> Option<Arc<Replica>> {
+        let said =
+            |replica: &Replica| replica.health().document.as_ref().is_some_and(|d| d.replica.as_deref() == Some(id));
+        self.replicas.iter().find(|replica| said(replica)).cloned()
+    }
+
     /// The replica for a call. Servers with sessions keep theirs in one sidecar, so there the session tag chooses; else
     /// the less busy one of two random ones gets it. `except` has just failed.
     ///
@@ -283,8 +290,9 @@ fn why_missing(healths: &[Arc<Health>]) -> String {
     healths.iter().find_map(said).unwrap_or_else(|| otherwise.to_owned())
 }
 
-/// The rank of a replica for a tag (rendezvous hashing): the same on every ingress, and when a replica goes only its own
-/// tags move. FNV-1a, with a last mixing because neighbours differ in their last byte only.
+/// The rank of a replica for a tag (rendezvous hashing): the same on every ingress that has the address spelled the same,
+/// and when a replica goes only its own tags move. By address and not by id, because a sidecar that restarts has a new id,
+/// and would draw sessions away from replicas that still hold them. FNV-1a, with a last mixing because neighbours differ in their last byte only.
 fn rank(tag: &str, address: &str) -> u64 {
     let bytes = tag.bytes().chain([0]).chain(address.bytes());
     let hash =

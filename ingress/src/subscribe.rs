@@ -75,7 +75,7 @@ async fn open(gateway: &Gateway, caller: &Caller, subscription: &Subscription) -
     let span = Span { context: TraceContext::new_root(), state: None };
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
     let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
-    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, gateway.timeouts.common.request).await?;
+    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, None, gateway.timeouts.common.request).await?;
     let service = &subscription.service;
     if upstream.kind != AnswerKind::Stream {
         return Err(Failure::Broken { service: service.name.to_string(), reason: "it does not stream".into() });

@@ -188,6 +188,7 @@ fn inbound(
         access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped()).map_err(|e| other(&e))?,
         audit: AuditLog::start(&sink(&config.audit), false, metrics.audit_dropped()).map_err(|e| other(&e))?,
     };
+    let replica = replica_id().map_err(|e| other(&e))?;
     let allowed: Result<Vec<Glob>, _> = config.allowed_callers.iter().map(|pattern| Glob::new(pattern)).collect();
     Ok(Arc::new(Inbound {
         service: config.service.as_str().into(),
@@ -197,14 +198,10 @@ fn inbound(
         gate: Gate::new(&config.service, reload::rules(policy), config.limits.entrance.in_flight, service_metrics),
         upstream,
         keeper,
-        parking: Arc::new(Parking::new(PARKED_FOR).map_err(|e| other(&e))?),
+        parking: Arc::new(Parking::new(&replica, PARKED_FOR).map_err(|e| other(&e))?),
         lists: Lists::default(),
         catalog_mode: config.catalog.mode,
-        health: HealthDocument {
-            service: config.service.clone(),
-            replica: replica_id().map_err(|e| other(&e))?,
-            limit: config.limits.entrance.in_flight,
-        },
+        health: HealthDocument { service: config.service.clone(), replica, limit: config.limits.entrance.in_flight },
         recorders: Arc::new(recorders),
         metrics: metrics.clone(),
         idle: config.timeouts.common.request,
@@ -344,6 +341,8 @@ fn sink(output: &Output) -> Sink {
     }
 }
 
+/// A new one for each process: what an earlier one held is gone with it. Of the form of
+/// [`outrigger_mcp::bridge::owner::is_replica`].
 fn replica_id() -> Result<String, &'static str> {
     let mut bytes = [0u8; 8];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no randomness")?;

@@ -144,6 +144,30 @@ async fn state_that_is_replayed_forged_stolen_or_bent_is_refused() {
 }
 
 #[tokio::test]
+async fn a_call_that_another_replica_parked_is_not_run_here() {
+    let mesh = Mesh::new();
+    let (here, there) =
+        (TestSidecar::start(&mesh, &scripted(&[])).await, TestSidecar::start(&mesh, &scripted(&[])).await);
+    let (client, other) = (here.ready_client(&mesh).await, there.ready_client(&mesh).await);
+    let (_, state) = asked(&client, &ask("elicit")).await;
+    let id = |health: Value| health["replica"].as_str().unwrap().to_owned();
+    let (mine, theirs) = (id(here.health().await), id(there.health().await));
+    assert_eq!(state.split_once('.').unwrap().0, mine, "the state says where to go");
+
+    let stray = other.reply(&retry(ask("elicit"), &state, &accepted("x"))).await;
+    assert_eq!((stray.status.as_u16(), stray.error_code()), (200, -32603), "{stray:?}");
+    assert_eq!(stray.json()["error"]["data"]["reason"], "interaction");
+    // The part in the clear is sealed too: it cannot be exchanged.
+    let renamed = state.replace(&mine, &theirs);
+    assert_eq!(other.reply(&retry(ask("elicit"), &renamed, &accepted("x"))).await.error_code(), -32602);
+    assert_eq!(client.reply(&retry(ask("elicit"), &renamed, &accepted("x"))).await.error_code(), -32603);
+    let done = client.reply(&retry(ask("elicit"), &state, &accepted("mine"))).await;
+    assert!(text_of(&done.json()).contains("mine"));
+    here.stop().await;
+    there.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_client_cannot_answer_is_refused_by_name() {
     let mesh = Mesh::new();
     // One session for all, so that the server believes that it may ask.

@@ -9,4 +9,5 @@ mod fake;
 mod life;
 mod listens;
 mod mesh;
+mod replicas;
 mod streams;

@@ -1,6 +1,7 @@
 //! Calls that wait for their client's answer: parked here, found again by a sealed `requestState`.
 //!
-//! The state is opaque to everybody else: AES-256-GCM over the handle, the caller, a digest of what was called and an
+//! The state says in the clear which replica made it, so that any ingress finds the way back ([`owner`]). The rest is
+//! opaque to everybody else: AES-256-GCM over the handle, the replica, the caller, a digest of what was called and an
 //! expiry (basic/patterns/mrtr asks servers to treat it as hostile). It can be used once. When nobody comes back the
 //! server is told so and the call is cancelled; a call is never run a second time.
 
@@ -17,7 +18,7 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::to_server::Ask,
+    bridge::{owner, to_server::Ask},
     envelope::{Message, Param},
 };
 use outrigger_proxy::failure::Failure;
@@ -53,21 +54,22 @@ struct Lot {
 
 /// The parked calls of a sidecar.
 pub struct Parking {
+    replica: String,
     key: RandomizedNonceKey,
     lots: Mutex<HashMap<[u8; HANDLE], Lot>>,
     patience: Duration,
 }
 
 impl Parking {
-    /// An empty lot; `patience` is how long a client may take to answer.
+    /// An empty lot of this replica; `patience` is how long a client may take to answer.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(patience: Duration) -> Result<Self, &'static str> {
+    pub fn new(replica: &str, patience: Duration) -> Result<Self, &'static str> {
         let mut key = [0u8; 32];
         rand::fill(&mut key).map_err(|_| "no randomness")?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| "no AES-256-GCM")?;
-        Ok(Self { key, lots: Mutex::new(HashMap::new()), patience })
+        Ok(Self { replica: replica.to_owned(), key, lots: Mutex::new(HashMap::new()), patience })
     }
 
     fn lots(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; HANDLE], Lot>> {
@@ -104,11 +106,15 @@ impl Parking {
     ///
     /// # Errors
     /// [`Failure::InvalidParams`] when the state is forged, another caller's, or for another request;
-    /// [`Failure::Interaction`] when the call is gone.
+    /// [`Failure::Interaction`] when the call is gone, or held by another replica.
     pub fn resume(&self, request: &Message, caller: &str) -> Result<Parked, Failure> {
         let refused = || Failure::InvalidParams("requestState is not valid for this request".into());
         let state = request.text(Param::RequestState).ok_or_else(refused)?;
-        let (handle, sealed_digest) = self.open(&state, caller).ok_or_else(refused)?;
+        let (replica, sealed) = owner::split(&state).ok_or_else(refused)?;
+        if replica != self.replica {
+            return Err(Failure::Interaction("another replica holds this interaction, or held it; call again"));
+        }
+        let (handle, sealed_digest) = self.open(sealed, caller).ok_or_else(refused)?;
         if sealed_digest != digest_of(request) {
             return Err(refused());
         }
@@ -150,11 +156,16 @@ impl Parking {
         let mut text = [handle, digest, &expiry.to_be_bytes()].concat();
         let nonce = self
             .key
-            .seal_in_place_append_tag(Aad::from(caller.as_bytes()), &mut text)
+            .seal_in_place_append_tag(Aad::from(self.bound_to(caller)), &mut text)
             .map_err(|_| Failure::Internal("sealing failed".into()))?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.extend_from_slice(&text);
-        Ok(URL_SAFE_NO_PAD.encode(sealed))
+        Ok(owner::mark(&self.replica, &URL_SAFE_NO_PAD.encode(sealed)))
+    }
+
+    /// What the seal covers besides what is sealed: the part in the clear, whose length is fixed, and the caller.
+    fn bound_to(&self, caller: &str) -> Vec<u8> {
+        [self.replica.as_bytes(), caller.as_bytes()].concat()
     }
 
     fn open(&self, state: &str, caller: &str) -> Option<([u8; HANDLE], [u8; DIGEST])> {
@@ -162,7 +173,7 @@ impl Parking {
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut text = text.to_vec();
-        let plain = self.key.open_in_place(nonce, Aad::from(caller.as_bytes()), &mut text).ok()?;
+        let plain = self.key.open_in_place(nonce, Aad::from(self.bound_to(caller)), &mut text).ok()?;
         let (handle, rest) = plain.split_first_chunk::<HANDLE>()?;
         let (digest, _expiry) = rest.split_first_chunk::<DIGEST>()?;
         Some((*handle, *digest))

@@ -11,5 +11,6 @@ pub mod demux;
 pub mod handshake;
 pub mod log_level;
 pub mod meta_keys;
+pub mod owner;
 pub mod to_client;
 pub mod to_server;
