@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Offer a mesh over stdio, for desktop clients that start a program
     Connect(ConnectArgs),
+    /// Look at an MCP server: what it speaks, what it offers, what will give trouble
+    Doctor(DoctorArgs),
     /// Make and manage the certificate authority of a mesh
     #[command(subcommand)]
     Ca(CaCommand),
@@ -127,6 +129,36 @@ pub(crate) struct ConnectArgs {
     /// Where `outrigger up` keeps its state.
     #[arg(long, value_name = "DIR", default_value = ".outrigger")]
     pub(crate) dir: PathBuf,
+}
+
+/// Looks at an MCP server: what it speaks, what it offers, what will give trouble.
+///
+/// Asks the server in each revision of MCP in turn (a program is started anew for each), reads its whole catalog and
+/// says what a mesh, an LLM API or an older client would stumble over. Calls no tool. Exits with 1 when the server
+/// cannot be used or something in it is broken, with 0 when there are only warnings and notes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// The URL of a server, or the program that is one, with its arguments.
+    #[arg(value_name = "URL|COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) server: Vec<String>,
+    /// A file with a bearer token for the URL.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificates (PEM) of authorities to believe, besides those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// A header to send to the URL with every request, as `Name: value`. Repeatable.
+    #[arg(long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// The name that the service would have in the mesh, for checking the length of exposed names.
+    #[arg(long, value_name = "NAME", default_value = "service")]
+    pub(crate) service: String,
+    /// How long to wait for each answer; a program's first one includes its start.
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

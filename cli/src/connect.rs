@@ -6,14 +6,14 @@
 //!                     \  modern: headers from the body, a closed stream is a cancelled call
 //! ```
 
-mod answer;
-mod client;
+pub(crate) mod answer;
+pub(crate) mod client;
 mod legacy;
 mod lines;
 mod modern;
 mod outbox;
 mod relay;
-mod target;
+pub(crate) mod target;
 #[cfg(test)]
 mod testing;
 

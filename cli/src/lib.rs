@@ -5,6 +5,7 @@
 //! | `args` | every command and option, with the help texts |
 //! | `up`, `manifest` | a whole mesh on one machine, and the file that describes it |
 //! | `connect` | the mesh over stdio, for desktop clients |
+//! | `doctor` | what an MCP server speaks and offers, and what will give trouble |
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
 //! | `parts` | the sidecar, the ingress and the example services that this binary carries |
 //! | `files`, `output` | writing files whole, and results to stdout |
@@ -14,6 +15,7 @@ mod args;
 mod commands;
 mod connect;
 pub mod docs;
+mod doctor;
 mod files;
 pub mod manifest;
 mod output;
@@ -51,6 +53,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Example { name, args } => parts::example(&name, args),
         Command::Up(args) => finish(up::main(args)),
         Command::Connect(args) => finish(connect::main(args)),
+        Command::Doctor(args) => finish(doctor::main(args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
         Command::Validate(args) => finish(commands::validate::main(args)),
         Command::Policy(command) => finish(commands::policy::main(command)),

@@ -22,13 +22,13 @@ const BODY: Duration = Duration::from_secs(300);
 
 /// How a stream ended.
 #[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// The response to the request was among its messages.
-    pub(super) answered: bool,
+    pub(crate) answered: bool,
     /// The id of its last event that had one: where it can be resumed.
-    pub(super) last_event: Option<Bytes>,
+    pub(crate) last_event: Option<Bytes>,
     /// How long the mesh asks to wait before resuming.
-    pub(super) retry: Option<Duration>,
+    pub(crate) retry: Option<Duration>,
 }
 
 /// Passes the messages of an answer on. `id` is the raw id of the request, if it is about one; without an outbox, the
@@ -36,7 +36,7 @@ pub(super) struct Ended {
 ///
 /// # Errors
 /// An answer that holds no message, although it should.
-pub(super) async fn pass_on(
+pub(crate) async fn pass_on(
     answer: Answer,
     id: Option<&Bytes>,
     outbox: Option<&Outbox>,
@@ -112,12 +112,12 @@ fn addressed(response: &Message, id: Option<&Bytes>) -> Bytes {
 }
 
 /// The answer cannot be read.
-pub(super) fn broken(why: &str) -> RpcError {
+pub(crate) fn broken(why: &str) -> RpcError {
     RpcError::new(INTERNAL, format!("the answer of the mesh cannot be read: {why}")).with("reason", "broken_answer")
 }
 
 /// The stream ended before the response.
-pub(super) fn cut_off() -> RpcError {
+pub(crate) fn cut_off() -> RpcError {
     RpcError::new(INTERNAL, "the connection to the mesh ended before the answer; the call may or may not have run")
         .with("reason", "stream_ended")
 }

@@ -11,10 +11,11 @@ use outrigger_proxy::pool::{Pool, PoolSettings, PooledBody};
 use super::target::Target;
 
 /// A response whose body streams.
-pub(super) type Answer = Response<PooledBody>;
+pub(crate) type Answer = Response<PooledBody>;
 
 /// The mesh.
-pub(super) struct Client {
+#[derive(Clone)]
+pub(crate) struct Client {
     pool: Pool,
     path: PathAndQuery,
     headers: HeaderMap,
@@ -22,23 +23,28 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects when first used.
-    pub(super) fn new(target: Target) -> Self {
+    pub(crate) fn new(target: Target) -> Self {
         let Target { endpoint, path, headers } = target;
         Self { pool: Pool::new(endpoint, PoolSettings::default()), path, headers }
     }
 
+    /// The same mesh at another path; connections are shared.
+    pub(crate) fn at(&self, path: PathAndQuery) -> Self {
+        Self { path, ..self.clone() }
+    }
+
     /// Sends a message.
-    pub(super) async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Answer, RpcError> {
+    pub(crate) async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Answer, RpcError> {
         self.send(Method::POST, "application/json, text/event-stream", OutBody::full(body), headers).await
     }
 
     /// Opens a stream for what belongs to no request.
-    pub(super) async fn get(&self, headers: HeaderMap) -> Result<Answer, RpcError> {
+    pub(crate) async fn get(&self, headers: HeaderMap) -> Result<Answer, RpcError> {
         self.send(Method::GET, "text/event-stream", OutBody::empty(), headers).await
     }
 
     /// Ends a session.
-    pub(super) async fn delete(&self, headers: HeaderMap) -> Result<Answer, RpcError> {
+    pub(crate) async fn delete(&self, headers: HeaderMap) -> Result<Answer, RpcError> {
         self.send(Method::DELETE, "*/*", OutBody::empty(), headers).await
     }
 
@@ -61,7 +67,7 @@ impl Client {
         request.headers_mut().extend(self.headers.clone());
         let failed = |error: outrigger_proxy::pool::SendError| {
             let target = &self.pool.endpoint().target;
-            RpcError::new(UNAVAILABLE, format!("the mesh at {target} cannot be reached: {error}"))
+            RpcError::new(UNAVAILABLE, format!("{target} cannot be reached: {error}"))
                 .with("reason", "mesh_unreachable")
         };
         self.pool.send(request).await.map_err(failed)
@@ -69,7 +75,7 @@ impl Client {
 }
 
 /// What an answer without a JSON-RPC message means.
-pub(super) fn refusal(status: StatusCode) -> RpcError {
+pub(crate) fn refusal(status: StatusCode) -> RpcError {
     let text = match status {
         StatusCode::UNAUTHORIZED => "the mesh does not accept the token; check --token-file".to_owned(),
         StatusCode::FORBIDDEN => "the mesh does not let this client in".to_owned(),

@@ -10,7 +10,7 @@ const WAITING: usize = 64;
 
 /// Where messages to the client go. Clones share the writer.
 #[derive(Clone)]
-pub(super) struct Outbox(mpsc::Sender<Bytes>);
+pub(crate) struct Outbox(mpsc::Sender<Bytes>);
 
 impl Outbox {
     /// To stdout. The writer's task ends when the client has closed it, or when every outbox is gone and all is written.

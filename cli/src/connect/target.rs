@@ -17,13 +17,14 @@ use crate::args::ConnectArgs;
 use crate::{files, up::token};
 
 /// A mesh to talk to.
-pub(super) struct Target {
+#[derive(Clone)]
+pub(crate) struct Target {
     /// Where to connect.
-    pub(super) endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// The path of the MCP endpoint.
-    pub(super) path: PathAndQuery,
+    pub(crate) path: PathAndQuery,
     /// Sent with every request; the token among them.
-    pub(super) headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
 }
 
 /// What we need of `up.json`.
@@ -39,7 +40,7 @@ impl Target {
     ///
     /// # Errors
     /// A wrong URL, header or file, or no mesh that runs.
-    pub(super) fn resolve(args: &ConnectArgs) -> anyhow::Result<Self> {
+    pub(crate) fn resolve(args: &ConnectArgs) -> anyhow::Result<Self> {
         let (url, token_file, ca_file) = match &args.url {
             Some(url) => (url.clone(), args.token_file.clone(), args.ca_file.clone()),
             None => {
@@ -47,14 +48,27 @@ impl Target {
                 (up.mcp, args.token_file.clone().or(up.token_file), args.ca_file.clone().or(up.ca_file))
             }
         };
+        Self::of(&url, token_file.as_deref(), ca_file.as_deref(), &args.headers)
+    }
+
+    /// Where a URL is, and how to be let in.
+    ///
+    /// # Errors
+    /// A wrong URL, header or file.
+    pub(crate) fn of(
+        url: &str,
+        token: Option<&Path>,
+        ca_file: Option<&Path>,
+        given: &[String],
+    ) -> anyhow::Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
-        let endpoint = endpoint(&uri, ca_file.as_deref()).with_context(|| format!("cannot use --url {url}"))?;
+        let endpoint = endpoint(&uri, ca_file).with_context(|| format!("cannot use the URL {url}"))?;
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Ok(Self { endpoint, path, headers: headers(&args.headers, token_file.as_deref())? })
+        Ok(Self { endpoint, path, headers: headers(given, token)? })
     }
 
     /// Whether a token is sent over a network without TLS.
-    pub(super) fn sends_token_in_the_clear(&self) -> bool {
+    pub(crate) fn sends_token_in_the_clear(&self) -> bool {
         let here = match &self.endpoint.target {
             outrigger_proxy::dial::Target::Tcp { host, .. } => {
                 host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -4,5 +4,6 @@
 
 mod commands;
 mod connect;
+mod doctor;
 mod support;
 mod up;
