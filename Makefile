@@ -24,12 +24,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance conformance bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance matrix matrix-doc conformance bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc acceptance conformance ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc acceptance matrix conformance ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -78,6 +78,13 @@ acceptance: subjects ## MCP clients through a whole mesh, compared with the same
 	$(call step,acceptance: official clients through a whole mesh)
 	@cargo build --locked --package outrigger
 	@$(PYTHON) tests/acceptance/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+matrix matrix-doc: subjects
+	$(call step,matrix: every client revision with every server revision)
+	@cargo build --locked --package outrigger
+	@$(PYTHON) tests/matrix/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)" $(if $(filter %-doc,$@),--write)
+matrix: ## Every client revision with every server revision and transport; checks docs/COMPATIBILITY.md
+matrix-doc: ## The same, and writes docs/COMPATIBILITY.md
 
 conformance: subjects ## The public MCP conformance suite through a whole mesh, compared with a direct run
 	$(call step,conformance: the public MCP suite through a whole mesh)
