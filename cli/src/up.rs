@@ -19,6 +19,7 @@ mod plan;
 mod port;
 mod probe;
 mod screen;
+mod session_keys;
 mod state;
 mod supervise;
 pub(crate) mod token;
@@ -102,6 +103,7 @@ async fn run(args: &UpArgs, manifest: &Manifest, state: &StateDir) -> anyhow::Re
     let digest = token.as_ref().map(|(token, _)| token::digest(token)).transpose()?;
     let program = crate::parts::own_program()?;
     let plan = Plan { manifest, state, program: &program };
+    session_keys::make_if_missing(&state.session_keys())?;
     files::write(&state.inside_policy(), Plan::inside_policy().as_bytes(), files::PUBLIC)?;
     if manifest.policy.is_empty() {
         files::write(&state.policy(), plan.default_policy().as_bytes(), files::PUBLIC)?;

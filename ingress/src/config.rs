@@ -4,6 +4,7 @@
 mod clients;
 mod limits;
 mod services;
+mod sessions;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use outrigger_mcp::names::Naming;
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
 pub use limits::{Limits, Timeouts};
 pub use services::{Service, naming};
+pub use sessions::Sessions;
 
 /// All settings of one ingress. Immutable: a reload makes a new one.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// How capabilities are named on the merged endpoint.
     pub naming: Naming,
+    /// Sessions of clients that speak 2025-11-25 or older.
+    pub sessions: Sessions,
     /// Policy files.
     pub policy: Vec<PathBuf>,
     /// What is held at most.
@@ -84,6 +88,8 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let trust_domain = identity.as_ref().map(|identity| identity.trust_domain.as_str());
     let services = services::read(f, trust_domain);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
+    let text = "Sessions of clients that speak 2025-11-25 or older.";
+    let sessions = f.section("sessions", text, sessions::read);
     let policy = read_policy(f);
     let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
     let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
@@ -102,6 +108,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         identity: identity?,
         services,
         naming: naming?,
+        sessions: sessions?,
         policy,
         limits: limits?,
         timeouts: timeouts?,

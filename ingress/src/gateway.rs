@@ -67,7 +67,7 @@ pub struct Gateway {
     pub(crate) policy: ArcSwap<PolicyState>,
     /// Counts the changes of what anybody may see.
     pub(crate) generation: watch::Sender<u64>,
-    pub(crate) cursors: CursorKey,
+    pub(crate) cursors: ArcSwap<CursorKey>,
     pub(crate) sessions: Sessions,
     pub(crate) listens: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
@@ -242,7 +242,7 @@ impl Gateway {
     ) -> Result<Reply, Failure> {
         let snapshot = self.snapshot.load_full();
         if let Some(kind) = message.method.lists() {
-            return lists::list(&snapshot, &self.cursors, caller, path, kind, message).map(Reply::Own);
+            return lists::list(&snapshot, &self.cursors.load(), caller, path, kind, message).map(Reply::Own);
         }
         if message.method == Method::ServerDiscover {
             return lists::discover(&snapshot, caller, path, self.limits.instructions_bytes, message).map(Reply::Own);

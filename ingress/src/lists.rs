@@ -21,14 +21,13 @@ use crate::view::View;
 /// Time to live of lists whose servers do not say. Changes are announced, so clients lose nothing by asking again.
 const DEFAULT_TTL_MS: u64 = 0;
 
-/// The key that cursors of this process are sealed with.
+/// The key that cursors are sealed with: the same on all replicas that share their session keys.
 pub(crate) struct CursorKey(hmac::Key);
 
 impl CursorKey {
-    /// A random one. Cursors do not survive a restart: their holders start the list again.
-    pub(crate) fn random() -> Result<Self, aws_lc_rs::error::Unspecified> {
-        let random = aws_lc_rs::rand::SystemRandom::new();
-        Ok(Self(hmac::Key::generate(hmac::HMAC_SHA256, &random)?))
+    /// The key from a secret. When that changes, holders of cursors start the list again.
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
     fn mac(&self, bytes: &[u8]) -> [u8; 16] {

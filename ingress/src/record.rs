@@ -5,12 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, Response, Version};
 use outrigger_mcp::envelope::{Field, Message, Param, Shape};
 use outrigger_mcp::method::Method;
-use outrigger_policy::ConcurrencyPermit;
+use outrigger_policy::{ConcurrencyPermit, Principal};
 use outrigger_proxy::body::{BodyEnd, OutBody};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
@@ -71,6 +71,31 @@ struct Held {
     _counted: Option<MetricsInFlight>,
     _permit: Option<ConcurrencyPermit>,
     _replica: Option<InFlight>,
+}
+
+impl Recorder {
+    /// Notes that somebody used the session of somebody else: a line of the audit that belongs to no call.
+    pub(crate) fn foreign_session(&self, principal: &Principal, client: SocketAddr) {
+        if !self.audit.enabled() {
+            return;
+        }
+        // Lost records are counted by the log.
+        let _ = self.audit.record(AuditRecord {
+            time: SystemTime::now(),
+            who: Arc::from(principal.id()),
+            via: None,
+            client: Some(client),
+            action: "session",
+            service: None,
+            capability: None,
+            decision: Decision::Deny,
+            rule: None,
+            outcome: Outcome::Denied,
+            duration: Duration::ZERO,
+            trace: TraceContext::new_root(),
+            argument_digest: None,
+        });
+    }
 }
 
 impl HttpRecord {

@@ -1,7 +1,7 @@
-//! Reload: policy, tokens and certificates are read again when their files change. A bad file changes nothing: the last
+//! Reload: policy, tokens, session keys and certificates are read again when their files change. A bad file changes nothing: the last
 //! good one stays in force, and the failure is logged and counted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outrigger_identity::{Credentials, PublicCredentials, Reload};
@@ -11,6 +11,8 @@ use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
 
 use crate::config::tokens_from_file;
 use crate::gateway::Gateway;
+use crate::legacy::keys::Keys;
+use crate::lists::CursorKey;
 use crate::policy;
 use crate::snapshot::announce;
 
@@ -19,6 +21,7 @@ pub(crate) struct Sources {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) policy: Vec<PathBuf>,
     pub(crate) tokens: Option<PathBuf>,
+    pub(crate) session_keys: Option<PathBuf>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) public: Option<Arc<PublicCredentials>>,
 }
@@ -35,6 +38,9 @@ impl Sources {
         }
         if let Some(path) = self.tokens.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
             self.reload_tokens(path);
+        }
+        if let Some(path) = self.session_keys.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
+            self.reload_session_keys(path);
         }
         self.reload_certificates();
         if *change == Change::Hangup {
@@ -61,6 +67,15 @@ impl Sources {
             announce(&self.gateway.generation);
         });
         self.count(ReloadKind::Tokens, read);
+    }
+
+    fn reload_session_keys(&self, path: &Path) {
+        let read = Keys::load(path).map(|keys| {
+            tracing::info!(keys = keys.count(), "session keys reloaded");
+            self.gateway.cursors.store(Arc::new(CursorKey::new(keys.cursors())));
+            self.gateway.sessions.set_keys(keys);
+        });
+        self.count(ReloadKind::SessionKeys, read.map_err(|error| error.to_string()));
     }
 
     fn reload_certificates(&self) {

@@ -29,6 +29,7 @@ use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
 use crate::legacy::Sessions;
+use crate::legacy::keys::{Keys, KeysError};
 use crate::lists::CursorKey;
 use crate::observe::Connections;
 use crate::policy::{self, PolicyError, PolicyState};
@@ -62,6 +63,9 @@ pub enum Error {
     /// The tokens file.
     #[error("{0}")]
     Tokens(String),
+    /// The keys of session ids.
+    #[error(transparent)]
+    SessionKeys(#[from] KeysError),
     /// The audit.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -74,9 +78,6 @@ pub enum Error {
     /// Cryptography.
     #[error(transparent)]
     WarmUp(#[from] WarmUpError),
-    /// The system has no random numbers.
-    #[error("the system gives no random numbers")]
-    Random,
     /// Watching files.
     #[error("cannot watch files: {0}")]
     Watch(std::io::Error),
@@ -222,6 +223,7 @@ impl Running {
             gateway: Arc::clone(&self.gateway),
             policy: config.policy.clone(),
             tokens: config.clients.tokens_file.clone(),
+            session_keys: config.sessions.key_file.clone(),
             credentials: Arc::clone(&parts.credentials),
             public: parts.public.clone(),
         });
@@ -312,6 +314,10 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         Some(path) => read_tokens(path).map_err(Error::Tokens)?,
         None => config.clients.tokens.clone(),
     };
+    let keys = match &config.sessions.key_file {
+        Some(path) => Keys::load(path)?,
+        None => Keys::random()?,
+    };
     let with_certificates = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let recorder = Recorder {
         access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped())
@@ -336,8 +342,8 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         snapshot: ArcSwap::from_pointee(snapshot),
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
         generation: channel::Sender::new(0),
-        cursors: CursorKey::random().map_err(|_| Error::Random)?,
-        sessions: Sessions::new(&config.limits, &config.timeouts, metrics),
+        cursors: ArcSwap::from_pointee(CursorKey::new(keys.cursors())),
+        sessions: Sessions::new(&config.limits, &config.timeouts, &config.sessions, keys, metrics),
         listens: Arc::new(Semaphore::new(config.limits.listens)),
         metrics: Arc::clone(metrics),
         recorder: Arc::new(recorder),
@@ -376,6 +382,7 @@ fn watched_files(config: &Config) -> Vec<PathBuf> {
     files.extend(identity.crl.clone());
     files.extend(config.policy.iter().cloned());
     files.extend(config.clients.tokens_file.clone());
+    files.extend(config.sessions.key_file.clone());
     if let Some(tls) = &config.tls {
         files.extend([tls.cert.clone(), tls.key.clone()]);
         files.extend(tls.client_ca.clone());

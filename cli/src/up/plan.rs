@@ -93,6 +93,7 @@ impl Plan<'_> {
         set("identity", self.identity(INGRESS));
         let address = |(name, address): &(String, SocketAddr)| (name.clone(), json!({"addresses": [address]}));
         set("services", services.iter().map(address).collect::<Map<_, _>>().into());
+        set("sessions", json!({"key_file": self.state.session_keys()}));
         set("policy", json!(self.policies()?));
         set("audit", json!(self.state.audit(INGRESS)));
         set("timeouts", json!({"drain": DRAIN}));

@@ -64,6 +64,11 @@ impl StateDir {
         self.root.join("token")
     }
 
+    /// What seals the ids of sessions.
+    pub(crate) fn session_keys(&self) -> PathBuf {
+        self.root.join("session.keys")
+    }
+
     /// Who may do what, unless the manifest names policies.
     pub(crate) fn policy(&self) -> PathBuf {
         self.root.join("policy.yaml")

@@ -76,6 +76,12 @@ pub enum Failure {
     /// The session does not exist (any more), or belongs to somebody else.
     #[error("no such session: start over with initialize")]
     UnknownSession,
+    /// The session belongs to somebody else. Told as [`Failure::UnknownSession`]; the operator learns better.
+    #[error("no such session: start over with initialize")]
+    ForeignSession,
+    /// An answer to a question that another replica asked, or this one before it was restarted.
+    #[error("not delivered: another replica asked this question, and answers must reach the replica that asked")]
+    AnswerElsewhere,
     /// No credentials, or bad ones.
     #[error("{0}")]
     Unauthenticated(&'static str),
@@ -175,7 +181,8 @@ impl Failure {
             Failure::MissingMeta(_) => "missing_meta",
             Failure::UnsupportedVersion(_) => "unsupported_version",
             Failure::NoSession(_) => "no_session",
-            Failure::UnknownSession => "unknown_session",
+            Failure::UnknownSession | Failure::ForeignSession => "unknown_session",
+            Failure::AnswerElsewhere => "answer_elsewhere",
             Failure::Unauthenticated(_) => "unauthenticated",
             Failure::CallerRefused => "caller_refused",
             Failure::UnknownMethod(_) => "unknown_method",
@@ -220,7 +227,9 @@ impl Failure {
             Failure::NotAcceptable => BadRequestReason::Accept,
             Failure::HeaderMismatch(_) => BadRequestReason::HeaderMismatch,
             Failure::UnsupportedVersion(_) => BadRequestReason::Revision,
-            Failure::NoSession(_) | Failure::UnknownSession => BadRequestReason::Session,
+            Failure::NoSession(_) | Failure::UnknownSession | Failure::ForeignSession | Failure::AnswerElsewhere => {
+                BadRequestReason::Session
+            }
             Failure::Unauthenticated(_) => BadRequestReason::Credential,
             Failure::HostNotAllowed | Failure::OriginNotAllowed => BadRequestReason::Origin,
             Failure::UnknownPath(_) => BadRequestReason::Path,
@@ -236,7 +245,10 @@ impl Failure {
     /// The HTTP status for clients of the stateless revision, and for everything that is not JSON-RPC.
     pub fn status(&self) -> StatusCode {
         match self {
-            Failure::UnknownPath(_) | Failure::UnknownSession | Failure::UnknownMethod(_) => StatusCode::NOT_FOUND,
+            Failure::UnknownPath(_) | Failure::UnknownSession | Failure::ForeignSession | Failure::UnknownMethod(_) => {
+                StatusCode::NOT_FOUND
+            }
+            Failure::AnswerElsewhere => StatusCode::CONFLICT,
             Failure::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Failure::HostNotAllowed | Failure::OriginNotAllowed | Failure::CallerRefused => StatusCode::FORBIDDEN,
             Failure::MediaType | Failure::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -300,7 +312,9 @@ impl Failure {
             | Failure::BodyTimeout
             | Failure::BodyBroken
             | Failure::NoSession(_)
-            | Failure::UnknownSession => error::INVALID_REQUEST,
+            | Failure::UnknownSession
+            | Failure::ForeignSession
+            | Failure::AnswerElsewhere => error::INVALID_REQUEST,
         }
     }
 

@@ -50,7 +50,8 @@ pub struct AuditRecord {
     pub via: Option<Arc<str>>,
     /// The peer's address.
     pub client: Option<SocketAddr>,
-    /// The MCP method, from the closed set, or `connect` for outbound connections.
+    /// The MCP method, from the closed set, `connect` for outbound connections, or `session` for a session id that was
+    /// presented by somebody else than its owner.
     pub action: &'static str,
     /// The service.
     #[serde(serialize_with = "render::optional_text")]

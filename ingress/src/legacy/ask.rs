@@ -22,9 +22,14 @@ use crate::core::{Caller, Route};
 /// Questions of one session that may be open at once.
 const MAX_PENDING: usize = 256;
 
+/// What the ids of our questions begin with.
+const MARK: &str = "outrigger-";
+
 /// The questions of a session that wait for an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Asks {
+    /// What ours begin with, and those of no other replica that serves the session.
+    prefix: String,
     waiting: Mutex<Waiting>,
 }
 
@@ -44,14 +49,34 @@ struct Pending {
     answers: mpsc::Receiver<Message>,
 }
 
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// It reached whoever asked.
+    Delivered,
+    /// Nobody waits for it (any more).
+    Late,
+    /// Another replica asked. Whoever waits there will not get it.
+    Elsewhere,
+}
+
 impl Asks {
-    /// Takes a response of the client. Returns whether anybody waited for it.
-    pub(super) fn answer(&self, response: &Message) -> bool {
+    /// No questions yet. `name` is one that no other replica has.
+    pub(super) fn new(name: &str) -> Self {
+        Self { prefix: format!("{MARK}{name}-"), waiting: Mutex::default() }
+    }
+
+    /// Takes a response of the client.
+    pub(super) fn answer(&self, response: &Message) -> Answered {
         let id = response.id();
-        let Some(id) = id.as_deref().and_then(decode_string) else { return false };
+        let Some(id) = id.as_deref().and_then(decode_string) else { return Answered::Late };
         let asker = self.lock().open.remove(id.as_ref());
-        // There is room for one answer to each question.
-        asker.is_some_and(|asker| asker.try_send(response.clone()).is_ok())
+        match asker {
+            // There is room for one answer to each question.
+            Some(asker) if asker.try_send(response.clone()).is_ok() => Answered::Delivered,
+            None if id.starts_with(MARK) && !id.starts_with(&self.prefix) => Answered::Elsewhere,
+            _ => Answered::Late,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -70,7 +95,7 @@ impl Pending {
         let mut ids = Vec::with_capacity(count);
         for _ in 0..count {
             waiting.last += 1;
-            let id = format!("outrigger-{}", waiting.last);
+            let id = format!("{}{}", session.asks.prefix, waiting.last);
             waiting.open.insert(id.clone(), sender.clone());
             ids.push(id);
         }

@@ -32,8 +32,10 @@ pub(super) fn serve(
     }
     let permit = Arc::clone(&sessions.listens).try_acquire_owned().map_err(|_| super::limited("listening streams"))?;
     let reader = match headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) {
-        Some(id) => resume(session, id.to_str().unwrap_or_default())?,
-        None => session.outside.attach(&session.closed),
+        Some(id) if !session.resumes_elsewhere(id.to_str().unwrap_or_default()) => {
+            resume(session, id.to_str().unwrap_or_default())?
+        }
+        _ => session.outside.attach(&session.closed),
     };
     if reader.reads(&session.outside) {
         subscribe::start(session, mesh, caller);

@@ -18,7 +18,8 @@ use outrigger_proxy::peek::Accepts;
 use super::mesh::{Given, Mesh};
 use super::outlet::{read, single};
 use super::service_name;
-use super::store::{Names, Sessions};
+use super::store::Sessions;
+use super::token::SessionKey;
 use crate::core::{Caller, Declared, ListKind, Route};
 
 /// Serves `initialize`: a new session, or the reason why there is none.
@@ -32,9 +33,9 @@ pub(super) async fn serve(
 ) -> Result<Response<OutBody>, Failure> {
     let broken = |reason: &str| Failure::Broken { service: service_name(route), reason: reason.to_owned() };
     let id = message.id().unwrap_or_default();
-    let names = Names::random()?;
+    let key = SessionKey::random()?;
     let client = Client::from_initialize(message);
-    let caller = caller.in_session(Arc::clone(&names.tag), Declared::of_client(&client));
+    let caller = caller.in_session(key.tag(), Declared::of_client(&client));
     let discovered = discover(&*mesh, &caller, route, &client, &id).await?;
     if discovered.shape == Shape::Error {
         let Reply::Final(told) = to_client::reply(&discovered, None) else {
@@ -44,7 +45,7 @@ pub(super) async fn serve(
     }
     let told = to_client::initialize_reply(&id, client.revision, &discovered);
     let told = told.ok_or_else(|| broken("it did not say what it can do"))?;
-    let session = sessions.open(names, &caller, route, client, announced(&discovered))?;
+    let session = sessions.open(key, &caller, route, client, announced(&discovered))?;
     let mut response = single(accepts, told);
     let value =
         HeaderValue::from_str(&session.id.0).map_err(|_| Failure::Internal("a session id is no text".into()))?;

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! `store` holds the sessions, `session` is one of them. Everything that a session starts is a task of it and ends
-//! with it.
+//! with it. A session's id is a `token`, sealed with `keys`, from which another replica can take the session up.
 
 mod ask;
 mod call;
+mod ended;
 mod get;
 mod initialize;
+pub(crate) mod keys;
 mod mesh;
 mod outlet;
 mod post;
@@ -22,6 +24,7 @@ mod store;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +54,12 @@ pub(crate) async fn serve(
     request: Inbound,
 ) -> Result<Response<OutBody>, Refused> {
     let mesh: Arc<dyn Mesh> = Arc::clone(gateway) as Arc<dyn Mesh>;
-    serve_on(gateway.sessions(), mesh, caller, route, request).await
+    let (principal, address) = (caller.principal.clone(), caller.address);
+    let served = serve_on(gateway.sessions(), mesh, caller, route, request).await;
+    if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
+        gateway.recorder.foreign_session(&principal, address);
+    }
+    served
 }
 
 async fn serve_on(
@@ -88,7 +96,7 @@ fn find(sessions: &Sessions, caller: &Caller, route: &Route, headers: &HeaderMap
         let text = "Mcp-Session-Id is missing: revisions before 2026-07-28 need a session; send initialize first";
         return Err(Failure::NoSession(text.into()));
     };
-    let session = sessions.find(id.to_str().unwrap_or_default(), &caller.principal, route)?;
+    let session = sessions.find(id.to_str().unwrap_or_default(), caller, route)?;
     // Absent means 2025-03-26 (basic/transports, "Protocol Version Header"), or a client that forgets it: no harm.
     if let Some(version) = headers.get(PROTOCOL_VERSION) {
         let version = version.to_str().unwrap_or("(not text)").trim();

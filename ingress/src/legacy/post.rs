@@ -17,6 +17,7 @@ use outrigger_proxy::peek::{Accepts, Refused, accepts};
 use outrigger_proxy::reply;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::ask::Answered;
 use super::call::Call;
 use super::mesh::Mesh;
 use super::outlet::{First, Outlet, response, single};
@@ -77,7 +78,7 @@ pub(super) async fn serve(
 impl Post {
     async fn one(self, message: Message) -> Result<Response<OutBody>, Failure> {
         if message.shape != Shape::Request {
-            take(&self.session, &message);
+            take(&self.session, &message)?;
             return Ok(reply::accepted());
         }
         if let Some(done) = answer_here(&self.session, &message) {
@@ -101,12 +102,13 @@ impl Post {
         let at_once = Arc::new(Semaphore::new(BATCH_AT_ONCE));
         // Ours, so that the answer is not complete before every message was looked at.
         let all = outlet.turn();
-        let mut silent = true;
+        let (mut silent, mut lost) = (true, None);
         for message in messages {
             let request = message.as_ref().map_or(true, |message| message.shape == Shape::Request);
             silent &= !request;
             match self.entry(message, &outlet) {
                 Entry::Taken => {}
+                Entry::Lost(failure) => lost = Some(failure),
                 Entry::Told(told) => outlet.turn().reply(told).await,
                 Entry::Call(call) => {
                     let at_once = Arc::clone(&at_once);
@@ -122,10 +124,13 @@ impl Post {
                 }
             }
         }
-        drop(all);
-        if silent {
-            return Ok(reply::accepted());
+        match lost {
+            Some(failure) if silent => return Err(failure),
+            Some(failure) => outlet.turn().reply(failure.rpc().reply(None)).await,
+            None if silent => return Ok(reply::accepted()),
+            None => {}
         }
+        drop(all);
         Ok(self.respond(&outlet, first, true).await)
     }
 
@@ -136,8 +141,10 @@ impl Post {
             Err(Rejected { error, id }) => return Entry::Told(Failure::Envelope(error).rpc().reply(id.as_deref())),
         };
         if message.shape != Shape::Request {
-            take(&self.session, &message);
-            return Entry::Taken;
+            return match take(&self.session, &message) {
+                Ok(()) => Entry::Taken,
+                Err(failure) => Entry::Lost(failure),
+            };
         }
         let id = message.id().unwrap_or_default();
         if message.method == Method::Initialize {
@@ -194,6 +201,8 @@ impl Post {
 enum Entry {
     /// It is no request.
     Taken,
+    /// It is an answer that did not arrive.
+    Lost(Failure),
     /// Its reply is there.
     Told(Bytes),
     /// It has to be run.
@@ -208,19 +217,25 @@ enum Refusal {
 }
 
 /// Takes a notification or a response of the client.
-fn take(session: &Session, message: &Message) {
+///
+/// # Errors
+/// [`Failure::AnswerElsewhere`]: a client must not believe that its answer arrived.
+fn take(session: &Session, message: &Message) -> Result<(), Failure> {
     match (message.shape, message.method) {
         (Shape::Notification, Method::Cancelled) => {
             if let Some(id) = message.params().get(Param::RequestId) {
                 session.cancel(message.raw(id));
             }
         }
-        (Shape::Result | Shape::Error, _) if !session.asks.answer(message) => {
-            tracing::debug!("a client answered a question that nobody asks (any more)");
-        }
+        (Shape::Result | Shape::Error, _) => match session.asks.answer(message) {
+            Answered::Delivered => {}
+            Answered::Late => tracing::debug!("a client answered a question that nobody asks (any more)"),
+            Answered::Elsewhere => return Err(Failure::AnswerElsewhere),
+        },
         // `initialized` says nothing new; what else there is means nothing to a stateless server.
         _ => {}
     }
+    Ok(())
 }
 
 /// The result of a request that concerns only the session; `None` when it is one for the mesh.

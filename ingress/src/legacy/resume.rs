@@ -67,7 +67,16 @@ pub(super) struct Place {
 impl Place {
     /// Reads an event id of the session whose ids start with `prefix`; those of others are not ours to read.
     pub(super) fn parse(prefix: &str, id: &str) -> Option<Self> {
-        let (stream, event) = id.strip_prefix(prefix)?.strip_prefix('-')?.split_once('-')?;
+        Self::of_parts(id.strip_prefix(prefix)?.strip_prefix('-')?)
+    }
+
+    /// Reads an event id of whatever session.
+    pub(super) fn of_other(id: &str) -> Option<Self> {
+        Self::of_parts(id.split_once('-')?.1)
+    }
+
+    fn of_parts(parts: &str) -> Option<Self> {
+        let (stream, event) = parts.split_once('-')?;
         Some(Self { stream: stream.parse().ok()?, event: event.parse().ok()? })
     }
 }

@@ -1,5 +1,6 @@
 //! One session of a legacy client: what it said of itself, what it has in flight, and its streams.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::ask::Asks;
 use super::resume::{EventStream, MAX_BYTES, Place};
 use super::store::Pace;
+use super::token::SessionKey;
 use crate::core::{Declared, ListKind, Route};
 
 /// Requests of one session at work at once: far more than an agent has, and a bound on what it can make us hold.
@@ -36,6 +38,12 @@ const GET_STREAM: u64 = 0;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct SessionId(pub(super) Arc<str>);
 
+impl Borrow<str> for SessionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionId(..)")
@@ -46,6 +54,7 @@ impl fmt::Debug for SessionId {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
+    pub(super) key: SessionKey,
     /// What the mesh knows it by; not the id, which stays between the client and us.
     pub(super) tag: Arc<str>,
     pub(super) principal: Principal,
@@ -66,6 +75,8 @@ pub(super) struct Session {
     /// What it subscribed to. Watched by the task that listens for it.
     subscriptions: watch::Sender<BTreeSet<String>>,
     event_prefix: Arc<str>,
+    /// Opened by another replica, or before a restart: its client may know of streams that we never had.
+    taken_up: bool,
     state: Mutex<State>,
     _open: OpenGuard,
 }
@@ -87,7 +98,7 @@ struct State {
 /// Everything that makes a new session.
 pub(super) struct Opening {
     pub(super) id: SessionId,
-    pub(super) tag: Arc<str>,
+    pub(super) key: SessionKey,
     pub(super) event_prefix: Arc<str>,
     pub(super) principal: Principal,
     pub(super) route: Route,
@@ -96,6 +107,7 @@ pub(super) struct Opening {
     pub(super) pace: Pace,
     pub(super) closed: CancellationToken,
     pub(super) open: OpenGuard,
+    pub(super) taken_up: bool,
 }
 
 /// A request at work. Dropping it frees its id.
@@ -132,16 +144,18 @@ impl Session {
             next_stream: GET_STREAM + 1,
             used: Instant::now(),
             listening: false,
-            listened: false,
+            // Whatever it was told elsewhere, it may have missed something since.
+            listened: opening.taken_up,
         };
         Arc::new(Self {
-            asks: Asks::default(),
+            asks: Asks::new(&opening.event_prefix),
             outside: EventStream::new(GET_STREAM, prefix, true),
             subscriptions: watch::Sender::default(),
             state: Mutex::new(state),
             tasks: TaskTracker::new(),
             id: opening.id,
-            tag: opening.tag,
+            key: opening.key,
+            tag: opening.key.tag().into(),
             principal: opening.principal,
             route: opening.route,
             client: opening.client,
@@ -149,6 +163,7 @@ impl Session {
             pace: opening.pace,
             closed: opening.closed,
             event_prefix: opening.event_prefix,
+            taken_up: opening.taken_up,
             _open: opening.open,
         })
     }
@@ -230,6 +245,12 @@ impl Session {
     /// Takes a stream out of those that a client may come back to.
     pub(super) fn forget_stream(&self, stream: &EventStream) {
         self.lock().streams.remove(&stream.number());
+    }
+
+    /// Whether an event id names the stream that GET opens, as another replica numbered it. Where the session was taken
+    /// up, its client gets ours then: what it missed on the other one is gone.
+    pub(super) fn resumes_elsewhere(&self, event_id: &str) -> bool {
+        self.taken_up && Place::of_other(event_id).is_some_and(|place| place.stream == GET_STREAM)
     }
 
     /// The stream and place that an event id names.

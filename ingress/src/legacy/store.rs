@@ -1,12 +1,12 @@
-//! All sessions of an ingress: opened under caps, found by id, ended when idle.
+//! All sessions of an ingress: opened under caps, found by id, ended when idle; and those of other replicas, taken up
+//! from what their ids say.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use arc_swap::ArcSwap;
 use outrigger_mcp::bridge::to_client::Client;
-use outrigger_policy::Principal;
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::SessionKind;
@@ -14,12 +14,13 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ended::Ended;
+use super::keys::Keys;
 use super::session::{Opening, Session, SessionId};
-use crate::config::{Limits, Timeouts};
+use super::token::{self, SessionKey, Token};
+use crate::config::{self, Limits, Timeouts};
 use crate::core::{Caller, ListKind, Route};
 
-/// Random bytes of a session id; the specification asks for something that cannot be guessed.
-const ID_BYTES: usize = 20;
 /// How often idle sessions and old events are looked for, at most: events are kept for a minute.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -40,46 +41,37 @@ pub struct Sessions {
     max: usize,
     max_per_principal: usize,
     idle: Duration,
+    max_age: Duration,
     pace: Pace,
     metrics: Arc<Metrics>,
     /// One permit for each stream on which a client may listen.
     pub(super) listens: Arc<Semaphore>,
     closed: CancellationToken,
+    keys: ArcSwap<Keys>,
+    ended: Ended,
     table: RwLock<HashMap<SessionId, Arc<Session>>>,
 }
 
-/// The names of a new session.
-pub(super) struct Names {
-    pub(super) id: SessionId,
-    pub(super) tag: Arc<str>,
-    pub(super) event_prefix: Arc<str>,
-}
-
-impl Names {
-    /// Fresh random ones.
-    ///
-    /// # Errors
-    /// [`Failure::Internal`] when the system has no randomness.
-    pub(super) fn random() -> Result<Self, Failure> {
-        Ok(Self {
-            id: SessionId(random_hex::<ID_BYTES>()?.into()),
-            tag: format!("c.{}", random_hex::<16>()?).into(),
-            event_prefix: random_hex::<6>()?.into(),
-        })
-    }
-}
-
 impl Sessions {
-    /// No session yet.
-    pub fn new(limits: &Limits, timeouts: &Timeouts, metrics: &Arc<Metrics>) -> Self {
+    /// No session yet. `keys` seal the ids.
+    pub(crate) fn new(
+        limits: &Limits,
+        timeouts: &Timeouts,
+        settings: &config::Sessions,
+        keys: Keys,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         Self {
             max: limits.sessions,
             max_per_principal: limits.sessions_per_principal,
             idle: timeouts.session_idle,
+            max_age: settings.max_age,
             pace: Pace { request: timeouts.common.request, keepalive: timeouts.keepalive },
             metrics: Arc::clone(metrics),
             listens: Arc::new(Semaphore::new(limits.listens)),
             closed: CancellationToken::new(),
+            keys: ArcSwap::from_pointee(keys),
+            ended: Ended::new(settings.max_age),
             table: RwLock::default(),
         }
     }
@@ -87,7 +79,12 @@ impl Sessions {
     /// Whether we could have made this session id, alive or not: then the request is a legacy one, whatever else it
     /// says.
     pub fn minted(&self, id: &str) -> bool {
-        id.len() == ID_BYTES * 2 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        token::minted(id)
+    }
+
+    /// Puts other keys in force. Sessions that are held here go on.
+    pub(crate) fn set_keys(&self, keys: Keys) {
+        self.keys.store(Arc::new(keys));
     }
 
     /// Ends idle sessions until the drain is over. Runs as a task of the ingress; dropping it ends every session.
@@ -113,6 +110,7 @@ impl Sessions {
         for session in over {
             self.end(&session);
         }
+        self.ended.sweep(now);
     }
 
     /// Opens a session.
@@ -121,53 +119,106 @@ impl Sessions {
     /// [`Failure::Limited`] when the caller, or everybody together, has as many as allowed and all are in use.
     pub(super) fn open(
         &self,
-        names: Names,
+        key: SessionKey,
         caller: &Caller,
         route: &Route,
         client: Client,
         lists: Vec<ListKind>,
     ) -> Result<Arc<Session>, Failure> {
+        let token = Token::begin(key, &caller.principal, route, &client, &lists);
+        let id = SessionId(token.seal(&self.keys.load())?.into());
+        self.add(id, token, client, caller, false)
+    }
+
+    /// The session with this id, if it is this caller's and belongs to this route. Anything else is the same answer: an id
+    /// alone proves nothing.
+    ///
+    /// # Errors
+    /// [`Failure::UnknownSession`], or [`Failure::ForeignSession`], which looks the same from outside; for a session that
+    /// is taken up, those of [`Sessions::open`].
+    pub(super) fn find(&self, id: &str, caller: &Caller, route: &Route) -> Result<Arc<Session>, Failure> {
+        let found = self.read().get(id).cloned();
+        let session = match found {
+            Some(session) if session.principal.id() != caller.principal.id() => return Err(Failure::ForeignSession),
+            Some(session) if session.route != *route => return Err(Failure::UnknownSession),
+            Some(session) => session,
+            None => self.take_up(id, caller, route)?,
+        };
+        session.touch();
+        Ok(session)
+    }
+
+    /// A session that another replica opened, or this one before it was restarted.
+    fn take_up(&self, id: &str, caller: &Caller, route: &Route) -> Result<Arc<Session>, Failure> {
+        let token = Token::open(&self.keys.load(), id).ok_or(Failure::UnknownSession)?;
+        if !token.is_of(&caller.principal) {
+            return Err(Failure::ForeignSession);
+        }
+        let usable = token.route == *route && !token.is_over(self.max_age) && !self.ended.contains(token.key);
+        let client = token.client.clone().filter(|_| usable).ok_or(Failure::UnknownSession)?;
+        self.add(SessionId(id.into()), token, client, caller, true)
+    }
+
+    fn add(
+        &self,
+        id: SessionId,
+        token: Token,
+        client: Client,
+        caller: &Caller,
+        taken_up: bool,
+    ) -> Result<Arc<Session>, Failure> {
+        let event_prefix = token::random_prefix()?;
         let mut table = self.write();
-        let own = table.values().filter(|session| session.principal.id() == caller.principal.id()).count();
-        if own >= self.max_per_principal {
-            let mine = |session: &Session| session.principal.id() == caller.principal.id();
-            give_way(&mut table, mine).ok_or_else(|| super::limited("sessions of one principal"))?;
+        if let Some(session) = table.get(&id) {
+            // Somebody was faster with the same session.
+            return Ok(Arc::clone(session));
         }
-        if table.len() >= self.max {
-            give_way(&mut table, |_| true).ok_or_else(|| super::limited("sessions"))?;
-        }
+        self.make_room(&mut table, caller)?;
         let session = Session::new(Opening {
-            id: names.id,
-            tag: names.tag,
-            event_prefix: names.event_prefix,
+            id,
+            key: token.key,
+            event_prefix: event_prefix.into(),
             principal: caller.principal.clone(),
-            route: route.clone(),
+            route: token.route,
             client,
-            lists,
+            lists: token.lists,
             pace: self.pace,
             closed: self.closed.child_token(),
             open: self.metrics.session_opened(SessionKind::Client),
+            taken_up,
         });
         table.insert(session.id.clone(), Arc::clone(&session));
         Ok(session)
     }
 
-    /// The session with this id, if it is this principal's and belongs to this route. Anything else is the same
-    /// answer: an id alone proves nothing.
-    ///
-    /// # Errors
-    /// [`Failure::UnknownSession`].
-    pub(super) fn find(&self, id: &str, principal: &Principal, route: &Route) -> Result<Arc<Session>, Failure> {
-        let found = self.read().get(&SessionId(id.into())).cloned();
-        let session = found
-            .filter(|session| session.principal.id() == principal.id() && session.route == *route)
-            .ok_or(Failure::UnknownSession)?;
-        session.touch();
-        Ok(session)
+    fn make_room(&self, table: &mut HashMap<SessionId, Arc<Session>>, caller: &Caller) -> Result<(), Failure> {
+        let mine = |session: &Session| session.principal.id() == caller.principal.id();
+        if table.values().filter(|session| mine(session)).count() >= self.max_per_principal {
+            self.give_way(table, mine).ok_or_else(|| super::limited("sessions of one principal"))?;
+        }
+        if table.len() >= self.max {
+            self.give_way(table, |_| true).ok_or_else(|| super::limited("sessions"))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the session that has been idle for longest among some.
+    fn give_way(&self, table: &mut HashMap<SessionId, Arc<Session>>, among: impl Fn(&Session) -> bool) -> Option<()> {
+        let idle = table
+            .values()
+            .filter(|session| among(session))
+            .filter_map(|session| Some((session.idle_since()?, session)));
+        let id = idle.min_by_key(|(since, _)| *since).map(|(_, session)| session.id.clone())?;
+        let session = table.remove(&id)?;
+        self.ended.add(session.key);
+        session.close();
+        Some(())
     }
 
     /// Ends a session.
     pub(super) fn end(&self, session: &Session) {
+        // In this order: nobody must take it up in between.
+        self.ended.add(session.key);
         self.write().remove(&session.id);
         session.close();
     }
@@ -179,25 +230,4 @@ impl Sessions {
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<SessionId, Arc<Session>>> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Ends the session that has been idle for longest among some.
-fn give_way(table: &mut HashMap<SessionId, Arc<Session>>, among: impl Fn(&Session) -> bool) -> Option<()> {
-    let idle =
-        table.values().filter(|session| among(session)).filter_map(|session| Some((session.idle_since()?, session)));
-    let id = idle.min_by_key(|(since, _)| *since).map(|(_, session)| session.id.clone())?;
-    table.remove(&id)?.close();
-    Some(())
-}
-
-fn random_hex<const N: usize>() -> Result<String, Failure> {
-    let mut bytes = [0u8; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Failure::Internal("no randomness from the system".into()))?;
-    let mut text = String::with_capacity(N * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    Ok(text)
 }

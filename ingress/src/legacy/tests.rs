@@ -5,5 +5,6 @@ mod answers;
 mod handshake;
 mod listening;
 mod questions;
+mod replicas;
 mod resuming;
 mod support;

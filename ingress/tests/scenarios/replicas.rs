@@ -121,3 +121,94 @@ async fn every_ingress_sends_a_session_to_the_same_replica() {
     let seen = pair.seen();
     assert!(seen == [8, 0] || seen == [0, 8], "{seen:?}");
 }
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const OTHER_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+
+/// Opens a session as a client of an older revision, and gives its id.
+async fn session(client: &Client) -> String {
+    let initialize = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
+    let got = client.send(client.raw("/mcp", initialize)).await;
+    got.headers["mcp-session-id"].to_str().unwrap().to_owned()
+}
+
+async fn ping(client: &Client, id: &str) -> u16 {
+    let mut request = client.raw("/mcp", PING);
+    request.headers_mut().insert("mcp-session-id", id.parse().unwrap());
+    client.send(request).await.status.as_u16()
+}
+
+#[tokio::test]
+async fn case_41_a_session_outlives_the_ingress_with_a_key_file_and_not_without() {
+    let mesh = Mesh::start(&[("a", health(tools(&["read"])))]).await;
+    let id = session(&mesh.client).await;
+    let mesh = mesh.another_ingress("").await;
+    assert_eq!(ping(&mesh.client, &id).await, 404);
+
+    std::fs::write(mesh.path("session.keys"), KEY).unwrap();
+    let settings = format!("sessions: {{ key_file: {} }}", mesh.path("session.keys").display());
+    let mesh = mesh.another_ingress(&settings).await;
+    let id = session(&mesh.client).await;
+    let mesh = mesh.another_ingress(&settings).await;
+    assert_eq!(ping(&mesh.client, &id).await, 200);
+}
+
+#[tokio::test]
+async fn session_keys_are_read_again_and_bad_ones_change_nothing() {
+    let mesh = Mesh::start(&[("a", health(tools(&["read"])))]).await;
+    let keys = mesh.path("session.keys");
+    std::fs::write(&keys, KEY).unwrap();
+    let settings = format!("sessions: {{ key_file: {} }}", keys.display());
+    let mesh = mesh.another_ingress(&settings).await;
+    let reloads = |outcome: &'static str| {
+        let mesh = &mesh;
+        async move {
+            let page = mesh.admin("/metrics").await;
+            let line = format!("outrigger_reloads_total{{outcome=\"{outcome}\",what=\"session_keys\"}} 1");
+            String::from_utf8_lossy(&page.body).contains(&line)
+        }
+    };
+    std::fs::write(&keys, "no key").unwrap();
+    eventually("the bad keys", || reloads("failed")).await;
+    let old = session(&mesh.client).await;
+    std::fs::write(&keys, format!("{OTHER_KEY}\n{KEY}\n")).unwrap();
+    eventually("the new keys", || reloads("applied")).await;
+    let new = session(&mesh.client).await;
+
+    let mesh = mesh.another_ingress(&settings).await;
+    assert_eq!([ping(&mesh.client, &old).await, ping(&mesh.client, &new).await], [200, 200]);
+    std::fs::write(&keys, OTHER_KEY).unwrap();
+    let mesh = mesh.another_ingress(&settings).await;
+    assert_eq!([ping(&mesh.client, &old).await, ping(&mesh.client, &new).await], [404, 200]);
+}
+
+#[tokio::test]
+async fn the_session_of_somebody_else_is_unknown_and_the_audit_says_who_tried() {
+    let mesh = Mesh::start(&[("a", health(tools(&["read"])))]).await;
+    let id = session(&mesh.client).await;
+    assert_eq!(ping(&mesh.client.as_bob(), &id).await, 404);
+    assert_eq!(ping(&mesh.client.as_bob(), &id.replace("s1.", "s1.A")).await, 404, "an invented one is no event");
+    let lines = mesh.audit(1).await;
+    let sessions: Vec<_> = lines.iter().filter(|line| line["action"] == "session").collect();
+    assert_eq!(sessions.len(), 1, "{lines:?}");
+    assert_eq!((&sessions[0]["who"], &sessions[0]["decision"]), (&json!("user:bob"), &json!("deny")));
+    assert!(!sessions[0].to_string().contains(&id));
+    assert_eq!(ping(&mesh.client, &id).await, 200);
+}
+
+#[tokio::test]
+async fn the_next_page_of_a_list_can_be_asked_for_anywhere() {
+    let names: Vec<String> = (0..400).map(|at| format!("tool-{at}-{}", "x".repeat(100))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mesh = Mesh::start(&[("a", health(tools(&names)))]).await;
+    std::fs::write(mesh.path("session.keys"), KEY).unwrap();
+    let settings =
+        format!("sessions: {{ key_file: {} }}\nlimits: {{ page_bytes: 16KiB }}", mesh.path("session.keys").display());
+    let mesh = mesh.another_ingress(&settings).await;
+    let first = mesh.client.ask("/mcp", "tools/list", json!({})).await.json();
+    let cursor = first["result"]["nextCursor"].clone();
+    let mesh = mesh.another_ingress(&settings).await;
+    let second = mesh.client.ask("/mcp", "tools/list", json!({ "cursor": cursor })).await.json();
+    assert!(second["result"]["tools"].as_array().is_some_and(|tools| !tools.is_empty()), "{second}");
+}

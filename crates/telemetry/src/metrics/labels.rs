@@ -195,6 +195,8 @@ closed_label! {
         Revocations = "revocations",
         /// Client tokens.
         Tokens = "tokens",
+        /// Keys of session ids.
+        SessionKeys = "session_keys",
         /// Services and their addresses.
         Services = "services",
     }

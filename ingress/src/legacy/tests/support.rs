@@ -17,6 +17,7 @@ use outrigger_telemetry::{Metrics, Role};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::super::keys::Keys;
 use super::super::mesh::{Given, Later, Mesh, Messages, Told};
 use super::super::{Sessions, refusal, serve_on};
 use crate::config::Config;
@@ -158,7 +159,13 @@ impl World {
         let (call_sender, calls) = mpsc::unbounded_channel();
         let (listen_sender, listens) = mpsc::unbounded_channel();
         Self {
-            sessions: Arc::new(Sessions::new(&config.limits, &config.timeouts, &metrics)),
+            sessions: Arc::new(Sessions::new(
+                &config.limits,
+                &config.timeouts,
+                &config.sessions,
+                Keys::random().unwrap(),
+                &metrics,
+            )),
             mesh: Arc::new(Script { calls: call_sender, listens: listen_sender }),
             calls,
             listens,
@@ -232,6 +239,11 @@ impl Client {
         let mut client = self.clone();
         client.headers.insert(HeaderName::from_static(name), value.parse().unwrap());
         client
+    }
+
+    /// The same client at another replica.
+    pub(super) fn at(&self, world: &World) -> Self {
+        Self { sessions: Arc::clone(&world.sessions), mesh: Arc::clone(&world.mesh), ..self.clone() }
     }
 
     pub(super) async fn send(&self, method: Method, body: &str) -> Reply {
