@@ -1,7 +1,9 @@
 //! Harness for scenarios: a mesh in one process, on ports that the system chooses.
 //!
 //! ```text
-//!  Client ==mTLS==> TestSidecar --> HttpServer (in this process) | scripted.py | servers nobody here wrote
+//!  Client --> TestIngress
+//!      \            \\ mTLS
+//!       \==mTLS==> TestSidecar --> HttpServer (in this process) | scripted.py | servers nobody here wrote
 //!      \_________ Mesh: an authority in a temporary directory that names them all
 //! ```
 //!
@@ -9,6 +11,7 @@
 //! |---|---|
 //! | `mesh` | certificates: good ones, expired ones, those of strangers |
 //! | `sidecar` | a sidecar started from a settings text |
+//! | `ingress` | an ingress in front of sidecars |
 //! | `client`, `call` | a modern client that can also send nonsense |
 //! | `http_server` | a Streamable HTTP server whose every answer a test decides |
 //! | `subjects` | the servers that tests start, and what is missing when they cannot |
@@ -23,6 +26,7 @@
 pub mod call;
 pub mod client;
 pub mod http_server;
+pub mod ingress;
 pub mod mesh;
 pub mod processes;
 pub mod sidecar;
@@ -31,6 +35,7 @@ pub mod wait;
 
 pub use call::Call;
 pub use client::{Client, Reply, Stream};
+pub use ingress::TestIngress;
 pub use mesh::Mesh;
 pub use sidecar::TestSidecar;
 pub use wait::eventually;
