@@ -172,6 +172,11 @@ impl Listen {
         }
     }
 
+    /// Whether the server is modern, and so has no sessions.
+    fn shares(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.session.greeted().revision.is_modern())
+    }
+
     fn stamped(&self, message: &Message) -> Bytes {
         let mut edits = Edits::new();
         MetaEdit::default().raw(SUBSCRIPTION_ID, self.id.clone()).params(message, &mut edits);
@@ -206,6 +211,8 @@ impl Listen {
                 Shape::Notification,
                 Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged,
             ) => None,
+            // Of a call that cannot be told: several callers share a modern server's channel.
+            (Shape::Notification, Method::LogMessage) if self.shares() => None,
             (Shape::Notification, _) if self.filter.session => Some(self.stamped(message)),
             (Shape::Request, _) if self.filter.session => {
                 let mut params = b"{\"id\":".to_vec();

@@ -162,6 +162,11 @@ impl Channel {
         self.demux().wait(id, waits);
     }
 
+    /// Says that a call is a listen.
+    pub fn listen_call(&self, id: u64) {
+        self.demux().listens(id);
+    }
+
     /// Calls in flight.
     pub fn in_flight(&self) -> usize {
         self.demux().len()

@@ -10,6 +10,7 @@ use outrigger_mcp::{
     },
     envelope::{Message, Shape},
     error::notification,
+    method::Method,
 };
 use outrigger_proxy::failure::Failure;
 use tokio::sync::Mutex;
@@ -107,6 +108,9 @@ impl StdioSession {
         trace: &[(&str, Bytes)],
     ) -> Result<Exchange, Failure> {
         let receiver = self.channel.open_call();
+        if request.method == Method::SubscriptionsListen {
+            self.channel.listen_call(receiver.id);
+        }
         let call = Call::new(request, receiver.id).on(self.greeted.revision);
         let pieces = call.request(request, trace);
         // Made first, so that the call is forgotten again if writing fails or the caller goes away meanwhile.

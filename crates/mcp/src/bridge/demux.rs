@@ -2,7 +2,8 @@
 //!
 //! Ids and progress tokens are ours, so replies and progress find their call. A request of the server carries no
 //! call: it goes to the only call in flight, or to none. It is never guessed between two. A call that waits for its
-//! client to answer is not in flight in this sense: the server waits for it and asks nothing new on its behalf.
+//! client to answer is not in flight in this sense: the server waits for it and asks nothing new on its behalf. Nor is a
+//! listen: it is told of changes, and of nothing that a call would be.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,13 +32,14 @@ pub enum Route {
 pub struct Demux<T> {
     calls: HashMap<u64, T>,
     waiting: HashSet<u64>,
+    listens: HashSet<u64>,
     next: u64,
 }
 
 impl<T> Demux<T> {
     /// No calls yet.
     pub fn new() -> Self {
-        Self { calls: HashMap::new(), waiting: HashSet::new(), next: 0 }
+        Self { calls: HashMap::new(), waiting: HashSet::new(), listens: HashSet::new(), next: 0 }
     }
 
     /// Reserves an id for a call; ids are never used twice in a session.
@@ -51,9 +53,15 @@ impl<T> Demux<T> {
         self.calls.insert(id, call);
     }
 
+    /// Says that a call is a `subscriptions/listen`, which lasts.
+    pub fn listens(&mut self, id: u64) {
+        self.listens.insert(id);
+    }
+
     /// Forgets a call.
     pub fn remove(&mut self, id: u64) -> Option<T> {
         self.waiting.remove(&id);
+        self.listens.remove(&id);
         self.calls.remove(&id)
     }
 
@@ -84,6 +92,7 @@ impl<T> Demux<T> {
     /// Takes every call, when the channel is gone.
     pub fn drain(&mut self) -> impl Iterator<Item = (u64, T)> + '_ {
         self.waiting.clear();
+        self.listens.clear();
         self.calls.drain()
     }
 
@@ -121,7 +130,7 @@ impl<T> Demux<T> {
     }
 
     fn only(&self) -> Option<u64> {
-        let mut running = self.calls.keys().filter(|id| !self.waiting.contains(id));
+        let mut running = self.calls.keys().filter(|id| !self.waiting.contains(id) && !self.listens.contains(id));
         match (running.next(), running.next()) {
             (Some(id), None) => Some(*id),
             (None, _) if self.waiting.len() == 1 => self.waiting.iter().next().copied(),
@@ -174,6 +183,20 @@ mod tests {
         assert_eq!(demux.route(&ask), Route::Call(two));
         demux.wait(one, false);
         assert_eq!(demux.route(&ask), Route::Session);
+    }
+
+    #[test]
+    fn log_messages_of_the_only_call_reach_it_while_something_listens() {
+        let mut demux = Demux::new();
+        let log = message(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#);
+        let (listen, call) = (demux.next_id(), demux.next_id());
+        demux.insert(listen, ());
+        demux.listens(listen);
+        assert_eq!(demux.route(&log), Route::Session);
+        demux.insert(call, ());
+        assert_eq!(demux.route(&log), Route::Call(call));
+        demux.remove(call);
+        assert_eq!(demux.route(&log), Route::Session, "a listen is told of changes only");
     }
 
     #[test]
