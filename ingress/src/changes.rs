@@ -1,13 +1,14 @@
 //! What a caller who listens is told: changes of visible lists, and of resources.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_mcp::catalog_kind::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::authorize::may_read;
 use crate::core::{Caller, Change, ListKind, Route, Wanted};
@@ -18,6 +19,8 @@ use crate::subscribe::{Subscription, subscribe};
 const MAX_RESOURCES: usize = 1000;
 /// Changes of resources that wait for a slow listener; then the services wait.
 const QUEUE: usize = 64;
+/// A service that takes longer to say that it listens does not hold up its client.
+const BEGIN: Duration = Duration::from_secs(2);
 
 /// Between two looks at the lists, at least: a service whose lists flap makes no storm.
 const PACE: Duration = Duration::from_secs(1);
@@ -39,6 +42,8 @@ pub struct Changes {
     ready: VecDeque<Change>,
     listening: JoinSet<()>,
     updates: mpsc::Receiver<Change>,
+    /// Closed once the services have begun to tell of resources.
+    begun: Option<mpsc::Receiver<Infallible>>,
 }
 
 impl Changes {
@@ -57,6 +62,7 @@ impl Changes {
             ready: VecDeque::new(),
             listening: JoinSet::new(),
             updates: mpsc::channel(1).1,
+            begun: None,
         };
         this.seen = this.look();
         this.set_resources(wanted.resources);
@@ -76,7 +82,8 @@ impl Changes {
         let again = !self.listening.is_empty();
         let mut listening = JoinSet::new();
         let old = std::mem::take(&mut self.resources);
-        for subscription in self.subscriptions(resources) {
+        let (beginning, begun) = mpsc::channel(1);
+        for subscription in self.subscriptions(resources, &beginning) {
             self.resources.extend(subscription.resources.values().cloned());
             listening.spawn(subscribe(Arc::clone(&self.gateway), self.caller.clone(), subscription, updates.clone()));
         }
@@ -84,7 +91,18 @@ impl Changes {
             let stay = self.resources.iter().filter(|uri| old.contains(uri)).cloned();
             self.ready.extend(stay.map(|uri| Change::Resource { uri }));
         }
-        (self.listening, self.updates) = (listening, receiver);
+        (self.listening, self.updates, self.begun) = (listening, receiver, Some(begun));
+    }
+
+    /// Resolves when every service that is to tell of resources has begun to, or does not in time. To confirm a
+    /// subscription earlier would lose what changes right after.
+    pub fn begun(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let begun = self.begun.take();
+        async move {
+            if let Some(mut begun) = begun {
+                let _ = timeout(BEGIN, begun.recv()).await;
+            }
+        }
     }
 
     /// The next change; `None` when we drain, or the caller's token is no longer valid. Cancelling the future loses nothing.
@@ -146,8 +164,8 @@ impl Changes {
         ListKind::ALL.map(|list| view.as_ref().map(|view| view.fingerprint(list)))
     }
 
-    /// Which services have to be listened to, and for what.
-    fn subscriptions(&self, resources: Vec<String>) -> Vec<Subscription> {
+    /// Which services have to be listened to, and for what. Each that has begun to tell of its resources drops `begun`.
+    fn subscriptions(&self, resources: Vec<String>, begun: &mpsc::Sender<Infallible>) -> Vec<Subscription> {
         let snapshot = self.gateway.snapshot.load();
         let Some((catalog, at)) = snapshot.catalog(&self.route) else { return Vec::new() };
         let mut by_service: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
@@ -169,11 +187,14 @@ impl Changes {
             }
         }
         let subscription = |(at, resources): (usize, BTreeMap<String, String>)| {
+            let service = Arc::clone(self.gateway.services.get(at)?);
             Some(Subscription {
                 at,
-                service: Arc::clone(self.gateway.services.get(at)?),
+                // Servers without sessions say nothing outside calls.
+                session: self.session && service.stateful(),
+                begun: (!resources.is_empty()).then(|| begun.clone()),
+                service,
                 resources,
-                session: self.session,
             })
         };
         by_service.into_iter().filter_map(subscription).collect()

@@ -86,6 +86,10 @@ struct Listener {
 
 impl Listener {
     async fn run(self, mut changes: Changes, sender: BodySender) {
+        tokio::select! {
+            () = sender.gone() => return,
+            () = changes.begun() => {}
+        }
         if sender.send(self.acknowledgement(changes.resources())).await.is_err() {
             return;
         }

@@ -1,6 +1,7 @@
 //! Listening to one service on behalf of one caller, for as long as the caller listens.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(crate) struct Subscription {
     pub(crate) resources: BTreeMap<String, String>,
     /// Also what the server says outside any call.
     pub(crate) session: bool,
+    /// Dropped when the service has said that it tells of the resources.
+    pub(crate) begun: Option<mpsc::Sender<Infallible>>,
 }
 
 /// Listens until nobody takes the changes any more. What was missed while it did not listen is made up for: then every
@@ -45,7 +48,7 @@ pub(crate) struct Subscription {
 pub(crate) async fn subscribe(
     gateway: Arc<Gateway>,
     caller: Caller,
-    subscription: Subscription,
+    mut subscription: Subscription,
     updates: mpsc::Sender<Change>,
 ) {
     let mut pause = BACKOFF.0;
@@ -58,7 +61,7 @@ pub(crate) async fn subscribe(
                     return;
                 }
                 first = false;
-                if relay(stream, &subscription, &updates).await.is_err() {
+                if relay(stream, &mut subscription, &updates).await.is_err() {
                     return;
                 }
             }
@@ -120,7 +123,7 @@ async fn missed(subscription: &Subscription, updates: &mpsc::Sender<Change>) -> 
 /// Passes on what concerns the caller, until the stream ends.
 async fn relay(
     mut stream: MessageStream,
-    subscription: &Subscription,
+    subscription: &mut Subscription,
     updates: &mpsc::Sender<Change>,
 ) -> Result<(), Gone> {
     while let Ok(Some(message)) = stream.next().await {
@@ -132,11 +135,12 @@ async fn relay(
                 let uri = message.text(Param::Uri).and_then(|uri| subscription.resources.get(&*uri).cloned());
                 uri.map(|uri| Change::Resource { uri })
             }
+            Method::SubscriptionsAcknowledged => {
+                subscription.begun = None;
+                None
+            }
             // Ours to notice: the catalog comes from the health document.
-            Method::SubscriptionsAcknowledged
-            | Method::ToolsListChanged
-            | Method::PromptsListChanged
-            | Method::ResourcesListChanged => None,
+            Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged => None,
             _ if subscription.session => {
                 Some(Change::Session { service: Arc::clone(&subscription.service.name), message })
             }

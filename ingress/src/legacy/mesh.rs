@@ -42,6 +42,9 @@ pub(super) trait Told: Send {
     /// See [`Changes::set_resources`].
     fn set_resources(&mut self, uris: Vec<String>);
 
+    /// See [`Changes::begun`].
+    fn begun(&mut self) -> Later<'static, ()>;
+
     /// See [`Changes::next`].
     fn next(&mut self) -> Later<'_, Option<Change>>;
 }
@@ -70,6 +73,10 @@ impl Messages for AnswerStream {
 impl Told for Changes {
     fn set_resources(&mut self, uris: Vec<String>) {
         Changes::set_resources(self, uris);
+    }
+
+    fn begun(&mut self) -> Later<'static, ()> {
+        Box::pin(Changes::begun(self))
     }
 
     fn next(&mut self) -> Later<'_, Option<Change>> {

@@ -82,6 +82,9 @@ impl Post {
             return Ok(reply::accepted());
         }
         if let Some(done) = answer_here(&self.session, &message) {
+            if message.method == Method::ResourcesSubscribe && done.is_ok() {
+                self.session.heard(&uri(&message)?).await;
+            }
             return Ok(single(self.accepts, result_reply(&message.id().unwrap_or_default(), done?)));
         }
         let (outlet, first) = Outlet::new(&self.session, self.accepts);

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_mcp::bridge::log_level::LogLevel;
@@ -13,7 +14,7 @@ use outrigger_policy::Principal;
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics::OpenGuard;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,9 @@ const MAX_ENDED: usize = 32;
 const MAX_ENDED_BYTES: usize = 4 * MAX_BYTES;
 /// The number of the stream that GET opens.
 const GET_STREAM: u64 = 0;
+
+/// A subscription is confirmed after this time even where the service has not said that it tells of changes.
+const HEARD: Duration = Duration::from_secs(3);
 
 /// A session id: whoever has it and the right credential is the client, so it is never shown.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -74,6 +78,8 @@ pub(super) struct Session {
     pub(super) outside: Arc<EventStream>,
     /// What it subscribed to. Watched by the task that listens for it.
     subscriptions: watch::Sender<BTreeSet<String>>,
+    /// Those that the services have begun to tell of.
+    heard: watch::Sender<BTreeSet<String>>,
     event_prefix: Arc<str>,
     /// Opened by another replica, or before a restart: its client may know of streams that we never had.
     taken_up: bool,
@@ -151,6 +157,7 @@ impl Session {
             asks: Asks::new(&opening.event_prefix),
             outside: EventStream::new(GET_STREAM, prefix, true),
             subscriptions: watch::Sender::default(),
+            heard: watch::Sender::default(),
             state: Mutex::new(state),
             tasks: TaskTracker::new(),
             id: opening.id,
@@ -283,6 +290,19 @@ impl Session {
     /// Follows what the client subscribed to.
     pub(super) fn subscriptions(&self) -> watch::Receiver<BTreeSet<String>> {
         self.subscriptions.subscribe()
+    }
+
+    /// Says what the services have begun to tell of.
+    pub(super) fn hears(&self, uris: BTreeSet<String>) {
+        self.heard.send_replace(uris);
+    }
+
+    /// Resolves when changes of this resource are heard, or nobody listens for the session.
+    pub(super) async fn heard(&self, uri: &str) {
+        let mut heard = self.heard.subscribe();
+        if self.lock().listening {
+            let _ = timeout(HEARD, heard.wait_for(|uris| uris.contains(uri))).await;
+        }
     }
 
     /// Makes the caller the one to start the task that listens, unless there is one; the value says whether there has

@@ -1,5 +1,6 @@
 //! What a session is told outside any call: changes of lists and resources, and what servers of older revisions say.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use outrigger_mcp::method::Method;
 use tokio::time::{Instant, sleep_until};
 
 use super::ask;
-use super::mesh::Mesh;
+use super::mesh::{Later, Mesh};
 use super::session::Session;
 use crate::core::{Caller, Change, ListKind, Wanted};
 
@@ -49,9 +50,10 @@ impl Ear {
     async fn follow(&self, again: bool) {
         let session = &self.session;
         let mut uris = session.subscriptions();
-        let resources = uris.borrow_and_update().iter().cloned().collect();
-        let wanted = Wanted { resources, session: true };
+        let asked = uris.borrow_and_update().clone();
+        let wanted = Wanted { resources: asked.iter().cloned().collect(), session: true };
         let mut told = Arc::clone(&self.mesh).changes(&self.caller, &session.route, wanted);
+        let mut begins = Some((asked, told.begun()));
         if again {
             // Something may have changed while nobody listened; to say so once too often is harmless.
             for kind in &session.lists {
@@ -70,8 +72,11 @@ impl Ear {
                 Ok(()) = uris.changed(), if due.is_none() => due = Some(Instant::now() + GATHER),
                 () = at(due) => {
                     due = None;
-                    told.set_resources(uris.borrow_and_update().iter().cloned().collect());
+                    let asked = uris.borrow_and_update().clone();
+                    told.set_resources(asked.iter().cloned().collect());
+                    begins = Some((asked, told.begun()));
                 }
+                asked = begun(&mut begins) => session.hears(asked),
                 _ = looks.tick() => {
                     absent = if session.outside.has_reader() { 0 } else { absent + 1 };
                     if absent > 2 && session.stop_listening() {
@@ -119,6 +124,15 @@ impl Ear {
         let Some(least) = self.session.log_level() else { return true };
         message.text(Param::Level).and_then(|level| LogLevel::parse(&level)).is_none_or(|level| level >= least)
     }
+}
+
+/// What is listened to from now on, once it is.
+async fn begun(begins: &mut Option<(BTreeSet<String>, Later<'static, ()>)>) -> BTreeSet<String> {
+    match begins {
+        Some((_, begun)) => begun.await,
+        None => std::future::pending().await,
+    }
+    begins.take().map(|(asked, _)| asked).unwrap_or_default()
 }
 
 async fn at(due: Option<Instant>) {

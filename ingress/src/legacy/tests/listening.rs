@@ -51,19 +51,50 @@ async fn subscriptions_are_bounded_and_storms_change_nothing_twice() {
     let client = world.client("2025-06-18", "{}").await;
     let _stream = client.get().await;
     let mut ear = world.listening().await;
-    for n in 0..1000 {
-        client.post(&subscribe(&format!("a:{n}"), "")).await;
-        tokio::task::yield_now().await;
+    let texts: Vec<String> =
+        (0..1000).map(|n| subscribe(&format!("a:{n}"), "").replace(":1,", &format!(":{n},"))).collect();
+    let mut posts: Vec<_> = texts.iter().map(|text| Box::pin(client.post(text))).collect();
+    for post in &mut posts {
+        assert!(now(&mut post.as_mut()).await.is_none(), "confirmed once it is heard");
     }
-    assert!(ear.resources.try_recv().is_err(), "they are gathered");
+    assert_eq!(ear.resources.recv().await.unwrap().len(), 1000, "they are gathered");
+    for post in posts {
+        assert_eq!(post.await.message().await.error_code(), None);
+    }
     let over = client.post(&subscribe("a:over", "")).await.message().await;
     assert_eq!(over.error_code(), Some(-31429));
-    let mut last = 0;
-    while last < 1000 {
-        last = ear.resources.recv().await.unwrap().len();
-    }
     assert_eq!(client.post(&subscribe("a:7", "")).await.message().await.error_code(), None);
     assert!(ear.resources.try_recv().is_err(), "a second subscription changes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_is_confirmed_once_changes_are_heard() {
+    let mut world = World::new();
+    let client = world.client("2025-06-18", "{}").await;
+    let _stream = client.get().await;
+    let mut ear = world.listening().await;
+    ear.holds.send_replace(true);
+    let text = subscribe("a:1", "");
+    let confirmed = client.post(&text);
+    tokio::pin!(confirmed);
+    tokio::select! {
+        biased;
+        _ = &mut confirmed => panic!("confirmed before the service tells of changes"),
+        resources = ear.resources.recv() => assert_eq!(resources.unwrap(), ["a:1"]),
+    }
+    assert!(now(&mut confirmed).await.is_none());
+    ear.holds.send_replace(false);
+    assert_eq!(confirmed.await.message().await.error_code(), None);
+}
+
+/// The output, if the future has one after everybody else has had a turn.
+async fn now<T>(future: &mut std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    tokio::task::yield_now().await;
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use outrigger_policy::{PolicySet, Principal};
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{Metrics, Role};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::super::keys::Keys;
@@ -45,11 +45,13 @@ pub(super) struct Listening {
     pub(super) wanted: Wanted,
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) resources: mpsc::UnboundedReceiver<Vec<String>>,
+    /// Whether the services take their time to begin.
+    pub(super) holds: watch::Sender<bool>,
 }
 
 struct Feed(mpsc::Receiver<Result<Message, Failure>>);
 
-struct Ears(mpsc::Receiver<Change>, mpsc::UnboundedSender<Vec<String>>);
+struct Ears(mpsc::Receiver<Change>, mpsc::UnboundedSender<Vec<String>>, watch::Receiver<bool>);
 
 impl Mesh for Script {
     fn call<'a>(&'a self, caller: &'a Caller, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>> {
@@ -68,8 +70,9 @@ impl Mesh for Script {
     fn changes(self: Arc<Self>, _: &Caller, _: &Route, wanted: Wanted) -> Box<dyn Told> {
         let (changes, ears) = mpsc::channel(16);
         let (set, resources) = mpsc::unbounded_channel();
-        self.listens.send(Listening { wanted, changes, resources }).ok();
-        Box::new(Ears(ears, set))
+        let (holds, held) = watch::channel(false);
+        self.listens.send(Listening { wanted, changes, resources, holds }).ok();
+        Box::new(Ears(ears, set, held))
     }
 }
 
@@ -82,6 +85,11 @@ impl Messages for Feed {
 impl Told for Ears {
     fn set_resources(&mut self, uris: Vec<String>) {
         self.1.send(uris).ok();
+    }
+
+    fn begun(&mut self) -> Later<'static, ()> {
+        let mut held = self.2.clone();
+        Box::pin(async move { drop(held.wait_for(|held| !held).await) })
     }
 
     fn next(&mut self) -> Later<'_, Option<Change>> {
