@@ -422,7 +422,13 @@ impl Upstream {
             let (child, pipes) = crate::child::start(spec, &self.service).map_err(|why| self.unavailable(&why))?;
             let channel = Channel::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes);
             match StdioSession::greet(&self.service, channel.clone(), child, era, declared, self.patience()).await {
-                Ok(session) => return Ok(Arc::new(Session::Stdio(session))),
+                Ok(session) => {
+                    // A modern server asks nothing by itself, and keeps no state that one caller could see of another.
+                    if self.settings.scope == SessionScope::Shared && !session.greeted.revision.is_modern() {
+                        session.channel.share();
+                    }
+                    return Ok(Arc::new(Session::Stdio(session)));
+                }
                 Err((why, child)) => {
                     let died = channel.is_closed();
                     channel.hang_up();

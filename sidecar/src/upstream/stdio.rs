@@ -138,6 +138,11 @@ impl Channel {
         self.demux.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on several callers share the server: see [`Demux::share`].
+    pub fn share(&self) {
+        self.demux().share();
+    }
+
     /// Opens a call.
     pub fn open_call(&self) -> CallReceiver {
         #[expect(

@@ -4,6 +4,9 @@
 //! call: it goes to the only call in flight, or to none. It is never guessed between two. A call that waits for its
 //! client to answer is not in flight in this sense: the server waits for it and asks nothing new on its behalf. Nor is a
 //! listen: it is told of changes, and of nothing that a call would be.
+//!
+//! Where several callers share the channel, even the only call in flight is a guess: the question may come from a call of
+//! somebody else that was cancelled and works on. There, only what names its call reaches one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -34,12 +37,19 @@ pub struct Demux<T> {
     waiting: HashSet<u64>,
     listens: HashSet<u64>,
     next: u64,
+    /// The calls are of several callers.
+    ties_only: bool,
 }
 
 impl<T> Demux<T> {
     /// No calls yet.
     pub fn new() -> Self {
-        Self { calls: HashMap::new(), waiting: HashSet::new(), listens: HashSet::new(), next: 0 }
+        Self { calls: HashMap::new(), waiting: HashSet::new(), listens: HashSet::new(), next: 0, ties_only: false }
+    }
+
+    /// From now on the calls may be of several callers.
+    pub fn share(&mut self) {
+        self.ties_only = true;
     }
 
     /// Reserves an id for a call; ids are never used twice in a session.
@@ -130,6 +140,9 @@ impl<T> Demux<T> {
     }
 
     fn only(&self) -> Option<u64> {
+        if self.ties_only {
+            return None;
+        }
         let mut running = self.calls.keys().filter(|id| !self.waiting.contains(id) && !self.listens.contains(id));
         match (running.next(), running.next()) {
             (Some(id), None) => Some(*id),
@@ -169,6 +182,23 @@ mod tests {
         let tied =
             message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"_meta":{"progressToken":2}}}"#);
         assert_eq!(demux.route(&tied), Route::Call(two));
+    }
+
+    #[test]
+    fn between_callers_only_what_names_its_call_reaches_one() {
+        let mut demux = Demux::new();
+        demux.share();
+        let one = demux.next_id();
+        demux.insert(one, ());
+        for untied in [
+            r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#,
+        ] {
+            assert_eq!(demux.route(&message(untied)), Route::Session);
+        }
+        let tied =
+            message(r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"_meta":{"progressToken":1}}}"#);
+        assert_eq!(demux.route(&tied), Route::Call(one));
     }
 
     #[test]
