@@ -10,6 +10,7 @@ answer to a question is remembered, and the tool `seen` tells them.
 import argparse
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -176,6 +177,24 @@ def tool_deaf(a, call):
 
 def tool_pid(a, call):
     return str(os.getpid())
+
+
+def tool_work(a, call):
+    """Takes a moment, tells of it, asks, and answers; everything it says holds the caller's own nonce."""
+    token = call["meta"].get("progressToken")
+    for n in range(a["steps"]):
+        time.sleep(random.random() / 200)
+        if token is not None:
+            notify("notifications/progress", {"progressToken": token, "progress": n, "message": a["nonce"]})
+    got = [ask("elicitation/create", elicitation(a["nonce"]), 5) for _ in range(a["asks"])]
+    if a["die"]:
+        os._exit(6)
+    result = {"content": [{"type": "text", "text": json.dumps({"nonce": a["nonce"], "got": got})}]}
+    if a["again"]:
+        # Nobody waits for these: an id that was never used, and the second answer to this one.
+        out({"jsonrpc": "2.0", "id": call["id"] + 100_000, "result": result})
+        out({"jsonrpc": "2.0", "id": call["id"], "result": result})
+    return result
 
 
 def tool_count(a, call):
