@@ -116,7 +116,7 @@ async fn a_missing_answer_is_asked_for_again_without_losing_the_others() {
 #[tokio::test]
 async fn state_that_is_replayed_forged_stolen_or_bent_is_refused() {
     let mesh = Mesh::new();
-    let settings = format!("{}session: shared\n", scripted(&[]));
+    let settings = scripted(&[]);
     let sidecar = TestSidecar::start(&mesh, &settings).await;
     let client = sidecar.ready_client(&mesh).await;
     let (_, state) = asked(&client, &ask("elicit")).await;
@@ -170,8 +170,8 @@ async fn a_call_that_another_replica_parked_is_not_run_here() {
 #[tokio::test]
 async fn what_a_client_cannot_answer_is_refused_by_name() {
     let mesh = Mesh::new();
-    // One session for all, so that the server believes that it may ask.
-    let sidecar = TestSidecar::start(&mesh, &format!("{}session: shared\n", scripted(&[]))).await;
+    // A server that asks whatever the client declared.
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
     let client = sidecar.ready_client(&mesh).await;
     let reply = client.reply(&Call::tool("elicit", "{}")).await;
     assert_eq!((reply.status.as_u16(), reply.error_code()), (400, -32021));
