@@ -47,7 +47,7 @@ use crate::{
     listen::{self, Attach, Filter, Listen},
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
-    upstream::{Upstream, parking::Parking},
+    upstream::{Asker, Upstream, parking::Parking},
 };
 
 /// Everything that a request needs; shared by all connections.
@@ -251,6 +251,9 @@ impl Inbound {
         let request = permitted.message();
         let mut filter = Filter::of(request);
         filter.resources.retain(|uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri));
+        if self.upstream.is_shared() {
+            filter.forgo_session();
+        }
         let peer = context.who.id();
         let lease = match filter.resources.is_empty() {
             true => None,
@@ -284,7 +287,10 @@ impl Inbound {
         context: Context<'_>,
     ) -> Result<Response<OutBody>, Failure> {
         let request = permitted.message();
-        let lease = self.lease(request, context.who.id()).await?;
+        let session = request.meta_text(Meta::Session);
+        let asker = Asker { peer: context.who.id(), session: session.as_deref() };
+        // Never a new session: its requests have the same numbers, and would get answers to other questions.
+        let lease = self.upstream.opened(asker, &declared(request))?;
         listen::respond(request, &lease.session).await?;
         let id = request.id().unwrap_or_default();
         Ok(reply::json(StatusCode::OK, outrigger_mcp::error::result_reply(&id, b"{\"resultType\":\"complete\"}")))

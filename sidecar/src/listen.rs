@@ -165,16 +165,17 @@ impl Listen {
         }
     }
 
-    /// Says at the session whether requests outside calls find somebody here.
-    fn take_requests(&self, takes: bool) {
-        if let Some(lease) = self.lease.as_ref().filter(|_| self.filter.session) {
-            lease.session.take_requests(takes);
-        }
+    /// Whether nobody can tell whom the server means by what it says outside calls.
+    fn shares(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::is_shared)
     }
 
-    /// Whether the server is modern, and so has no sessions.
-    fn shares(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.session.greeted().revision.is_modern())
+    /// Says at the session whether requests outside calls find somebody here.
+    fn take_requests(&self, takes: bool) {
+        // Nobody can tell whom a server means that several callers share.
+        if let Some(lease) = self.lease.as_ref().filter(|lease| self.filter.session && !lease.is_shared()) {
+            lease.session.take_requests(takes);
+        }
     }
 
     fn stamped(&self, message: &Message) -> Bytes {
@@ -211,10 +212,10 @@ impl Listen {
                 Shape::Notification,
                 Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged,
             ) => None,
-            // Of a call that cannot be told: several callers share a modern server's channel.
+            // Of a call that cannot be told: several callers share the session.
             (Shape::Notification, Method::LogMessage) if self.shares() => None,
             (Shape::Notification, _) if self.filter.session => Some(self.stamped(message)),
-            (Shape::Request, _) if self.filter.session => {
+            (Shape::Request, _) if self.filter.session && !self.shares() => {
                 let mut params = b"{\"id\":".to_vec();
                 params.extend_from_slice(&message.id()?);
                 params.extend_from_slice(b",\"method\":");

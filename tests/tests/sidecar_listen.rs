@@ -3,6 +3,7 @@
 
 use outrigger_tests::{
     Call, Client, Mesh, Stream, TestSidecar, eventually,
+    processes::written,
     sidecar::text_of,
     subjects::{HttpBackend, backend_stdio, scripted},
     wait::within,
@@ -180,6 +181,55 @@ async fn the_session_extension_carries_what_belongs_to_no_call() {
         seen.contains("file:///x").then_some(())
     })
     .await;
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn case_24_what_cannot_be_tied_to_one_caller_of_a_shared_session_reaches_nobody() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &format!("{}session: shared\n", scripted(&[]))).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let of = |session: &str, call: Call| {
+        call.meta(&format!("\"outrigger.dev/session\":\"{session}\"")).capabilities(r#"{"roots":{}}"#)
+    };
+    let wanted = json!({"outrigger.dev/session": true, "toolsListChanged": true});
+    let mut streams = Vec::new();
+    for session in ["s1", "s2"] {
+        let mut stream = client.open(&of(session, listen(&wanted))).await;
+        let honoured = stream.next().await.unwrap()["params"]["notifications"].clone();
+        assert_eq!(honoured, json!({"toolsListChanged": true}), "it says that it does not do that here");
+        streams.push(stream);
+    }
+    client.reply(&of("s1", Call::tool("say", r#"{"text":"secret"}"#))).await;
+    client.reply(&of("s1", Call::tool("outside", "{}"))).await;
+    let refused = eventually("the server got its answer", || async {
+        let seen = text_of(&client.reply(&of("s1", Call::tool("seen", "{}"))).await.json());
+        let seen: Value = serde_json::from_str(&seen).unwrap();
+        seen["seen"].as_array().unwrap().iter().find_map(|s| s.get("outside").cloned())
+    })
+    .await;
+    assert_eq!(refused["error"]["code"], -32601, "{refused}");
+    let answer = "\"id\":1,\"result\":{\"roots\":[]}";
+    let stray = client.reply(&of("s1", Call::new("outrigger.dev/respond").params(answer))).await;
+    assert_eq!(stray.error_code(), -32603, "{stray:?}");
+    client.tool("change", "{}").await;
+    for mut stream in streams {
+        assert_eq!(stream.next().await.unwrap()["method"], "notifications/tools/list_changed", "and nothing before it");
+    }
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_for_a_session_that_is_over_opens_none() {
+    let mesh = Mesh::new();
+    let pids = mesh.path().join("pids");
+    let sidecar = TestSidecar::start(&mesh, &scripted(&["--pids", pids.to_str().unwrap()])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let answer = "\"id\":1,\"result\":{\"roots\":[]}";
+    let call = Call::new("outrigger.dev/respond").params(answer).meta(r#""outrigger.dev/session":"c.gone""#);
+    let stray = client.reply(&call).await;
+    assert_eq!((stray.status.as_u16(), stray.error_code()), (200, -32603), "{stray:?}");
+    assert_eq!(written(&pids).len(), 1, "only the one of the catalog");
     sidecar.stop().await;
 }
 

@@ -42,6 +42,12 @@ impl Filter {
         }
     }
 
+    /// Asks no longer for what the server says outside calls: nobody can tell whom it means where several callers share
+    /// its session.
+    pub fn forgo_session(&mut self) {
+        self.session = false;
+    }
+
     /// Whether it asks for what the server says outside calls.
     pub fn wants_session(&self) -> bool {
         self.session

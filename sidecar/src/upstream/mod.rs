@@ -132,6 +132,11 @@ impl Drop for Lease {
 }
 
 impl Lease {
+    /// Whether other callers use the session too: what the server says outside calls is then for nobody.
+    pub fn is_shared(&self) -> bool {
+        self.entry.is_none()
+    }
+
     /// The same lease, held by somebody who only listens.
     #[must_use]
     pub fn to_listen(mut self) -> Self {
@@ -277,8 +282,25 @@ impl Upstream {
         }
     }
 
+    /// The session that calls of this asker have opened already, if it lives.
+    ///
+    /// # Errors
+    /// [`Failure::Interaction`] when there is none, or when others use it as well.
+    pub fn opened(&self, asker: Asker<'_>, declared: &Declared) -> Result<Lease, Failure> {
+        let found = match self.is_shared() {
+            true => None,
+            false => self.entries().get(&self.key(asker, declared)).cloned(),
+        };
+        let alive = found.and_then(|entry| {
+            let session = entry.session.get().filter(|session| session.alive()).cloned()?;
+            entry.users.fetch_add(1, Ordering::AcqRel);
+            Some(Lease { session, entry: Some(entry), listens: false, started: self.started })
+        });
+        alive.ok_or(Failure::Interaction("the session that this is for is over"))
+    }
+
     /// Whether all calls use the main session.
-    fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
         let modern = self.known.load().as_ref().is_some_and(|known| known.revision.is_modern());
         modern || self.settings.scope == SessionScope::Shared
     }
