@@ -8,8 +8,10 @@ use outrigger_mcp::json::{quote, write_string};
 use outrigger_mcp::revision::Revision;
 use serde_json::Value;
 
+use outrigger_proxy::legacy::seam::OWN_INFO;
+
 use crate::core::Route;
-use crate::view::{SERVER_INFO, View};
+use crate::view::View;
 
 /// The `result` of `server/discover`.
 pub(crate) fn describe(catalog: &Merged, view: &View, route: &Route, instructions_bytes: usize) -> Bytes {
@@ -21,7 +23,7 @@ pub(crate) fn describe(catalog: &Merged, view: &View, route: &Route, instruction
         Some(about) => (
             about.capabilities.clone().unwrap_or_else(|| Bytes::from_static(b"{}")),
             about.instructions.clone(),
-            about.server_info.clone().unwrap_or_else(|| Bytes::from_static(SERVER_INFO.as_bytes())),
+            about.server_info.clone().unwrap_or_else(|| Bytes::from_static(OWN_INFO.as_bytes())),
         ),
         None => {
             let offered = || view.services.iter().filter_map(|at| catalog.services().get(*at));
@@ -31,7 +33,7 @@ pub(crate) fn describe(catalog: &Merged, view: &View, route: &Route, instruction
             (
                 union(listed().map(|service| &*service.catalog)),
                 join(&texts.collect::<Vec<_>>(), instructions_bytes),
-                Bytes::from_static(SERVER_INFO.as_bytes()),
+                Bytes::from_static(OWN_INFO.as_bytes()),
             )
         }
     };

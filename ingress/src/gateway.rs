@@ -22,6 +22,7 @@ use outrigger_mcp::names::Naming;
 use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
+use outrigger_proxy::legacy::{Sessions, era, refusal};
 use outrigger_proxy::peek::{self, Accepts, PeekLimits, Refused};
 use outrigger_proxy::pool::PooledBody;
 use outrigger_proxy::reply::{self, Dialect};
@@ -39,7 +40,6 @@ use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, T
 use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
 use crate::forward::{AnswerKind, Outgoing, Sent, Upstream, forward};
 use crate::identify::{Clients, session_tag};
-use crate::legacy::Sessions;
 use crate::lists::{self, CursorKey};
 use crate::policy::PolicyState;
 use crate::record::{CallRecord, HttpRecord, Recorder, reply_outcome};
@@ -47,7 +47,7 @@ use crate::relay::{MessageStream, Relay, Rewriter};
 use crate::route::route;
 use crate::services::Service;
 use crate::snapshot::Snapshot;
-use crate::{era, legacy, listen, owner, trace};
+use crate::{legacy, listen, owner, trace};
 
 /// Answers up to this size are read whole, which tells how the call went; larger ones pass through unread.
 const SMALL_ANSWER: u64 = 32 * 1024;
@@ -97,7 +97,7 @@ impl Gateway {
                 let served = legacy::serve(&self, caller, route, inbound).await;
                 let refused = |refused: Refused| {
                     record.refused(&refused.failure);
-                    legacy::refusal(&method, &refused)
+                    refusal(&method, &refused)
                 };
                 (served.unwrap_or_else(refused), None)
             }

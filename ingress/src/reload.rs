@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outrigger_identity::{Credentials, PublicCredentials, Reload};
+use outrigger_proxy::legacy::keys::Keys;
 use outrigger_runtime::Change;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
 
 use crate::config::tokens_from_file;
 use crate::gateway::Gateway;
-use crate::legacy::keys::Keys;
 use crate::lists::CursorKey;
 use crate::policy;
 use crate::snapshot::announce;

@@ -12,6 +12,8 @@ use outrigger_identity::{
     SpiffeError, TrustDomain, WarmUpError, warm_up,
 };
 use outrigger_proxy::accept::{self, ListenerSettings};
+use outrigger_proxy::legacy::keys::{Keys, KeysError};
+use outrigger_proxy::legacy::{self, Sessions};
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::{
     AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness, TaskGroup,
@@ -28,8 +30,6 @@ use crate::config::Config;
 use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
-use crate::legacy::Sessions;
-use crate::legacy::keys::{Keys, KeysError};
 use crate::lists::CursorKey;
 use crate::observe::Connections;
 use crate::policy::{self, PolicyError, PolicyState};
@@ -343,13 +343,26 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
         generation: channel::Sender::new(0),
         cursors: ArcSwap::from_pointee(CursorKey::new(keys.cursors())),
-        sessions: Sessions::new(&config.limits, &config.timeouts, &config.sessions, keys, metrics),
+        sessions: Sessions::new(session_settings(config), keys, metrics),
         listens: Arc::new(Semaphore::new(config.limits.listens)),
         metrics: Arc::clone(metrics),
         recorder: Arc::new(recorder),
         draining,
         tasks: TaskTracker::new(),
     })
+}
+
+fn session_settings(config: &Config) -> legacy::Settings {
+    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    legacy::Settings {
+        sessions: limits.sessions,
+        sessions_per_principal: limits.sessions_per_principal,
+        listens: limits.listens,
+        idle: timeouts.session_idle,
+        max_age: config.sessions.max_age,
+        request: timeouts.common.request,
+        keepalive: timeouts.keepalive,
+    }
 }
 
 fn load_credentials(identity: &sections::Identity) -> Result<Arc<Credentials>, Error> {

@@ -8,13 +8,10 @@ use outrigger_mcp::catalog::page::PreparedList;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::json::write_string;
 use outrigger_policy::{Capability, CapabilityKind, Principal};
+use outrigger_proxy::legacy::seam::OWN_INFO;
 
 use crate::core::{Caller, Era, ListKind};
 use crate::services::Condition;
-
-/// Who we are, for `_meta["io.modelcontextprotocol/serverInfo"]`.
-pub(crate) const SERVER_INFO: &str =
-    concat!("{\"name\":\"outrigger\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
 
 /// What a class of callers sees on an endpoint.
 #[derive(Debug)]
@@ -96,7 +93,7 @@ impl View {
 
 fn meta(services: &[(&ServiceView, &Condition)]) -> Bytes {
     let mut out =
-        format!("{{\"io.modelcontextprotocol/serverInfo\":{SERVER_INFO},\"outrigger.dev/services\":{{").into_bytes();
+        format!("{{\"io.modelcontextprotocol/serverInfo\":{OWN_INFO},\"outrigger.dev/services\":{{").into_bytes();
     for (index, (service, condition)) in services.iter().enumerate() {
         if index > 0 {
             out.push(b',');

@@ -6,6 +6,7 @@ pub mod body;
 pub mod dial;
 pub mod failure;
 pub mod handshake;
+pub mod legacy;
 pub mod peek;
 pub mod pool;
 pub mod reply;

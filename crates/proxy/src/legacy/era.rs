@@ -1,19 +1,19 @@
 //! Which era a request belongs to. The order matters: clients of one era send things of the other (probes, old headers).
 
+use crate::failure::Failure;
 use http::{HeaderMap, Method};
 use outrigger_mcp::envelope::{Message, Meta, Rejected};
 use outrigger_mcp::headers::{METHOD, PROTOCOL_VERSION, SESSION_ID};
 use outrigger_mcp::method;
 use outrigger_mcp::revision::{Revision, looks_modern};
-use outrigger_proxy::failure::Failure;
 
-use crate::core::Era;
+use super::seam::Era;
 
 /// Tells the era of a request. `minted` says whether a session id is one of ours.
 ///
 /// # Errors
 /// Neither era serves the HTTP method, or nothing says which revision is spoken.
-pub(crate) fn detect(
+pub fn detect(
     method: &Method,
     headers: &HeaderMap,
     message: Option<&Result<Message, Rejected>>,

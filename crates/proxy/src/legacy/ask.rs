@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::failure::Failure;
 use bytes::Bytes;
 use outrigger_mcp::bridge::to_client::{Questions, Round};
 use outrigger_mcp::edit::Edits;
@@ -11,13 +12,11 @@ use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::error::{self, METHOD_NOT_FOUND, RpcError, TIMEOUT};
 use outrigger_mcp::json::{decode_string, quote};
 use outrigger_mcp::method::Method;
-use outrigger_proxy::failure::Failure;
 use tokio::sync::mpsc;
 
-use super::mesh::Mesh;
 use super::outlet::Turn;
+use super::seam::{Caller, Route};
 use super::session::Session;
-use crate::core::{Caller, Route};
 
 /// Questions of one session that may be open at once.
 const MAX_PENDING: usize = 256;
@@ -151,13 +150,7 @@ pub(super) async fn during_call(session: &Arc<Session>, turn: &Turn, questions: 
 }
 
 /// Passes on a request that a server of an older revision made outside any call, and later the client's answer.
-pub(super) async fn outside_call(
-    session: &Arc<Session>,
-    mesh: &Arc<dyn Mesh>,
-    caller: &Caller,
-    service: Arc<str>,
-    event: &Message,
-) {
+pub(super) async fn outside_call(session: &Arc<Session>, caller: &Caller, service: Arc<str>, event: &Message) {
     let params = event.params();
     let (Some(id), Some(method)) = (params.get(Param::Id).map(|span| copy(event, span)), event.text(Param::Method))
     else {
@@ -174,15 +167,13 @@ pub(super) async fn outside_call(
     {
         session.outside.push(&error::request(quote(ours).as_bytes(), &method, &asked)).await;
     }
-    let answer =
-        Answering { session: Arc::clone(session), mesh: Arc::clone(mesh), caller: caller.clone(), service, id };
+    let answer = Answering { session: Arc::clone(session), caller: caller.clone(), service, id };
     session.tasks.spawn(answer.run(pending));
 }
 
 /// The way back of the answer to a question outside any call.
 struct Answering {
     session: Arc<Session>,
-    mesh: Arc<dyn Mesh>,
     caller: Caller,
     service: Arc<str>,
     /// As the server numbered its request.
@@ -219,7 +210,7 @@ impl Answering {
         self.session.client().modern_meta().params(&message, &mut edits);
         let Ok(message) = Message::parse(edits.apply_flat(message.body())) else { return };
         // The server that asked is gone, or has given up: nobody is left to tell.
-        if let Err(failure) = self.mesh.call(&self.caller, &Route::Service(Arc::clone(&self.service)), message).await {
+        if let Err(failure) = self.caller.mesh.call(&Route::Service(Arc::clone(&self.service)), message).await {
             tracing::debug!(service = %self.service, reason = failure.reason(), "an answer of a client did not arrive");
         }
     }

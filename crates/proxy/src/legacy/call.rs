@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::failure::Failure;
 use bytes::Bytes;
 use outrigger_mcp::bridge::to_client::{self, MAX_ROUNDS, Questions, Reply, Round};
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Message, Shape};
 use outrigger_mcp::method::Method;
-use outrigger_proxy::failure::Failure;
 
-use super::mesh::{Given, Mesh, Messages};
+use super::mesh::{Given, Messages};
 use super::outlet::{Turn, read};
+use super::seam::Caller;
 use super::session::{InFlight, Session};
 use super::{ask, service_name};
-use crate::core::Caller;
 
 /// The first pause before a server that only gave a state is asked again; each further one is twice as long.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -23,7 +23,6 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// connection without giving up the request.
 pub(super) struct Call {
     pub(super) session: Arc<Session>,
-    pub(super) mesh: Arc<dyn Mesh>,
     pub(super) caller: Caller,
     pub(super) message: Message,
     pub(super) in_flight: InFlight,
@@ -33,11 +32,11 @@ pub(super) struct Call {
 impl Call {
     /// Runs it to its reply, or until it is cancelled: then the call upstream is dropped and no reply is sent.
     pub(super) async fn run(self) {
-        let Self { session, mesh, caller, message, in_flight, turn } = self;
+        let Self { session, caller, message, in_flight, turn } = self;
         let outcome = tokio::select! {
             biased;
             () = in_flight.cancelled.cancelled() => return,
-            outcome = converse(&session, &*mesh, &caller, &message, &turn) => outcome,
+            outcome = converse(&session, &caller, &message, &turn) => outcome,
         };
         // The client may use the id again as soon as it has the reply.
         drop(in_flight);
@@ -54,18 +53,12 @@ impl Call {
     }
 }
 
-async fn converse(
-    session: &Arc<Session>,
-    mesh: &dyn Mesh,
-    caller: &Caller,
-    message: &Message,
-    turn: &Turn,
-) -> Result<Bytes, Failure> {
+async fn converse(session: &Arc<Session>, caller: &Caller, message: &Message, turn: &Turn) -> Result<Bytes, Failure> {
     let target = message.target().filter(|_| message.method == Method::ResourcesRead);
     let mut round = None;
     for number in 0..=MAX_ROUNDS {
         let request = introduce(session, message, round.as_ref())?;
-        let last = match mesh.call(caller, &session.route, request).await? {
+        let last = match caller.mesh.call(&session.route, request).await? {
             Given::Message(body) => read(&session.route, body)?,
             Given::Stream(stream) => follow(session, stream, turn).await?,
         };

@@ -14,9 +14,9 @@ use outrigger_mcp::method::Method;
 use tokio::time::{Instant, sleep_until};
 
 use super::ask;
-use super::mesh::{Later, Mesh};
+use super::mesh::Later;
+use super::seam::{Caller, Change, ListKind, Wanted};
 use super::session::Session;
-use crate::core::{Caller, Change, ListKind, Wanted};
 
 /// How often we look whether anybody still reads the session's stream. Gone for two looks, and the listening ends:
 /// events could not be asked for any more.
@@ -25,16 +25,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Listens for a session whose client has opened its stream, unless that is done already.
-pub(super) fn start(session: &Arc<Session>, mesh: &Arc<dyn Mesh>, caller: &Caller) {
+pub(super) fn start(session: &Arc<Session>, caller: &Caller) {
     let Some(again) = session.start_listening() else { return };
-    let ear = Ear { session: Arc::clone(session), mesh: Arc::clone(mesh), caller: caller.clone() };
+    let ear = Ear { session: Arc::clone(session), caller: caller.clone() };
     session.tasks.spawn(ear.listen(again));
 }
 
 /// The task that listens for one session.
 struct Ear {
     session: Arc<Session>,
-    mesh: Arc<dyn Mesh>,
     caller: Caller,
 }
 
@@ -52,7 +51,7 @@ impl Ear {
         let mut uris = session.subscriptions();
         let asked = uris.borrow_and_update().clone();
         let wanted = Wanted { resources: asked.iter().cloned().collect(), session: true };
-        let mut told = Arc::clone(&self.mesh).changes(&self.caller, &session.route, wanted);
+        let mut told = self.caller.mesh.changes(&session.route, wanted);
         let mut begins = Some((asked, told.begun()));
         if again {
             // Something may have changed while nobody listened; to say so once too often is harmless.
@@ -111,7 +110,7 @@ impl Ear {
     async fn session_message(&self, service: Arc<str>, message: &Message) {
         match message.method {
             Method::SessionEvent => {
-                ask::outside_call(&self.session, &self.mesh, &self.caller, service, message).await;
+                ask::outside_call(&self.session, &self.caller, service, message).await;
             }
             Method::SubscriptionsAcknowledged => {}
             Method::LogMessage if !self.wants(message) => {}

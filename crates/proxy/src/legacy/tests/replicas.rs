@@ -6,8 +6,8 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::super::keys::Keys;
+use super::super::seam::{Change, ListKind};
 use super::support::{Client, World, call, id_text, initialize};
-use crate::core::{Change, ListKind};
 
 const OLD: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const NEW: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
@@ -53,7 +53,7 @@ async fn a_session_that_was_taken_up_is_its_principals_and_its_routes() {
     let mut foreign = client.at(&second);
     foreign.caller = second.stranger("bob").caller;
     let mut elsewhere = client.at(&second);
-    elsewhere.route = crate::core::Route::Merged;
+    elsewhere.route = crate::legacy::seam::Route::Merged;
     for wrong in [foreign, elsewhere, client.at(&replica(NEW))] {
         assert_eq!(wrong.post(PING).await.status, 404);
         assert_eq!(wrong.get().await.status, 404);
@@ -97,7 +97,7 @@ async fn a_session_that_ended_is_not_taken_up_where_it_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn an_id_is_worth_nothing_after_its_time() {
-    let short = World::with(|config| config.sessions.max_age = Duration::ZERO);
+    let short = World::with(|settings| settings.max_age = Duration::ZERO);
     short.sessions.set_keys(Keys::parse(OLD).unwrap());
     let first = replica(OLD);
     let client = first.client("2025-06-18", "{}").await;
@@ -107,7 +107,7 @@ async fn an_id_is_worth_nothing_after_its_time() {
 #[tokio::test(start_paused = true)]
 async fn caps_hold_for_sessions_that_are_taken_up() {
     let first = replica(OLD);
-    let second = World::with(|config| config.limits.sessions_per_principal = 2);
+    let second = World::with(|settings| settings.sessions_per_principal = 2);
     second.sessions.set_keys(Keys::parse(OLD).unwrap());
     let mut clients = Vec::new();
     for _ in 0..3 {

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
+use crate::body::OutBody;
+use crate::failure::Failure;
+use crate::peek::accepts;
 use http::{HeaderMap, Response};
 use outrigger_mcp::headers::LAST_EVENT_ID;
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::failure::Failure;
-use outrigger_proxy::peek::accepts;
 
-use super::mesh::Mesh;
 use super::outlet::stream_response;
 use super::resume::Reader;
+use super::seam::Caller;
 use super::session::Session;
 use super::store::Sessions;
 use super::subscribe;
-use crate::core::Caller;
 
 /// Serves a GET of a session.
 ///
@@ -22,7 +21,6 @@ use crate::core::Caller;
 /// The client takes no event stream, too many are open, or what it wants to resume is not there.
 pub(super) fn serve(
     sessions: &Sessions,
-    mesh: &Arc<dyn Mesh>,
     caller: &Caller,
     session: &Arc<Session>,
     headers: &HeaderMap,
@@ -38,7 +36,7 @@ pub(super) fn serve(
         _ => session.outside.attach(&session.closed),
     };
     if reader.reads(&session.outside) {
-        subscribe::start(session, mesh, caller);
+        subscribe::start(session, caller);
     }
     Ok(stream_response(session, reader, Some(permit)))
 }

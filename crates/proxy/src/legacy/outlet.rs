@@ -2,18 +2,18 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::body::OutBody;
+use crate::failure::Failure;
+use crate::peek::Accepts;
+use crate::reply::{self, Dialect};
 use bytes::Bytes;
 use http::Response;
 use outrigger_mcp::envelope::Message;
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::failure::Failure;
-use outrigger_proxy::peek::Accepts;
-use outrigger_proxy::reply::{self, Dialect};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::resume::{EventStream, Reader};
+use super::seam::Route;
 use super::session::Session;
-use crate::core::Route;
 
 /// Where the requests of one POST put what they have for the client.
 #[derive(Debug)]

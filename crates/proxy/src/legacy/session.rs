@@ -6,12 +6,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::failure::Failure;
 use bytes::Bytes;
 use outrigger_mcp::bridge::log_level::LogLevel;
 use outrigger_mcp::bridge::to_client::Client;
 use outrigger_mcp::revision::Revision;
 use outrigger_policy::Principal;
-use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics::OpenGuard;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -20,9 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use super::ask::Asks;
 use super::resume::{EventStream, MAX_BYTES, Place};
+use super::seam::{Declared, ListKind, Route};
 use super::store::Pace;
 use super::token::SessionKey;
-use crate::core::{Declared, ListKind, Route};
 
 /// Requests of one session at work at once: far more than an agent has, and a bound on what it can make us hold.
 pub(super) const MAX_IN_FLIGHT: usize = 256;

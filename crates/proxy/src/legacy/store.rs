@@ -1,13 +1,13 @@
-//! All sessions of an ingress: opened under caps, found by id, ended when idle; and those of other replicas, taken up
+//! All sessions of a proxy: opened under caps, found by id, ended when idle; and those of other replicas, taken up
 //! from what their ids say.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use crate::failure::Failure;
 use arc_swap::ArcSwap;
 use outrigger_mcp::bridge::to_client::Client;
-use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::SessionKind;
 use tokio::sync::Semaphore;
@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::ended::Ended;
 use super::keys::Keys;
+use super::seam::{Caller, ListKind, Route};
 use super::session::{Opening, Session, SessionId};
 use super::token::{self, SessionKey, Token};
-use crate::config::{self, Limits, Timeouts};
-use crate::core::{Caller, ListKind, Route};
 
 /// How often idle sessions and old events are looked for, at most: events are kept for a minute.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -33,9 +32,26 @@ pub(super) struct Pace {
     pub(super) keepalive: Duration,
 }
 
-/// The sessions of legacy clients. The gateway owns it: [`Gateway::sessions`].
-///
-/// [`Gateway::sessions`]: crate::gateway::Gateway::sessions
+/// What sessions are held to.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Sessions in all.
+    pub sessions: usize,
+    /// Sessions of one principal.
+    pub sessions_per_principal: usize,
+    /// Streams on which clients listen.
+    pub listens: usize,
+    /// A session in which nothing happens.
+    pub idle: Duration,
+    /// How long after its beginning a session may be taken up by others.
+    pub max_age: Duration,
+    /// A question to the client, or a silent call.
+    pub request: Duration,
+    /// A silent stream getting a sign of life.
+    pub keepalive: Duration,
+}
+
+/// The sessions of legacy clients of one proxy.
 #[derive(Debug)]
 pub struct Sessions {
     max: usize,
@@ -54,21 +70,15 @@ pub struct Sessions {
 
 impl Sessions {
     /// No session yet. `keys` seal the ids.
-    pub(crate) fn new(
-        limits: &Limits,
-        timeouts: &Timeouts,
-        settings: &config::Sessions,
-        keys: Keys,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
+    pub fn new(settings: Settings, keys: Keys, metrics: &Arc<Metrics>) -> Self {
         Self {
-            max: limits.sessions,
-            max_per_principal: limits.sessions_per_principal,
-            idle: timeouts.session_idle,
+            max: settings.sessions,
+            max_per_principal: settings.sessions_per_principal,
+            idle: settings.idle,
             max_age: settings.max_age,
-            pace: Pace { request: timeouts.common.request, keepalive: timeouts.keepalive },
+            pace: Pace { request: settings.request, keepalive: settings.keepalive },
             metrics: Arc::clone(metrics),
-            listens: Arc::new(Semaphore::new(limits.listens)),
+            listens: Arc::new(Semaphore::new(settings.listens)),
             closed: CancellationToken::new(),
             keys: ArcSwap::from_pointee(keys),
             ended: Ended::new(settings.max_age),
@@ -83,11 +93,11 @@ impl Sessions {
     }
 
     /// Puts other keys in force. Sessions that are held here go on.
-    pub(crate) fn set_keys(&self, keys: Keys) {
+    pub fn set_keys(&self, keys: Keys) {
         self.keys.store(Arc::new(keys));
     }
 
-    /// Ends idle sessions until the drain is over. Runs as a task of the ingress; dropping it ends every session.
+    /// Ends idle sessions until the drain is over. Runs as a task of the proxy; dropping it ends every session.
     pub async fn sweep(&self) {
         let _all = self.closed.clone().drop_guard();
         let mut ticks = tokio::time::interval(SWEEP_EVERY.min(self.idle));

@@ -16,7 +16,7 @@ const KEY: usize = 32;
 const MAX_KEYS: usize = 8;
 
 /// The keys in force. Immutable: a reload makes new ones.
-pub(crate) struct Keys {
+pub struct Keys {
     first: RandomizedNonceKey,
     others: Vec<RandomizedNonceKey>,
     cursors: [u8; KEY],
@@ -57,7 +57,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError::Random`].
-    pub(crate) fn random() -> Result<Self, KeysError> {
+    pub fn random() -> Result<Self, KeysError> {
         let mut key = [0; KEY];
         rand::fill(&mut key).map_err(|_| KeysError::Random)?;
         Ok(Self { first: of_bytes(&key).ok_or(KeysError::Random)?, others: Vec::new(), cursors: for_cursors(&key) })
@@ -67,7 +67,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError`]. No key is shown in it.
-    pub(crate) fn load(path: &Path) -> Result<Self, KeysError> {
+    pub fn load(path: &Path) -> Result<Self, KeysError> {
         let text =
             fs::read_to_string(path).map_err(|error| KeysError::Read { path: path.display().to_string(), error })?;
         Self::parse(&text)
@@ -77,7 +77,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError`].
-    pub(crate) fn parse(text: &str) -> Result<Self, KeysError> {
+    pub fn parse(text: &str) -> Result<Self, KeysError> {
         let mut keys = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -99,12 +99,12 @@ impl Keys {
     }
 
     /// How many there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         1 + self.others.len()
     }
 
     /// The secret under which cursors of merged lists are sealed: a client may ask another replica for the next page.
-    pub(crate) fn cursors(&self) -> &[u8] {
+    pub fn cursors(&self) -> &[u8] {
         &self.cursors
     }
 

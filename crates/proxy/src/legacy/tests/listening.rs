@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::seam::{Change, ListKind, Route};
 use super::support::{World, id_text, message};
-use crate::core::{Change, ListKind, Route};
 
 fn subscribe(uri: &str, un: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":1,"method":"resources/{un}subscribe","params":{{"uri":"{uri}"}}}}"#)
@@ -220,7 +220,7 @@ async fn a_slow_listener_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn streams_are_limited_in_number() {
-    let world = World::with(|config| config.limits.listens = 1);
+    let world = World::with(|settings| settings.listens = 1);
     let first = world.client("2025-06-18", "{}").await;
     let second = world.client("2025-06-18", "{}").await;
     let stream = first.get().await;

@@ -1,6 +1,6 @@
 //! Answers to POST: JSON or an event stream, batches, cancellation, ids.
 
-use outrigger_proxy::failure::Failure;
+use crate::failure::Failure;
 
 use super::support::{World, call, message};
 

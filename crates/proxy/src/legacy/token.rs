@@ -9,6 +9,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::failure::Failure;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -16,10 +17,9 @@ use bytes::Bytes;
 use outrigger_mcp::bridge::to_client::Client;
 use outrigger_mcp::revision::Revision;
 use outrigger_policy::Principal;
-use outrigger_proxy::failure::Failure;
 
 use super::keys::Keys;
-use crate::core::{ListKind, Route};
+use super::seam::{ListKind, Route};
 
 /// What every id begins with: the form of what follows.
 const MARK: &str = "s1.";

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::failure::Failure;
 use http::Method;
-use outrigger_proxy::failure::Failure;
 use tokio::time::Instant;
 
 use super::support::{World, call, initialize, message};
@@ -73,7 +73,7 @@ async fn a_session_is_its_principals_and_its_routes() {
     let mut foreign = client.clone();
     foreign.caller = world.stranger("bob").caller;
     let mut elsewhere = client.clone();
-    elsewhere.route = crate::core::Route::Merged;
+    elsewhere.route = crate::legacy::seam::Route::Merged;
     for wrong in [foreign, elsewhere, client.with("mcp-session-id", "0000000000000000000000000000000000000000")] {
         assert_eq!(wrong.post(&call("1")).await.status, 404);
         assert_eq!(wrong.get().await.status, 404);
@@ -117,7 +117,7 @@ async fn a_deleted_session_is_gone_with_all_that_it_had_at_work() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_sessions_end_and_busy_ones_do_not() {
-    let mut world = World::with(|config| config.timeouts.session_idle = Duration::from_secs(60));
+    let mut world = World::with(|settings| settings.idle = Duration::from_secs(60));
     let idle = world.client("2025-06-18", "{}").await;
     let busy = world.client("2025-06-18", "{}").await;
     let listening = world.client("2025-06-18", "{}").await;
@@ -133,9 +133,9 @@ async fn idle_sessions_end_and_busy_ones_do_not() {
 
 #[tokio::test(start_paused = true)]
 async fn over_the_caps_idle_sessions_give_way_and_busy_ones_do_not() {
-    let world = World::with(|config| {
-        config.limits.sessions = 3;
-        config.limits.sessions_per_principal = 2;
+    let world = World::with(|settings| {
+        settings.sessions = 3;
+        settings.sessions_per_principal = 2;
     });
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
     let first = world.client("2025-06-18", "{}").await;
@@ -147,7 +147,7 @@ async fn over_the_caps_idle_sessions_give_way_and_busy_ones_do_not() {
     let bob = world.stranger("bob");
     assert_eq!(bob.post(&initialize("2025-06-18", "{}")).await.status, 200, "the caps of others do not count");
 
-    let mut world = World::with(|config| config.limits.sessions_per_principal = 1);
+    let mut world = World::with(|settings| settings.sessions_per_principal = 1);
     let busy = world.client("2025-06-18", "{}").await;
     let at_work = busy.begin(&call("1"));
     let asked = world.asked().await;

@@ -1,7 +1,8 @@
 //! The handshake of older revisions, answered from what the mesh says of itself to this caller.
 
-use std::sync::Arc;
-
+use crate::body::OutBody;
+use crate::failure::Failure;
+use crate::peek::Accepts;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use outrigger_mcp::bridge::to_client::{self, Client, Reply};
@@ -11,21 +12,17 @@ use outrigger_mcp::error;
 use outrigger_mcp::headers::SESSION_ID;
 use outrigger_mcp::json::member;
 use outrigger_mcp::method::Method;
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::failure::Failure;
-use outrigger_proxy::peek::Accepts;
 
-use super::mesh::{Given, Mesh};
+use super::mesh::Given;
 use super::outlet::{read, single};
+use super::seam::{Caller, Declared, ListKind, Route};
 use super::service_name;
 use super::store::Sessions;
 use super::token::SessionKey;
-use crate::core::{Caller, Declared, ListKind, Route};
 
 /// Serves `initialize`: a new session, or the reason why there is none.
 pub(super) async fn serve(
     sessions: &Sessions,
-    mesh: Arc<dyn Mesh>,
     caller: Caller,
     route: &Route,
     message: &Message,
@@ -36,7 +33,7 @@ pub(super) async fn serve(
     let key = SessionKey::random()?;
     let client = Client::from_initialize(message);
     let caller = caller.in_session(key.tag(), Declared::of_client(&client));
-    let discovered = discover(&*mesh, &caller, route, &client, &id).await?;
+    let discovered = discover(&caller, route, &client, &id).await?;
     if discovered.shape == Shape::Error {
         let Reply::Final(told) = to_client::reply(&discovered, None) else {
             return Err(broken("it asked the client before the handshake"));
@@ -53,18 +50,12 @@ pub(super) async fn serve(
     Ok(response)
 }
 
-async fn discover(
-    mesh: &dyn Mesh,
-    caller: &Caller,
-    route: &Route,
-    client: &Client,
-    id: &Bytes,
-) -> Result<Message, Failure> {
+async fn discover(caller: &Caller, route: &Route, client: &Client, id: &Bytes) -> Result<Message, Failure> {
     let plain = read(route, error::request(id, Method::ServerDiscover.as_str(), b"{}"))?;
     let mut edits = Edits::new();
     client.modern_meta().params(&plain, &mut edits);
     let request = read(route, edits.apply_flat(plain.body()))?;
-    match mesh.call(caller, route, request).await? {
+    match caller.mesh.call(route, request).await? {
         Given::Message(body) => read(route, body),
         Given::Stream(mut stream) => {
             while let Some(message) = stream.next().await? {

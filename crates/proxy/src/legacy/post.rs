@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::body::OutBody;
+use crate::failure::Failure;
+use crate::peek::{Accepts, Refused, accepts};
+use crate::reply;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use outrigger_mcp::bridge::log_level::LogLevel;
@@ -11,20 +15,15 @@ use outrigger_mcp::error::{INVALID_REQUEST, RpcError, result_reply};
 use outrigger_mcp::json::{Scanner, Span, elements};
 use outrigger_mcp::method::Method;
 use outrigger_mcp::revision::Revision;
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::failure::Failure;
-use outrigger_proxy::peek::{Accepts, Refused, accepts};
-use outrigger_proxy::reply;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::ask::Answered;
 use super::call::Call;
-use super::mesh::Mesh;
 use super::outlet::{First, Outlet, response, single};
+use super::seam::{Caller, Inbound, Route};
 use super::session::{Busy, Session};
 use super::store::Sessions;
 use super::{find, initialize, limited};
-use crate::core::{Caller, Inbound, Route};
 
 /// Messages of one batch.
 const MAX_BATCH: usize = 64;
@@ -37,7 +36,6 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// A session's requests of one POST.
 struct Post {
     session: Arc<Session>,
-    mesh: Arc<dyn Mesh>,
     caller: Caller,
     accepts: Accepts,
 }
@@ -45,7 +43,6 @@ struct Post {
 /// Serves a POST.
 pub(super) async fn serve(
     sessions: &Sessions,
-    mesh: Arc<dyn Mesh>,
     caller: Caller,
     route: &Route,
     request: Inbound,
@@ -61,11 +58,11 @@ pub(super) async fn serve(
             && message.method == Method::Initialize
             && message.shape == Shape::Request
         {
-            return initialize::serve(sessions, mesh, caller, route, message, accepts).await;
+            return initialize::serve(sessions, caller, route, message, accepts).await;
         }
         let session = find(sessions, &caller, route, &request.headers)?;
         let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
-        let post = Post { session, mesh, caller, accepts };
+        let post = Post { session, caller, accepts };
         match message {
             Ok(message) => post.one(message).await,
             Err(rejected) if rejected.error == EnvelopeError::Batch => post.batch(&request.body).await,
@@ -178,7 +175,6 @@ impl Post {
         })?;
         Ok(Call {
             session: Arc::clone(&self.session),
-            mesh: Arc::clone(&self.mesh),
             caller: self.caller.clone(),
             message,
             in_flight,

@@ -1,7 +1,7 @@
 //! Clients of older revisions over Streamable HTTP: handshake, sessions, and translation to the modern revision.
 //!
 //! ```text
-//!  POST -> post -> call -> mesh (the gateway) -> reply ----+--> outlet: JSON, or ...
+//!  POST -> post -> call -> mesh (the proxy) --> reply ----+--> outlet: JSON, or ...
 //!                   |  ask: questions to the client -------+--> resume: an event stream <-- GET with Last-Event-ID
 //!  GET  -> get  -> subscribe: changes, out-of-call messages --> resume: the session's event stream
 //! ```
@@ -12,13 +12,15 @@
 mod ask;
 mod call;
 mod ended;
+pub mod era;
 mod get;
 mod initialize;
-pub(crate) mod keys;
-mod mesh;
+pub mod keys;
+pub mod mesh;
 mod outlet;
 mod post;
 mod resume;
+pub mod seam;
 mod session;
 mod store;
 mod subscribe;
@@ -29,48 +31,30 @@ mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::body::OutBody;
+use crate::failure::Failure;
+use crate::peek::Refused;
+use crate::reply::{self, Dialect};
 use http::{HeaderMap, Method, Response, StatusCode};
 use outrigger_mcp::headers::{PROTOCOL_VERSION, SESSION_ID};
 use outrigger_mcp::revision::Revision;
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::failure::Failure;
-use outrigger_proxy::peek::Refused;
-use outrigger_proxy::reply::{self, Dialect};
 
-use crate::core::{Caller, Inbound, Route};
-use crate::gateway::Gateway;
-use mesh::Mesh;
+use seam::{Caller, Inbound, Route};
 use session::Session;
-pub use store::Sessions;
+pub use store::{Sessions, Settings};
 
-/// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the gateway sets one.
+/// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the proxy sets one.
 ///
 /// # Errors
 /// What is refused before it is a call; [`refusal`] says how that is told.
-pub(crate) async fn serve(
-    gateway: &Arc<Gateway>,
-    caller: Caller,
-    route: Route,
-    request: Inbound,
-) -> Result<Response<OutBody>, Refused> {
-    let mesh: Arc<dyn Mesh> = Arc::clone(gateway) as Arc<dyn Mesh>;
-    let (principal, address) = (caller.principal.clone(), caller.address);
-    let served = serve_on(gateway.sessions(), mesh, caller, route, request).await;
-    if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
-        gateway.recorder.foreign_session(&principal, address);
-    }
-    served
-}
-
-async fn serve_on(
+pub async fn serve(
     sessions: &Sessions,
-    mesh: Arc<dyn Mesh>,
     caller: Caller,
     route: Route,
     request: Inbound,
 ) -> Result<Response<OutBody>, Refused> {
     if request.method == Method::POST {
-        return post::serve(sessions, mesh, caller, &route, request).await;
+        return post::serve(sessions, caller, &route, request).await;
     }
     let session = find(sessions, &caller, &route, &request.headers)?;
     if request.method == Method::DELETE {
@@ -80,11 +64,11 @@ async fn serve_on(
         return Ok(response);
     }
     let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
-    Ok(get::serve(sessions, &mesh, &caller, &session, &request.headers)?)
+    Ok(get::serve(sessions, &caller, &session, &request.headers)?)
 }
 
 /// The answer to a refused request of a legacy client.
-pub(crate) fn refusal(method: &Method, refused: &Refused) -> Response<OutBody> {
+pub fn refusal(method: &Method, refused: &Refused) -> Response<OutBody> {
     // Without a POST there is no JSON-RPC request that a status of 200 could be about.
     let dialect = if *method == Method::POST { Dialect::Legacy } else { Dialect::Modern };
     reply::failure(&refused.failure, refused.id.as_deref(), dialect)

@@ -4,30 +4,30 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::body::OutBody;
+use crate::failure::Failure;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::BodyExt;
 use outrigger_mcp::envelope::Message;
 use outrigger_mcp::json::decode_string;
 use outrigger_mcp::sse::{Event, Parser};
-use outrigger_policy::{PolicySet, Principal};
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::failure::Failure;
+use outrigger_policy::Principal;
 use outrigger_telemetry::{Metrics, Role};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::super::keys::Keys;
 use super::super::mesh::{Given, Later, Mesh, Messages, Told};
-use super::super::{Sessions, refusal, serve_on};
-use crate::config::Config;
-use crate::core::{Caller, Change, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
-use crate::policy::PolicyState;
+use super::super::seam::{Caller, Change, Declared, Inbound, Route, Wanted};
+use super::super::{Sessions, Settings, refusal, serve};
 
 pub(super) const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"extensions":{"x":{}}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
 
 /// The mesh as the test plays it.
+#[derive(Clone)]
 pub(super) struct Script {
+    tag: Arc<str>,
     calls: mpsc::UnboundedSender<Asked>,
     listens: mpsc::UnboundedSender<Listening>,
 }
@@ -54,20 +54,23 @@ struct Feed(mpsc::Receiver<Result<Message, Failure>>);
 struct Ears(mpsc::Receiver<Change>, mpsc::UnboundedSender<Vec<String>>, watch::Receiver<bool>);
 
 impl Mesh for Script {
-    fn call<'a>(&'a self, caller: &'a Caller, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>> {
+    fn in_session(&self, tag: Arc<str>, _: Declared) -> Arc<dyn Mesh> {
+        Arc::new(Self { tag, ..self.clone() })
+    }
+
+    fn call<'a>(&'a self, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>> {
         Box::pin(async move {
-            assert_eq!(caller.era, Era::Legacy);
             if message.method == outrigger_mcp::method::Method::ServerDiscover {
                 return Ok(Given::Message(result(&message, DISCOVERED)));
             }
             let (answer, given) = oneshot::channel();
-            self.calls.send(Asked { message, tag: caller.session_tag.to_string(), route: route.clone(), answer }).ok();
+            self.calls.send(Asked { message, tag: self.tag.to_string(), route: route.clone(), answer }).ok();
             given.await.unwrap_or_else(|_| Err(Failure::Internal("the script ended".into())))
         })
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test reads what it makes happen")]
-    fn changes(self: Arc<Self>, _: &Caller, _: &Route, wanted: Wanted) -> Box<dyn Told> {
+    fn changes(&self, _: &Route, wanted: Wanted) -> Box<dyn Told> {
         let (changes, ears) = mpsc::channel(16);
         let (set, resources) = mpsc::unbounded_channel();
         let (holds, held) = watch::channel(false);
@@ -146,7 +149,6 @@ pub(super) struct World {
 #[derive(Clone)]
 pub(super) struct Client {
     sessions: Arc<Sessions>,
-    mesh: Arc<Script>,
     pub(super) caller: Caller,
     pub(super) route: Route,
     pub(super) headers: HeaderMap,
@@ -157,24 +159,25 @@ impl World {
         Self::with(|_| {})
     }
 
-    /// A world with other settings than the default ones.
+    /// A world with other settings than these.
     #[expect(clippy::disallowed_methods, reason = "a test reads what it makes happen")]
-    pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let identity = "identity: { trust_domain: a.local, cert: c, key: k, ca: a }\nanonymous: true\n";
-        let mut config = Config::from_sources(Some(("i.yaml", identity)), &|_| None).unwrap();
-        change(&mut config);
+    pub(super) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            sessions: 10_000,
+            sessions_per_principal: 100,
+            listens: 1000,
+            idle: Duration::from_secs(30 * 60),
+            max_age: Duration::from_secs(7 * 24 * 3600),
+            request: Duration::from_secs(300),
+            keepalive: Duration::from_secs(15),
+        };
+        change(&mut settings);
         let metrics = Metrics::new(Role::Ingress).unwrap();
         let (call_sender, calls) = mpsc::unbounded_channel();
         let (listen_sender, listens) = mpsc::unbounded_channel();
         Self {
-            sessions: Arc::new(Sessions::new(
-                &config.limits,
-                &config.timeouts,
-                &config.sessions,
-                Keys::random().unwrap(),
-                &metrics,
-            )),
-            mesh: Arc::new(Script { calls: call_sender, listens: listen_sender }),
+            sessions: Arc::new(Sessions::new(settings, Keys::random().unwrap(), &metrics)),
+            mesh: Arc::new(Script { tag: "p.x".into(), calls: call_sender, listens: listen_sender }),
             calls,
             listens,
         }
@@ -197,28 +200,11 @@ impl World {
 
     /// A client without a session.
     pub(super) fn stranger(&self, name: &str) -> Client {
-        let policy = Arc::new(PolicyState::new(PolicySet::allow_all()));
-        let principal = Principal::user(name).unwrap();
-        let caller = Caller {
-            limits: policy.client_limits(&principal),
-            principal,
-            address: "127.0.0.1:9".parse().unwrap(),
-            policy,
-            class: 0,
-            trace: TraceHeaders::default(),
-            session_tag: "p.x".into(),
-            declared: Declared::default(),
-            era: Era::Legacy,
-        };
+        let caller =
+            Caller { principal: Principal::user(name).unwrap(), mesh: Arc::clone(&self.mesh) as Arc<dyn Mesh> };
         let mut headers = HeaderMap::new();
         headers.insert("accept", HeaderValue::from_static("application/json, text/event-stream"));
-        Client {
-            sessions: Arc::clone(&self.sessions),
-            mesh: Arc::clone(&self.mesh),
-            caller,
-            route: Route::Service("fs".into()),
-            headers,
-        }
+        Client { sessions: Arc::clone(&self.sessions), caller, route: Route::Service("fs".into()), headers }
     }
 
     /// A client with a session.
@@ -251,16 +237,17 @@ impl Client {
 
     /// The same client at another replica.
     pub(super) fn at(&self, world: &World) -> Self {
-        Self { sessions: Arc::clone(&world.sessions), mesh: Arc::clone(&world.mesh), ..self.clone() }
+        let mesh = Arc::clone(&world.mesh) as Arc<dyn Mesh>;
+        let caller = Caller { mesh, ..self.caller.clone() };
+        Self { sessions: Arc::clone(&world.sessions), caller, ..self.clone() }
     }
 
     pub(super) async fn send(&self, method: Method, body: &str) -> Reply {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let message = (method == Method::POST).then(|| Message::parse(body.clone()));
         let inbound = Inbound { method, headers: self.headers.clone(), body, message };
-        let mesh = Arc::clone(&self.mesh) as Arc<dyn Mesh>;
         let asked = inbound.method.clone();
-        let served = serve_on(&self.sessions, mesh, self.caller.clone(), self.route.clone(), inbound).await;
+        let served = serve(&self.sessions, self.caller.clone(), self.route.clone(), inbound).await;
         Reply::new(served.unwrap_or_else(|refused| refusal(&asked, &refused)))
     }
 

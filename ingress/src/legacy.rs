@@ -1,0 +1,81 @@
+//! Sessions of clients of older revisions at the ingress: what `outrigger_proxy::legacy` needs to know of the gateway.
+
+use std::sync::Arc;
+
+use http::Response;
+use outrigger_mcp::envelope::Message;
+use outrigger_proxy::body::OutBody;
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::legacy::mesh::{Given, Later, Mesh, Messages, Told};
+use outrigger_proxy::legacy::{self, seam};
+use outrigger_proxy::peek::Refused;
+
+use crate::changes::Changes;
+use crate::core::{Answer, AnswerStream, Caller, Change, Declared, Inbound, Route, Wanted};
+use crate::gateway::Gateway;
+
+/// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the gateway sets one.
+///
+/// # Errors
+/// What is refused before it is a call; [`legacy::refusal`] says how that is told.
+pub(crate) async fn serve(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    route: Route,
+    request: Inbound,
+) -> Result<Response<OutBody>, Refused> {
+    let (principal, address) = (caller.principal.clone(), caller.address);
+    let mesh = Arc::new(Door { gateway: Arc::clone(gateway), caller });
+    let caller = seam::Caller { principal: principal.clone(), mesh };
+    let served = legacy::serve(&gateway.sessions, caller, route, request).await;
+    if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
+        gateway.recorder.foreign_session(&principal, address);
+    }
+    served
+}
+
+/// The gateway as one caller sees it.
+struct Door {
+    gateway: Arc<Gateway>,
+    caller: Caller,
+}
+
+impl Mesh for Door {
+    fn in_session(&self, tag: Arc<str>, declared: Declared) -> Arc<dyn Mesh> {
+        let caller = self.caller.clone().in_session(tag, declared);
+        Arc::new(Self { gateway: Arc::clone(&self.gateway), caller })
+    }
+
+    fn call<'a>(&'a self, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>> {
+        Box::pin(async move {
+            Ok(match self.gateway.call(&self.caller, route, message).await? {
+                Answer::Message { body, .. } => Given::Message(body),
+                Answer::Stream(stream) => Given::Stream(Box::new(stream)),
+            })
+        })
+    }
+
+    fn changes(&self, route: &Route, wanted: Wanted) -> Box<dyn Told> {
+        Box::new(self.gateway.changes(&self.caller, route, wanted))
+    }
+}
+
+impl Messages for AnswerStream {
+    fn next(&mut self) -> Later<'_, Result<Option<Message>, Failure>> {
+        Box::pin(AnswerStream::next(self))
+    }
+}
+
+impl Told for Changes {
+    fn set_resources(&mut self, uris: Vec<String>) {
+        Changes::set_resources(self, uris);
+    }
+
+    fn begun(&mut self) -> Later<'static, ()> {
+        Box::pin(Changes::begun(self))
+    }
+
+    fn next(&mut self) -> Later<'_, Option<Change>> {
+        Box::pin(Changes::next(self))
+    }
+}
