@@ -13,6 +13,8 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
 # Seconds per fuzz target.
 FUZZ_SECONDS ?= 60
+# How long a fault of a drill is under load. (Make's own SECONDS would be the shell's clock.)
+DRILL_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),8)
 # Where the binaries of the last build are.
 BIN := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
@@ -90,6 +92,12 @@ conformance: subjects ## The public MCP conformance suite through a whole mesh, 
 	$(call step,conformance: the public MCP suite through a whole mesh)
 	@cargo build --locked --package outrigger
 	@$(PYTHON) tests/conformance/matrix.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for longer ones
+	$(call step,drills: a whole mesh under load, and one thing broken)
+	@cargo build --locked --package outrigger
+	@$(PYTHON) tests/drills/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)" \
+	  --seconds $(DRILL_SECONDS) $(addprefix --drill ,$(DRILL))
 
 bench: ## Cost of the mesh beside a direct connection and installed peers; release build
 	$(call step,bench)
