@@ -13,8 +13,9 @@ use http_body_util::BodyExt;
 use outrigger_mcp::catalog::uri::rewrite_uris;
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Message, Shape};
+use outrigger_mcp::reply_watch::ReplyWatch;
 use outrigger_mcp::sse::{self, Parser};
-use outrigger_proxy::body::BodySender;
+use outrigger_proxy::body::{BodySender, outcome_of};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::pool::PooledBody;
 use outrigger_telemetry::metrics::Outcome;
@@ -138,6 +139,7 @@ impl MessageStream {
 }
 
 const BROKE_OFF: &str = "its answer broke off";
+const NO_RESULT: &str = "it ended its answer before the result";
 
 fn broken(service: &str, reason: &str) -> Failure {
     Failure::Broken { service: service.to_owned(), reason: reason.to_owned() }
@@ -162,7 +164,7 @@ impl Relay {
     /// call.
     pub(crate) async fn bytes(self, mut body: PooledBody, sender: BodySender) {
         let (mut heard, mut spoken) = (Instant::now(), Instant::now());
-        let mut between = Between::default();
+        let mut watch = if self.keepalive.is_some() { ReplyWatch::events() } else { ReplyWatch::json() };
         loop {
             let tick = self.keepalive.map_or(heard + self.idle, |every| (spoken + every).min(heard + self.idle));
             let frame = tokio::select! {
@@ -171,23 +173,29 @@ impl Relay {
                 frame = body.frame() => frame,
                 () = sleep_until(tick) => {
                     if tick >= heard + self.idle {
-                        return self.fail(Failure::Timeout { service: self.service.to_string(), after: self.idle }, between, sender).await;
+                        return self.fail(Failure::Timeout { service: self.service.to_string(), after: self.idle }, watch.between_events(), sender).await;
                     }
                     spoken = tick;
-                    if between.events() && sender.send(Bytes::from_static(KEEPALIVE)).await.is_err() {
+                    if watch.between_events() && sender.send(Bytes::from_static(KEEPALIVE)).await.is_err() {
                         return;
                     }
                     continue;
                 }
             };
             match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
-                None => return drop(sender.finish().await),
-                Some(Err(_)) => return self.fail(broken(&self.service, BROKE_OFF), between, sender).await,
+                None => return self.ended(watch, sender).await,
+                // Nothing of its result is missing.
+                Some(Err(_)) if self.keepalive.is_some() && watch.said().is_some() => {
+                    return self.ended(watch, sender).await;
+                }
+                Some(Err(_)) => {
+                    return self.fail(broken(&self.service, BROKE_OFF), watch.between_events(), sender).await;
+                }
                 Some(Ok(Err(_trailers))) => {}
                 Some(Ok(Ok(data))) => {
                     heard = Instant::now();
                     spoken = heard;
-                    between.saw(&data);
+                    watch.saw(&data);
                     if sender.send(data).await.is_err() {
                         return;
                     }
@@ -196,9 +204,21 @@ impl Relay {
         }
     }
 
+    /// The service has nothing more to say: that was all, or its result is missing.
+    async fn ended(self, mut watch: ReplyWatch, sender: BodySender) {
+        match watch.end() {
+            Ok(said) => {
+                self.outcome.get_or_init(|| said.map_or(Outcome::Ok, outcome_of));
+                drop(sender.finish().await);
+            }
+            Err(_) => self.fail(broken(&self.service, NO_RESULT), watch.between_events(), sender).await,
+        }
+    }
+
     /// Passes messages on, with other URIs.
     pub(crate) async fn messages(self, mut stream: MessageStream, sender: BodySender) {
         let every = self.keepalive.unwrap_or(self.idle);
+        let mut replied = false;
         loop {
             let next = tokio::select! {
                 biased;
@@ -207,9 +227,16 @@ impl Relay {
             };
             let sent = match next {
                 Err(_silent) => sender.send(Bytes::from_static(KEEPALIVE)).await,
-                Ok(Ok(Some(message))) => sender.send(sse::event(message.body())).await,
-                Ok(Ok(None)) => return drop(sender.finish().await),
-                Ok(Err(failure)) => return self.fail(failure, Between::default(), sender).await,
+                Ok(Ok(Some(message))) => {
+                    if matches!(message.shape, Shape::Result | Shape::Error) {
+                        self.outcome.get_or_init(|| reply_outcome(&message));
+                        replied = true;
+                    }
+                    sender.send(sse::event(message.body())).await
+                }
+                Ok(Ok(None)) if replied => return drop(sender.finish().await),
+                Ok(Ok(None)) => return self.fail(broken(&self.service, NO_RESULT), true, sender).await,
+                Ok(Err(failure)) => return self.fail(failure, true, sender).await,
             };
             if sent.is_err() {
                 return;
@@ -219,11 +246,11 @@ impl Relay {
 
     /// Ends a stream that lacks its result: with an error in its place where one can be told from what came before, else by
     /// breaking off.
-    async fn fail(&self, failure: Failure, between: Between, sender: BodySender) {
+    async fn fail(&self, failure: Failure, between_events: bool, sender: BodySender) {
         tracing::warn!(service = %self.service, %failure, "a stream ended before its result");
         // The first to say it: how the body ends tells less.
         self.outcome.get_or_init(|| outcome(&failure));
-        if self.keepalive.is_some() && between.events() {
+        if self.keepalive.is_some() && between_events {
             let error = sse::event(&failure.rpc().reply(self.id.as_deref()));
             if sender.send(error).await.is_ok() {
                 drop(sender.finish().await);
@@ -232,50 +259,8 @@ impl Relay {
     }
 }
 
-/// Whether the bytes so far end between two events, where something may be said in between.
-#[derive(Debug, Clone, Copy)]
-struct Between {
-    last: [u8; 2],
-}
-
-impl Default for Between {
-    fn default() -> Self {
-        Self { last: *b"\n\n" }
-    }
-}
-
-impl Between {
-    fn saw(&mut self, data: &[u8]) {
-        for byte in data.iter().skip(data.len().saturating_sub(3)).filter(|byte| **byte != b'\r') {
-            self.last = [self.last[1], *byte];
-        }
-    }
-
-    fn events(self) -> bool {
-        self.last == *b"\n\n"
-    }
-}
-
 impl fmt::Debug for MessageStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageStream").field("service", &self.service).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_place_between_events_is_known() {
-        let after = |pieces: &[&str]| {
-            let mut between = Between::default();
-            pieces.iter().for_each(|piece| between.saw(piece.as_bytes()));
-            between.events()
-        };
-        assert!(after(&[]));
-        assert!(after(&["data: 1\n\n"]) && after(&["data: 1\n", "\n"]) && after(&["data: 1\r\n\r\n"]));
-        assert!(after(&["data: 1\r\n", "\r", "\n"]));
-        assert!(!after(&["data: 1\n"]) && !after(&["data: 1"]) && !after(&["data: 1\n\n", "d"]));
     }
 }

@@ -12,7 +12,7 @@ use outrigger_mcp::{
     sse::Parser,
 };
 use outrigger_proxy::{
-    body::{OutBody, read_bounded},
+    body::{OutBody, Owed, read_bounded},
     failure::Failure,
     peek::Accepts,
     reply,
@@ -167,20 +167,22 @@ impl Inbound {
             let id = message.id().unwrap_or_default();
             return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
         }
-        self.relay_reply(server, response, context.record).await
+        self.relay_reply(server, response, message.id(), context.record).await
     }
 
     async fn relay_reply(
         &self,
         server: &HttpServer,
         response: Response<outrigger_proxy::pool::PooledBody>,
+        id: Option<Bytes>,
         record: &mut Record,
     ) -> Result<Response<OutBody>, Failure> {
+        let owed = || Owed { service: self.service.clone(), id, told: record.told.clone() };
         let (head, body) = response.into_parts();
         let kind = head.headers.get(header::CONTENT_TYPE).cloned();
         let kind_text = kind.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
         if kind_text.starts_with("text/event-stream") {
-            return Ok(reply::event_stream(OutBody::from(body)));
+            return Ok(reply::event_stream(OutBody::reply(body, true, owed())));
         }
         if !kind_text.starts_with("application/json") {
             return Err(server.broken(&format!("it answered with status {}", head.status.as_u16())));
@@ -196,7 +198,7 @@ impl Inbound {
                 record.outcome = outcome_of(&bytes);
                 OutBody::full(bytes)
             }
-            _ => OutBody::from(body),
+            _ => OutBody::reply(body, false, owed()),
         };
         let mut response = Response::new(body);
         *response.status_mut() = head.status;

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -70,6 +70,8 @@ pub struct Record {
     pub trace: TraceContext,
     /// How it ended, as far as known.
     pub outcome: Outcome,
+    /// What is found out while the reply goes by; it wins.
+    pub told: Arc<OnceLock<Outcome>>,
     /// Held until the end.
     pub permit: Option<ConcurrencyPermit>,
     _in_flight: InFlight,
@@ -96,6 +98,7 @@ impl Record {
             digest: None,
             trace: TraceContext::under(None),
             outcome: Outcome::Ok,
+            told: Arc::default(),
             permit: None,
             _in_flight: recorders.metrics.enter(),
             written: false,
@@ -121,7 +124,7 @@ impl Record {
 
     fn write(&mut self, bytes_out: u64, end: BodyEnd) {
         self.written = true;
-        let outcome = match (end, self.outcome) {
+        let outcome = match (end, self.told.get().copied().unwrap_or(self.outcome)) {
             (BodyEnd::Dropped, Outcome::Ok) => Outcome::Cancelled,
             (BodyEnd::Failed, Outcome::Ok) => Outcome::RpcError,
             (_, outcome) => outcome,

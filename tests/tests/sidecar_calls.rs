@@ -336,3 +336,53 @@ async fn a_large_reply_streams_through_a_modern_http_server() {
     assert_eq!(text_of(&client.tool("t", "{}").await).len(), 8 << 20);
     sidecar.stop().await;
 }
+
+#[tokio::test]
+async fn a_relayed_stream_that_ends_without_its_result_says_so() {
+    let server = HttpServer::modern(|_| async {
+        let (sender, response) = stream();
+        let progress = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": 1}});
+        sender.send(event(&progress)).await.unwrap();
+        // As when a process dies whose answer has no length: the end looks like any other.
+        sender.finish().await.unwrap();
+        response
+    });
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let mut stream = client.open(&Call::tool("t", "{}").id(Some("\"q\""))).await;
+    assert_eq!(stream.next().await.unwrap()["method"], "notifications/progress");
+    let last = stream.next().await.expect("an error in place of the result");
+    assert_eq!((&last["id"], &last["error"]["data"]["service"]), (&json!("q"), &json!("fs")), "{last}");
+    assert_eq!(stream.next().await, None);
+    counted(&sidecar, "rpc_error").await;
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_relayed_reply_says_is_recorded() {
+    const FAILED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"isError":true}}"#;
+    const ERROR: &str = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"no"}}"#;
+    for (reply, outcome) in [(FAILED, "tool_error"), (ERROR, "rpc_error")] {
+        let server = HttpServer::modern(move |_| async move {
+            let (sender, response) = stream();
+            sender.send(event(&serde_json::from_str(reply).unwrap())).await.unwrap();
+            sender.finish().await.unwrap();
+            response
+        });
+        let mesh = Mesh::new();
+        let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
+        let client = sidecar.ready_client(&mesh).await;
+        client.open(&Call::tool("t", "{}")).await.rest().await;
+        counted(&sidecar, outcome).await;
+        sidecar.stop().await;
+    }
+}
+
+/// Waits until one call of the tool `t` is counted with this outcome.
+async fn counted(sidecar: &TestSidecar, outcome: &str) {
+    let line = format!(
+        "outrigger_requests_total{{capability=\"t\",method=\"tools/call\",outcome=\"{outcome}\",service=\"fs\"}}"
+    );
+    eventually(outcome, || async { (sidecar.metric(&line).await == 1.0).then_some(()) }).await;
+}

@@ -21,5 +21,6 @@ pub mod json;
 pub mod method;
 pub mod names;
 pub mod param_headers;
+pub mod reply_watch;
 pub mod revision;
 pub mod sse;

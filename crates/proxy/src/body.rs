@@ -17,8 +17,12 @@ use crate::pool::PooledBody;
 mod read;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 pub use read::{ReadError, read_bounded};
+pub use watched::{Owed, outcome_of};
+
+use watched::Watched;
 
 /// Bodies of several parts below this size are joined when they are made: one small copy is cheaper than the
 /// bookkeeping of several buffers in hyper's write queue and in the TLS record layer.
@@ -73,9 +77,14 @@ pub struct OutBody {
 enum Source {
     Empty,
     Full(Bytes),
-    Chunks { parts: std::vec::IntoIter<Bytes>, left: u64 },
+    Chunks {
+        parts: std::vec::IntoIter<Bytes>,
+        left: u64,
+    },
     Incoming(Incoming),
     Pooled(PooledBody),
+    /// Boxed: the state is large, and most bodies are whole.
+    Watched(Box<Watched>),
     Stream(mpsc::Receiver<Part>),
 }
 
@@ -117,6 +126,12 @@ impl OutBody {
         (BodySender { parts: sender }, Self::new(Source::Stream(receiver)))
     }
 
+    /// A reply that is passed on unread: `events` says that it is an event stream. Where it breaks off between two events,
+    /// an error is its last one.
+    pub fn reply(body: PooledBody, events: bool, owed: Owed) -> Self {
+        Self::new(Source::Watched(Box::new(Watched::new(body, events, owed))))
+    }
+
     /// Adds the hook. It replaces an earlier one.
     #[must_use]
     pub fn on_end(mut self, hook: Box<dyn OnEnd>) -> Self {
@@ -152,6 +167,7 @@ impl OutBody {
             }
             Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Source),
             Source::Pooled(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Source),
+            Source::Watched(body) => body.poll(cx),
             Source::Stream(parts) => parts.poll_recv(cx).map(|part| match part {
                 Some(Part::Data(bytes)) => Some(Ok(Frame::data(bytes))),
                 Some(Part::End) => {
@@ -196,6 +212,7 @@ impl Body for OutBody {
             Source::Chunks { left, .. } => *left == 0,
             Source::Incoming(body) => body.is_end_stream(),
             Source::Pooled(body) => body.is_end_stream(),
+            Source::Watched(body) => body.is_end_stream(),
         }
     }
 
@@ -206,6 +223,7 @@ impl Body for OutBody {
             Source::Chunks { left, .. } => SizeHint::with_exact(*left),
             Source::Incoming(body) => body.size_hint(),
             Source::Pooled(body) => body.size_hint(),
+            Source::Watched(body) => body.inner().size_hint(),
             Source::Stream(_) => SizeHint::default(),
         }
     }

@@ -31,8 +31,36 @@ async fn events_come_as_they_are_sent_and_bytes_stay() {
     mesh.fake("a").state.stream.send(Some(odd.clone())).unwrap();
     assert_eq!(events.next().await, Some(json!({ "x": 1.0 })));
     assert!(events.bytes.ends_with(&odd), "raw: {:?}", String::from_utf8_lossy(&events.bytes));
+    mesh.fake("a").say(&json!({ "jsonrpc": "2.0", "id": "q1", "result": {} }));
     mesh.fake("a").state.stream.send(None).unwrap();
+    assert!(events.next().await.unwrap()["result"].is_object());
+    assert_eq!(events.next().await, None, "nothing of ours is added to a whole answer");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_its_result_gets_an_error_in_its_place() {
+    let (mesh, mut events) = streaming("").await;
+    mesh.fake("a").say(&progress(1));
+    mesh.fake("a").state.stream.send(None).unwrap();
+    assert_eq!(events.next().await, Some(progress(1)));
+    let last = events.next().await.expect("an error in place of the result");
+    assert_eq!((&last["id"], &last["error"]["data"]["reason"]), (&json!("q1"), &json!("broken")), "{last}");
     assert_eq!(events.next().await, None);
+    assert_eq!(mesh.audit(1).await[0]["outcome"], "unavailable");
+}
+
+#[tokio::test]
+async fn how_a_streamed_call_ended_is_recorded() {
+    let error = json!({ "jsonrpc": "2.0", "id": "q1", "error": { "code": -32000, "message": "no" } });
+    let failed = json!({ "jsonrpc": "2.0", "id": "q1", "result": { "content": [], "isError": true } });
+    for (reply, outcome) in [(error, "rpc_error"), (failed, "tool_error")] {
+        let (mesh, mut events) = streaming("").await;
+        mesh.fake("a").say(&progress(1));
+        mesh.fake("a").say(&reply);
+        mesh.fake("a").state.stream.send(None).unwrap();
+        while events.next().await.is_some() {}
+        assert_eq!(mesh.audit(1).await[0]["outcome"], outcome);
+    }
 }
 
 #[tokio::test]
