@@ -26,6 +26,7 @@ use crate::{
     upstream::{
         Lease,
         exchange::{Event, Exchange},
+        owner::Owner,
         parking::{Parked, Parking},
     },
 };
@@ -43,8 +44,8 @@ pub struct Drive {
     pub lease: Lease,
     /// The request as it came.
     pub request: Message,
-    /// Who called.
-    pub caller: String,
+    /// Whose it is.
+    pub owner: Owner,
     /// Where calls wait.
     pub parking: Arc<Parking>,
     /// What the client takes.
@@ -77,7 +78,7 @@ pub enum Resumed {
 pub async fn resume(
     permitted: &Permitted<'_>,
     modern: bool,
-    caller: &str,
+    owner: &Owner,
     parking: &Parking,
 ) -> Result<Resumed, Failure> {
     let request = permitted.message();
@@ -85,7 +86,7 @@ pub async fn resume(
     if modern || !request.method.may_ask() || request.params().get(Param::RequestState).is_none() {
         return Ok(Resumed::No);
     }
-    let mut parked = parking.resume(request, caller)?;
+    let mut parked = parking.resume(request, owner)?;
     parked.exchange.reattach(request);
     for (slot, answer) in parked.answers.iter_mut().zip(answers(request, &parked.asks)) {
         if answer.is_some() {
@@ -93,7 +94,7 @@ pub async fn resume(
         }
     }
     if parked.answers.iter().any(Option::is_none) {
-        return park(parked, request, caller, parking).map(Resumed::Again);
+        return park(parked, request, owner, parking).map(Resumed::Again);
     }
     for (ask, answer) in parked.asks.iter().zip(&parked.answers) {
         if let Some(answer) = answer {
@@ -104,11 +105,11 @@ pub async fn resume(
 }
 
 /// Parks a call and makes the reply that asks its client.
-fn park(parked: Parked, request: &Message, caller: &str, parking: &Parking) -> Result<Bytes, Failure> {
+fn park(parked: Parked, request: &Message, owner: &Owner, parking: &Parking) -> Result<Bytes, Failure> {
     let call = parked.exchange.call().clone();
     let info = parked.lease.session.greeted().info.clone();
     let (asks, answers) = (parked.asks.clone(), parked.answers.clone());
-    let state = parking.park(parked, request, caller)?;
+    let state = parking.park(parked, request, owner)?;
     Ok(call.input_required(&asks, &answers, Some(&state), &info))
 }
 
@@ -194,7 +195,7 @@ impl Drive {
         }
         let answers = vec![None; asks.len()];
         let parked = Parked { exchange: self.exchange, lease: self.lease, asks, answers };
-        let reply = park(parked, &self.request, &self.caller, &self.parking)?;
+        let reply = park(parked, &self.request, &self.owner, &self.parking)?;
         Ok(End { status: StatusCode::OK, pieces: vec![reply], outcome: Outcome::Ok })
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     upstream::{
         Asker, Lease,
         http::{HttpServer, modern_fields},
+        owner::Owner,
         session::Declared,
     },
 };
@@ -85,7 +86,8 @@ impl Inbound {
         let caller = context.who.id();
         let modern = self.upstream.known().is_some_and(|known| known.revision.is_modern());
         // Behind one ingress there are many clients: a parked call belongs to the one that made it.
-        let owner = format!("{caller} {}", request.meta_text(Meta::Session).unwrap_or_default());
+        let session = request.meta_text(Meta::Session);
+        let owner = Owner::of(Asker { peer: caller, session: session.as_deref() });
         let (exchange, lease) = match resume(permitted, modern, &owner, &self.parking).await? {
             Resumed::Call(resumed) => *resumed,
             Resumed::Again(reply) => return Ok(reply::json(StatusCode::OK, reply)),
@@ -108,7 +110,7 @@ impl Inbound {
             exchange,
             lease,
             request: request.clone(),
-            caller: owner,
+            owner,
             parking: self.parking.clone(),
             accepts: context.accepts,
             idle: self.idle,

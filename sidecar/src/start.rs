@@ -42,7 +42,11 @@ use crate::{
     own_answers::Lists,
     record::Recorders,
     reload,
-    upstream::{Reach, SessionSettings, Upstream, http::HttpServer, parking::Parking},
+    upstream::{
+        Reach, SessionSettings, Upstream,
+        http::HttpServer,
+        parking::{Parking, ParkingLimits},
+    },
 };
 
 /// A client has this long to answer what a server asked it.
@@ -181,7 +185,7 @@ fn inbound(
     let other = |e: &dyn std::fmt::Display| StartError::Other(e.to_string());
     let service_metrics = metrics.service(&config.service);
     let settings = session_settings(config);
-    let upstream = Arc::new(Upstream::new(&config.service, reach(config, guard)?, settings));
+    let upstream = Arc::new(Upstream::new(&config.service, reach(config, guard)?, settings, metrics));
     let keeper = Keeper::new(upstream.clone(), config.catalog.clone(), config.restart.clone(), service_metrics.clone());
     let recorders = Recorders {
         metrics: service_metrics.clone(),
@@ -198,7 +202,9 @@ fn inbound(
         gate: Gate::new(&config.service, reload::rules(policy), config.limits.entrance.in_flight, service_metrics),
         upstream,
         keeper,
-        parking: Arc::new(Parking::new(&replica, PARKED_FOR).map_err(|e| other(&e))?),
+        parking: Arc::new(
+            Parking::new(&replica, &config.service, parking_limits(config), metrics).map_err(|e| other(&e))?,
+        ),
         lists: Lists::default(),
         catalog_mode: config.catalog.mode,
         health: HealthDocument { service: config.service.clone(), replica, limit: config.limits.entrance.in_flight },
@@ -212,6 +218,14 @@ fn inbound(
     }))
 }
 
+fn parking_limits(config: &Config) -> ParkingLimits {
+    ParkingLimits {
+        all: config.limits.parked_calls,
+        each: config.limits.parked_calls_per_principal,
+        patience: PARKED_FOR,
+    }
+}
+
 fn session_settings(config: &Config) -> SessionSettings {
     SessionSettings {
         scope: config.session,
@@ -220,8 +234,8 @@ fn session_settings(config: &Config) -> SessionSettings {
             ConfigEra::Modern => Era::Modern,
             ConfigEra::Legacy => Era::Legacy,
         },
-        max_sessions: config.limits.sessions,
-        max_children: config.limits.children,
+        max_sessions: (config.limits.sessions, config.limits.sessions_per_principal),
+        max_children: (config.limits.children, config.limits.children_per_principal),
         idle: config.timeouts.session_idle,
         probe: config.timeouts.probe,
         // Package runners install on first use; the greeting that follows must survive that.

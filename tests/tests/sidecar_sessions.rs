@@ -135,6 +135,69 @@ async fn children_are_limited_and_the_idle_one_gives_way() {
     setting.all_gone().await;
 }
 
+/// A call in the session of a client of a principal behind the ingress.
+fn of(principal: &str, session: u8, call: Call) -> Call {
+    call.meta(&format!("\"outrigger.dev/session\":\"c.{session}.{principal}\""))
+}
+
+#[tokio::test]
+async fn a_principal_with_many_sessions_takes_none_of_the_others() {
+    let setting = Setting::new();
+    let settings = format!("{}limits: {{ children: 5, children_per_principal: 2 }}\n", setting.server(&[]));
+    let sidecar = TestSidecar::start(&setting.mesh, &settings).await;
+    let client = sidecar.ready_client(&setting.mesh).await;
+    let call = |principal: &'static str, session| {
+        let client = client.clone();
+        async move { client.reply(&of(principal, session, Call::tool("count", "{}"))).await }
+    };
+    assert_eq!(text_of(&call("bob", 1).await.json()), "1");
+    for session in 1..=6 {
+        assert_eq!(text_of(&call("ada", session).await.json()), "1");
+    }
+    assert_eq!(text_of(&call("bob", 1).await.json()), "2", "his session is still there");
+    assert_eq!(text_of(&call("ada", 6).await.json()), "2");
+    assert_eq!(text_of(&call("ada", 1).await.json()), "1", "hers gave way");
+    eventually("one for the catalog, one of his and two of hers", || async { (setting.running() == 4).then_some(()) })
+        .await;
+    assert_eq!(sidecar.metric("outrigger_sessions_open{kind=\"pinned\"}").await, 3.0);
+
+    let busy = |session| of("ada", session, Call::tool("progress", "{}").meta(r#""progressToken":1"#));
+    let (one, two) = (client.open(&busy(1)).await, client.open(&busy(6)).await);
+    let refused = call("ada", 7).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code()), (429, -31429));
+    assert_eq!(refused.json()["error"]["data"]["limit"], "children of one principal");
+    assert_eq!(sidecar.metric("outrigger_limited_total{limit=\"children\",service=\"fs\"}").await, 1.0);
+    assert_eq!(text_of(&call("bob", 2).await.json()), "1", "others have room");
+    drop((one, two));
+    sidecar.stop().await;
+    setting.all_gone().await;
+}
+
+#[tokio::test]
+async fn parked_calls_of_one_principal_are_limited() {
+    let mesh = Mesh::new();
+    let settings = format!("{}limits: {{ parked_calls_per_principal: 2, parked_calls: 3 }}\n", scripted(&[]));
+    let sidecar = TestSidecar::start(&mesh, &settings).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let ask = |principal: &'static str, session| {
+        let client = client.clone();
+        async move {
+            let call = Call::tool("elicit", "{}").capabilities(r#"{"elicitation":{}}"#);
+            client.reply(&of(principal, session, call)).await.json()
+        }
+    };
+    let limit = |reply: &serde_json::Value| reply["error"]["data"]["limit"].as_str().map(str::to_owned);
+    for session in [1, 2] {
+        assert_eq!(ask("ada", session).await["result"]["resultType"], "input_required");
+    }
+    assert_eq!(limit(&ask("ada", 3).await).as_deref(), Some("parked_calls of one principal"));
+    assert_eq!(ask("bob", 1).await["result"]["resultType"], "input_required");
+    assert_eq!(limit(&ask("eve", 1).await).as_deref(), Some("parked_calls"));
+    assert_eq!(sidecar.metric("outrigger_parked_calls").await, 3.0);
+    assert_eq!(sidecar.metric("outrigger_limited_total{limit=\"parked_calls\",service=\"fs\"}").await, 2.0);
+    sidecar.stop().await;
+}
+
 #[tokio::test]
 async fn a_child_that_ignores_everything_is_killed_with_its_own_children() {
     let setting = Setting::new();
@@ -163,14 +226,18 @@ async fn nothing_is_left_of_a_real_node_server() {
 #[tokio::test]
 async fn a_caller_that_leaves_while_its_child_starts_leaves_no_child_behind() {
     let setting = Setting::new();
-    let settings =
-        format!("{}timeouts: {{ probe: 10s }}\n", setting.server(&["--slow-start", "1000", "--era", "legacy"]));
+    let settings = format!(
+        "{}timeouts: {{ probe: 10s }}\nlimits: {{ children: 2 }}\n",
+        setting.server(&["--slow-start", "1000", "--era", "legacy"])
+    );
     let sidecar = TestSidecar::start(&setting.mesh, &settings).await;
     let a = sidecar.ready_client(&setting.mesh).await;
     let call = tokio::spawn(async move { a.reply(&Call::tool("count", "{}")).await });
     eventually("its child starts", || async { (written(&setting.pids).len() == 2).then_some(()) }).await;
     call.abort();
     eventually("its child is gone", || async { (setting.running() == 1).then_some(()) }).await;
+    let b = sidecar.client(&setting.mesh, "b");
+    assert_eq!(count(&b, None).await, "1", "its place is free again");
     sidecar.stop().await;
     setting.all_gone().await;
 }

@@ -40,6 +40,7 @@ pub struct Metrics {
     handshakes: Vec<IntCounter>,
     bad_requests: Vec<IntCounter>,
     sessions_open: Vec<IntGauge>,
+    parked_calls: IntGauge,
     audit_dropped: IntCounter,
     access_dropped: IntCounter,
 }
@@ -71,6 +72,7 @@ impl Metrics {
             handshakes: HandshakeOutcome::ALL.iter().map(|o| counter(&families.handshakes, o.as_str())).collect(),
             bad_requests: BadRequestReason::ALL.iter().map(|r| counter(&families.bad_requests, r.as_str())).collect(),
             sessions_open: SessionKind::ALL.iter().map(|k| gauge(&families.sessions_open, k.as_str())).collect(),
+            parked_calls: families.parked_calls.with_label_values::<&str>(&[]),
             audit_dropped: families.audit_dropped.with_label_values::<&str>(&[]),
             access_dropped: families.access_dropped.with_label_values::<&str>(&[]),
             services: Mutex::default(),
@@ -137,6 +139,11 @@ impl Metrics {
     /// Counts an open session until the guard is dropped.
     pub fn session_opened(&self, kind: SessionKind) -> OpenGuard {
         OpenGuard::new(&self.sessions_open[kind as usize])
+    }
+
+    /// Counts a parked call until the guard is dropped.
+    pub fn call_parked(&self) -> OpenGuard {
+        OpenGuard::new(&self.parked_calls)
     }
 
     /// Says when a certificate in use expires. `name` is the use (`workload`, `public`), not its subject.

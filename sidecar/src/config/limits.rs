@@ -16,8 +16,16 @@ pub struct Limits {
     pub line_bytes: usize,
     /// Sessions kept with the server.
     pub sessions: usize,
+    /// Those of one principal.
+    pub sessions_per_principal: usize,
     /// Child processes.
     pub children: usize,
+    /// Those of one principal.
+    pub children_per_principal: usize,
+    /// Calls that wait for their client's answer.
+    pub parked_calls: usize,
+    /// Those of one principal.
+    pub parked_calls_per_principal: usize,
 }
 
 /// How long each step may take.
@@ -75,12 +83,33 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
         sections::entrance_limits(f, 1024, "callers are a few ingresses and services, which share connections");
     let text = doc("Bytes of one line from a stdio server.").because("a line is a whole message, so as `event_bytes`");
     let line_bytes = sized(f, "line_bytes", text, 16 * MIB);
-    let text = doc("Sessions kept with the server; the one unused for longest gives way.")
+    let text = doc("Sessions kept with the server; of whoever has most, the one unused for longest gives way.")
         .because("with `per_principal` one for each caller");
     let sessions = f.with_default("sessions", text, how_many(), 64);
+    let text = doc("Sessions kept for one principal; its own that is unused for longest gives way.")
+        .because("a quarter is left for others");
+    let sessions_per_principal = f.with_default("sessions_per_principal", text, how_many(), 48).min(sessions);
     let text = doc("Child processes at once, with `command`.").because("a Node or Python server takes 50 MiB and more");
     let children = f.with_default("children", text.env("OUTRIGGER_LIMIT_CHILDREN"), kinds::count(1..=1024), 16);
-    Some(Limits { entrance, line_bytes, sessions, children })
+    let text = doc("Child processes for one principal; its own that is unused for longest gives way.")
+        .because("a quarter is left for others");
+    let children_per_principal = f.with_default("children_per_principal", text, kinds::count(1..=1024), 12);
+    let text = doc("Calls that wait for their client to answer a question of the server.")
+        .because("each holds a session of the server for up to 5 minutes");
+    let parked_calls = f.with_default("parked_calls", text, how_many(), 1024);
+    let text = doc("Those of one principal.").because("a client that forgets to answer harms only itself");
+    let parked_calls_per_principal =
+        f.with_default("parked_calls_per_principal", text, how_many(), 64).min(parked_calls);
+    Some(Limits {
+        entrance,
+        line_bytes,
+        sessions,
+        sessions_per_principal,
+        children,
+        children_per_principal,
+        parked_calls,
+        parked_calls_per_principal,
+    })
 }
 
 pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {

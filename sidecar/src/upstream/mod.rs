@@ -10,7 +10,9 @@
 pub mod exchange;
 pub mod http;
 pub mod http_session;
+pub mod owner;
 pub mod parking;
+mod room;
 pub mod session;
 pub mod stdio;
 pub mod stdio_session;
@@ -18,7 +20,7 @@ pub mod stdio_session;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,6 +30,10 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use outrigger_mcp::bridge::handshake::{Era, Greeted};
 use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::{
+    Metrics, ServiceMetrics,
+    metrics::{LimitKind, OpenGuard, SessionKind},
+};
 use tokio::{
     sync::{Notify, OnceCell},
     time::Instant,
@@ -36,6 +42,8 @@ use tokio::{
 use self::{
     http::HttpServer,
     http_session::HttpSession,
+    owner::Owner,
+    room::{Caps, Room, room},
     session::{Declared, Session},
     stdio::Channel,
     stdio_session::StdioSession,
@@ -60,10 +68,10 @@ pub struct SessionSettings {
     pub scope: SessionScope,
     /// Era to greet in.
     pub era: Era,
-    /// Sessions at most.
-    pub max_sessions: usize,
-    /// Child processes at most.
-    pub max_children: usize,
+    /// Sessions at most, and of one principal.
+    pub max_sessions: (usize, usize),
+    /// Child processes at most, and of one principal.
+    pub max_children: (usize, usize),
     /// An unused session ends after this time.
     pub idle: Duration,
     /// An answer to the probe.
@@ -79,6 +87,8 @@ pub struct Upstream {
     service: String,
     reach: Reach,
     settings: SessionSettings,
+    metrics: Arc<Metrics>,
+    service_metrics: Arc<ServiceMetrics>,
     known: ArcSwapOption<Greeted>,
     main: ArcSwapOption<Session>,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
@@ -97,12 +107,61 @@ struct Key {
 #[derive(Debug)]
 struct Entry {
     session: OnceCell<Arc<Session>>,
+    /// For whose limit it counts.
+    principal: String,
+    /// While there is a session.
+    open: OnceLock<OpenGuard>,
     users: AtomicUsize,
     /// Users that only listen: they keep a session from being reaped, but not from giving way to a call.
     listeners: AtomicUsize,
     /// Milliseconds since the start of the sidecar.
     last_used: AtomicU64,
     single_use: bool,
+}
+
+impl Entry {
+    fn new(principal: String, last_used: u64, single_use: bool) -> Self {
+        Self {
+            session: OnceCell::new(),
+            principal,
+            open: OnceLock::new(),
+            users: AtomicUsize::new(0),
+            listeners: AtomicUsize::new(0),
+            last_used: AtomicU64::new(last_used),
+            single_use,
+        }
+    }
+
+    /// Whether nobody but listeners use it.
+    fn is_idle(&self) -> bool {
+        self.users.load(Ordering::Acquire) == self.listeners.load(Ordering::Acquire)
+    }
+
+    /// Whether its session is over, or never came to be and nobody waits for it.
+    fn is_dead(&self) -> bool {
+        match self.session.get() {
+            Some(session) => !session.alive() || is_spent(self),
+            None => self.users.load(Ordering::Acquire) == 0,
+        }
+    }
+}
+
+/// The place of somebody who waits for a session to be opened; given back when it is dropped.
+struct Claim(Arc<Entry>);
+
+impl Claim {
+    /// Takes the place over into a lease, which gives it back.
+    fn keep(self) -> Arc<Entry> {
+        let entry = self.0.clone();
+        entry.users.fetch_add(1, Ordering::AcqRel);
+        entry
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A session in use. Sessions are not reaped while one of these is held.
@@ -159,11 +218,13 @@ pub struct Asker<'a> {
 
 impl Upstream {
     /// A server that nobody has spoken to yet.
-    pub fn new(service: &str, reach: Reach, settings: SessionSettings) -> Self {
+    pub fn new(service: &str, reach: Reach, settings: SessionSettings, metrics: &Arc<Metrics>) -> Self {
         Self {
             service: service.to_owned(),
             reach,
             settings,
+            metrics: metrics.clone(),
+            service_metrics: metrics.service(service),
             known: ArcSwapOption::empty(),
             main: ArcSwapOption::empty(),
             entries: Mutex::new(HashMap::new()),
@@ -244,16 +305,19 @@ impl Upstream {
             let session = self.main().ok_or_else(|| self.unavailable("it is being restarted"))?;
             return Ok(Lease { session, entry: None, listens: false, started: self.started });
         }
-        let entry = self.entry(self.key(asker, declared)).await?;
-        entry.users.fetch_add(1, Ordering::AcqRel);
-        let opened = entry.session.get_or_try_init(|| self.open(declared)).await.cloned();
+        // Given back also when the caller goes away while the session is being opened.
+        let claim = self.claim(self.key(asker, declared), &Owner::of(asker)).await?;
+        let opened = claim.0.session.get_or_try_init(|| self.open(declared)).await.cloned();
         match opened {
             Ok(session) => {
+                let pinned = asker.session.is_some_and(|tag| tag.starts_with(CLIENT_SESSION));
+                let kind = if pinned { SessionKind::Pinned } else { SessionKind::Upstream };
+                claim.0.open.get_or_init(|| self.metrics.session_opened(kind));
                 self.opened.notify_waiters();
-                Ok(Lease { session, entry: Some(entry), listens: false, started: self.started })
+                Ok(Lease { session, entry: Some(claim.keep()), listens: false, started: self.started })
             }
             Err(failure) => {
-                entry.users.fetch_sub(1, Ordering::AcqRel);
+                drop(claim);
                 self.forget_dead();
                 Err(failure)
             }
@@ -329,60 +393,61 @@ impl Upstream {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn entry(&self, key: Key) -> Result<Arc<Entry>, Failure> {
+    /// A place in the entry of a key, made if there is none.
+    async fn claim(&self, key: Key, owner: &Owner) -> Result<Claim, Failure> {
         let mut evicted = None;
-        let entry = {
+        let claim = {
             let mut entries = self.entries();
-            if let Some(entry) = entries.get(&key)
-                && entry.session.get().is_none_or(|session| session.alive())
-            {
-                return Ok(entry.clone());
+            entries.retain(|_, entry| !entry.is_dead());
+            if let Some(entry) = entries.get(&key) {
+                return Ok(claim(entry));
             }
-            entries.retain(|_, entry| entry.session.get().is_none_or(|s| s.alive()) && !is_spent(entry));
-            if entries.len() >= self.capacity() {
-                let oldest = entries
-                    .iter()
-                    .filter(|(_, entry)| entry.users.load(Ordering::Acquire) == entry.listeners.load(Ordering::Acquire))
-                    .min_by_key(|(_, entry)| entry.last_used.load(Ordering::Relaxed))
-                    .map(|(key, _)| key.clone());
-                let Some(oldest) = oldest else {
-                    let limit = if matches!(self.reach, Reach::Stdio(_)) { "children" } else { "sessions" };
-                    return Err(Failure::Limited {
-                        limit: limit.into(),
-                        retry_after: Duration::from_secs(5),
-                        service: Some(self.service.clone()),
-                    });
-                };
-                evicted = entries.remove(&oldest);
+            match room(entries.iter().map(|(key, entry)| (key, &**entry)), &owner.principal, self.caps()) {
+                Room::Free => {}
+                Room::After(oldest) => evicted = entries.remove(&oldest),
+                Room::NoneOfOwn => return Err(self.limited(" of one principal")),
+                Room::None => return Err(self.limited("")),
             }
-            let entry = Arc::new(Entry {
-                session: OnceCell::new(),
-                users: AtomicUsize::new(0),
-                listeners: AtomicUsize::new(0),
-                last_used: AtomicU64::new(self.started.elapsed().as_millis() as u64),
-                single_use: self.settings.scope == SessionScope::PerRequest,
-            });
+            let now = self.started.elapsed().as_millis() as u64;
+            let single_use = self.settings.scope == SessionScope::PerRequest;
+            let entry = Arc::new(Entry::new(owner.principal.clone(), now, single_use));
             entries.insert(key, entry.clone());
-            entry
+            claim(&entry)
         };
         if let Some(session) = evicted.and_then(|entry| entry.session.get().cloned()) {
             session.close().await;
         }
-        Ok(entry)
+        Ok(claim)
     }
 
-    fn capacity(&self) -> usize {
+    fn caps(&self) -> Caps {
         match self.reach {
             // The main session is a child too.
-            Reach::Stdio(_) => self.settings.max_children.saturating_sub(1).max(1),
-            Reach::Http(_) => self.settings.max_sessions,
+            Reach::Stdio(_) => {
+                let (all, each) = self.settings.max_children;
+                let all = all.saturating_sub(1).max(1);
+                Caps { all, each: each.min(all) }
+            }
+            Reach::Http(_) => Caps { all: self.settings.max_sessions.0, each: self.settings.max_sessions.1 },
+        }
+    }
+
+    /// A limit that was reached, and counted.
+    fn limited(&self, whose: &str) -> Failure {
+        let (what, kind) = match self.reach {
+            Reach::Stdio(_) => ("children", LimitKind::Children),
+            Reach::Http(_) => ("sessions", LimitKind::Sessions),
+        };
+        self.service_metrics.limited(kind);
+        Failure::Limited {
+            limit: format!("{what}{whose}"),
+            retry_after: Duration::from_secs(5),
+            service: Some(self.service.clone()),
         }
     }
 
     fn forget_dead(&self) {
-        self.entries().retain(|_, entry| {
-            entry.users.load(Ordering::Acquire) > 0 || entry.session.get().is_some_and(|session| session.alive())
-        });
+        self.entries().retain(|_, entry| !entry.is_dead());
     }
 
     /// How many sessions are open, without the main one.
@@ -474,6 +539,12 @@ impl Upstream {
     fn unavailable(&self, reason: &str) -> Failure {
         Failure::Unavailable { service: self.service.clone(), reason: reason.to_owned() }
     }
+}
+
+/// A place in an entry of the table, which must be locked: else the entry could be given up first.
+fn claim(entry: &Arc<Entry>) -> Claim {
+    entry.users.fetch_add(1, Ordering::AcqRel);
+    Claim(entry.clone())
 }
 
 fn is_spent(entry: &Entry) -> bool {

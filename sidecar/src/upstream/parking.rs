@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,13 +22,13 @@ use outrigger_mcp::{
     envelope::{Message, Param},
 };
 use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::{
+    Metrics, ServiceMetrics,
+    metrics::{LimitKind, OpenGuard},
+};
 
-use super::{Lease, exchange::Exchange};
+use super::{Lease, exchange::Exchange, owner::Owner};
 
-/// Parked calls of one caller.
-const PER_CALLER: usize = 64;
-/// Parked calls in all.
-const TOTAL: usize = 1024;
 const HANDLE: usize = 16;
 const DIGEST: usize = 32;
 
@@ -47,9 +47,10 @@ pub struct Parked {
 
 struct Lot {
     parked: Parked,
-    caller: String,
+    owner: Owner,
     digest: [u8; DIGEST],
     until: SystemTime,
+    _counted: OpenGuard,
 }
 
 /// The parked calls of a sidecar.
@@ -57,19 +58,44 @@ pub struct Parking {
     replica: String,
     key: RandomizedNonceKey,
     lots: Mutex<HashMap<[u8; HANDLE], Lot>>,
-    patience: Duration,
+    limits: ParkingLimits,
+    metrics: Arc<Metrics>,
+    service_metrics: Arc<ServiceMetrics>,
+}
+
+/// How many calls wait, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct ParkingLimits {
+    /// Calls at most.
+    pub all: usize,
+    /// Calls of one principal.
+    pub each: usize,
+    /// How long a client may take to answer.
+    pub patience: Duration,
 }
 
 impl Parking {
-    /// An empty lot of this replica; `patience` is how long a client may take to answer.
+    /// An empty lot of this replica.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn new(replica: &str, patience: Duration) -> Result<Self, &'static str> {
+    pub fn new(
+        replica: &str,
+        service: &str,
+        limits: ParkingLimits,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, &'static str> {
         let mut key = [0u8; 32];
         rand::fill(&mut key).map_err(|_| "no randomness")?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| "no AES-256-GCM")?;
-        Ok(Self { replica: replica.to_owned(), key, lots: Mutex::new(HashMap::new()), patience })
+        Ok(Self {
+            replica: replica.to_owned(),
+            key,
+            lots: Mutex::new(HashMap::new()),
+            limits,
+            metrics: metrics.clone(),
+            service_metrics: metrics.service(service),
+        })
     }
 
     fn lots(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; HANDLE], Lot>> {
@@ -86,20 +112,29 @@ impl Parking {
     ///
     /// # Errors
     /// [`Failure::Limited`] when too many are parked; the call is cancelled then.
-    pub fn park(&self, parked: Parked, request: &Message, caller: &str) -> Result<String, Failure> {
+    pub fn park(&self, parked: Parked, request: &Message, owner: &Owner) -> Result<String, Failure> {
         let mut handle = [0u8; HANDLE];
         rand::fill(&mut handle).map_err(|_| Failure::Internal("no randomness".into()))?;
         let digest = digest_of(request);
-        let until = SystemTime::now() + self.patience;
-        let state = self.seal(&handle, &digest, caller, until)?;
+        let until = SystemTime::now() + self.limits.patience;
+        let state = self.seal(&handle, &digest, &owner.exact, until)?;
         let mut lots = self.lots();
-        let mine = lots.values().filter(|lot| lot.caller == caller).count();
-        if lots.len() >= TOTAL || mine >= PER_CALLER {
-            return Err(Failure::Limited { limit: "parked_calls".into(), retry_after: self.patience, service: None });
+        let mine = lots.values().filter(|lot| lot.owner.principal == owner.principal).count();
+        if mine >= self.limits.each {
+            return Err(self.limited("parked_calls of one principal"));
+        }
+        if lots.len() >= self.limits.all {
+            return Err(self.limited("parked_calls"));
         }
         parked.exchange.wait(true);
-        lots.insert(handle, Lot { parked, caller: caller.to_owned(), digest, until });
+        let lot = Lot { parked, owner: owner.clone(), digest, until, _counted: self.metrics.call_parked() };
+        lots.insert(handle, lot);
         Ok(state)
+    }
+
+    fn limited(&self, limit: &str) -> Failure {
+        self.service_metrics.limited(LimitKind::ParkedCalls);
+        Failure::Limited { limit: limit.into(), retry_after: self.limits.patience, service: None }
     }
 
     /// Finds the call that a retry belongs to, and takes it out.
@@ -107,14 +142,14 @@ impl Parking {
     /// # Errors
     /// [`Failure::InvalidParams`] when the state is forged, another caller's, or for another request;
     /// [`Failure::Interaction`] when the call is gone, or held by another replica.
-    pub fn resume(&self, request: &Message, caller: &str) -> Result<Parked, Failure> {
+    pub fn resume(&self, request: &Message, owner: &Owner) -> Result<Parked, Failure> {
         let refused = || Failure::InvalidParams("requestState is not valid for this request".into());
         let state = request.text(Param::RequestState).ok_or_else(refused)?;
         let (replica, sealed) = owner::split(&state).ok_or_else(refused)?;
         if replica != self.replica {
             return Err(Failure::Interaction("another replica holds this interaction, or held it; call again"));
         }
-        let (handle, sealed_digest) = self.open(sealed, caller).ok_or_else(refused)?;
+        let (handle, sealed_digest) = self.open(sealed, &owner.exact).ok_or_else(refused)?;
         if sealed_digest != digest_of(request) {
             return Err(refused());
         }
@@ -124,7 +159,7 @@ impl Parking {
         match lots.get(&handle) {
             None => Err(gone),
             // The seal holds both already; the lot has the last word all the same.
-            Some(lot) if lot.caller != caller || lot.digest != sealed_digest => Err(refused()),
+            Some(lot) if lot.owner != *owner || lot.digest != sealed_digest => Err(refused()),
             Some(_) => {
                 let parked = lots.remove(&handle).map(|lot| lot.parked).ok_or(gone)?;
                 parked.exchange.wait(false);

@@ -101,6 +101,8 @@ const UPSTREAM_ERRORS: MetricDoc = doc(
 );
 const SESSIONS_OPEN: MetricDoc =
     doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
+const PARKED_CALLS: MetricDoc =
+    doc("outrigger_parked_calls", Gauge, &[], "Calls that wait for their client to answer a question of the server.");
 const AUDIT_DROPPED: MetricDoc =
     doc("outrigger_audit_dropped_total", Counter, &[], "Audit records lost because the writer could not keep up.");
 const ACCESS_DROPPED: MetricDoc = doc(
@@ -131,6 +133,7 @@ pub fn describe() -> Vec<MetricDoc> {
         CHILD_UP,
         CHILD_RESTARTS,
         SESSIONS_OPEN,
+        PARKED_CALLS,
         RELOADS,
         AUDIT_DROPPED,
         ACCESS_DROPPED,
@@ -157,6 +160,7 @@ pub(super) struct Families {
     pub(super) bad_requests: IntCounterVec,
     pub(super) upstream_errors: IntCounterVec,
     pub(super) sessions_open: IntGaugeVec,
+    pub(super) parked_calls: IntGaugeVec,
     pub(super) audit_dropped: IntCounterVec,
     pub(super) access_dropped: IntCounterVec,
     pub(super) build_info: IntGaugeVec,
@@ -183,6 +187,7 @@ impl Families {
             bad_requests: counter(registry, &BAD_REQUESTS)?,
             upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,
             sessions_open: gauge(registry, &SESSIONS_OPEN)?,
+            parked_calls: gauge(registry, &PARKED_CALLS)?,
             audit_dropped: counter(registry, &AUDIT_DROPPED)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,
             build_info: gauge(registry, &BUILD_INFO)?,

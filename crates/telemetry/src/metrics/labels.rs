@@ -149,6 +149,10 @@ closed_label! {
         Queue = "queue",
         /// Open sessions.
         Sessions = "sessions",
+        /// Child processes.
+        Children = "children",
+        /// Calls that wait for their client's answer.
+        ParkedCalls = "parked_calls",
         /// Open event streams.
         Streams = "streams",
         /// Bytes of headers.
