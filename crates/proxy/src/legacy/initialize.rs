@@ -32,7 +32,7 @@ pub(super) async fn serve(
     let id = message.id().unwrap_or_default();
     let key = SessionKey::random()?;
     let client = Client::from_initialize(message);
-    let caller = caller.in_session(key.tag(), Declared::of_client(&client));
+    let caller = caller.in_session(key.tag(&caller.principal), Declared::of_client(&client));
     let discovered = discover(&caller, route, &client, &id).await?;
     if discovered.shape == Shape::Error {
         let Reply::Final(told) = to_client::reply(&discovered, None) else {

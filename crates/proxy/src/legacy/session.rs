@@ -162,7 +162,7 @@ impl Session {
             tasks: TaskTracker::new(),
             id: opening.id,
             key: opening.key,
-            tag: opening.key.tag().into(),
+            tag: opening.key.tag(&opening.principal).into(),
             principal: opening.principal,
             route: opening.route,
             client: opening.client,

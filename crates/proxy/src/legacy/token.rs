@@ -60,8 +60,9 @@ impl SessionKey {
 
     /// What the mesh knows the session by (docs/decisions/0002): the same on every replica, and after a restart, so that
     /// the session with a stateful server is found again.
-    pub(super) fn tag(self) -> String {
-        format!("c.{}", hex(&self.0))
+    /// The principal is in it too, as a hash, so that limits can count what all its sessions hold together.
+    pub(super) fn tag(self, principal: &Principal) -> String {
+        format!("c.{}.{}", hex(&self.0), hex(&hash(principal)))
     }
 }
 
