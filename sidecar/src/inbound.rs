@@ -22,7 +22,7 @@ use outrigger_identity::Credentials;
 use outrigger_mcp::{
     catalog::ToolHeaders,
     catalog_kind::Kind,
-    envelope::{Message, Meta, Shape},
+    envelope::{Message, Meta, Rejected, Shape},
     json::quote,
     method::Method,
 };
@@ -31,6 +31,10 @@ use outrigger_proxy::{
     body::OutBody,
     failure::Failure,
     handshake::ConnInfo,
+    legacy::{
+        self as sessions, Sessions, era,
+        seam::{self, Era},
+    },
     peek::{self, Accepts, PeekLimits, Refused},
     reply::{self, Dialect},
     trace::{self, TraceRules},
@@ -44,6 +48,7 @@ use crate::{
     forward::declared,
     health::HealthDocument,
     keeper::Keeper,
+    legacy,
     listen::{self, Attach, Filter, Listen},
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
@@ -74,6 +79,10 @@ pub struct Inbound {
     pub catalog_mode: CatalogMode,
     /// The health endpoint.
     pub health: HealthDocument,
+    /// Sessions of clients of older revisions.
+    pub sessions: Sessions,
+    /// Bytes of one event.
+    pub event_bytes: usize,
     /// Where requests are recorded.
     pub recorders: Arc<Recorders>,
     /// Metrics of the process.
@@ -107,7 +116,7 @@ impl Inbound {
         let outcome = match self.identify(&conn) {
             Ok(who) => {
                 record.who = Some(who.clone());
-                self.route(&head, body, &mut record, &who).await
+                self.route(&conn, &head, body, &mut record, &who).await
             }
             Err(failure) => Err(failure.into()),
         };
@@ -138,21 +147,31 @@ impl Inbound {
     }
 
     async fn route(
-        &self,
+        self: &Arc<Self>,
+        conn: &ConnInfo,
         head: &http::request::Parts,
         body: Incoming,
         record: &mut Record,
         who: &Principal,
     ) -> Result<Response<OutBody>, Refused> {
         match (head.uri.path(), &head.method) {
-            ("/mcp", &HttpMethod::POST) => {
-                let accepts = peek::accepts(&head.headers)?;
-                let message = peek::message(&head.headers, body, &self.peek).await?;
-                let id = message.id();
-                let context = Context { head, record, who, accepts };
-                self.message(message, context).await.map_err(|failure| Refused { failure, id })
+            ("/mcp", method) => {
+                let posted = method == HttpMethod::POST;
+                let body = if posted { peek::bytes(&head.headers, body, &self.peek).await? } else { Bytes::new() };
+                let message = posted.then(|| Message::parse(body.clone()));
+                let minted = |id: &str| self.sessions.minted(id);
+                match era::detect(method, &head.headers, message.as_ref(), minted) {
+                    Ok(Era::Modern) => self.modern(head, message.as_ref(), record, who).await,
+                    Ok(Era::Legacy) => {
+                        record.carries(body.len());
+                        let (method, headers) = (method.clone(), head.headers.clone());
+                        let request = seam::Inbound { method, headers, body, message };
+                        // Rare, and no reason for every request to have room for it.
+                        Ok(Box::pin(self.legacy(conn, who, request, record)).await)
+                    }
+                    Err(failure) => Err(Refused { failure, id: message.and_then(Result::ok).and_then(|m| m.id()) }),
+                }
             }
-            ("/mcp", _) => Err(Failure::MethodNotAllowed("POST").into()),
             ("/mesh/v1/health", &HttpMethod::GET) => {
                 let in_flight = || self.gate.concurrency.in_flight();
                 Ok(self.health.respond(head, self.keeper.offers(), in_flight, self.drain.signaled()).await)
@@ -162,9 +181,49 @@ impl Inbound {
         }
     }
 
-    async fn message(&self, message: Message, context: Context<'_>) -> Result<Response<OutBody>, Failure> {
-        peek::modern(&context.head.headers, &message)?;
-        context.record.message(&message);
+    /// A message of a client of the stateless revision.
+    async fn modern(
+        &self,
+        head: &http::request::Parts,
+        message: Option<&Result<Message, Rejected>>,
+        record: &mut Record,
+        who: &Principal,
+    ) -> Result<Response<OutBody>, Refused> {
+        let message = message.ok_or(Failure::MethodNotAllowed("POST"))?;
+        let message = message
+            .as_ref()
+            .map_err(|rejected| Refused { failure: rejected.error.clone().into(), id: rejected.id.clone() })?;
+        let id = message.id();
+        let checked =
+            peek::accepts(&head.headers).and_then(|accepts| peek::modern(&head.headers, message).map(|()| accepts));
+        match checked {
+            Ok(accepts) => {
+                let served = self.dispatch(message, Context { head, record, who, accepts }).await;
+                served.map_err(|failure| Refused { failure, id })
+            }
+            Err(failure) => Err(Refused { failure, id }),
+        }
+    }
+
+    /// A request of a client of an older revision.
+    async fn legacy(
+        self: &Arc<Self>,
+        conn: &ConnInfo,
+        who: &Principal,
+        request: seam::Inbound,
+        record: &mut Record,
+    ) -> Response<OutBody> {
+        let method = request.method.clone();
+        let served = legacy::serve(self, who, conn.peer_addr, request).await;
+        served.unwrap_or_else(|refused| {
+            self.note(&refused, record);
+            sessions::refusal(&method, &refused)
+        })
+    }
+
+    /// A message that was looked at: authorize, and everything after it.
+    pub(crate) async fn dispatch(&self, message: &Message, context: Context<'_>) -> Result<Response<OutBody>, Failure> {
+        context.record.message(message);
         if message.shape != Shape::Request {
             // Nothing that a modern client may send without an id concerns the server: cancelling is closing.
             return Ok(reply::accepted());
@@ -172,9 +231,9 @@ impl Inbound {
         if message.method.removed_in_modern() {
             return Err(Failure::UnknownMethod(message.method_name().into_owned()));
         }
-        let trace = self.trace(context.head, &message, context.record);
-        let permitted = self.gate.permit(context.who, &message, context.record)?;
-        self.check_param_headers(context.head, &message)?;
+        let trace = self.trace(context.head, message, context.record);
+        let permitted = self.gate.permit(context.who, message, context.record)?;
+        self.check_param_headers(context.head, message)?;
         match message.method {
             Method::SubscriptionsListen if self.upstream.relay().is_none() => {
                 return self.listen(&permitted, context).await;
@@ -182,13 +241,16 @@ impl Inbound {
             Method::SessionRespond => return self.session_respond(&permitted, context).await,
             Method::ServerDiscover if self.upstream.relay().is_none() => {
                 let known = self.upstream.known().ok_or_else(|| self.starting())?;
-                return Ok(reply::json(StatusCode::OK, discover(&message, &known)));
+                return Ok(reply::json(StatusCode::OK, discover(message, &known)));
             }
             _ => {}
         }
         match (message.method.lists(), self.catalog_mode) {
-            (Some(kind), CatalogMode::Learned) => self.list(&message, kind, context.who),
-            (Some(kind), CatalogMode::PerCaller) => self.list_of_caller(kind, &permitted, &trace, context).await,
+            (Some(kind), CatalogMode::Learned) => self.list(message, kind, context.who),
+            // Boxed like what follows it in rarity: every request would carry its size.
+            (Some(kind), CatalogMode::PerCaller) => {
+                Box::pin(self.list_of_caller(kind, &permitted, &trace, context)).await
+            }
             (None, _) => self.forward(&permitted, &trace, context).await,
         }
     }
@@ -298,6 +360,11 @@ impl Inbound {
 
     /// reply and record, for what was refused.
     fn refuse(&self, refused: &Refused, record: &mut Record) -> Response<OutBody> {
+        self.note(refused, record);
+        reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern)
+    }
+
+    fn note(&self, refused: &Refused, record: &mut Record) {
         record.outcome = refused.failure.outcome();
         if let Some(reason) = refused.failure.bad_request() {
             self.metrics.bad_request(reason);
@@ -305,6 +372,5 @@ impl Inbound {
         if let Failure::Internal(detail) = &refused.failure {
             tracing::error!(detail, "internal error");
         }
-        reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern)
     }
 }

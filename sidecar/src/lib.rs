@@ -19,6 +19,7 @@ pub mod health;
 pub mod health_check;
 pub mod inbound;
 pub mod keeper;
+mod legacy;
 pub mod listen;
 pub mod observe;
 pub mod own_answers;

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// A comment this often keeps middleboxes from cutting the stream.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What finds the session of a caller who listens.
 pub struct Attach {
     /// The sessions.

@@ -74,7 +74,9 @@ pub struct Record {
     pub told: Arc<OnceLock<Outcome>>,
     /// Held until the end.
     pub permit: Option<ConcurrencyPermit>,
-    _in_flight: InFlight,
+    in_flight: Option<InFlight>,
+    /// Whether it is an HTTP request, which has a line in the access log.
+    http: bool,
     written: bool,
 }
 
@@ -100,9 +102,41 @@ impl Record {
             outcome: Outcome::Ok,
             told: Arc::default(),
             permit: None,
-            _in_flight: recorders.metrics.enter(),
+            in_flight: Some(recorders.metrics.enter()),
+            http: true,
             written: false,
         })
+    }
+
+    /// A message of a session, which comes and goes apart from the HTTP requests that carry it.
+    pub fn of_call(recorders: &Arc<Recorders>, client: SocketAddr, who: &Principal) -> Box<Self> {
+        Box::new(Self {
+            recorders: recorders.clone(),
+            started: Instant::now(),
+            client,
+            http_version: "",
+            http_method: http::Method::POST,
+            path: Arc::default(),
+            status: 0,
+            bytes_in: 0,
+            method: None,
+            capability: None,
+            who: Some(who.clone()),
+            decision: None,
+            digest: None,
+            trace: TraceContext::under(None),
+            outcome: Outcome::Ok,
+            permit: None,
+            in_flight: Some(recorders.metrics.enter()),
+            http: false,
+            written: false,
+        })
+    }
+
+    /// What is asked is recorded elsewhere: this is only the HTTP request that carried it, or that listens.
+    pub fn carries(&mut self, bytes_in: usize) {
+        self.bytes_in = bytes_in as u64;
+        self.in_flight = None;
     }
 
     /// Takes note of the message.
@@ -158,7 +192,7 @@ impl Record {
     }
 
     fn write_access(&self, method: Option<Method>, outcome: Outcome, duration: Duration, bytes_out: u64) {
-        if !self.recorders.access.enabled() {
+        if !self.http || !self.recorders.access.enabled() {
             return;
         }
         self.recorders.access.record(AccessRecord {

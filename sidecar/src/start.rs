@@ -17,6 +17,7 @@ use outrigger_policy::glob::Glob;
 use outrigger_proxy::{
     accept::{self, ListenerSettings},
     dial::Endpoint,
+    legacy::{self, Sessions, keys::Keys},
     peek::PeekLimits,
     pool::{Pool, PoolSettings},
     serve::HttpLimits,
@@ -122,6 +123,8 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     endless(tasks, "keeper", inbound.keeper.clone().run());
     endless(tasks, "readiness", follow_readiness(inbound.clone(), readiness.clone()));
     endless(tasks, "housekeeping", housekeeping(inbound.clone()));
+    let sweeper = inbound.clone();
+    endless(tasks, "sessions", async move { sweeper.sessions.sweep().await });
     endless(tasks, "certificates", reload::certificates(credentials, metrics.clone()));
     endless(tasks, "policies", reload::policies(inbound.clone(), config.policy.clone()));
     tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
@@ -208,6 +211,8 @@ fn inbound(
         lists: Lists::default(),
         catalog_mode: config.catalog.mode,
         health: HealthDocument { service: config.service.clone(), replica, limit: config.limits.entrance.in_flight },
+        sessions: Sessions::new(client_sessions(config), Keys::random().map_err(|e| other(&e))?, metrics),
+        event_bytes: config.limits.entrance.event_bytes,
         recorders: Arc::new(recorders),
         metrics: metrics.clone(),
         idle: config.timeouts.common.request,
@@ -223,6 +228,20 @@ fn parking_limits(config: &Config) -> ParkingLimits {
         all: config.limits.parked_calls,
         each: config.limits.parked_calls_per_principal,
         patience: PARKED_FOR,
+    }
+}
+
+fn client_sessions(config: &Config) -> legacy::Settings {
+    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    legacy::Settings {
+        sessions: limits.client_sessions,
+        sessions_per_principal: limits.client_sessions_per_principal,
+        listens: limits.listens,
+        idle: timeouts.client_session_idle,
+        // The key ends with the process, so nobody takes a session up; those that ended stay ended this long.
+        max_age: timeouts.client_session_idle,
+        request: timeouts.common.request,
+        keepalive: crate::listen::KEEP_ALIVE,
     }
 }
 

@@ -158,7 +158,8 @@ impl Stream {
     async fn next_data(&mut self) -> Option<Bytes> {
         loop {
             if let Some(event) = self.parser.next_event().unwrap() {
-                match event.data {
+                // An event without data only says where the stream can be resumed.
+                match event.data.filter(|data| !data.is_empty()) {
                     Some(data) => return Some(data),
                     None => continue,
                 }

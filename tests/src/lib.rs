@@ -13,6 +13,7 @@
 //! | `sidecar` | a sidecar started from a settings text |
 //! | `ingress` | an ingress in front of sidecars |
 //! | `client`, `call` | a modern client that can also send nonsense |
+//! | `session` | a client of an older revision |
 //! | `http_server` | a Streamable HTTP server whose every answer a test decides |
 //! | `subjects` | the servers that tests start, and what is missing when they cannot |
 //! | `wait`, `processes` | bounded waits; which processes are left |
@@ -29,6 +30,7 @@ pub mod http_server;
 pub mod ingress;
 pub mod mesh;
 pub mod processes;
+pub mod session;
 pub mod sidecar;
 pub mod subjects;
 pub mod wait;
@@ -37,5 +39,6 @@ pub use call::Call;
 pub use client::{Client, Reply, Stream};
 pub use ingress::TestIngress;
 pub use mesh::Mesh;
+pub use session::Session;
 pub use sidecar::TestSidecar;
 pub use wait::eventually;

@@ -26,6 +26,12 @@ pub struct Limits {
     pub parked_calls: usize,
     /// Those of one principal.
     pub parked_calls_per_principal: usize,
+    /// Sessions of clients that reach the sidecar itself.
+    pub client_sessions: usize,
+    /// Those of one principal.
+    pub client_sessions_per_principal: usize,
+    /// Streams on which such clients listen.
+    pub listens: usize,
 }
 
 /// How long each step may take.
@@ -39,6 +45,8 @@ pub struct Timeouts {
     pub probe: Duration,
     /// A session with the server that nobody uses.
     pub session_idle: Duration,
+    /// A session of a client that it does not use.
+    pub client_session_idle: Duration,
     /// A child ending by itself, and again after SIGTERM.
     pub child_stop: Duration,
 }
@@ -100,6 +108,14 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let text = doc("Those of one principal.").because("a client that forgets to answer harms only itself");
     let parked_calls_per_principal =
         f.with_default("parked_calls_per_principal", text, how_many(), 64).min(parked_calls);
+    let text = doc("Sessions of clients that reach the sidecar itself and speak 2025-11-25 or older; the one unused for longest gives way.")
+        .because("such clients are services that call each other, one or two sessions each");
+    let client_sessions = f.with_default("client_sessions", text, how_many(), 256);
+    let text = doc("Such sessions of one principal; its own oldest gives way.")
+        .because("one client that forgets to end its sessions harms only itself");
+    let client_sessions_per_principal = f.with_default("client_sessions_per_principal", text, how_many(), 64);
+    let text = doc("Streams on which such clients listen at once.").because("one for each of their sessions");
+    let listens = f.with_default("listens", text, how_many(), 256);
     Some(Limits {
         entrance,
         line_bytes,
@@ -109,6 +125,9 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
         children_per_principal,
         parked_calls,
         parked_calls_per_principal,
+        client_sessions,
+        client_sessions_per_principal,
+        listens,
     })
 }
 
@@ -123,10 +142,13 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("A session with the server, or its child process, that nobody uses.")
         .because("long enough for a person to think, short enough to give memory back");
     let session_idle = any_duration(f, "session_idle", text, 5 * MINUTE);
+    let text = doc("A session of a client that reaches the sidecar itself, and does not use it.")
+        .because("agents pause for minutes, and begin a new session without trouble after more");
+    let client_session_idle = any_duration(f, "client_session_idle", text, 30 * MINUTE);
     let text = doc("A child ending after its input is closed, and again after SIGTERM; then it is killed.")
         .because("servers save files within a second or two");
     let child_stop = any_duration(f, "child_stop", text, 5 * SECOND);
-    Some(Timeouts { common, upstream_idle, probe, session_idle, child_stop })
+    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, child_stop })
 }
 
 pub(super) fn read_restart(f: &mut Fields<'_>) -> Option<Restart> {
