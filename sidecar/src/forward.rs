@@ -179,7 +179,7 @@ impl Inbound {
         id: Option<Bytes>,
         record: &mut Record,
     ) -> Result<Response<OutBody>, Failure> {
-        let owed = || Owed { service: self.service.clone(), id, told: record.told.clone() };
+        let owed = || Owed { service: self.service.clone(), id, told: record.told() };
         let (head, body) = response.into_parts();
         let kind = head.headers.get(header::CONTENT_TYPE).cloned();
         let kind_text = kind.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();

@@ -71,7 +71,7 @@ pub struct Record {
     /// How it ended, as far as known.
     pub outcome: Outcome,
     /// What is found out while the reply goes by; it wins.
-    pub told: Arc<OnceLock<Outcome>>,
+    told: Option<Arc<OnceLock<Outcome>>>,
     /// Held until the end.
     pub permit: Option<ConcurrencyPermit>,
     in_flight: Option<InFlight>,
@@ -84,32 +84,24 @@ impl Record {
     /// Starts measuring.
     pub fn begin(recorders: &Arc<Recorders>, conn: &ConnInfo, request: &http::Request<Incoming>) -> Box<Self> {
         let h2 = conn.tls.as_ref().is_some_and(|tls| tls.alpn == HttpVersion::Http2);
-        Box::new(Self {
-            recorders: recorders.clone(),
-            started: Instant::now(),
-            client: conn.peer_addr,
-            http_version: if h2 { "HTTP/2" } else { "HTTP/1.1" },
-            http_method: request.method().clone(),
-            path: if recorders.access.enabled() { request.uri().path().into() } else { Arc::default() },
-            status: 0,
-            bytes_in: 0,
-            method: None,
-            capability: None,
-            who: None,
-            decision: None,
-            digest: None,
-            trace: TraceContext::under(None),
-            outcome: Outcome::Ok,
-            told: Arc::default(),
-            permit: None,
-            in_flight: Some(recorders.metrics.enter()),
-            http: true,
-            written: false,
-        })
+        let mut record = Self::new(recorders, conn.peer_addr);
+        record.http_version = if h2 { "HTTP/2" } else { "HTTP/1.1" };
+        record.http_method = request.method().clone();
+        if recorders.access.enabled() {
+            record.path = request.uri().path().into();
+        }
+        record
     }
 
     /// A message of a session, which comes and goes apart from the HTTP requests that carry it.
     pub fn of_call(recorders: &Arc<Recorders>, client: SocketAddr, who: &Principal) -> Box<Self> {
+        let mut record = Self::new(recorders, client);
+        record.who = Some(who.clone());
+        record.http = false;
+        record
+    }
+
+    fn new(recorders: &Arc<Recorders>, client: SocketAddr) -> Box<Self> {
         Box::new(Self {
             recorders: recorders.clone(),
             started: Instant::now(),
@@ -121,16 +113,22 @@ impl Record {
             bytes_in: 0,
             method: None,
             capability: None,
-            who: Some(who.clone()),
+            who: None,
             decision: None,
             digest: None,
             trace: TraceContext::under(None),
             outcome: Outcome::Ok,
+            told: None,
             permit: None,
             in_flight: Some(recorders.metrics.enter()),
-            http: false,
+            http: true,
             written: false,
         })
+    }
+
+    /// Where to put how the reply ended, for who looks at it as it goes by.
+    pub fn told(&mut self) -> Arc<OnceLock<Outcome>> {
+        self.told.get_or_insert_default().clone()
     }
 
     /// What is asked is recorded elsewhere: this is only the HTTP request that carried it, or that listens.
@@ -158,7 +156,7 @@ impl Record {
 
     fn write(&mut self, bytes_out: u64, end: BodyEnd) {
         self.written = true;
-        let outcome = match (end, self.told.get().copied().unwrap_or(self.outcome)) {
+        let outcome = match (end, self.told.as_ref().and_then(|told| told.get().copied()).unwrap_or(self.outcome)) {
             (BodyEnd::Dropped, Outcome::Ok) => Outcome::Cancelled,
             (BodyEnd::Failed, Outcome::Ok) => Outcome::RpcError,
             (_, outcome) => outcome,
