@@ -4,8 +4,8 @@
     run.py --start target/debug/outrigger --subjects target/subjects       starts servers and mesh itself
     run.py --up-json .outrigger/up.json --subjects DIR --service everything [--service modern]
 
-Runs {Python, Node} x {legacy, auto} against each service directly (the control), at `/s/<service>/mcp`, and at the
-merged `/mcp` under the prefix `<service>__`. Every check that passes directly must pass through the mesh. A control
+Runs {Python, Node} x {legacy, auto} against each service directly (the control), at a sidecar of its own without an
+ingress, at `/s/<service>/mcp`, and at the merged `/mcp` under the prefix `<service>__`. Every check that passes directly must pass through the mesh. A control
 that fails is a failure too: it would hide what the mesh does. Last line: `N passed, M failed`.
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh import Mesh, NotReady, Processes, Subjects, free_port, start_mesh
+from sidecar import Authority, start_sidecar
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -79,8 +80,8 @@ class Case:
         return (self.service, self.client, self.mode, self.where)
 
     @property
-    def group(self) -> tuple[str, bool]:
-        return (self.service, self.where == "direct")
+    def group(self) -> tuple[str, str]:
+        return (self.service, self.where if self.where in ("direct", "sidecar") else "mesh")
 
 
 @dataclass
@@ -106,13 +107,16 @@ class Outcome:
         return out
 
 
-def cases_for(service: str, subject: Subject, direct: dict[str, str], mesh: Mesh) -> list[Case]:
-    """The control and both endpoints of the mesh, for every client and mode."""
+def cases_for(
+    service: str, subject: Subject, direct: dict[str, str], alone: dict[str, str] | None, mesh: Mesh
+) -> list[Case]:
+    """The control, a sidecar alone and both endpoints of the mesh, for every client and mode."""
     inside = mesh.credentials()
     # Subjects share tool names and URIs on purpose: names get the service's prefix, URIs that several claim its scheme.
     merged_names = {"MESH_TOOL_PREFIX": f"{service}__", "MESH_URI_PREFIX": f"{service}+"}
     places = [
         ("direct", direct, () if direct else tuple(subject.stdio)),
+        *([("sidecar", alone, ())] if alone else []),
         ("service", {**inside, "MESH_INGRESS_URL": mesh.service(service)}, ()),
         ("merged", {**inside, "MESH_INGRESS_URL": mesh.merged, **merged_names}, ()),
     ]
@@ -148,7 +152,7 @@ def run_case(case: Case, subjects: Subjects, logs: Path) -> Outcome:
 
 def run_all(cases: list[Case], subjects: Subjects, logs: Path) -> dict[tuple[str, str, str, str], Outcome]:
     """Groups side by side, members of a group one after the other."""
-    groups: dict[tuple[str, bool], list[Case]] = {}
+    groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         groups.setdefault(case.group, []).append(case)
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -234,10 +238,16 @@ def main() -> int:
                 mesh = start_mesh(processes, args.start, wanted, processes.logs / "state", names)
             else:
                 mesh = Mesh.load(args.up_json)
-            cases = []
+            cases, alone = [], {}
+            if args.start:
+                authority = Authority(args.start, processes.logs / "authority")
+                for name in names:
+                    server = wanted["services"][name]
+                    server = {"command": server["command"]} if "command" in server else {"upstream": server["url"]}
+                    alone[name] = start_sidecar(processes, args.start, authority, name, server)
             for name in names:
                 direct = {"MESH_INGRESS_URL": f"http://127.0.0.1:{ports[name]}/mcp"} if name in ports else {}
-                cases += cases_for(name, known[name], direct, mesh)
+                cases += cases_for(name, known[name], direct, alone.get(name), mesh)
             return report(cases, run_all(cases, subjects, processes.logs))
     except NotReady as problem:
         print(problem, file=sys.stderr)
