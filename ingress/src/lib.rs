@@ -16,7 +16,7 @@
 //! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
 //! | `listen`, `changes`, `subscribe` | telling clients what changes |
-//! | `start`, `reload`, `admin`, `observe`, `command` | the process around it |
+//! | `start`, `reload`, `admin`, `command` | the process around it |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 mod admin;
@@ -34,7 +34,6 @@ mod identify;
 mod legacy;
 mod listen;
 mod lists;
-mod observe;
 mod owner;
 pub mod policy;
 mod record;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use outrigger_identity::{Credentials, PublicCredentials, Reload};
 use outrigger_proxy::legacy::keys::Keys;
+use outrigger_proxy::peers::OpenPeers;
 use outrigger_runtime::Change;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
@@ -14,6 +15,7 @@ use crate::config::tokens_from_file;
 use crate::gateway::Gateway;
 use crate::lists::CursorKey;
 use crate::policy;
+use crate::services::Replica;
 use crate::snapshot::announce;
 
 /// What can be read again.
@@ -24,6 +26,8 @@ pub(crate) struct Sources {
     pub(crate) session_keys: Option<PathBuf>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) public: Option<Arc<PublicCredentials>>,
+    /// Clients that are connected with certificates.
+    pub(crate) peers: Option<Arc<OpenPeers>>,
 }
 
 impl Sources {
@@ -81,15 +85,35 @@ impl Sources {
     fn reload_certificates(&self) {
         let metrics = &self.gateway.metrics;
         if note(metrics, "workload", self.credentials.reload_if_changed()) {
-            // Calls under way end on their connections; new ones prove themselves anew.
-            self.gateway
-                .services
-                .iter()
-                .flat_map(|service| &service.replicas)
-                .for_each(|replica| replica.pool.retire());
+            // New calls prove themselves anew.
+            self.replicas().for_each(|replica| replica.pool.retire());
+            self.recheck_sidecars();
         }
-        if let Some(public) = &self.public {
-            note(metrics, "public", public.reload_if_changed());
+        if let Some(public) = &self.public
+            && note(metrics, "public", public.reload_if_changed())
+        {
+            self.recheck_clients();
+        }
+    }
+
+    /// Looks at everybody with a certificate again who is connected, because certificates expire.
+    pub(crate) fn recheck_peers(&self) {
+        self.recheck_sidecars();
+        self.recheck_clients();
+    }
+
+    /// Calls under way go on on their connections, unless their sidecar is no longer believed.
+    fn recheck_sidecars(&self) {
+        self.replicas().for_each(|replica| replica.recheck(&self.credentials));
+    }
+
+    fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.gateway.services.iter().flat_map(|service| &service.replicas)
+    }
+
+    fn recheck_clients(&self) {
+        if let Some(peers) = &self.peers {
+            peers.recheck();
         }
     }
 

@@ -14,9 +14,10 @@ use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
 use outrigger_policy::Concurrency;
 use outrigger_proxy::dial::{ClientTls, Endpoint};
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::log_bound::LogBound;
 use outrigger_proxy::pool::{Pool, PoolSettings};
 use outrigger_telemetry::{Metrics, ServiceMetrics};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<ServiceMetrics>,
     /// Calls at work.
     pub(crate) concurrency: Arc<Concurrency>,
+    /// Of lines about calls that got no answer.
+    pub(crate) no_answer: LogBound,
 }
 
 /// One sidecar of a service.
@@ -42,6 +45,8 @@ pub(crate) struct Replica {
     pub(crate) address: String,
     /// Connections to it.
     pub(crate) pool: Pool,
+    /// Who it must be.
+    expected: SpiffeId,
     /// Wakes its watcher when somebody has reason to believe that it is back.
     pub(crate) wake: Notify,
     in_flight: AtomicUsize,
@@ -87,6 +92,7 @@ impl Service {
             replicas: settings.addresses.iter().map(replica).collect(),
             metrics: with.metrics.service(&settings.name),
             concurrency: Concurrency::new(with.in_flight),
+            no_answer: LogBound::default(),
         })
     }
 
@@ -180,10 +186,10 @@ pub(crate) struct Surroundings<'a> {
 
 impl Replica {
     fn new(address: &HostPort, expected: &SpiffeId, with: &Surroundings<'_>) -> Self {
-        let (credentials, expected) = (Arc::clone(with.credentials), expected.clone());
+        let (credentials, dialled) = (Arc::clone(with.credentials), expected.clone());
         let tls = ClientTls {
             // Asked per connection, so that new certificates reach new connections.
-            provider: Arc::new(move || credentials.client_config(&expected)),
+            provider: Arc::new(move || credentials.client_config(&dialled)),
             server_name: tls_name(&address.host),
         };
         let endpoint = Endpoint::tcp(address.host.clone(), address.port).with_tls(tls);
@@ -191,9 +197,20 @@ impl Replica {
         Self {
             address: address.to_string(),
             pool: Pool::new(endpoint, settings),
+            expected: expected.clone(),
             wake: Notify::new(),
             in_flight: AtomicUsize::new(0),
             health: ArcSwap::default(),
+        }
+    }
+
+    /// Looks at who is at the other end of its connections again, and cuts those that would be refused now. See
+    /// [`Pool::recheck`].
+    pub(crate) fn recheck(&self, credentials: &Credentials) {
+        let good = |certs: &[CertificateDer<'_>]| credentials.recheck(Some(certs)).is_ok_and(|id| id == self.expected);
+        let cut = self.pool.recheck(good);
+        if cut > 0 {
+            tracing::warn!(replica = %self.address, cut, "connections to a sidecar are cut: its certificate is no longer accepted");
         }
     }
 

@@ -14,15 +14,18 @@ use outrigger_identity::{
 use outrigger_proxy::accept::{self, ListenerSettings};
 use outrigger_proxy::legacy::keys::{Keys, KeysError};
 use outrigger_proxy::legacy::{self, Sessions};
+use outrigger_proxy::observe::Connections;
+use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::{
     AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness, TaskGroup,
     drain, watch,
 };
 use outrigger_telemetry::audit::AuditError;
-use outrigger_telemetry::metrics::MetricsError;
+use outrigger_telemetry::metrics::{Listener as ListenerLabel, MetricsError};
 use outrigger_telemetry::{AccessLog, AuditLog, Metrics, Role, Sink};
 use tokio::sync::{Notify, Semaphore, watch as channel};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
@@ -31,7 +34,6 @@ use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
 use crate::lists::CursorKey;
-use crate::observe::Connections;
 use crate::policy::{self, PolicyError, PolicyState};
 use crate::record::Recorder;
 use crate::reload::{Sources, read_tokens};
@@ -42,6 +44,8 @@ use crate::snapshot::{Snapshot, keep, refresh};
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 /// For tasks that were asked to stop.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How often the dates of certificates behind open connections are looked at although no file changed.
+const PEERS_EVERY: Duration = Duration::from_secs(600);
 /// How often idle rate limit buckets are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -102,6 +106,7 @@ pub struct Running {
 struct Parts {
     credentials: Arc<Credentials>,
     public: Option<Arc<PublicCredentials>>,
+    peers: Option<Arc<OpenPeers>>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
 }
@@ -133,7 +138,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     if let Some(public) = &public {
         metrics.certificate_expiry("public", public.not_after());
     }
-    let parts = Parts { credentials, public, metrics, readiness: Readiness::new() };
+    let parts =
+        Parts { credentials, peers: public.as_ref().map(open_peers), public, metrics, readiness: Readiness::new() };
     let (trigger, watcher) = drain::channel();
     let gateway = Arc::new(assemble(&config, &parts, watcher)?);
     let tasks = TaskGroup::new("ingress");
@@ -226,14 +232,23 @@ impl Running {
             session_keys: config.sessions.key_file.clone(),
             credentials: Arc::clone(&parts.credentials),
             public: parts.public.clone(),
+            peers: parts.peers.clone(),
         });
         let mut watcher = watcher;
+        let mut again = tokio::time::interval_at(Instant::now() + PEERS_EVERY, PEERS_EVERY);
         self.spawn("reload", async move {
             loop {
-                let change = watcher.changed().await;
+                let change = tokio::select! {
+                    change = watcher.changed() => Some(change),
+                    _ = again.tick() => None,
+                };
                 let sources = Arc::clone(&sources);
-                // Reading files blocks; a panic in there must not end reloading.
-                let _ = tokio::task::spawn_blocking(move || sources.reload(&change)).await;
+                // Reading files and verifying block; a panic in there must not end reloading.
+                let work = tokio::task::spawn_blocking(move || match change {
+                    Some(change) => sources.reload(&change),
+                    None => sources.recheck_peers(),
+                });
+                let _ = work.await;
             }
         });
     }
@@ -253,6 +268,7 @@ impl Running {
         let settings = ListenerSettings {
             max_connections: limits.connections,
             tls,
+            peers: parts.peers.clone(),
             handshake_timeout: timeouts.handshake,
             // One timer of hyper covers both the pause between requests and the head: the longer one counts.
             http: HttpLimits {
@@ -260,7 +276,7 @@ impl Running {
                 max_head_bytes: limits.header_bytes,
                 ..HttpLimits::default()
             },
-            observer: Arc::new(Connections::new(&parts.metrics)),
+            observer: Connections::new(&parts.metrics, ListenerLabel::Public),
             ..ListenerSettings::new("public")
         };
         let gateway = Arc::clone(&self.gateway);
@@ -387,6 +403,12 @@ fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error>
     };
     let files = PublicFiles { cert: tls.cert.clone(), key: tls.key.clone() };
     Ok(Some(PublicCredentials::load(files, clients)?))
+}
+
+/// Clients with certificates, to be checked as the listener does.
+fn open_peers(public: &Arc<PublicCredentials>) -> Arc<OpenPeers> {
+    let public = Arc::clone(public);
+    OpenPeers::new(Arc::new(move |certs| public.recheck(certs).map(drop)))
 }
 
 fn watched_files(config: &Config) -> Vec<PathBuf> {

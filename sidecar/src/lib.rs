@@ -21,7 +21,6 @@ pub mod inbound;
 pub mod keeper;
 mod legacy;
 pub mod listen;
-pub mod observe;
 pub mod own_answers;
 pub mod record;
 pub mod reload;

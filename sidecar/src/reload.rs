@@ -4,16 +4,20 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use outrigger_identity::{Credentials, Reload};
 use outrigger_policy::{Limits, PolicySet, limit::DEFAULT_MAX_KEYS};
+use outrigger_proxy::peers::OpenPeers;
 use outrigger_runtime::watch::{Change, DEFAULT_INTERVAL, FileWatcher};
 use outrigger_telemetry::{
     Metrics,
     metrics::{ReloadKind, ReloadOutcome},
 };
+use tokio::time::Instant;
 
 use crate::{authorize::Rules, inbound::Inbound, start::StartError};
 
 /// How often certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
+/// How often the dates of certificates behind open connections are looked at although no file changed.
+const PEERS_EVERY: Duration = Duration::from_secs(600);
 
 /// Reads and compiles policy files. None at all means that nothing is allowed.
 ///
@@ -63,13 +67,27 @@ pub async fn policies(inbound: Arc<Inbound>, files: Vec<PathBuf>) {
     }
 }
 
-/// Watches certificates for ever.
-pub async fn certificates(credentials: Arc<Credentials>, metrics: Arc<Metrics>) {
+/// Watches certificates for ever, and looks at the peers of open connections again when they changed, and now and then
+/// because certificates expire.
+pub async fn certificates(credentials: Arc<Credentials>, peers: Arc<OpenPeers>, metrics: Arc<Metrics>) {
     let mut complained = false;
+    let mut checked = Instant::now();
     loop {
         tokio::time::sleep(CERTIFICATES_EVERY).await;
-        let look = credentials.clone();
-        let Ok(reload) = tokio::task::spawn_blocking(move || look.reload_if_changed()).await else { continue };
+        let (look, open) = (credentials.clone(), peers.clone());
+        let due = checked.elapsed() >= PEERS_EVERY;
+        let looked = tokio::task::spawn_blocking(move || {
+            let reload = look.reload_if_changed();
+            let check = due || matches!(reload, Reload::Swapped { .. });
+            if check {
+                open.recheck();
+            }
+            (reload, check)
+        });
+        let Ok((reload, peers_checked)) = looked.await else { continue };
+        if peers_checked {
+            checked = Instant::now();
+        }
         match reload {
             Reload::Unchanged => {}
             Reload::Swapped { not_after } => {

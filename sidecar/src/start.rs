@@ -18,7 +18,9 @@ use outrigger_proxy::{
     accept::{self, ListenerSettings},
     dial::Endpoint,
     legacy::{self, Sessions, keys::Keys},
+    observe::Connections,
     peek::PeekLimits,
+    peers::OpenPeers,
     pool::{Pool, PoolSettings},
     serve::HttpLimits,
     trace::TraceRules,
@@ -29,7 +31,9 @@ use outrigger_runtime::{
     admin::JSON,
     drain::{DrainOutcome, channel},
 };
-use outrigger_telemetry::{AccessLog, AuditLog, Metrics, Role, Sink, log::LogFormat};
+use outrigger_telemetry::{
+    AccessLog, AuditLog, Metrics, Role, Sink, log::LogFormat, metrics::Listener as ListenerLabel,
+};
 use thiserror::Error;
 
 use crate::{
@@ -39,7 +43,6 @@ use crate::{
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
-    observe::MeshConnections,
     own_answers::Lists,
     record::Recorders,
     reload,
@@ -125,11 +128,13 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     endless(tasks, "housekeeping", housekeeping(inbound.clone()));
     let sweeper = inbound.clone();
     endless(tasks, "sessions", async move { sweeper.sessions.sweep().await });
-    endless(tasks, "certificates", reload::certificates(credentials, metrics.clone()));
+    let checking = credentials.clone();
+    let peers = OpenPeers::new(Arc::new(move |certs| checking.recheck(Some(certs)).map(drop)));
+    endless(tasks, "certificates", reload::certificates(credentials, peers.clone(), metrics.clone()));
     endless(tasks, "policies", reload::policies(inbound.clone(), config.policy.clone()));
     tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
     let serving = inbound.clone();
-    let settings = listener_settings(&config, &inbound, &metrics);
+    let settings = listener_settings(&config, &inbound, peers, &metrics);
     tasks.spawn(
         "mesh",
         accept::run(mesh, settings, drain, move |conn, request| Box::pin(serving.clone().serve(conn, request))),
@@ -299,18 +304,24 @@ fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartEr
     }
 }
 
-fn listener_settings(config: &Config, inbound: &Inbound, metrics: &Arc<Metrics>) -> ListenerSettings {
+fn listener_settings(
+    config: &Config,
+    inbound: &Inbound,
+    peers: Arc<OpenPeers>,
+    metrics: &Arc<Metrics>,
+) -> ListenerSettings {
     let credentials = inbound.credentials.clone();
     ListenerSettings {
         max_connections: config.limits.entrance.connections,
         tls: Some(Arc::new(move || credentials.server_config())),
+        peers: Some(peers),
         handshake_timeout: config.timeouts.common.handshake,
         http: HttpLimits {
             head_timeout: config.timeouts.common.header.max(config.timeouts.common.idle),
             max_head_bytes: config.limits.entrance.header_bytes,
             ..HttpLimits::default()
         },
-        observer: MeshConnections::new(metrics.clone()),
+        observer: Connections::new(metrics, ListenerLabel::Mesh),
         ..ListenerSettings::new("mesh")
     }
 }

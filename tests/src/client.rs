@@ -169,6 +169,17 @@ impl Stream {
         }
     }
 
+    /// Reads on; whether the stream broke off rather than ended.
+    pub async fn broken(&mut self) -> bool {
+        loop {
+            match within("the end of a stream", self.body.frame()).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return true,
+                None => return false,
+            }
+        }
+    }
+
     /// Reads to the end.
     pub async fn rest(mut self) -> Reply {
         let mut reply =

@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_proxy::dial::ClientTlsProvider;
+use http::{Method, Request};
+use outrigger_proxy::{body::OutBody, dial::ClientTlsProvider};
 use outrigger_tests::{Call, Client, Mesh, TestSidecar, eventually, sidecar::text_of, subjects::scripted};
 use rustls::{ClientConfig, SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
 
@@ -114,6 +115,46 @@ async fn a_revoked_peer_is_refused_at_its_next_connection() {
     bad.pool.retire();
     assert!(bad.try_open(&Call::tool("echo", "{}")).await.is_err(), "a new connection");
     assert_eq!(good.reply(&Call::tool("echo", "{}")).await.status, 200);
+    sidecar.stop().await;
+}
+
+/// What is open on connections of `bad` ends when its certificate is revoked; what others have open goes on.
+async fn loses_what_is_open(mesh: &Mesh, sidecar: &TestSidecar, name: &str, bad: Client) {
+    let good = sidecar.ready_client(mesh).await;
+    let known = bad.get("/mesh/v1/health", &[]).await.headers["etag"].to_str().unwrap().to_owned();
+    let poller = bad.clone();
+    let poll = tokio::spawn(async move {
+        let request = Request::get("/").header("if-none-match", known).body(OutBody::empty()).unwrap();
+        poller.send(Method::GET, "/mesh/v1/health?wait=120s", request).await
+    });
+    let listening = r#""notifications":{"toolsListChanged":true}"#;
+    let mut listen = bad.open(&Call::new("subscriptions/listen").params(listening)).await;
+    listen.next().await.unwrap();
+    let mut call = bad.open(&Call::tool("progress", "{}").meta(r#""progressToken":1"#)).await;
+    call.next().await.unwrap();
+    let mut kept = good.open(&Call::tool("progress", "{}").meta(r#""progressToken":1"#)).await;
+    kept.next().await.unwrap();
+
+    mesh.revoke(name);
+    assert!(listen.broken().await, "the listen");
+    assert!(call.broken().await, "the call");
+    assert!(poll.await.unwrap().is_err(), "the poll");
+    assert!(bad.try_open(&Call::tool("echo", "{}")).await.is_err(), "a new connection");
+    good.tool("go", "{}").await;
+    assert_eq!(text_of(&kept.rest().await.json()), "done", "a call of another peer goes on");
+}
+
+#[tokio::test]
+async fn a_revoked_peer_loses_what_it_has_open_and_nobody_else_does() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let tls = |name: &str| -> ClientTlsProvider {
+        let (credentials, expected) = (mesh.credentials(name), mesh.id("fs"));
+        Arc::new(move || credentials.client_config(&expected))
+    };
+    loses_what_is_open(&mesh, &sidecar, "bad-h2", Client::new(sidecar.address(), tls("bad-h2"))).await;
+    loses_what_is_open(&mesh, &sidecar, "bad-h1", Client::http1(sidecar.address(), &tls("bad-h1"))).await;
+    assert!(sidecar.metric("outrigger_connections_total{listener=\"mesh\",outcome=\"untrusted\"}").await >= 2.0);
     sidecar.stop().await;
 }
 

@@ -10,11 +10,12 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::CertificateDer;
 
 use crate::credentials::{CredentialsError, Reload};
 use crate::files;
 use crate::peer::{self, PeerError};
-use crate::spiffe::TrustDomain;
+use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::tls;
 use crate::verifier::MemberVerifier;
 use crate::watch::{Contents, Sources, Watch};
@@ -58,6 +59,8 @@ struct Snapshot {
     generation: u64,
     not_after: SystemTime,
     server: Arc<ServerConfig>,
+    /// Whom clients with certificates must convince.
+    members: Option<Arc<MemberVerifier>>,
 }
 
 impl PublicCredentials {
@@ -95,6 +98,16 @@ impl PublicCredentials {
         Arc::clone(&self.current.load().server)
     }
 
+    /// The full check of a client's certificates again, under the present authorities and revocations.
+    ///
+    /// # Errors
+    /// When a new connection with these certificates would be refused.
+    pub fn recheck(&self, chain: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
+        let current = self.current.load();
+        let members = current.members.as_ref().ok_or(PeerError::NoCertificate)?;
+        members.verify_chain(chain).map(|facts| facts.id)
+    }
+
     /// Counts the snapshots from 1.
     pub fn generation(&self) -> u64 {
         self.current.load().generation
@@ -121,14 +134,18 @@ impl Snapshot {
         if now < not_before || not_after < now {
             return Err(own(PeerError::OutsideLife));
         }
-        let clients: Arc<dyn ClientCertVerifier> = match client_auth {
-            ClientAuth::None => WebPkiClientVerifier::no_client_auth(),
+        let members = match client_auth {
+            ClientAuth::None => None,
             ClientAuth::Optional { trust_domain, .. } => {
-                Arc::new(MemberVerifier::from_files(provider, trust_domain, contents, false)?)
+                Some(Arc::new(MemberVerifier::from_files(provider, trust_domain, contents, false)?))
             }
         };
+        let clients: Arc<dyn ClientCertVerifier> = match &members {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(members) => Arc::clone(members) as _,
+        };
         let server = Arc::new(tls::public_server(provider, clients, &pair)?);
-        Ok(Self { generation, not_after, server })
+        Ok(Self { generation, not_after, server, members })
     }
 }
 

@@ -19,7 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::OutBody;
 use crate::handshake::{ConnInfo, HandshakeError, ServerTlsProvider, TlsInfo, handshake};
-use crate::serve::{ConnEnd, HttpLimits, serve};
+use crate::peers::{OpenPeers, Peer};
+use crate::serve::{ConnEnd, Ends, HttpLimits, serve};
 use crate::stream::{Socket, Stream};
 
 pub(crate) mod stop;
@@ -37,6 +38,8 @@ pub struct ListenerSettings {
     pub max_connections: usize,
     /// TLS, or plaintext when absent.
     pub tls: Option<ServerTlsProvider>,
+    /// Notes the connections of clients with certificates, so that they can be looked at again.
+    pub peers: Option<Arc<OpenPeers>>,
     /// For the whole TLS handshake.
     pub handshake_timeout: Duration,
     /// What a client may make us hold.
@@ -53,6 +56,7 @@ impl ListenerSettings {
             // At some 30 KiB each, 4,096 idle connections are 120 MiB: a bound for a sidecar, not a target.
             max_connections: 4096,
             tls: None,
+            peers: None,
             // Ten times what a handshake over a bad mobile link takes.
             handshake_timeout: Duration::from_secs(10),
             http: HttpLimits::default(),
@@ -68,7 +72,7 @@ pub trait ConnObserver: Send + Sync {
     /// A connection was closed because [`ListenerSettings::max_connections`] are open.
     fn refused(&self) {}
     /// A TLS handshake ended.
-    fn handshake(&self, _outcome: Result<&TlsInfo, &HandshakeError>) {}
+    fn handshake(&self, _peer: SocketAddr, _outcome: Result<&TlsInfo, &HandshakeError>) {}
     /// A connection that was [`ConnObserver::opened`] is over; `None` when it never got to HTTP.
     fn closed(&self, _end: Option<ConnEnd>) {}
 }
@@ -149,22 +153,28 @@ async fn connection<F, R>(
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
     let mut open = Open { observer: &*shared.settings.observer, end: None };
-    if let Some((stream, info)) = prepare(socket, peer, &shared).await {
+    if let Some((stream, info, noted)) = prepare(socket, peer, &shared).await {
         let Shared { stop, tasks, settings } = &*shared;
-        open.end = Some(serve(stream, Arc::new(info), &settings.http, Arc::clone(stop), tasks.clone(), service).await);
+        let ends = Ends { stop: Arc::clone(stop), peer: noted, tasks: tasks.clone() };
+        open.end = Some(serve(stream, Arc::new(info), &settings.http, ends, service).await);
     }
     drop(open);
     drop(permit);
 }
 
 /// From a raw socket to one that is ready for HTTP. `None` when the connection is over already.
-async fn prepare(socket: TcpStream, peer: SocketAddr, shared: &Shared) -> Option<(Stream, ConnInfo)> {
+async fn prepare(
+    socket: TcpStream,
+    peer: SocketAddr,
+    shared: &Shared,
+) -> Option<(Stream, ConnInfo, Option<Arc<Peer>>)> {
     // Fails only on a socket whose peer is gone.
     let local = socket.local_addr().ok()?;
     let settings = &shared.settings;
     let Some(provider) = &settings.tls else {
-        return Some((Stream::Plain(Socket::Tcp(socket)), ConnInfo::new(peer, local, None)));
+        return Some((Stream::Plain(Socket::Tcp(socket)), ConnInfo::new(peer, local, None), None));
     };
+    let round = settings.peers.as_ref().map_or(0, |peers| peers.round());
     // Boxed: its state is needed for a moment, a connection's task lives for hours.
     let shaking = Box::pin(handshake(socket, provider(), settings.handshake_timeout));
     let outcome = tokio::select! {
@@ -172,14 +182,13 @@ async fn prepare(socket: TcpStream, peer: SocketAddr, shared: &Shared) -> Option
         // Nothing was asked on this connection yet, so nothing is lost by closing it.
         () = shared.stop.reached(Stage::Draining) => return None,
     };
-    settings.observer.handshake(outcome.as_ref().map(|(_, tls)| tls));
-    match outcome {
-        Ok((stream, tls)) => Some((stream, ConnInfo::new(peer, local, Some(tls)))),
-        Err(error) => {
-            tracing::debug!(listener = settings.name, %peer, %error, "no connection");
-            None
-        }
-    }
+    settings.observer.handshake(peer, outcome.as_ref().map(|(_, tls)| tls));
+    let (stream, tls) = outcome.ok()?;
+    let noted = match settings.peers.as_ref().filter(|_| !tls.peer_certs.is_empty()) {
+        Some(peers) => Some(peers.note(peer, &tls.peer_certs, round)?),
+        None => None,
+    };
+    Some((stream, ConnInfo::new(peer, local, Some(tls)), noted))
 }
 
 /// Tells the observer that a connection is over, also when its service panicked.

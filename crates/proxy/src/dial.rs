@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -189,4 +189,10 @@ pub(crate) fn speaks_h2(stream: &Stream) -> bool {
         Stream::Plain(_) => false,
         Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(ALPN_H2),
     }
+}
+
+/// The certificates that the upstream showed, leaf first; `None` on plaintext.
+pub(crate) fn peer_certs(stream: &Stream) -> Option<Arc<[CertificateDer<'static>]>> {
+    let Stream::Tls(tls) = stream else { return None };
+    tls.get_ref().1.peer_certificates().map(|certs| certs.iter().map(|cert| cert.clone().into_owned()).collect())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outrigger_policy::Principal;
 use rustls::pki_types::CertificateDer;
-use rustls::{NamedGroup, ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -36,13 +36,15 @@ pub struct ConnInfo {
 #[derive(Clone, Debug)]
 pub struct TlsInfo {
     /// The client's chain, leaf first, verified by the listener's verifier. Empty when the client showed none.
-    pub peer_certs: Vec<CertificateDer<'static>>,
+    pub peer_certs: Arc<[CertificateDer<'static>]>,
     /// The HTTP version chosen by ALPN.
     pub alpn: HttpVersion,
     /// The TLS version.
     pub version: Option<ProtocolVersion>,
     /// The key exchange group; absent on a TLS 1.3 resumption without a new exchange.
     pub group: Option<NamedGroup>,
+    /// A ticket of an earlier connection was used; the certificates are those of that one.
+    pub resumed: bool,
 }
 
 /// Which HTTP a connection speaks, settled before its first byte.
@@ -76,7 +78,7 @@ impl ConnInfo {
 
     /// The client's certificates, leaf first. `None` without TLS or without a client certificate.
     pub fn peer_certs(&self) -> Option<&[CertificateDer<'static>]> {
-        self.tls.as_ref().map(|tls| tls.peer_certs.as_slice()).filter(|certs| !certs.is_empty())
+        self.tls.as_ref().map(|tls| &*tls.peer_certs).filter(|certs| !certs.is_empty())
     }
 
     /// How many requests began on this connection.
@@ -118,5 +120,6 @@ fn describe(tls: &rustls::ServerConnection) -> TlsInfo {
         alpn: if tls.alpn_protocol() == Some(ALPN_H2) { HttpVersion::Http2 } else { HttpVersion::Http1 },
         version: tls.protocol_version(),
         group: tls.negotiated_key_exchange_group().map(|group| group.name()),
+        resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
     }
 }

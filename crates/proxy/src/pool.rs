@@ -15,12 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::body::OutBody;
 use crate::dial::{self, DialError, Endpoint};
+use crate::peers::{Cuttable, Registry};
 
 mod error;
 mod h1;
@@ -101,6 +103,8 @@ struct Shared {
     /// The last handshake chose HTTP/1.1: then dialling one after the other would only cost time.
     h1_only: AtomicBool,
     generation: AtomicU64,
+    /// Who is at the other end of the connections that are open, by TLS.
+    peers: Mutex<Registry>,
     /// Something became idle, or the pool is gone.
     sweeper: Arc<Notify>,
     tasks: TaskTracker,
@@ -119,6 +123,7 @@ impl Pool {
             dialling: tokio::sync::Mutex::default(),
             h1_only: AtomicBool::new(endpoint.tls.is_none()),
             generation: AtomicU64::new(0),
+            peers: Mutex::default(),
             sweeper: Arc::clone(&sweeper),
             tasks: TaskTracker::new(),
             endpoint,
@@ -164,10 +169,18 @@ impl Pool {
     /// Stops using the connections open now: idle ones close, busy ones close when their response ends. For a change of
     /// certificates.
     pub fn retire(&self) {
-        self.shared.generation.fetch_add(1, Ordering::Relaxed);
+        self.shared.generation.fetch_add(1, Ordering::AcqRel);
         lock(&self.shared.h2).clear();
         let idle = lock(&self.shared.idle).take_all();
         idle.into_iter().for_each(|entry| entry.connection.close());
+    }
+
+    /// Cuts the connections whose upstream `check` refuses, whatever goes on on them, and gives how many. After a change of
+    /// authorities or revocations [`Pool::retire`] comes first: then no connection that is being opened is overlooked.
+    /// Verifying takes about 0.2 ms for each connection: not for a thread that serves requests.
+    pub fn recheck(&self, check: impl Fn(&[CertificateDer<'static>]) -> bool) -> usize {
+        let open = lock(&self.shared.peers).open();
+        open.iter().filter(|peer| !check(peer.certs())).inspect(|peer| peer.cut()).count()
     }
 
     async fn slot(&self) -> Result<Slot, SendError> {
@@ -238,10 +251,10 @@ impl Pool {
             }
             Some(turn)
         };
-        let generation = shared.generation.load(Ordering::Relaxed);
-        let stream = dial::dial(&shared.endpoint, limit).await?;
-        if dial::speaks_h2(&stream) {
-            let connection = H2::handshake(stream, &shared.settings, &shared.tasks).await.map_err(SendError::unsent)?;
+        let (stream, generation) = self.dial().await?;
+        if dial::speaks_h2(stream.get()) {
+            let connection = H2::handshake(stream, &shared.settings, &shared.tasks).await;
+            let connection = connection.map_err(SendError::unsent)?;
             // Before the claim, so that the sweeper finds it.
             shared.sweeper.notify_one();
             return Ok(Fresh::H2(shared.keep_h2(connection, generation)));
@@ -249,6 +262,22 @@ impl Pool {
         shared.h1_only.store(true, Ordering::Relaxed);
         let connection = H1::handshake(stream, &shared.settings).await.map_err(SendError::unsent)?;
         Ok(Fresh::H1 { connection: Box::new(connection), generation })
+    }
+
+    /// A connection whose upstream is believed now: one that was verified by what held before a retirement is let go of
+    /// unused.
+    async fn dial(&self) -> Result<(Cuttable, u64), DialError> {
+        let shared = &*self.shared;
+        loop {
+            let generation = shared.generation.load(Ordering::Acquire);
+            let stream = dial::dial(&shared.endpoint, shared.settings.connect_timeout).await?;
+            let certs = dial::peer_certs(&stream);
+            let mut peers = lock(&shared.peers);
+            let peer = certs.map(|certs| peers.add(certs));
+            if peer.is_none() || shared.generation.load(Ordering::Acquire) == generation {
+                return Ok((Cuttable::new(stream, peer), generation));
+            }
+        }
     }
 }
 

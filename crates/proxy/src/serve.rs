@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::stop::{Stage, Stop, StopWatch};
 use crate::body::OutBody;
 use crate::handshake::{ConnInfo, HttpVersion};
+use crate::peers::{CutWatch, Peer};
 use crate::stream::Stream;
 use crate::tasks::TrackedExecutor;
 
@@ -81,21 +82,33 @@ pub enum ConnEnd {
     Broken,
     /// Cut by us when the drain deadline had passed.
     Forced,
+    /// Cut by us because the peer's certificate is no longer accepted.
+    Untrusted,
 }
 
-/// Serves `stream` to its end. `tasks` gets the tasks that h2 starts for its streams.
+/// What ends a connection from outside, and what must end with it.
+pub(crate) struct Ends {
+    /// Of the listener.
+    pub(crate) stop: Arc<Stop>,
+    /// Of this connection, if its peer showed a certificate.
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// Gets the tasks that h2 starts for its streams.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Serves `stream` to its end.
 pub(crate) async fn serve<F, R>(
     stream: Stream,
     info: Arc<ConnInfo>,
     limits: &HttpLimits,
-    stop: Arc<Stop>,
-    tasks: TaskTracker,
+    ends: Ends,
     service: F,
 ) -> ConnEnd
 where
     F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Send + 'static,
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
+    let Ends { stop, peer, tasks } = ends;
     let version = info.http_version();
     let first_request_by = limits.head_timeout;
     let seen = Arc::clone(&info);
@@ -107,12 +120,12 @@ where
     match version {
         HttpVersion::Http1 => {
             let connection = http1(limits).serve_connection(TokioIo::new(stream), service);
-            drive(pin!(connection), stop).await
+            drive(pin!(connection), stop, peer).await
         }
         HttpVersion::Http2 => {
             let connection = http2(limits, tasks).serve_connection(TokioIo::new(stream), service);
             // Boxed, so that the more common and smaller HTTP/1.1 connection does not pay for its size.
-            let mut serving = pin!(drive(Box::pin(connection), stop));
+            let mut serving = pin!(drive(Box::pin(connection), stop, peer));
             // hyper puts no limit on how long an h2 client may stay silent.
             match tokio::time::timeout(first_request_by, serving.as_mut()).await {
                 Ok(end) => end,
@@ -151,10 +164,19 @@ fn http2(limits: &HttpLimits, tasks: TaskTracker) -> http2::Builder<TrackedExecu
     builder
 }
 
-/// Polls a connection to its end while watching for the stop.
-async fn drive<C: Drainable>(mut connection: Pin<impl std::ops::DerefMut<Target = C>>, stop: Arc<Stop>) -> ConnEnd {
+/// Polls a connection to its end while watching for the stop and for the cut.
+async fn drive<C: Drainable>(
+    mut connection: Pin<impl std::ops::DerefMut<Target = C>>,
+    stop: Arc<Stop>,
+    peer: Option<Arc<Peer>>,
+) -> ConnEnd {
     let mut watch = StopWatch::new(stop);
+    let mut cut = CutWatch::new(peer);
     poll_fn(|cx| {
+        // First: what a peer that lost our trust has sent must not be served.
+        if cut.is_cut(cx) {
+            return Poll::Ready(ConnEnd::Untrusted);
+        }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(end_of(ended));
         }

@@ -174,7 +174,7 @@ impl ConnObserver for Counts {
     fn refused(&self) {
         self.refused.fetch_add(1, Ordering::SeqCst);
     }
-    fn handshake(&self, outcome: Result<&TlsInfo, &HandshakeError>) {
+    fn handshake(&self, _peer: SocketAddr, outcome: Result<&TlsInfo, &HandshakeError>) {
         self.handshakes.lock().unwrap().push(outcome.cloned().map_err(ToString::to_string));
     }
     fn closed(&self, end: Option<ConnEnd>) {

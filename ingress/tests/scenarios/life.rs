@@ -1,16 +1,13 @@
-//! Start, reload and end; TLS for clients.
+//! Start, reload and end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, SpiffeId, server_name};
-use outrigger_proxy::dial::{ClientTls, Endpoint};
-use outrigger_proxy::pool::{Pool, PoolSettings};
 use outrigger_runtime::DrainOutcome;
 use serde_json::json;
 
 use crate::fake::{health, tools};
-use crate::mesh::{Client, Mesh, POLICY, eventually};
+use crate::mesh::{Mesh, POLICY, eventually};
 
 #[tokio::test]
 async fn a_drain_lets_calls_finish() {
@@ -74,41 +71,4 @@ async fn tokens_are_read_again() {
     let bob = mesh.client.as_bob();
     eventually("bob is out", || async { bob.ask("/mcp", "tools/list", json!({})).await.status == 401 }).await;
     assert_eq!(mesh.client.call("a__read").await.status, 200);
-}
-
-#[tokio::test]
-async fn clients_may_show_a_certificate_of_the_mesh() {
-    let policy = POLICY.replace("{ scope: all }", "{ workload: agent }");
-    let mesh = Mesh::with(&[("a", health(tools(&["read"])))], &policy, "").await;
-    mesh.credentials("edge");
-    let agent = mesh.credentials("agent");
-    let at = |name: &str| mesh.path(name).display().to_string();
-    let tls = format!(
-        "tls: {{ cert: {}, key: {}, client_ca: {} }}\nservices: {{ a: {{ addresses: [\"{}\"] }} }}",
-        at("edge.pem"),
-        at("edge.key"),
-        at("ca.pem"),
-        mesh.fake("a").address
-    );
-    let mut mesh = mesh.another_ingress(&tls).await;
-    let edge = SpiffeId::parse("spiffe://test.local/edge").unwrap();
-    let over_tls = |credentials: Arc<Credentials>, token| {
-        let (address, edge) = (mesh.ingress.as_ref().unwrap().mcp, edge.clone());
-        let provider = Arc::new(move || credentials.client_config(&edge));
-        let tls = ClientTls { provider, server_name: server_name(address.ip()) };
-        let endpoint = Endpoint::tcp(address.ip().to_string(), address.port()).with_tls(tls);
-        Client::over(Pool::new(endpoint, PoolSettings::default()), token)
-    };
-    let got = over_tls(agent, None).call("a__read").await;
-    assert_eq!(got.json()["result"]["by"], "a");
-    let other = Credentials::load(IdentityFiles::in_dir(mesh.dir.path(), "a"), &CredentialOptions::default()).unwrap();
-    assert_eq!(over_tls(Arc::clone(&other), None).call("a__read").await.json()["error"]["code"], -32602);
-    assert_eq!(
-        over_tls(other, Some("bob-token")).call("a__read").await.json()["result"]["by"],
-        "a",
-        "a token counts first"
-    );
-    let lines = mesh.audit(1).await;
-    assert_eq!(lines[0]["who"], "spiffe://test.local/agent");
-    drop(mesh.ingress.take());
 }

@@ -4,6 +4,7 @@
 
 mod calls;
 mod catalogs;
+mod certificates;
 mod edge;
 mod fake;
 mod life;

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use outrigger_identity::{
-    Authority, AuthorityOptions, CredentialOptions, Credentials, IdentityFiles, TrustDomain, write_leaf,
+    Authority, AuthorityOptions, CredentialOptions, Credentials, IdentityFiles, SpiffeId, TrustDomain, server_name,
+    write_leaf,
 };
 use outrigger_ingress::Running;
 use outrigger_ingress::config::Config;
 use outrigger_mcp::sse::Parser;
 use outrigger_proxy::body::OutBody;
-use outrigger_proxy::dial::Endpoint;
-use outrigger_proxy::pool::{Pool, PoolSettings, PooledBody};
+use outrigger_proxy::dial::{ClientTls, Endpoint};
+use outrigger_proxy::pool::{Pool, PoolSettings, PooledBody, SendError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -162,6 +163,29 @@ impl Mesh {
         Credentials::load(IdentityFiles::in_dir(self.dir.path(), name), &CredentialOptions::default()).unwrap()
     }
 
+    /// Puts the certificate that `name` has now on the revocation list.
+    pub fn revoke(&self, name: &str) {
+        self.authority.revoke_file(&self.path(&format!("{name}.pem"))).unwrap();
+    }
+
+    /// Takes the ingress as it is, with its client listener over TLS.
+    pub async fn with_tls_at_the_edge(self) -> Self {
+        self.credentials("edge");
+        let at = |name: &str| self.path(name).display().to_string();
+        let tls = format!("tls: {{ cert: {}, key: {}, client_ca: {} }}", at("edge.pem"), at("edge.key"), at("ca.pem"));
+        self.another_ingress(&tls).await
+    }
+
+    /// A client over TLS that shows these credentials.
+    pub fn member(&self, credentials: Arc<Credentials>, token: Option<&'static str>) -> Client {
+        let address = self.ingress.as_ref().unwrap().mcp;
+        let edge = SpiffeId::parse("spiffe://test.local/edge").unwrap();
+        let provider = Arc::new(move || credentials.client_config(&edge));
+        let tls = ClientTls { provider, server_name: server_name(address.ip()) };
+        let endpoint = Endpoint::tcp(address.ip().to_string(), address.port()).with_tls(tls);
+        Client::over(Pool::new(endpoint, PoolSettings::default()), token)
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -222,6 +246,11 @@ impl Client {
         let (parts, body) = self.open(request).await.into_parts();
         let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("the end").expect("a body").to_bytes();
         Got { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Sends what may get no answer; gives its status.
+    pub async fn try_send(&self, request: Request<OutBody>) -> Result<StatusCode, SendError> {
+        tokio::time::timeout(PATIENCE, self.pool.send(request)).await.expect("an end").map(|response| response.status())
     }
 
     /// A modern request, ready to be changed.
@@ -294,6 +323,17 @@ impl Events {
             }
             if !self.more().await {
                 return None;
+            }
+        }
+    }
+
+    /// Reads on to the end; true when it is not a proper one.
+    pub async fn broken(&mut self) -> bool {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an end") {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return true,
+                None => return false,
             }
         }
     }

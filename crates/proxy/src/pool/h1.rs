@@ -20,7 +20,7 @@ use tokio::task::coop::unconstrained;
 use super::PoolSettings;
 use super::error::Attempt;
 use crate::body::OutBody;
-use crate::stream::Stream;
+use crate::peers::Cuttable;
 
 /// The most that a connection reads ahead of its user, in bytes. hyper's own 400 KiB times the connections is memory
 /// that a fast upstream would fill.
@@ -30,11 +30,11 @@ const READ_BUFFER: usize = 64 * 1024;
 pub(super) struct H1 {
     sender: SendRequest<OutBody>,
     /// `None` once the connection has ended; what it read before that is still in the response body.
-    driver: Option<Connection<TokioIo<Stream>, OutBody>>,
+    driver: Option<Connection<TokioIo<Cuttable>, OutBody>>,
 }
 
 impl H1 {
-    pub(super) async fn handshake(stream: Stream, settings: &PoolSettings) -> hyper::Result<Self> {
+    pub(super) async fn handshake(stream: Cuttable, settings: &PoolSettings) -> hyper::Result<Self> {
         let (sender, driver) = http1::Builder::new()
             .max_header_size(settings.max_head_bytes)
             .max_buf_size(READ_BUFFER)
@@ -94,7 +94,7 @@ impl H1 {
     }
 }
 
-fn drive(driver: &mut Option<Connection<TokioIo<Stream>, OutBody>>, cx: &mut Context<'_>) {
+fn drive(driver: &mut Option<Connection<TokioIo<Cuttable>, OutBody>>, cx: &mut Context<'_>) {
     if let Some(connection) = driver
         && let Poll::Ready(end) = Pin::new(connection).poll(cx)
     {

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::PoolSettings;
 use super::error::Attempt;
 use crate::body::OutBody;
-use crate::stream::Stream;
+use crate::peers::Cuttable;
 use crate::tasks::TrackedExecutor;
 
 /// Flow-control window of one response, bytes: what a stream whose reader stalls may hold. At 0.5 ms of round trip it
@@ -49,7 +49,7 @@ impl Drop for H2Stream {
 impl H2 {
     /// Starts HTTP/2. The connection's driver runs as a task in `tasks`.
     pub(super) async fn handshake(
-        stream: Stream,
+        stream: Cuttable,
         settings: &PoolSettings,
         tasks: &TaskTracker,
     ) -> hyper::Result<Arc<Self>> {

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::ConnEnd;
 use crate::accept::ListenerSettings;
 use crate::body::{BodyEnd, OutBody, read_bounded};
+use crate::peers::OpenPeers;
 use crate::testing::{Served, Tls, closed, hello, read_request, within, write};
 
 fn impatient(settings: &mut ListenerSettings) {
@@ -173,6 +174,31 @@ async fn requests_of_a_connection_know_it_and_its_peer() {
     let info = handshakes[0].as_ref().unwrap();
     assert_eq!(info.version, Some(rustls::ProtocolVersion::TLSv1_3));
     assert_eq!(info.group, Some(rustls::NamedGroup::X25519MLKEM768));
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_longer_believed_is_cut_within_its_request() {
+    for alpn in [&[b"h2".as_slice()][..], &[b"http/1.1"]] {
+        let tls = Tls::new(alpn);
+        let peers = OpenPeers::new(Arc::new(|_| Err(outrigger_identity::PeerError::OutsideLife)));
+        let (asked, mut inside) = tokio::sync::mpsc::channel(1);
+        let served = Served::start(
+            |settings| (settings.tls, settings.peers) = (Some(tls.provider()), Some(Arc::clone(&peers))),
+            move |_, _| {
+                let asked = asked.clone();
+                async move {
+                    asked.send(()).await.unwrap();
+                    std::future::pending().await
+                }
+            },
+        );
+        let pool = crate::pool::Pool::new(tls.endpoint(served.address), crate::pool::PoolSettings::default());
+        let call = tokio::spawn(async move { pool.send(crate::testing::get("/")).await.map(drop) });
+        within(inside.recv()).await.unwrap();
+        assert_eq!(peers.recheck(), 1);
+        assert!(within(call).await.unwrap().is_err());
+        assert_eq!(served.counts.ended(1).await, [Some(ConnEnd::Untrusted)]);
+    }
 }
 
 #[tokio::test]

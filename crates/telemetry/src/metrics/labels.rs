@@ -89,6 +89,8 @@ closed_label! {
         Draining = "draining",
         /// Broke before a request was read.
         Failed = "failed",
+        /// Cut after it was served: the peer's certificate is no longer accepted.
+        Untrusted = "untrusted",
     }
 }
 

@@ -53,6 +53,43 @@ async fn many_requests_share_one_connection() {
 }
 
 #[tokio::test]
+async fn connections_to_an_upstream_that_is_no_longer_believed_are_cut() {
+    for alpn in [BOTH, &[b"http/1.1"]] {
+        let tls = Tls::new(alpn);
+        let (asked, mut inside) = mpsc::channel(2);
+        let served = Served::start(
+            |settings| settings.tls = Some(tls.provider()),
+            move |_, request| {
+                let asked = asked.clone();
+                async move {
+                    let (feed, body) = OutBody::channel(1);
+                    feed.send(Bytes::from("begun")).await.unwrap();
+                    asked.send(feed).await.unwrap();
+                    if request.uri().path() == "/silent" { std::future::pending().await } else { Response::new(body) }
+                }
+            },
+        );
+        let pool = pool(&tls, &served);
+        let mut body = within(pool.send(get("/stream"))).await.unwrap().into_body();
+        within(body.frame()).await.unwrap().unwrap();
+        let _feed = within(inside.recv()).await.unwrap();
+        let silent = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.send(get("/silent")).await.map(drop) }
+        });
+        let _unread = within(inside.recv()).await.unwrap();
+
+        assert_eq!(pool.recheck(|certs| !certs.is_empty()), 0, "they are asked about by their certificates");
+        assert!(pool.recheck(|_| false) > 0);
+        assert!(within(body.frame()).await.unwrap().is_err(), "a body");
+        let error = within(silent).await.unwrap().unwrap_err();
+        assert!(error.sent, "a call may have run: {error}");
+        let mut again = within(pool.send(get("/stream"))).await.unwrap().into_body();
+        assert_eq!(within(again.frame()).await.unwrap().unwrap().into_data().unwrap(), "begun", "a new connection");
+    }
+}
+
+#[tokio::test]
 async fn full_connections_are_joined_by_others_up_to_the_limit() {
     let tls = Tls::new(BOTH);
     let gate = Arc::new(Semaphore::new(0));
