@@ -220,18 +220,25 @@ fn head(service: &Service, response: Response<PooledBody>) -> Result<Upstream, F
     Ok(Upstream { status: parts.status, kind, retry_after, body })
 }
 
-/// Counts and logs a request that got no answer, and says what the caller is told.
-fn report(service: &Service, replica: &Replica, error: &SendError) -> Failure {
-    let (kind, reason) = match error.kind {
+/// For metrics, and for callers.
+pub(crate) fn kind_and_reason(kind: SendErrorKind) -> (UpstreamErrorKind, &'static str) {
+    match kind {
         SendErrorKind::Connect => (UpstreamErrorKind::Connect, "it cannot be reached"),
         SendErrorKind::Tls => (UpstreamErrorKind::Tls, "it cannot be reached securely"),
         SendErrorKind::Timeout => (UpstreamErrorKind::Timeout, "it cannot be reached in time"),
         SendErrorKind::Exhausted => (UpstreamErrorKind::Overloaded, "all connections to it are busy"),
         SendErrorKind::Closed => (UpstreamErrorKind::Reset, "the connection closed before it answered"),
         SendErrorKind::Protocol | SendErrorKind::Body => (UpstreamErrorKind::Protocol, "its answer is not HTTP"),
-    };
+    }
+}
+
+/// Counts and logs a request that got no answer, and says what the caller is told.
+fn report(service: &Service, replica: &Replica, error: &SendError) -> Failure {
+    let (kind, reason) = kind_and_reason(error.kind);
     service.metrics.upstream_error(kind);
-    tracing::warn!(service = %service.name, replica = %replica.address, %error, "no answer from a sidecar");
+    if let Some(left_out) = service.no_answer.admit() {
+        tracing::warn!(service = %service.name, replica = %replica.address, %error, left_out, "no answer from a sidecar");
+    }
     let (service, reason) = (service.name.to_string(), reason.to_owned());
     if error.sent { Failure::Broken { service, reason } } else { Failure::Unavailable { service, reason } }
 }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use outrigger_proxy::body::{OutBody, read_bounded};
+use outrigger_proxy::pool::SendError;
+use outrigger_telemetry::metrics::UpstreamErrorKind;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::forward::kind_and_reason;
 use crate::health::Document;
 use crate::services::{Replica, Service};
 
@@ -60,11 +63,12 @@ pub(crate) async fn watch(service: Arc<Service>, replica: Arc<Replica>, wait: Du
                 failures = 0;
                 sleep(pace.saturating_sub(asked.elapsed())).await;
             }
-            Err(reason) => {
+            Err(Unanswered { reason, kind }) => {
                 failures = failures.saturating_add(1);
                 // A question that was held may break off because the sidecar closes old connections; the next one tells.
                 if failures > 1 || hold.is_zero() {
                     failures = failures.max(2);
+                    kind.into_iter().for_each(|kind| service.metrics.upstream_error(kind));
                     if replica.health().unreachable.is_none() {
                         tracing::warn!(service = %service.name, replica = %replica.address, reason, "the sidecar cannot be asked");
                     }
@@ -77,28 +81,46 @@ pub(crate) async fn watch(service: Arc<Service>, replica: Arc<Replica>, wait: Du
     }
 }
 
-/// One question. Errors are for the log.
-async fn ask(replica: &Replica, etag: Option<&HeaderValue>, hold: Duration) -> Result<Answer, String> {
+/// Why there is no answer, for the log and for metrics.
+struct Unanswered {
+    reason: String,
+    kind: Option<UpstreamErrorKind>,
+}
+
+impl Unanswered {
+    fn because(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), kind: None }
+    }
+}
+
+impl From<SendError> for Unanswered {
+    fn from(error: SendError) -> Self {
+        Self { kind: Some(kind_and_reason(error.kind).0), reason: error.to_string() }
+    }
+}
+
+/// One question.
+async fn ask(replica: &Replica, etag: Option<&HeaderValue>, hold: Duration) -> Result<Answer, Unanswered> {
     let path = match hold.as_secs() {
         0 => "/mesh/v1/health".to_owned(),
         seconds => format!("/mesh/v1/health?wait={seconds}s"),
     };
-    let mut request = Request::get(path).body(OutBody::empty()).map_err(|e| e.to_string())?;
+    let mut request = Request::get(path).body(OutBody::empty()).map_err(Unanswered::because)?;
     if let Some(etag) = etag {
         request.headers_mut().insert(header::IF_NONE_MATCH, etag.clone());
     }
     let sent = timeout(hold + MARGIN, replica.pool.send(request)).await;
-    let response = sent.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
+    let response = sent.map_err(|_| Unanswered::because("no answer in time"))??;
     match response.status() {
         StatusCode::NOT_MODIFIED => Ok(Answer::Same),
         StatusCode::OK => {
             let etag = response.headers().get(header::ETAG).cloned();
             let body: Bytes =
-                read_bounded(response.into_body(), MAX_DOCUMENT, MARGIN).await.map_err(|e| e.to_string())?;
-            let document = Document::parse(&body).map_err(|e| e.to_string())?;
+                read_bounded(response.into_body(), MAX_DOCUMENT, MARGIN).await.map_err(Unanswered::because)?;
+            let document = Document::parse(&body).map_err(Unanswered::because)?;
             Ok(Answer::Changed(document, etag))
         }
-        status => Err(format!("the health endpoint answered {status}")),
+        status => Err(Unanswered::because(format!("the health endpoint answered {status}"))),
     }
 }
 
