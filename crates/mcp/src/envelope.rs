@@ -92,7 +92,7 @@ fields! {
     SubscriptionId = "io.modelcontextprotocol/subscriptionId",
     ServerInfo = "io.modelcontextprotocol/serverInfo",
     ProgressToken = "progressToken", Traceparent = "traceparent", Tracestate = "tracestate", Baggage = "baggage",
-    McpxTrace = "mcpx.trace", Session = "outrigger.dev/session",
+    McpxTrace = "mcpx.trace", Session = "outrigger.dev/session", RelatedTask = "io.modelcontextprotocol/related-task",
 }
 
 fields! {
@@ -103,7 +103,7 @@ fields! {
     NextCursor = "nextCursor", TtlMs = "ttlMs", CacheScope = "cacheScope", Meta = "_meta",
     ProtocolVersion = "protocolVersion", SupportedVersions = "supportedVersions", Capabilities = "capabilities",
     ServerInfo = "serverInfo", Instructions = "instructions", Contents = "contents", Content = "content",
-    Messages = "messages",
+    Messages = "messages", Task = "task",
 }
 
 /// Why bytes are not one acceptable JSON-RPC message. The JSON-RPC code is [`EnvelopeError::code`].

@@ -66,6 +66,7 @@ methods! {
     SubscriptionsAcknowledged = "notifications/subscriptions/acknowledged",
     ElicitationComplete = "notifications/elicitation/complete",
     TasksStatus = "notifications/tasks/status",
+    TasksChanged = "notifications/tasks",
     SessionRespond = "outrigger.dev/respond",
     SessionEvent = "notifications/outrigger.dev/request",
 }
@@ -90,6 +91,11 @@ impl Method {
     /// Whether modern results of it must carry `ttlMs` and `cacheScope` (server/utilities/caching).
     pub fn cacheable(self) -> bool {
         self.lists().is_some() || matches!(self, Method::ServerDiscover | Method::ResourcesRead)
+    }
+
+    /// Whether it is about a task that its `params.taskId` names (the tasks extension, and 2025-11-25).
+    pub fn about_task(self) -> bool {
+        matches!(self, Method::TasksGet | Method::TasksUpdate | Method::TasksCancel | Method::TasksResult)
     }
 
     /// Whether a modern server answers 404 -32601 to it because that revision took it away.

@@ -94,6 +94,9 @@ pub enum Failure {
     /// The server asks for something that the client did not declare.
     #[error("the client did not declare the capability `{0}`, which the server needs for this request")]
     MissingCapability(&'static str),
+    /// The request cannot be served without an extension that the client did not declare.
+    #[error("the client did not declare the extension `{0}`, which this request needs")]
+    MissingExtension(&'static str),
     /// Parameters are missing or wrong.
     #[error("{0}")]
     InvalidParams(String),
@@ -186,7 +189,7 @@ impl Failure {
             Failure::Unauthenticated(_) => "unauthenticated",
             Failure::CallerRefused => "caller_refused",
             Failure::UnknownMethod(_) => "unknown_method",
-            Failure::MissingCapability(_) => "missing_capability",
+            Failure::MissingCapability(_) | Failure::MissingExtension(_) => "missing_capability",
             Failure::InvalidParams(_) => "invalid_params",
             Failure::UnknownCapability { .. } => "unknown_capability",
             Failure::Limited { .. } => "limited",
@@ -236,6 +239,7 @@ impl Failure {
             Failure::MethodNotAllowed(_) => BadRequestReason::HttpMethod,
             Failure::MissingMeta(_)
             | Failure::MissingCapability(_)
+            | Failure::MissingExtension(_)
             | Failure::InvalidParams(_)
             | Failure::UnknownMethod(_) => BadRequestReason::Params,
             _ => return None,
@@ -261,6 +265,7 @@ impl Failure {
             | Failure::MissingMeta(_)
             | Failure::UnsupportedVersion(_)
             | Failure::MissingCapability(_)
+            | Failure::MissingExtension(_)
             | Failure::NoSession(_) => StatusCode::BAD_REQUEST,
             Failure::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Failure::InvalidParams(_) | Failure::UnknownCapability { .. } | Failure::Interaction(_) => StatusCode::OK,
@@ -295,7 +300,7 @@ impl Failure {
             }
             Failure::UnsupportedVersion(_) => error::UNSUPPORTED_VERSION,
             Failure::UnknownMethod(_) => error::METHOD_NOT_FOUND,
-            Failure::MissingCapability(_) => error::MISSING_CAPABILITY,
+            Failure::MissingCapability(_) | Failure::MissingExtension(_) => error::MISSING_CAPABILITY,
             Failure::CallerRefused | Failure::Unauthenticated(_) => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,
             Failure::Unavailable { .. } | Failure::Draining => error::UNAVAILABLE,
@@ -330,6 +335,9 @@ impl Failure {
                 plain.with_raw("supported", format!("[{}]", supported.join(","))).with("requested", requested)
             }
             Failure::MissingCapability(name) => plain.with_raw("requiredCapabilities", format!("{{\"{name}\":{{}}}}")),
+            Failure::MissingExtension(name) => {
+                plain.with_raw("requiredCapabilities", format!("{{\"extensions\":{{\"{name}\":{{}}}}}}"))
+            }
             Failure::Limited { limit, retry_after, service } => {
                 let millis = retry_after.as_millis().max(1).to_string();
                 let error = plain.with("reason", self.reason()).with("limit", limit).with_raw("retryAfterMs", millis);

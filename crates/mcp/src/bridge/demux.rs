@@ -7,6 +7,8 @@
 //!
 //! Where several callers share the channel, even the only call in flight is a guess: the question may come from a call of
 //! somebody else that was cancelled and works on. There, only what names its call reaches one.
+//!
+//! A request that names a task goes to the call that waits for that task's result, or to none.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,6 +38,8 @@ pub struct Demux<T> {
     calls: HashMap<u64, T>,
     waiting: HashSet<u64>,
     listens: HashSet<u64>,
+    /// The calls that wait for the results of tasks, by the server's ids of these.
+    tasks: HashMap<String, u64>,
     next: u64,
     /// The calls are of several callers.
     ties_only: bool,
@@ -44,7 +48,14 @@ pub struct Demux<T> {
 impl<T> Demux<T> {
     /// No calls yet.
     pub fn new() -> Self {
-        Self { calls: HashMap::new(), waiting: HashSet::new(), listens: HashSet::new(), next: 0, ties_only: false }
+        Self {
+            calls: HashMap::new(),
+            waiting: HashSet::new(),
+            listens: HashSet::new(),
+            tasks: HashMap::new(),
+            next: 0,
+            ties_only: false,
+        }
     }
 
     /// From now on the calls may be of several callers.
@@ -72,7 +83,15 @@ impl<T> Demux<T> {
     pub fn remove(&mut self, id: u64) -> Option<T> {
         self.waiting.remove(&id);
         self.listens.remove(&id);
+        self.tasks.retain(|_, call| *call != id);
         self.calls.remove(&id)
+    }
+
+    /// Says that a call waits for the result of a task: what the server asks on behalf of the task belongs to it.
+    pub fn tie(&mut self, id: u64, task: String) {
+        if self.calls.contains_key(&id) {
+            self.tasks.insert(task, id);
+        }
     }
 
     /// Says that a call waits for its client, or goes on.
@@ -103,6 +122,7 @@ impl<T> Demux<T> {
     pub fn drain(&mut self) -> impl Iterator<Item = (u64, T)> + '_ {
         self.waiting.clear();
         self.listens.clear();
+        self.tasks.clear();
         self.calls.drain()
     }
 
@@ -120,6 +140,10 @@ impl<T> Demux<T> {
                     Some(id) if self.calls.contains_key(&id) => Route::Call(id),
                     _ => Route::Nobody,
                 }
+            }
+            Shape::Request if message.meta().get(Meta::RelatedTask).is_some() => {
+                let task = super::tasks::to_server::related(message);
+                task.and_then(|task| self.tasks.get(&task)).map_or(Route::Session, |id| Route::Call(*id))
             }
             Shape::Request => {
                 let tied = message.meta().get(Meta::ProgressToken).and_then(|span| number(message.raw(span)));
@@ -227,6 +251,25 @@ mod tests {
         assert_eq!(demux.route(&log), Route::Call(call));
         demux.remove(call);
         assert_eq!(demux.route(&log), Route::Session, "a listen is told of changes only");
+    }
+
+    #[test]
+    fn what_is_asked_for_a_task_goes_to_whoever_waits_for_it() {
+        let mut demux = Demux::new();
+        let (one, two) = (demux.next_id(), demux.next_id());
+        demux.insert(one, ());
+        demux.insert(two, ());
+        demux.tie(two, "t".into());
+        let ask = |task: &str| {
+            message(&format!(
+                r#"{{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{{"_meta":{{"io.modelcontextprotocol/related-task":{{"taskId":"{task}"}}}}}}}}"#
+            ))
+        };
+        assert_eq!(demux.route(&ask("t")), Route::Call(two));
+        demux.remove(one);
+        assert_eq!(demux.route(&ask("other")), Route::Session, "not guessed, even where only one call is in flight");
+        demux.remove(two);
+        assert_eq!(demux.route(&ask("t")), Route::Session);
     }
 
     #[test]

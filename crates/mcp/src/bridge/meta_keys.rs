@@ -14,6 +14,8 @@ pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// Progress token of a request.
 pub const PROGRESS_TOKEN: &str = "progressToken";
+/// The task that a message belongs to (2025-11-25, basic/utilities/tasks).
+pub const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// Which client session or principal a request belongs to (docs/decisions/0002-session-extension.md).
 pub const SESSION: &str = "outrigger.dev/session";
 

@@ -12,5 +12,6 @@ pub mod handshake;
 pub mod log_level;
 pub mod meta_keys;
 pub mod owner;
+pub mod tasks;
 pub mod to_client;
 pub mod to_server;

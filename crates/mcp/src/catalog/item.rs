@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    bridge::tasks::TaskSupport,
     catalog_kind::Kind,
     json::{MAX_DEPTH, Scanner, Span, decode_string, members},
     param_headers::ParamHeaders,
@@ -24,6 +25,7 @@ pub struct Item {
     key_at: Range<u32>,
     headers: ToolHeaders,
     repeatable: bool,
+    tasks: TaskSupport,
 }
 
 /// What a tool says about arguments that are mirrored into headers.
@@ -51,12 +53,13 @@ impl Item {
     pub(super) fn read(kind: Kind, raw: Bytes) -> Result<Self, String> {
         let whole = Span { start: 0, end: u32::try_from(raw.len()).map_err(|e| e.to_string())? };
         let member_name = kind.key_member();
-        let (mut key, mut schema, mut hints) = (None, None, None);
+        let (mut key, mut schema, mut hints, mut execution) = (None, None, None, None);
         for (name, value) in members(&raw, whole) {
             let slot = match &*name.decode(&raw) {
                 name if name == member_name => &mut key,
                 "inputSchema" => &mut schema,
                 "annotations" => &mut hints,
+                "execution" => &mut execution,
                 _ => continue,
             };
             if slot.replace(value).is_some() {
@@ -74,7 +77,9 @@ impl Item {
         let tool = kind == Kind::Tool;
         let headers = if tool { tool_headers(schema.map(|s| s.of(&raw))) } else { ToolHeaders::None };
         let repeatable = tool && hints.is_some_and(|hints| says_repeatable(&raw, hints));
-        Ok(Self { key: text, key_at: at.start..at.end, headers, repeatable, raw })
+        let tasks =
+            execution.filter(|_| tool).map_or(TaskSupport::Forbidden, |span| TaskSupport::of_execution(span.of(&raw)));
+        Ok(Self { key: text, key_at: at.start..at.end, headers, repeatable, tasks, raw })
     }
 
     /// The definition, byte for byte as the server sent it.
@@ -96,6 +101,11 @@ impl Item {
     /// `idempotentHint`).
     pub fn repeatable(&self) -> bool {
         self.repeatable
+    }
+
+    /// Whether the tool can be called as a task, in the form of 2025-11-25.
+    pub fn tasks(&self) -> TaskSupport {
+        self.tasks
     }
 
     /// Appends the definition with another name; every other byte stays.
@@ -173,6 +183,8 @@ mod tests {
         assert!(tool(r#"{"name":"a","annotations":{"readOnlyHint":true}}"#).repeatable());
         assert!(tool(r#"{"name":"a","annotations":{"destructiveHint":false,"idempotentHint":true}}"#).repeatable());
         assert!(!tool(r#"{"name":"a","annotations":{"readOnlyHint":false}}"#).repeatable());
+        assert_eq!(mirrored.tasks(), TaskSupport::Forbidden);
+        assert_eq!(tool(r#"{"name":"a","execution":{"taskSupport":"optional"}}"#).tasks(), TaskSupport::Optional);
     }
 
     proptest! {
