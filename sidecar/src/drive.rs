@@ -1,14 +1,18 @@
 //! From a call in flight to an HTTP response: JSON when the reply comes first, an event stream as soon as anything
-//! else does, `input_required` when the server asks the client something.
+//! else does, `input_required` when the server asks the client something. Where the server makes a task of the call, a
+//! client that knows tasks is told so; for any other its result is waited for.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use outrigger_mcp::{
-    bridge::to_server::{Ask, Ended, answers},
+    bridge::{
+        tasks::{EXTENSION, declared, progress, to_server},
+        to_server::{Ask, Ended, answers},
+    },
     edit::concat,
-    envelope::{Message, Meta, Param},
+    envelope::{Field, Message, Meta, Param},
     error::{HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
     json::member,
     sse,
@@ -23,11 +27,13 @@ use outrigger_telemetry::metrics::Outcome;
 
 use crate::{
     authorize::Permitted,
+    tasks::{Names, Running, Tasks, wait_for},
     upstream::{
         Lease,
         exchange::{Event, Exchange},
         owner::Owner,
         parking::{Parked, Parking},
+        session::own_request,
     },
 };
 
@@ -35,6 +41,12 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(20);
 /// Events that may wait for a slow client before the server's stream is held back.
 const STREAM_QUEUE: usize = 32;
+/// Between two looks at a task that is waited for: less is no sign of life worth sending, more looks like silence.
+const LOOK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Between two looks, where the server does not say.
+const DEFAULT_LOOK: Duration = Duration::from_secs(1);
+/// A sign of life on a stream.
+const COMMENT: &[u8] = b":\n\n";
 
 /// A call on its way to becoming a response.
 pub struct Drive {
@@ -52,6 +64,10 @@ pub struct Drive {
     pub accepts: Accepts,
     /// The longest silence of the server.
     pub idle: Duration,
+    /// Where tasks are kept.
+    pub tasks: Arc<Tasks>,
+    /// What a modern server's tasks are called, where its answers may name some.
+    pub names: Option<Names>,
 }
 
 /// How a call ended.
@@ -120,14 +136,24 @@ impl Drive {
         let ended = loop {
             match self.next().await {
                 Ok(Event::Done(pieces, ended)) => break Ok(done(pieces, ended)),
-                Ok(Event::Question(ask)) => break self.ask(ask, None).await,
-                Ok(Event::Notification(first)) if self.accepts.stream => {
+                Ok(Event::Question(ask)) => break Box::pin(self.ask(ask, None)).await,
+                Ok(Event::Task(reply)) if declared(&self.request) => break self.keep(&reply),
+                Ok(Event::Task(reply)) => {
+                    if let Err(failure) = Box::pin(self.wait(&reply)).await {
+                        break Err(failure);
+                    }
+                }
+                Ok(event @ (Event::Notification(_) | Event::Alive)) if self.accepts.stream => {
                     let (sender, body) = OutBody::channel(STREAM_QUEUE);
+                    let first = match event {
+                        Event::Notification(bytes) => sse::event(&bytes),
+                        _ => Bytes::from_static(COMMENT),
+                    };
                     tokio::spawn(self.stream(sender, first));
                     return (reply::event_stream(body), Outcome::Ok);
                 }
                 // The client takes JSON only: it gets the reply, without what happens meanwhile.
-                Ok(Event::Notification(_)) => {}
+                Ok(Event::Notification(_) | Event::Alive) => {}
                 Err(failure) => break Err(failure),
             }
         };
@@ -138,18 +164,72 @@ impl Drive {
     }
 
     async fn next(&mut self) -> Result<Event, Failure> {
-        match tokio::time::timeout(self.idle, self.exchange.next()).await {
-            Ok(event) => event,
-            Err(_) => Err(Failure::Timeout { service: self.exchange.service().to_owned(), after: self.idle }),
-        }
+        let event = match self.exchange.running().cloned() {
+            Some(running) => Box::pin(self.next_of_task(&running)).await?,
+            None => match tokio::time::timeout(self.idle, self.exchange.next()).await {
+                Ok(event) => event?,
+                Err(_) => {
+                    return Err(Failure::Timeout { service: self.exchange.service().to_owned(), after: self.idle });
+                }
+            },
+        };
+        Ok(match (event, &self.names) {
+            (Event::Notification(bytes), Some(names)) => {
+                Event::Notification(names.incoming_bytes(bytes, self.request.method))
+            }
+            (Event::Done(pieces, ended), Some(names)) => {
+                Event::Done(vec![names.incoming_bytes(concat(&pieces), self.request.method)], ended)
+            }
+            (event, _) => event,
+        })
     }
 
-    /// Sends everything that comes until the end.
+    /// What comes of a task that is waited for. The server is silent until it is over, so it is asked now and then.
+    async fn next_of_task(&mut self, running: &Running) -> Result<Event, Failure> {
+        if let Ok(event) = tokio::time::timeout(running.pause, self.exchange.next()).await {
+            return event;
+        }
+        if tokio::time::Instant::now() >= running.until {
+            // A client that knew tasks would not have had to wait.
+            return Err(Failure::MissingExtension(EXTENSION));
+        }
+        let params = to_server::params(&running.id);
+        own_request(&self.lease.session, "tasks/get", &params, self.idle).await?;
+        Ok(Event::Alive)
+    }
+
+    /// Waits for the result of the task that the server made of the call.
+    async fn wait(&mut self, reply: &Message) -> Result<(), Failure> {
+        let Some(id) = to_server::announced(reply) else { return Ok(()) };
+        let pause = reply.results().get(Field::Task).and_then(|task| progress(reply.body(), task).1);
+        let pause = pause.map_or(DEFAULT_LOOK, Duration::from_millis).clamp(LOOK.0, LOOK.1);
+        let running = Running { id, until: tokio::time::Instant::now() + self.tasks.life(), pause };
+        self.exchange = wait_for(&self.lease.session, &self.request, running).await?;
+        Ok(())
+    }
+
+    /// Tells the client of its task, which lives on here.
+    fn keep(self, reply: &Message) -> Result<End, Failure> {
+        let ttl = to_server::ttl_ms(reply).map(Duration::from_millis);
+        let broken = || Failure::Broken {
+            service: self.exchange.service().to_owned(),
+            reason: "it made a task without a usable id".into(),
+        };
+        let id = to_server::announced(reply).ok_or_else(broken)?;
+        let service = self.exchange.service().to_owned();
+        let unusable = || Failure::Broken { service, reason: "it made a task with an id that is too long".into() };
+        let task = self.tasks.keep(&self.owner.principal, id, ttl, self.lease).ok_or_else(unusable)?;
+        let client_id = self.request.id().unwrap_or_default();
+        let told = to_server::created(reply, &client_id, &task.handle, task.ttl_ms(), task.server_info());
+        Ok(End { status: StatusCode::OK, pieces: vec![told], outcome: Outcome::Ok })
+    }
+
+    /// Sends everything that comes until the end. `first` is an event as it is.
     async fn stream(mut self, sender: BodySender, first: Bytes) {
         let id = self.request.id();
         let mut next = first;
         loop {
-            if sender.send(sse::event(&next)).await.is_err() {
+            if sender.send(next).await.is_err() {
                 return;
             }
             let event = tokio::select! {
@@ -158,11 +238,23 @@ impl Drive {
             };
             let last = match event {
                 Ok(Event::Notification(bytes)) => {
-                    next = bytes;
+                    next = sse::event(&bytes);
                     continue;
                 }
+                Ok(Event::Alive) => {
+                    next = Bytes::from_static(COMMENT);
+                    continue;
+                }
+                Ok(Event::Task(reply)) if declared(&self.request) => self.keep(&reply).map(|end| concat(&end.pieces)),
+                Ok(Event::Task(reply)) => match Box::pin(self.wait(&reply)).await {
+                    Ok(()) => {
+                        next = Bytes::from_static(COMMENT);
+                        continue;
+                    }
+                    Err(failure) => Err(failure),
+                },
                 Ok(Event::Done(pieces, _)) => Ok(concat(&pieces)),
-                Ok(Event::Question(ask)) => self.ask(ask, Some(&sender)).await.map(|end| concat(&end.pieces)),
+                Ok(Event::Question(ask)) => Box::pin(self.ask(ask, Some(&sender))).await.map(|end| concat(&end.pieces)),
                 Err(failure) => Err(failure),
             };
             let last = last.unwrap_or_else(|failure| failure.rpc().reply(id.as_deref()));
@@ -179,6 +271,9 @@ impl Drive {
         while let Ok(event) = tokio::time::timeout(QUIET, self.exchange.next()).await {
             match event? {
                 Event::Question(ask) => asks.push(ask),
+                Event::Task(reply) if declared(&self.request) => return self.keep(&reply),
+                Event::Task(reply) => Box::pin(self.wait(&reply)).await?,
+                Event::Alive => {}
                 Event::Done(pieces, ended) => return Ok(done(pieces, ended)),
                 Event::Notification(bytes) => {
                     if let Some(sender) = stream {
@@ -216,7 +311,7 @@ fn done(pieces: Vec<Bytes>, ended: Ended) -> End {
 }
 
 /// Whether a request's client declared a capability.
-fn declares(request: &Message, name: &str) -> bool {
+pub(crate) fn declares(request: &Message, name: &str) -> bool {
     let Some(span) = request.meta().get(Meta::ClientCapabilities) else { return false };
     member(request.body(), span, name).is_some()
 }

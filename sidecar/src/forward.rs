@@ -3,10 +3,18 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Response, StatusCode, header};
 use outrigger_mcp::{
-    bridge::meta_keys::mesh_only,
+    bridge::{
+        meta_keys::mesh_only,
+        tasks::{
+            declared as declared_tasks, legacy_support,
+            to_client::plain as without_task,
+            to_server::{self, Plan},
+        },
+    },
+    catalog::Item,
     catalog_kind::Kind,
     edit::{Edits, MetaEdit},
-    envelope::{Message, Meta, Shape},
+    envelope::{Message, Meta, Param, Shape},
     headers,
     method::Method,
     sse::Parser,
@@ -21,11 +29,12 @@ use outrigger_telemetry::metrics::Outcome;
 
 use crate::{
     authorize::Permitted,
-    drive::{Drive, Resumed, resume},
+    drive::{Drive, Resumed, declares, resume},
     inbound::{Context, Inbound},
     listen,
     own_answers::{policy_kind, visible_only},
     record::Record,
+    tasks::{self, Names},
     upstream::{
         Asker, Lease,
         http::{HttpServer, modern_fields},
@@ -88,18 +97,25 @@ impl Inbound {
         // Behind one ingress there are many clients: a parked call belongs to the one that made it.
         let session = request.meta_text(Meta::Session);
         let owner = Owner::of(Asker { peer: caller, session: session.as_deref() });
+        let names =
+            (modern && tasks::concerns(request)).then(|| Names::new(&self.tasks, tasks::owner(caller, request)));
         let (exchange, lease) = match resume(permitted, modern, &owner, &self.parking).await? {
             Resumed::Call(resumed) => *resumed,
             Resumed::Again(reply) => return Ok(reply::json(StatusCode::OK, reply)),
             Resumed::No => {
+                let sent = match &names {
+                    Some(names) => names.own_ids(request)?,
+                    None => self.as_task(request, &owner.principal)?,
+                };
+                let sent = sent.as_deref().unwrap_or(request);
                 let lease = self.lease(request, caller).await?;
-                match lease.session.call(request, trace).await {
+                match lease.session.call(sent, trace).await {
                     Ok(exchange) => (exchange, lease),
                     // 404 says that the session ended and the call was not run: once more on a new one.
                     Err(Failure::UnknownSession) => {
                         drop(lease);
                         let lease = self.lease(request, caller).await?;
-                        let again = lease.session.call(request, trace).await;
+                        let again = Box::pin(lease.session.call(sent, trace)).await;
                         (again.map_err(|failure| self.upstream_failed(failure))?, lease)
                     }
                     Err(failure) => return Err(self.upstream_failed(failure)),
@@ -114,10 +130,67 @@ impl Inbound {
             parking: self.parking.clone(),
             accepts: context.accepts,
             idle: self.idle,
+            tasks: self.tasks.clone(),
+            names,
         };
         let (response, outcome) = drive.respond().await;
         context.record.outcome = outcome;
         Ok(response)
+    }
+
+    /// The call as it is sent to a legacy server, where that is another one: one that asks for a task, or one without
+    /// the member that would ask for one.
+    fn as_task(&self, request: &Message, owner: &str) -> Result<Option<Box<Message>>, Failure> {
+        if request.method != Method::ToolsCall {
+            return Ok(None);
+        }
+        let server = self.upstream.known().is_some_and(|known| legacy_support(&known.capabilities));
+        let tool = match server {
+            true => {
+                self.keeper.offer().catalog.find(Kind::Tool, &request.target().unwrap_or_default()).map(Item::tasks)
+            }
+            false => None,
+        };
+        match Plan::of(server, tool.unwrap_or_default(), declared_tasks(request)) {
+            Plan::Plain if request.params().get(Param::Task).is_none() => Ok(None),
+            Plan::Plain => Message::parse(without_task(request))
+                .map(|message| Some(Box::new(message)))
+                .map_err(|rejected| Failure::Internal(rejected.error.to_string())),
+            Plan::AsTask => {
+                self.tasks.room(owner)?;
+                tasks::begin(request, self.tasks.life()).map(|call| Some(Box::new(call)))
+            }
+            Plan::Waiting => tasks::begin(request, self.tasks.life()).map(|call| Some(Box::new(call))),
+        }
+    }
+
+    /// `tasks/get`, `tasks/update` and `tasks/cancel` for a server of 2025-11-25.
+    pub(crate) async fn task(&self, permitted: &Permitted<'_>, who: &str) -> Result<Response<OutBody>, Failure> {
+        let request = permitted.message();
+        let supported = self.upstream.known().is_some_and(|known| legacy_support(&known.capabilities));
+        if !supported {
+            return Err(Failure::UnknownMethod(request.method_name().into_owned()));
+        }
+        let handle = request.text(Param::TaskId);
+        let handle =
+            handle.ok_or_else(|| Failure::InvalidParams("`params.taskId` is required and must be a string".into()))?;
+        let task = self.tasks.find(&tasks::owner(who, request), &handle)?;
+        let id = request.id().unwrap_or_default();
+        let reply = match request.method {
+            Method::TasksGet => {
+                let described = tasks::describe(&task, self.idle, |name| declares(request, name)).await?;
+                to_server::got(&id, &described.members, &described.status, task.server_info())
+            }
+            Method::TasksUpdate => {
+                tasks::update(&task, request).await?;
+                to_server::acknowledged(&id, task.server_info())
+            }
+            _ => {
+                tasks::cancel(&task, self.idle).await?;
+                to_server::acknowledged(&id, task.server_info())
+            }
+        };
+        Ok(reply::json(StatusCode::OK, reply))
     }
 
     fn upstream_failed(&self, failure: Failure) -> Failure {
@@ -153,6 +226,10 @@ impl Inbound {
             context.record.permit = None;
         }
         let mut fields = modern_fields(message);
+        let names = tasks::concerns(message).then(|| Names::new(&self.tasks, tasks::owner(context.who.id(), message)));
+        if let Some(names) = &names {
+            names.outgoing(message, &mut edits, Some(&mut fields))?;
+        }
         copy_params(&context.head.headers, &mut fields);
         if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
             fields.insert("traceparent", value);
@@ -165,11 +242,39 @@ impl Inbound {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        if let Some(names) = names {
+            return Box::pin(self.relay_named(server, response, names, message, context.record)).await;
+        }
         if listens && events {
             let id = message.id().unwrap_or_default();
             return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
         }
         self.relay_reply(server, response, message.id(), context.record).await
+    }
+
+    /// The reply of a modern server in which tasks may be named.
+    async fn relay_named(
+        &self,
+        server: &HttpServer,
+        response: Response<outrigger_proxy::pool::PooledBody>,
+        names: Names,
+        request: &Message,
+        record: &mut Record,
+    ) -> Result<Response<OutBody>, Failure> {
+        let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        if kind.starts_with(b"text/event-stream") {
+            let listens = request.method == Method::SubscriptionsListen;
+            let drain = listens.then(|| (self.drain.clone(), listen::closing(&request.id().unwrap_or_default())));
+            let events = server.events(response.into_body());
+            return Ok(reply::event_stream(names.stream(events, request.method, drain)));
+        }
+        let response = self.relay_reply(server, response, request.id(), record).await?;
+        let (head, body) = response.into_parts();
+        let broken = |reason: String| Failure::Broken { service: self.service.to_string(), reason };
+        let body =
+            read_bounded(body, server.event_bytes, self.idle).await.map_err(|error| broken(error.to_string()))?;
+        record.outcome = outcome_of(&body);
+        Ok(reply::json(head.status, names.incoming_bytes(body, request.method)))
     }
 
     async fn relay_reply(

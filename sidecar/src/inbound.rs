@@ -20,6 +20,7 @@ use http::{HeaderValue, Method as HttpMethod, Request, Response, StatusCode, hea
 use hyper::body::Incoming;
 use outrigger_identity::Credentials;
 use outrigger_mcp::{
+    bridge::tasks::{EXTENSION, declared as declared_tasks},
     catalog::ToolHeaders,
     catalog_kind::Kind,
     envelope::{Message, Meta, Rejected, Shape},
@@ -52,6 +53,7 @@ use crate::{
     listen::{self, Attach, Filter, Listen},
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
+    tasks::{self, Names, Tasks, Watch},
     upstream::{Asker, Upstream, parking::Parking},
 };
 
@@ -73,6 +75,8 @@ pub struct Inbound {
     pub keeper: Arc<Keeper>,
     /// Calls that wait for their clients.
     pub parking: Arc<Parking>,
+    /// The tasks of the server.
+    pub tasks: Arc<Tasks>,
     /// Prepared lists.
     pub lists: Lists,
     /// Whose lists are served.
@@ -236,7 +240,10 @@ impl Inbound {
         self.check_param_headers(context.head, message)?;
         match message.method {
             Method::SubscriptionsListen if self.upstream.relay().is_none() => {
-                return self.listen(&permitted, context).await;
+                return Box::pin(self.listen(&permitted, context)).await;
+            }
+            method if method.about_task() && self.older_server() => {
+                return Box::pin(self.task(&permitted, context.who.id())).await;
             }
             Method::SessionRespond => return self.session_respond(&permitted, context).await,
             Method::ServerDiscover if self.upstream.relay().is_none() => {
@@ -253,6 +260,11 @@ impl Inbound {
             }
             (None, _) => self.forward(&permitted, &trace, context).await,
         }
+    }
+
+    /// Whether the server is one that has sessions.
+    fn older_server(&self) -> bool {
+        self.upstream.known().is_some_and(|known| !known.revision.is_modern())
     }
 
     fn starting(&self) -> Failure {
@@ -317,9 +329,14 @@ impl Inbound {
             filter.forgo_session();
         }
         let peer = context.who.id();
-        let lease = match filter.resources.is_empty() {
-            true => None,
-            false => Some(self.lease(request, peer).await?.to_listen()),
+        let owner = tasks::owner(peer, request);
+        let names = Names::new(&self.tasks, owner.clone());
+        let watch = self.watch(request, &mut filter, &owner, &names)?;
+        // A server of the stateless revision is asked for tasks on a stream of its own; any other about each of them.
+        let needs = !filter.resources.is_empty() || (!filter.tasks.is_empty() && !self.older_server());
+        let lease = match needs {
+            false => None,
+            true => Some(self.lease(request, peer).await?.to_listen()),
         };
         let attach = (filter.wants_session() && lease.is_none()).then(|| Attach {
             upstream: self.upstream.clone(),
@@ -333,6 +350,8 @@ impl Inbound {
             lease,
             attach,
             offers: self.keeper.offers(),
+            watch,
+            names,
             patience: self.idle,
         };
         // A listen lasts: it must not occupy a place among the calls.
@@ -341,6 +360,29 @@ impl Inbound {
         let drain = self.drain.clone();
         tokio::spawn(async move { listen.run(sender, drain.signaled()).await });
         Ok(reply::event_stream(body))
+    }
+
+    /// Begins to look at the tasks that a listen names; those that are not the caller's are left out.
+    fn watch(
+        &self,
+        request: &Message,
+        filter: &mut Filter,
+        owner: &str,
+        names: &Names,
+    ) -> Result<Option<Watch>, Failure> {
+        if filter.tasks.is_empty() {
+            return Ok(None);
+        }
+        if !declared_tasks(request) {
+            return Err(Failure::MissingExtension(EXTENSION));
+        }
+        if !self.older_server() {
+            filter.tasks.retain(|handle| names.own_id(handle).is_some());
+            return Ok(None);
+        }
+        let found: Vec<_> = filter.tasks.iter().filter_map(|handle| self.tasks.find(owner, handle).ok()).collect();
+        filter.tasks = found.iter().map(|task| task.handle.clone()).collect();
+        Ok((!found.is_empty()).then(|| Watch::begin(found, self.idle, &declared(request).capabilities)))
     }
 
     async fn session_respond(

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::handshake::Greeted,
+    bridge::{handshake::Greeted, tasks::modern_capabilities},
     catalog::{About, Catalog, Collector, Limits as ListLimits, List, ListPage},
     catalog_kind::Kind,
     envelope::{Message, Shape},
@@ -257,7 +257,8 @@ impl Keeper {
             self.list(session, greeted, resources).await?,
             self.list(session, greeted, templates).await?,
             About {
-                capabilities: Some(greeted.capabilities.clone()),
+                // As a modern server would say it: only modern MCP leaves here.
+                capabilities: Some(modern_capabilities(&greeted.capabilities).into()),
                 server_info: Some(greeted.info.clone()),
                 instructions: greeted.instructions.as_deref().and_then(decode_string).map(Into::into),
             },

@@ -25,6 +25,7 @@ pub mod own_answers;
 pub mod record;
 pub mod reload;
 pub mod start;
+pub mod tasks;
 pub mod upstream;
 
 pub use command::main;

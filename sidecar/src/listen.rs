@@ -16,7 +16,7 @@ use outrigger_mcp::{
     catalog::Catalog,
     catalog_kind::Kind,
     edit::{Edits, MetaEdit},
-    envelope::{Message, Param, Shape},
+    envelope::{Message, Meta, Param, Shape},
     error::{notification, result_reply},
     json::quote,
     method::Method,
@@ -25,11 +25,12 @@ use outrigger_mcp::{
 use outrigger_proxy::{body::BodySender, failure::Failure};
 use tokio::sync::{broadcast, watch};
 
-pub use filter::{Filter, MAX_RESOURCES};
-pub use passed_on::{narrow, passed_on};
+pub use filter::{Filter, MAX_RESOURCES, MAX_TASKS};
+pub use passed_on::{closing, narrow, passed_on};
 
 use crate::{
     keeper::Offer,
+    tasks::{Names, Watch},
     upstream::{
         Asker, Lease, Upstream,
         exchange::{Event, Exchange},
@@ -71,6 +72,10 @@ pub struct Listen {
     pub attach: Option<Attach>,
     /// Changes of the catalog.
     pub offers: watch::Receiver<Arc<Offer>>,
+    /// News of the tasks that it names.
+    pub watch: Option<Watch>,
+    /// What tasks are called here.
+    pub names: Names,
     /// Answers to subscribe requests come within this time.
     pub patience: Duration,
 }
@@ -139,8 +144,11 @@ impl Listen {
                     Some(message) => self.of_session(&message).into_iter().collect(),
                     None => return,
                 },
+                news = told(&mut self.watch) => {
+                    Message::parse(news).map(|message| self.stamped(&message)).into_iter().collect()
+                }
                 update = updated(&mut heard.updates) => match update {
-                    Some(update) => vec![sse::event(&update)],
+                    Some(update) => vec![sse::event(&self.names.incoming_bytes(update, Method::Other))],
                     None => return,
                 },
             };
@@ -155,7 +163,7 @@ impl Listen {
     /// A listen of its own at a modern server on a shared channel, which knows nothing of `resources/subscribe`.
     async fn updates(&self) -> Option<Exchange> {
         let lease = self.lease.as_ref().filter(|lease| lease.session.greeted().revision.is_modern())?;
-        let request = self.filter.resource_request(&self.id).filter(|_| !self.filter.resources.is_empty())?;
+        let request = self.filter.server_request(&self.id, |handle| self.names.own_id(handle))?;
         match lease.session.call(&request, &[]).await {
             Ok(exchange) => Some(exchange),
             Err(failure) => {
@@ -202,6 +210,11 @@ impl Listen {
     }
 
     fn of_session(&self, message: &Message) -> Option<Bytes> {
+        let named = match message.meta().get(Meta::RelatedTask).is_some() || message.method == Method::TasksStatus {
+            true => Some(Message::parse(self.names.incoming(message, Method::Other)).ok()?),
+            false => None,
+        };
+        let message = named.as_ref().unwrap_or(message);
         match (message.shape, message.method) {
             (Shape::Notification, Method::ResourcesUpdated) => {
                 let uri = message.text(Param::Uri)?;
@@ -249,6 +262,13 @@ impl Listen {
     }
 }
 
+async fn told(watch: &mut Option<Watch>) -> Bytes {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn attached(attach: Option<&Attach>) -> Lease {
     match attach {
         Some(attach) => attach.wait().await,
@@ -289,11 +309,12 @@ async fn updated(updates: &mut Option<Exchange>) -> Option<Bytes> {
     loop {
         match exchange.next().await {
             Ok(Event::Notification(bytes))
-                if Message::parse(bytes.clone()).is_ok_and(|m| m.method == Method::ResourcesUpdated) =>
+                if Message::parse(bytes.clone())
+                    .is_ok_and(|m| matches!(m.method, Method::ResourcesUpdated | Method::TasksChanged)) =>
             {
                 return Some(bytes);
             }
-            Ok(Event::Notification(_) | Event::Question(_)) => {}
+            Ok(Event::Notification(_) | Event::Question(_) | Event::Task(_) | Event::Alive) => {}
             Ok(Event::Done(..)) | Err(_) => return None,
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::{handshake::Greeted, meta_keys::SERVER_INFO},
+    bridge::{handshake::Greeted, meta_keys::SERVER_INFO, tasks::modern_capabilities},
     catalog::{
         merge::{Merged, ServiceState, ServiceView},
         page::{PreparedList, suffix},
@@ -108,7 +108,7 @@ pub fn discover(request: &Message, greeted: &Greeted) -> Bytes {
     let mut result =
         format!("{{\"resultType\":\"complete\",\"supportedVersions\":[{}],\"capabilities\":", versions.join(","))
             .into_bytes();
-    result.extend_from_slice(&greeted.capabilities);
+    result.extend_from_slice(&modern_capabilities(&greeted.capabilities));
     if let Some(instructions) = &greeted.instructions {
         result.extend_from_slice(b",\"instructions\":");
         result.extend_from_slice(instructions);

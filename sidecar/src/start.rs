@@ -46,6 +46,7 @@ use crate::{
     own_answers::Lists,
     record::Recorders,
     reload,
+    tasks::{self, Tasks},
     upstream::{
         Reach, SessionSettings, Upstream,
         http::HttpServer,
@@ -207,12 +208,18 @@ fn inbound(
         credentials,
         allowed_callers: allowed.map_err(|e| other(&e))?,
         peek: PeekLimits { body_bytes: config.limits.entrance.body_bytes, body_timeout: config.timeouts.common.body },
-        gate: Gate::new(&config.service, reload::rules(policy), config.limits.entrance.in_flight, service_metrics),
+        gate: Gate::new(
+            &config.service,
+            reload::rules(policy),
+            config.limits.entrance.in_flight,
+            service_metrics.clone(),
+        ),
         upstream,
         keeper,
         parking: Arc::new(
             Parking::new(&replica, &config.service, parking_limits(config), metrics).map_err(|e| other(&e))?,
         ),
+        tasks: Arc::new(Tasks::new(&replica, task_settings(config), service_metrics).map_err(|e| other(&e))?),
         lists: Lists::default(),
         catalog_mode: config.catalog.mode,
         health: HealthDocument { service: config.service.clone(), replica, limit: config.limits.entrance.in_flight },
@@ -248,6 +255,10 @@ fn client_sessions(config: &Config) -> legacy::Settings {
         request: timeouts.common.request,
         keepalive: crate::listen::KEEP_ALIVE,
     }
+}
+
+fn task_settings(config: &Config) -> tasks::Settings {
+    tasks::Settings { max: config.limits.tasks, life: config.timeouts.task }
 }
 
 fn session_settings(config: &Config) -> SessionSettings {
@@ -362,6 +373,7 @@ async fn housekeeping(inbound: Arc<Inbound>) {
         seen = served;
         inbound.upstream.reap().await;
         inbound.parking.expire().await;
+        inbound.tasks.expire();
         inbound.gate.rules.load().limits.forget_idle(inbound.gate.now());
     }
 }

@@ -32,6 +32,8 @@ pub struct Limits {
     pub client_sessions_per_principal: usize,
     /// Streams on which such clients listen.
     pub listens: usize,
+    /// Tasks that are followed.
+    pub tasks: usize,
 }
 
 /// How long each step may take.
@@ -47,6 +49,8 @@ pub struct Timeouts {
     pub session_idle: Duration,
     /// A session of a client that it does not use.
     pub client_session_idle: Duration,
+    /// The life of a task on a server of 2025-11-25.
+    pub task: Duration,
     /// A child ending by itself, and again after SIGTERM.
     pub child_stop: Duration,
 }
@@ -99,6 +103,9 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let sessions_per_principal = f.with_default("sessions_per_principal", text, how_many(), 48).min(sessions);
     let text = doc("Child processes at once, with `command`.").because("a Node or Python server takes 50 MiB and more");
     let children = f.with_default("children", text.env("OUTRIGGER_LIMIT_CHILDREN"), kinds::count(1..=1024), 16);
+    let text = doc("Tasks that clients of 2026-07-28 have on a server of 2025-11-25; 64 of one client.")
+        .because("each keeps its session with the server");
+    let tasks = f.with_default("tasks", text, how_many(), 1024);
     let text = doc("Child processes for one principal; its own that is unused for longest gives way.")
         .because("a quarter is left for others");
     let children_per_principal = f.with_default("children_per_principal", text, kinds::count(1..=1024), 12);
@@ -128,6 +135,7 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
         client_sessions,
         client_sessions_per_principal,
         listens,
+        tasks,
     })
 }
 
@@ -148,7 +156,10 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("A child ending after its input is closed, and again after SIGTERM; then it is killed.")
         .because("servers save files within a second or two");
     let child_stop = any_duration(f, "child_stop", text, 5 * SECOND);
-    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, child_stop })
+    let text = doc("The life of a task on a server of 2025-11-25, and how long the result of one is waited for.")
+        .because("work that takes longer outlives most sessions");
+    let task = any_duration(f, "task", text, HOUR);
+    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, task, child_stop })
 }
 
 pub(super) fn read_restart(f: &mut Fields<'_>) -> Option<Restart> {

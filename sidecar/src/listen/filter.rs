@@ -2,15 +2,17 @@
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::{handshake::modern_params, meta_keys::SUBSCRIPTION_ID},
+    bridge::{handshake::modern_params, meta_keys::SUBSCRIPTION_ID, tasks::with_extension},
     envelope::{Message, Param},
     error::notification,
-    json::{decode_string, elements, member, quote},
+    json::{Span, decode_string, elements, member, quote},
     method::Method,
 };
 
 use crate::upstream::session::Declared;
 
+/// Tasks that one listen may watch.
+pub const MAX_TASKS: usize = 64;
 /// Resources that one listen may watch.
 pub const MAX_RESOURCES: usize = 1000;
 
@@ -20,6 +22,8 @@ pub struct Filter {
     pub(super) kinds: [bool; 3],
     /// URIs of resources.
     pub resources: Vec<String>,
+    /// Ids of tasks, as the client knows them.
+    pub tasks: Vec<String>,
     pub(super) session: bool,
 }
 
@@ -29,15 +33,15 @@ impl Filter {
         let Some(span) = request.params().get(Param::Notifications) else { return Self::default() };
         let body = request.body();
         let flag = |name| member(body, span, name).is_some_and(|s| request.raw(s) == b"true");
-        let uris =
-            member(body, span, "resourceSubscriptions").and_then(|list| elements(body, list)).unwrap_or_default();
+        let texts = |name, most| -> Vec<String> {
+            let list = member(body, span, name).and_then(|list| elements(body, list)).unwrap_or_default();
+            let text = |span: &Span| decode_string(request.raw(*span)).map(Into::into);
+            list.iter().take(most).filter_map(text).collect()
+        };
         Self {
             kinds: [flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")],
-            resources: uris
-                .iter()
-                .take(MAX_RESOURCES)
-                .filter_map(|s| decode_string(request.raw(*s)).map(Into::into))
-                .collect(),
+            resources: texts("resourceSubscriptions", MAX_RESOURCES),
+            tasks: texts("taskIds", MAX_TASKS),
             session: flag("outrigger.dev/session"),
         }
     }
@@ -53,15 +57,24 @@ impl Filter {
         self.session
     }
 
-    /// The resources among it, as a modern server is asked for them.
-    pub(super) fn resource_request(&self, id: &[u8]) -> Option<Message> {
+    /// What of it only the server knows, resources and tasks, as a modern server is asked for it. `None` when that is
+    /// nothing. `own` gives the server's own id of a task.
+    pub(super) fn server_request(&self, id: &[u8], own: impl Fn(&str) -> Option<String>) -> Option<Message> {
+        if self.resources.is_empty() && self.tasks.is_empty() {
+            return None;
+        }
         let declared = Declared::everything();
         let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
-        let mut params = modern_params(&declared.capabilities, &declared.info);
+        let tasks: Vec<String> = self.tasks.iter().filter_map(|task| own(task)).map(|id| quote(&id)).collect();
+        let capabilities = with_extension(&declared.capabilities);
+        let declares = if tasks.is_empty() { &declared.capabilities[..] } else { &capabilities };
+        let mut params = modern_params(declares, &declared.info);
         params.pop();
-        params.extend_from_slice(
-            format!(",\"notifications\":{{\"resourceSubscriptions\":[{}]}}}}", uris.join(",")).as_bytes(),
-        );
+        let mut wanted = format!("\"resourceSubscriptions\":[{}]", uris.join(","));
+        if !tasks.is_empty() {
+            wanted.push_str(&format!(",\"taskIds\":[{}]", tasks.join(",")));
+        }
+        params.extend_from_slice(format!(",\"notifications\":{{{wanted}}}}}").as_bytes());
         Message::parse(outrigger_mcp::error::request(id, Method::SubscriptionsListen.as_str(), &params)).ok()
     }
 
@@ -72,6 +85,10 @@ impl Filter {
         if !self.resources.is_empty() {
             let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
             honoured.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
+        }
+        if !self.tasks.is_empty() {
+            let ids: Vec<String> = self.tasks.iter().map(|id| quote(id)).collect();
+            honoured.push(format!("\"taskIds\":[{}]", ids.join(",")));
         }
         if self.session {
             honoured.push("\"outrigger.dev/session\":true".into());

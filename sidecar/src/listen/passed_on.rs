@@ -25,6 +25,11 @@ pub fn narrow(request: &Message, visible: impl Fn(&str) -> bool, edits: &mut Edi
     }
 }
 
+/// The message that ends a listen.
+pub fn closing(id: &Bytes) -> Bytes {
+    ended(id, None)
+}
+
 /// The stream of a listen that the server itself serves, passed on as it comes and ended by us when we drain.
 pub fn passed_on(id: Bytes, mut body: PooledBody, drain: DrainWatcher) -> OutBody {
     let (sender, out) = OutBody::channel(64);

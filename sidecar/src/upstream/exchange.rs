@@ -5,12 +5,17 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use outrigger_mcp::{
-    bridge::to_server::{Ask, Call, Ended},
+    bridge::{
+        tasks::to_server::announced,
+        to_server::{Ask, Call, Ended},
+    },
     envelope::{Message, Shape},
     error::{METHOD_NOT_FOUND, RpcError},
     headers,
 };
 use outrigger_proxy::failure::Failure;
+
+use crate::tasks::{Running, cancel_detached};
 
 use super::{
     http::{Answer, EventStream, legacy_fields},
@@ -32,6 +37,10 @@ pub enum Event {
     Notification(Bytes),
     /// The server asks the client something.
     Question(Ask),
+    /// The server made a task of the call; its own words.
+    Task(Box<Message>),
+    /// Nothing yet, but the task that the call waits for is being worked on.
+    Alive,
     /// The final reply, in the caller's terms.
     Done(Vec<Bytes>, Ended),
 }
@@ -42,6 +51,8 @@ pub struct Exchange {
     call: Call,
     link: Link,
     finished: bool,
+    /// The task whose result it waits for, when the task is nobody else's.
+    running: Option<Running>,
 }
 
 enum Link {
@@ -68,7 +79,7 @@ impl std::fmt::Debug for Link {
 impl Exchange {
     /// A call on a stdio server whose request was written already.
     pub fn stdio(call: Call, session: Arc<StdioSession>, receiver: CallReceiver) -> Self {
-        Self { call, link: Link::Stdio(session, receiver), finished: false }
+        Self { call, link: Link::Stdio(session, receiver), finished: false, running: None }
     }
 
     /// A call on a legacy HTTP server, from the answer to its POST.
@@ -82,14 +93,44 @@ impl Exchange {
             Answer::Empty => return Err(session.server.broken("it accepted a request without answering it")),
         };
         let occupied = session.occupy();
-        Ok(Self { call, link: Link::Http(session, source, occupied), finished: false })
+        Ok(Self { call, link: Link::Http(session, source, occupied), finished: false, running: None })
     }
 
     /// Says that the call waits for its client to answer, or goes on.
     pub fn wait(&self, waits: bool) {
-        if let Link::Stdio(session, receiver) = &self.link {
+        // One that waits for a task is not in flight in the sense that matters here.
+        if let Link::Stdio(session, receiver) = &self.link
+            && self.running.is_none()
+        {
             session.channel.wait_call(receiver.id, waits);
         }
+    }
+
+    /// Says that the call waits for the result of a task: what is asked for the task is asked on this call, and whatever
+    /// names no task is not.
+    pub fn follow(&self, task: &str) {
+        if let Link::Stdio(session, receiver) = &self.link {
+            session.channel.wait_call(receiver.id, true);
+            session.channel.tie_call(receiver.id, task);
+        }
+    }
+
+    /// Makes the task its own: it is given up with the call.
+    pub fn run(&mut self, task: Running) {
+        self.running = Some(task);
+    }
+
+    /// The task of its own.
+    pub fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
+    /// The session that it uses.
+    pub fn session(&self) -> Arc<Session> {
+        Arc::new(match &self.link {
+            Link::Stdio(session, _) => Session::Stdio(session.clone()),
+            Link::Http(session, ..) => Session::Http(session.clone()),
+        })
     }
 
     /// The service that is called.
@@ -124,6 +165,10 @@ impl Exchange {
                 }
             };
             match message.shape {
+                Shape::Result if self.call.wants_task() && announced(&message).is_some() => {
+                    self.finished = true;
+                    return Ok(Event::Task(Box::new(message)));
+                }
                 Shape::Result | Shape::Error => {
                     self.finished = true;
                     let (pieces, ended) = self.call.reply(&message, &self.session_info());
@@ -134,7 +179,7 @@ impl Exchange {
                         return Ok(Event::Notification(bytes));
                     }
                 }
-                Shape::Request => match Ask::from_request(&message).filter(|_| self.call.method.may_ask()) {
+                Shape::Request => match Ask::from_request(&message).filter(|_| self.call.may_be_asked()) {
                     Some(ask) => return Ok(Event::Question(ask)),
                     None => self.refuse(&message).await,
                 },
@@ -191,6 +236,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(running) = self.running.take().filter(|_| !self.finished) {
+            cancel_detached(self.session(), running.id);
+        }
         match &self.link {
             Link::Stdio(session, receiver) => {
                 if session.channel.close_call(receiver.id) && !self.finished {

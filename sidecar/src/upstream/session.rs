@@ -166,11 +166,8 @@ pub async fn own_request(
     let work = async {
         let mut exchange = session.call(&request, &[]).await?;
         loop {
-            match exchange.next().await? {
-                super::exchange::Event::Done(pieces, _) => {
-                    return Message::parse(concat(&pieces)).map_err(|r| Failure::Internal(r.error.to_string()));
-                }
-                super::exchange::Event::Notification(_) | super::exchange::Event::Question(_) => {}
+            if let super::exchange::Event::Done(pieces, _) = exchange.next().await? {
+                return Message::parse(concat(&pieces)).map_err(|r| Failure::Internal(r.error.to_string()));
             }
         }
     };

@@ -172,6 +172,11 @@ impl Channel {
         self.demux().listens(id);
     }
 
+    /// Says that a call waits for the result of a task.
+    pub fn tie_call(&self, id: u64, task: &str) {
+        self.demux().tie(id, task.to_owned());
+    }
+
     /// Calls in flight.
     pub fn in_flight(&self) -> usize {
         self.demux().len()

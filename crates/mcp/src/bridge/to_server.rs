@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     log_level::LogLevel,
-    meta_keys::{PROGRESS_TOKEN, SERVER_INFO, internal, mesh_only},
+    meta_keys::{PROGRESS_TOKEN, RELATED_TASK, SERVER_INFO, internal, mesh_only},
 };
 
 /// Asked by 2025-11-25 servers with an error instead of a request: the call needs the user to visit a URL.
@@ -31,6 +31,7 @@ pub struct Call {
     progress_token: Option<Bytes>,
     log_level: Option<LogLevel>,
     modern: bool,
+    wants_task: bool,
 }
 
 /// A request of the server to the client, met during a call.
@@ -65,6 +66,7 @@ impl Call {
             progress_token: None,
             log_level: None,
             modern: false,
+            wants_task: request.method == Method::ToolsCall && request.params().get(Param::Task).is_some(),
         };
         call.reattach(request);
         call
@@ -75,6 +77,16 @@ impl Call {
     pub fn on(mut self, revision: Revision) -> Self {
         self.modern = revision.is_modern();
         self
+    }
+
+    /// Whether the request asks for a task, in the form of 2025-11-25.
+    pub fn wants_task(&self) -> bool {
+        self.wants_task
+    }
+
+    /// Whether the server may ask something on its stream. Of a task it asks where its result is waited for.
+    pub fn may_be_asked(&self) -> bool {
+        self.method.may_ask() || self.method == Method::TasksResult
     }
 
     /// From now on the call answers to this request (a retry that brings the answers to its questions).
@@ -171,7 +183,9 @@ impl Call {
     /// before it: into an object that was empty both would lack the comma between them.
     fn stamp_server(&self, reply: &Message, result: Span, info: &Bytes, headed: bool, edits: &mut Edits) {
         if reply.meta().object().is_some() {
-            MetaEdit::default().raw(SERVER_INFO, info.clone()).result(reply, edits);
+            // The name of a task there is the server's own, and nobody's here.
+            let meta = MetaEdit { drop: Some(|key| key == RELATED_TASK), set: vec![(SERVER_INFO, info.clone())] };
+            meta.result(reply, edits);
         } else {
             let at = result.end - 1;
             let inside = reply.raw(Span { start: result.start + 1, end: at });

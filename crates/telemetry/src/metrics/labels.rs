@@ -157,6 +157,8 @@ closed_label! {
         ParkedCalls = "parked_calls",
         /// Open event streams.
         Streams = "streams",
+        /// Tasks that are followed.
+        Tasks = "tasks",
         /// Bytes of headers.
         HeaderBytes = "header_bytes",
         /// Bytes of a body.

@@ -99,7 +99,7 @@ fn places(message: &Message, answers: Method) -> Vec<Span> {
             }
         }
         Shape::Notification | Shape::Request => {
-            if matches!(message.method, Method::TasksChanged) {
+            if matches!(message.method, Method::TasksChanged | Method::TasksStatus) {
                 message.params().object().into_iter().for_each(described);
             } else if message.method.about_task() {
                 found.extend(message.params().get(Param::TaskId));

@@ -191,6 +191,11 @@ pub fn next(status: &Message) -> Next {
     }
 }
 
+/// Whether the server's answer to `tasks/get` says that the task is over.
+pub fn is_over(status: &Message) -> bool {
+    status.result_span().is_some_and(|at| progress(status.body(), at).0.is_terminal())
+}
+
 /// The members that describe a task (`DetailedTask`), without braces: from the server's answer to `tasks/get`, what is
 /// asked, and its reply to `tasks/result` when that was fetched.
 pub fn detailed(handle: &str, ttl_ms: u64, status: &Message, asked: &Questions, outcome: Option<&Message>) -> Vec<u8> {
