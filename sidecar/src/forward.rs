@@ -205,7 +205,13 @@ impl Inbound {
 
     pub(crate) async fn lease(&self, request: &Message, caller: &str) -> Result<Lease, Failure> {
         let session = request.meta_text(Meta::Session);
-        self.upstream.lease(Asker { peer: caller, session: session.as_deref() }, &declared(request)).await
+        let leased = self.upstream.lease(Asker { peer: caller, session: session.as_deref() }, &declared(request)).await;
+        // It may be another server by now than the one that was greeted.
+        leased.inspect_err(|failure| {
+            if matches!(failure, Failure::Unavailable { .. }) {
+                self.keeper.suspect();
+            }
+        })
     }
 
     /// forward, to a modern HTTP server: the message as it is but for the trace, the reply as it comes.
@@ -290,6 +296,10 @@ impl Inbound {
         let kind_text = kind.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
         if kind_text.starts_with("text/event-stream") {
             return Ok(reply::event_stream(OutBody::reply(body, true, owed())));
+        }
+        // So answer servers that know nothing of modern MCP; it is looked at, whatever the reason was.
+        if matches!(head.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            self.keeper.suspect();
         }
         if !kind_text.starts_with("application/json") {
             return Err(server.broken(&format!("it answered with status {}", head.status.as_u16())));

@@ -19,7 +19,8 @@ use outrigger_mcp::{
     bridge::{handshake::Greeted, tasks::modern_capabilities},
     catalog::{About, Catalog, Collector, Limits as ListLimits, List, ListPage},
     catalog_kind::Kind,
-    envelope::{Message, Shape},
+    envelope::{Field, Message, Shape},
+    error::INTERNAL,
     json::{Span, decode_string, member, quote},
 };
 use outrigger_proxy::failure::Failure;
@@ -37,6 +38,7 @@ use crate::{
     config::{Catalog as CatalogSettings, Restart},
     upstream::{
         Upstream,
+        http::HttpServer,
         session::{Session, own_request},
     },
 };
@@ -47,6 +49,9 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// A page of a list, a ping.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a server that answers is greeted again.
+const SPEAKS_ANOTHER: &str = "it speaks another revision than before";
 
 /// How the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,15 +241,25 @@ impl Keeper {
         }
     }
 
-    /// Whether the server still answers.
+    /// Whether the server still answers, and still speaks what it did.
     async fn check(&self, session: Option<&Session>) -> Result<(), String> {
         match session {
             Some(session) if !session.alive() => Err("the server ended".into()),
-            Some(Session::Stdio(_)) => Ok(()),
-            Some(session) => own_request(session, "ping", b"{}", PATIENCE).await.map(drop).map_err(|f| f.to_string()),
+            Some(session) if session.tells_its_end() => Ok(()),
+            Some(session) => {
+                let pong = own_request(session, "ping", b"{}", PATIENCE).await.map_err(|f| f.to_string())?;
+                match self.upstream.http() {
+                    // Not every server knows `ping`; but one that was replaced by a modern one does not either.
+                    Some(server) if pong.shape == Shape::Error && self.upstream.probes() => not_modern(server).await,
+                    _ => Ok(()),
+                }
+            }
             None => {
                 let Some(server) = self.upstream.http() else { return Ok(()) };
-                ask_modern(server, "server/discover", None).await.map(drop).map_err(|f| f.to_string())
+                let reply = ask_modern(server, "server/discover", None).await.map_err(|f| f.to_string())?;
+                // An error of its own is no change of what it speaks.
+                let same = discovered(&reply) || reply.error_code() == Some(INTERNAL);
+                if same { Ok(()) } else { Err(SPEAKS_ANOTHER.into()) }
             }
         }
     }
@@ -355,6 +370,17 @@ impl Keeper {
                 ask_modern(server, kind.list_method(), cursor).await
             }
         }
+    }
+}
+
+fn discovered(reply: &Message) -> bool {
+    reply.shape == Shape::Result && reply.results().get(Field::SupportedVersions).is_some()
+}
+
+async fn not_modern(server: &HttpServer) -> Result<(), String> {
+    match ask_modern(server, "server/discover", None).await {
+        Ok(reply) if discovered(&reply) => Err(SPEAKS_ANOTHER.into()),
+        _ => Ok(()),
     }
 }
 

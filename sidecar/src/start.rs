@@ -12,7 +12,6 @@ use std::{
 
 use outrigger_config::sections::{LogFormat as ConfigFormat, LogLevel, Output};
 use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, TrustDomain, install_provider, warm_up};
-use outrigger_mcp::bridge::handshake::Era;
 use outrigger_policy::glob::Glob;
 use outrigger_proxy::{
     accept::{self, ListenerSettings},
@@ -39,7 +38,7 @@ use thiserror::Error;
 use crate::{
     authorize::Gate,
     child::ChildSpec,
-    config::{Config, Era as ConfigEra, Upstream as UpstreamConfig},
+    config::{Config, Upstream as UpstreamConfig},
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
@@ -264,11 +263,7 @@ fn task_settings(config: &Config) -> tasks::Settings {
 fn session_settings(config: &Config) -> SessionSettings {
     SessionSettings {
         scope: config.session,
-        era: match config.era {
-            ConfigEra::Auto => Era::Auto,
-            ConfigEra::Modern => Era::Modern,
-            ConfigEra::Legacy => Era::Legacy,
-        },
+        era: config.era,
         max_sessions: (config.limits.sessions, config.limits.sessions_per_principal),
         max_children: (config.limits.children, config.limits.children_per_principal),
         idle: config.timeouts.session_idle,

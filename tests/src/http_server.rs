@@ -24,6 +24,8 @@ use serde_json::{Value, json as value};
 pub struct Received {
     /// The HTTP method.
     pub method: Method,
+    /// Path and query.
+    pub path: String,
     /// The headers.
     pub headers: HeaderMap,
     /// The body's bytes.
@@ -72,7 +74,8 @@ impl HttpServer {
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                let received = Received { method: head.method, headers: head.headers, body };
+                let received =
+                    Received { method: head.method, path: head.uri.to_string(), headers: head.headers, body };
                 log.lock().unwrap().push(received.clone());
                 answer(received).await
             }

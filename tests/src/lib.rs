@@ -15,6 +15,7 @@
 //! | `client`, `call` | a modern client that can also send nonsense |
 //! | `session` | a client of an older revision |
 //! | `http_server` | a Streamable HTTP server whose every answer a test decides |
+//! | `sse_server` | an HTTP+SSE server, the transport of 2024-11-05 |
 //! | `subjects` | the servers that tests start, and what is missing when they cannot |
 //! | `wait`, `processes` | bounded waits; which processes are left |
 #![allow(
@@ -32,6 +33,7 @@ pub mod mesh;
 pub mod processes;
 pub mod session;
 pub mod sidecar;
+pub mod sse_server;
 pub mod subjects;
 pub mod wait;
 

@@ -90,7 +90,9 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
         doc("Working directory of what `up` starts; without it, that of `outrigger up`."),
         kinds::path(),
     );
-    let text = doc("The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28.");
+    let text = doc(
+        "The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28, `http+sse` for the HTTP transport of 2024-11-05.",
+    );
     let era = f.with_default("era", text.because("one probe at start finds out"), era(), Era::Auto);
     let text = doc("What one session of a server that keeps sessions (or one child process) is shared by.");
     let text = text.because("no caller meets another one's state");

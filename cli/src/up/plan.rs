@@ -146,6 +146,7 @@ fn era(era: Era) -> &'static str {
         Era::Auto => "auto",
         Era::Modern => "modern",
         Era::Legacy => "legacy",
+        Era::HttpSse => "http+sse",
     }
 }
 

@@ -6,6 +6,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
+use crate::oversized::Clue;
+
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
@@ -17,6 +19,13 @@ pub struct Event {
     pub retry: Option<u64>,
     /// The data lines, joined by line feeds; `None` when there was no data line at all.
     pub data: Option<Bytes>,
+}
+
+impl Event {
+    /// Whether it is of this type.
+    pub fn is(&self, name: &[u8]) -> bool {
+        self.event.as_deref().unwrap_or(b"message") == name
+    }
 }
 
 /// An event is larger than the limit.
@@ -38,6 +47,17 @@ pub struct Parser {
     skip_lf: bool,
     started: bool,
     limit: usize,
+    skips: bool,
+    skipping: Option<Skipping>,
+    skipped: Option<Clue>,
+}
+
+/// An event over the limit whose end has not come yet.
+#[derive(Debug, Default)]
+struct Skipping {
+    clue: Clue,
+    /// Part of the current line is gone already.
+    within_line: bool,
 }
 
 impl Parser {
@@ -53,7 +73,21 @@ impl Parser {
             skip_lf: false,
             started: false,
             limit,
+            skips: false,
+            skipping: None,
+            skipped: None,
         }
+    }
+
+    /// A parser that skips events over `limit` bytes: the error comes when such an event has ended, and the stream can
+    /// be read on.
+    pub fn skipping(limit: usize) -> Self {
+        Self { skips: true, ..Self::new(limit) }
+    }
+
+    /// What is left of the event that was skipped last.
+    pub fn take_skipped(&mut self) -> Option<Clue> {
+        self.skipped.take()
     }
 
     /// Adds bytes as they arrive.
@@ -64,13 +98,18 @@ impl Parser {
     /// The next complete event, if one is there. An event that the stream's end cuts off is never returned.
     ///
     /// # Errors
-    /// [`EventTooLarge`]; the stream cannot be used after it.
+    /// [`EventTooLarge`]; the stream cannot be used after it, unless the parser skips.
     pub fn next_event(&mut self) -> Result<Option<Event>, EventTooLarge> {
-        while let Some(line) = self.next_line()? {
+        if self.skipping.is_some() {
+            return self.skip();
+        }
+        loop {
+            let Ok(line) = self.next_line() else { return self.too_large() };
+            let Some(line) = line else { return Ok(None) };
             if !line.is_empty() {
                 self.field(&line);
                 if self.data_bytes > self.limit {
-                    return Err(EventTooLarge(self.limit));
+                    return self.too_large();
                 }
                 continue;
             }
@@ -88,6 +127,35 @@ impl Parser {
             self.data.clear();
             return Ok(Some(event));
         }
+    }
+
+    fn too_large(&mut self) -> Result<Option<Event>, EventTooLarge> {
+        if !self.skips {
+            return Err(EventTooLarge(self.limit));
+        }
+        let mut skipping = Skipping::default();
+        self.data.drain(..).for_each(|line| skipping.clue.push(&line));
+        (self.event, self.data_bytes, self.touched) = (Event::default(), 0, false);
+        self.skipping = Some(skipping);
+        self.skip()
+    }
+
+    /// Drops lines up to the end of the event.
+    fn skip(&mut self) -> Result<Option<Event>, EventTooLarge> {
+        let Some(mut skipping) = self.skipping.take() else { return Ok(None) };
+        while let Ok(Some(line)) = self.next_line() {
+            if line.is_empty() && !skipping.within_line {
+                self.skipped = Some(skipping.clue);
+                return Err(EventTooLarge(self.limit));
+            }
+            skipping.clue.push(&line);
+            skipping.within_line = false;
+        }
+        skipping.clue.push(&self.buffer);
+        skipping.within_line |= !self.buffer.is_empty();
+        self.buffer.clear();
+        self.searched = 0;
+        self.skipping = Some(skipping);
         Ok(None)
     }
 
@@ -208,6 +276,27 @@ mod tests {
         let mut parser = Parser::new(10);
         parser.push(&[b'x'; 100]);
         assert_eq!(parser.next_event(), Err(EventTooLarge(10)));
+    }
+
+    #[test]
+    fn a_large_event_can_be_skipped_wherever_it_is_cut() {
+        let large = format!("data: {{\"id\":5,\"result\":\"{}\"}}", "x".repeat(3000));
+        let stream = format!("data: 1\r\n\r\nid: 9\r\n{large}\r\ndata: y\r\n\r\ndata: 2\r\n\r\n");
+        for size in [1, 7, 999, 10_000] {
+            let mut parser = Parser::skipping(1000);
+            let mut seen = Vec::new();
+            for piece in stream.as_bytes().chunks(size) {
+                parser.push(piece);
+                loop {
+                    match parser.next_event() {
+                        Ok(Some(event)) => seen.push(String::from_utf8(event.data.unwrap().to_vec()).unwrap()),
+                        Ok(None) => break,
+                        Err(_) => seen.push(format!("id {:?}", parser.take_skipped().unwrap().id())),
+                    }
+                }
+            }
+            assert_eq!(seen, ["1", "id Some(5)", "2"], "pieces of {size}");
+        }
     }
 
     proptest! {

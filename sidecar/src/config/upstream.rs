@@ -8,7 +8,7 @@ use outrigger_config::{Fields, Secret, doc};
 /// The server behind the sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upstream {
-    /// It runs already and speaks Streamable HTTP.
+    /// It runs already and speaks Streamable HTTP, or HTTP+SSE.
     Url(Url),
     /// The sidecar starts it and speaks over its standard input and output.
     Command(Command),
@@ -34,6 +34,8 @@ pub enum Era {
     Modern,
     /// 2025-11-25 and earlier, with `initialize`.
     Legacy,
+    /// 2025-11-25 and earlier over the transport of 2024-11-05: GET opens an event stream that names where to post.
+    HttpSse,
 }
 
 /// What one session of the server (or one child process) is shared by.
@@ -93,9 +95,18 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<Upstream> {
 }
 
 pub(super) fn read_era(f: &mut Fields<'_>) -> Era {
-    let text = doc("The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28.")
-        .env("OUTRIGGER_ERA");
-    f.with_default("era", text.because("one probe at start finds out"), era(), Era::Auto)
+    let text = doc(
+        "The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28, `http+sse` for the HTTP \
+         transport of 2024-11-05, whose URL often ends in `/sse`.",
+    )
+    .env("OUTRIGGER_ERA");
+    let reason =
+        "a probe at start finds out: `server/discover`, then `initialize`, then a GET that brings an `endpoint` event";
+    let chosen = f.with_default("era", text.because(reason), era(), Era::Auto);
+    if chosen == Era::HttpSse && f.has("command") {
+        f.mistake("era", "a server that is started with `command` has no HTTP", "use `legacy`, or leave `era` out");
+    }
+    chosen
 }
 
 pub(super) fn read_session(f: &mut Fields<'_>) -> SessionScope {
@@ -107,7 +118,7 @@ pub(super) fn read_session(f: &mut Fields<'_>) -> SessionScope {
 
 /// The kind of an `era` setting.
 pub fn era() -> Kind<Era> {
-    kinds::choice(&[("auto", Era::Auto), ("modern", Era::Modern), ("legacy", Era::Legacy)])
+    kinds::choice(&[("auto", Era::Auto), ("modern", Era::Modern), ("legacy", Era::Legacy), ("http+sse", Era::HttpSse)])
 }
 
 /// The kind of a `session` setting.

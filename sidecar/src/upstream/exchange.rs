@@ -18,11 +18,11 @@ use outrigger_proxy::failure::Failure;
 use crate::tasks::{Running, cancel_detached};
 
 use super::{
+    channel::{CallReceiver, Inbound},
+    channel_session::ChannelSession,
     http::{Answer, EventStream, legacy_fields},
     http_session::{HttpSession, Occupied},
     session::Session,
-    stdio::{CallReceiver, Inbound},
-    stdio_session::StdioSession,
 };
 
 /// The wait before a dropped event stream is resumed, unless the server says otherwise.
@@ -56,7 +56,7 @@ pub struct Exchange {
 }
 
 enum Link {
-    Stdio(Arc<StdioSession>, CallReceiver),
+    Channel(Arc<ChannelSession>, CallReceiver),
     Http(Arc<HttpSession>, Source, #[expect(dead_code, reason = "held to count the call")] Occupied),
 }
 
@@ -70,16 +70,16 @@ enum Source {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Link::Stdio(..) => "Stdio",
+            Link::Channel(..) => "Channel",
             Link::Http(..) => "Http",
         })
     }
 }
 
 impl Exchange {
-    /// A call on a stdio server whose request was written already.
-    pub fn stdio(call: Call, session: Arc<StdioSession>, receiver: CallReceiver) -> Self {
-        Self { call, link: Link::Stdio(session, receiver), finished: false, running: None }
+    /// A call on a channel, for a request that is about to be written.
+    pub fn channel(call: Call, session: Arc<ChannelSession>, receiver: CallReceiver) -> Self {
+        Self { call, link: Link::Channel(session, receiver), finished: false, running: None }
     }
 
     /// A call on a legacy HTTP server, from the answer to its POST.
@@ -96,10 +96,17 @@ impl Exchange {
         Ok(Self { call, link: Link::Http(session, source, occupied), finished: false, running: None })
     }
 
+    /// Resolves once there is something for [`Exchange::next`].
+    pub async fn arrived(&mut self) {
+        if let Link::Channel(_, receiver) = &mut self.link {
+            receiver.arrived().await;
+        }
+    }
+
     /// Says that the call waits for its client to answer, or goes on.
     pub fn wait(&self, waits: bool) {
         // One that waits for a task is not in flight in the sense that matters here.
-        if let Link::Stdio(session, receiver) = &self.link
+        if let Link::Channel(session, receiver) = &self.link
             && self.running.is_none()
         {
             session.channel.wait_call(receiver.id, waits);
@@ -109,7 +116,7 @@ impl Exchange {
     /// Says that the call waits for the result of a task: what is asked for the task is asked on this call, and whatever
     /// names no task is not.
     pub fn follow(&self, task: &str) {
-        if let Link::Stdio(session, receiver) = &self.link {
+        if let Link::Channel(session, receiver) = &self.link {
             session.channel.wait_call(receiver.id, true);
             session.channel.tie_call(receiver.id, task);
         }
@@ -128,7 +135,7 @@ impl Exchange {
     /// The session that it uses.
     pub fn session(&self) -> Arc<Session> {
         Arc::new(match &self.link {
-            Link::Stdio(session, _) => Session::Stdio(session.clone()),
+            Link::Channel(session, _) => Session::Channel(session.clone()),
             Link::Http(session, ..) => Session::Http(session.clone()),
         })
     }
@@ -136,7 +143,7 @@ impl Exchange {
     /// The service that is called.
     pub fn service(&self) -> &str {
         match &self.link {
-            Link::Stdio(session, _) => session.service(),
+            Link::Channel(session, _) => session.service(),
             Link::Http(session, ..) => &session.server.service,
         }
     }
@@ -189,14 +196,14 @@ impl Exchange {
 
     fn session_info(&self) -> Bytes {
         match &self.link {
-            Link::Stdio(session, _) => session.greeted.info.clone(),
+            Link::Channel(session, _) => session.greeted.info.clone(),
             Link::Http(session, ..) => session.greeted.info.clone(),
         }
     }
 
     async fn receive(&mut self) -> Result<Message, Failure> {
         match &mut self.link {
-            Link::Stdio(session, receiver) => match receiver.next().await {
+            Link::Channel(session, receiver) => match receiver.next().await {
                 Inbound::Message(message) => Ok(message),
                 Inbound::TooLarge(limit) => Err(session.broken(&format!("its reply is larger than {limit} bytes"))),
                 Inbound::Gone(why) => Err(session.broken(&why)),
@@ -212,7 +219,7 @@ impl Exchange {
     pub fn send(&self, message: Bytes) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
         // The future must not borrow the exchange: the body that it may hold is not `Sync`.
         let session = match &self.link {
-            Link::Stdio(session, _) => Session::Stdio(session.clone()),
+            Link::Channel(session, _) => Session::Channel(session.clone()),
             Link::Http(session, ..) => Session::Http(session.clone()),
         };
         async move { session.send(message).await }
@@ -240,7 +247,7 @@ impl Drop for Exchange {
             cancel_detached(self.session(), running.id);
         }
         match &self.link {
-            Link::Stdio(session, receiver) => {
+            Link::Channel(session, receiver) => {
                 if session.channel.close_call(receiver.id) && !self.finished {
                     session.channel.write_now(self.call.cancelled("the caller went away"));
                 }

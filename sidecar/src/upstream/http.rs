@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use outrigger_mcp::{
     envelope::{Message, Meta},
     headers,
     method::Method,
+    oversized::Clue,
     revision::Revision,
-    sse::Parser,
+    sse::{Event, Parser},
 };
 use outrigger_proxy::{
     body::{OutBody, ReadError, read_bounded},
@@ -114,6 +115,11 @@ impl HttpServer {
         EventStream { body, parser: Parser::new(self.event_bytes), last_id: None, retry: None }
     }
 
+    /// Reads events from a body, and skips those that are too large.
+    pub fn events_skipping(&self, body: PooledBody) -> EventStream {
+        EventStream { parser: Parser::skipping(self.event_bytes), ..self.events(body) }
+    }
+
     /// Reads a whole body within the limits.
     ///
     /// # Errors
@@ -128,25 +134,41 @@ impl HttpServer {
 }
 
 impl EventStream {
-    /// The next event with data; `None` at the end of the stream.
+    /// The data of the next message; `None` at the end of the stream.
     ///
     /// # Errors
     /// A text for the log when an event is too large or the connection failed.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        while let Some(event) = self.next_event().await? {
+            // Priming events have empty data; other event types than `message` are not ours to read.
+            let is_message = event.is(b"message");
+            if let Some(data) = event.data.filter(|data| is_message && !data.is_empty()) {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is left of an event that was skipped, when that was the error.
+    pub fn take_oversized(&mut self) -> Option<Clue> {
+        self.parser.take_skipped()
+    }
+
+    /// The next event of any type.
+    ///
+    /// # Errors
+    /// As [`EventStream::next`].
+    pub async fn next_event(&mut self) -> Result<Option<Event>, String> {
         use http_body_util::BodyExt;
         loop {
-            while let Some(event) = self.parser.next_event().map_err(|e| e.to_string())? {
+            if let Some(event) = self.parser.next_event().map_err(|e| e.to_string())? {
                 if event.id.is_some() {
-                    self.last_id = event.id;
+                    self.last_id.clone_from(&event.id);
                 }
                 if event.retry.is_some() {
                     self.retry = event.retry;
                 }
-                // Priming events have empty data; other event types than `message` are not ours to read.
-                let is_message = event.event.as_deref().is_none_or(|name| name == b"message");
-                if let Some(data) = event.data.filter(|data| is_message && !data.is_empty()) {
-                    return Ok(Some(data));
-                }
+                return Ok(Some(event));
             }
             match self.body.frame().await {
                 None => return Ok(None),
@@ -206,4 +228,14 @@ pub fn modern_fields(message: &Message) -> HeaderMap {
         fields.insert(headers::NAME, value);
     }
     fields
+}
+
+/// The trace context that is in `_meta`, for servers that read headers. Values are quoted text without escapes.
+pub fn copy_trace(trace: &[(&str, Bytes)], fields: &mut HeaderMap) {
+    for (name, value) in trace {
+        let plain = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or_default();
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(plain)) {
+            fields.insert(name, value);
+        }
+    }
 }

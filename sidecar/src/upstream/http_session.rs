@@ -17,7 +17,7 @@ use outrigger_mcp::{
         to_server::Call,
     },
     envelope::{Message, Shape},
-    error::notification,
+    error::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, notification},
     headers,
     method::Method,
 };
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     exchange::Exchange,
-    http::{Answer, HttpServer, legacy_fields, modern_fields},
+    http::{Answer, EventStream, HttpServer, copy_trace, legacy_fields, modern_fields},
     session::Declared,
 };
 
@@ -50,6 +50,16 @@ pub struct HttpSession {
     listener: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
 }
 
+/// What a greeting found.
+pub enum Met {
+    /// A server with sessions, and one with it.
+    Session(Arc<HttpSession>),
+    /// A modern server, where there are no sessions.
+    Modern(Greeted),
+    /// It does not take `initialize` by POST, and how it said so: perhaps it speaks HTTP+SSE.
+    Older(String),
+}
+
 impl std::fmt::Debug for HttpSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The id is a credential.
@@ -58,7 +68,7 @@ impl std::fmt::Debug for HttpSession {
 }
 
 impl HttpSession {
-    /// Greets a server. `Ok(Err(greeted))` says that it is modern, where there are no sessions.
+    /// Greets a server.
     ///
     /// # Errors
     /// Why it cannot be used; [`Failure::Unavailable`] decides nothing about its era.
@@ -67,25 +77,26 @@ impl HttpSession {
         era: Era,
         declared: &Declared,
         patience: (Duration, Duration),
-    ) -> Result<Result<Arc<Self>, Greeted>, Failure> {
+    ) -> Result<Met, Failure> {
         let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
         let mut request = handshake.start();
         loop {
             let probing = handshake.probing();
             let waited = if probing { patience.0 } else { patience.1 };
-            let (reply, session) = match tokio::time::timeout(waited, post_greeting(server, &request, probing)).await {
+            let answered = match tokio::time::timeout(waited, post_greeting(server, &request, probing)).await {
                 Ok(answered) => answered?,
-                Err(_) => (Err(format!("no answer within {waited:?}")), None),
+                Err(_) => Greeting { reply: Err(format!("no answer within {waited:?}")), session: None, old: false },
             };
-            let step = match &reply {
+            let step = match &answered.reply {
                 Ok(reply) => handshake.on_reply(reply),
                 Err(why) => handshake.on_silence(why),
             };
             match step {
                 Step::Send(next) => request = next,
+                Step::Failed(why) if answered.old && !probing => return Ok(Met::Older(why)),
                 Step::Failed(why) => return Err(Failure::Unavailable { service: server.service.clone(), reason: why }),
-                Step::Done(greeted) if greeted.revision.is_modern() => return Ok(Err(greeted)),
-                Step::Done(greeted) => return Self::begin(server, greeted, session).await.map(Ok),
+                Step::Done(greeted) if greeted.revision.is_modern() => return Ok(Met::Modern(greeted)),
+                Step::Done(greeted) => return Self::begin(server, greeted, answered.session).await.map(Met::Session),
             }
         }
     }
@@ -145,9 +156,16 @@ impl HttpSession {
             self.expire();
             return Err(Failure::UnknownSession);
         }
+        let status = response.status();
         let answer = self.server.answer(response).await;
         unanswered.cancellation = None;
-        Exchange::http(call, self.clone(), answer?)
+        let answer = answer?;
+        if matches!(&answer, Answer::Json(reply) if status.is_client_error() && refused_as_modern(reply)) {
+            self.expire();
+            let reason = "it speaks another revision than before, and is being greeted again".into();
+            return Err(Failure::Unavailable { service: self.server.service.clone(), reason });
+        }
+        Exchange::http(call, self.clone(), answer)
     }
 
     /// Posts a notification or a response.
@@ -213,14 +231,10 @@ impl HttpSession {
     }
 }
 
-/// The trace context that is in `_meta`, for servers that read headers. Values are quoted text without escapes.
-fn copy_trace(trace: &[(&str, Bytes)], fields: &mut http::HeaderMap) {
-    for (name, value) in trace {
-        let plain = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or_default();
-        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(plain)) {
-            fields.insert(name, value);
-        }
-    }
+/// Whether a reply is one of the errors that only modern servers send: they do not know what a session is.
+fn refused_as_modern(reply: &Bytes) -> bool {
+    let code = Message::parse(reply.clone()).ok().and_then(|reply| reply.error_code());
+    matches!(code, Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION))
 }
 
 /// Cancels a call whose answer never began, when it is dropped.
@@ -247,8 +261,32 @@ impl Drop for Occupied {
     }
 }
 
-/// The reply to a request of the greeting (or why there is none), and the session id that came with it.
-type Greeting = (Result<Message, String>, Option<HeaderValue>);
+/// The answer to a request of the greeting.
+struct Greeting {
+    /// The reply, or why there is none.
+    reply: Result<Message, String>,
+    /// The session id that came with it.
+    session: Option<HeaderValue>,
+    /// Whether servers answer so that only know HTTP+SSE (2024-11-05).
+    old: bool,
+}
+
+/// Why there is no reply: the server opens its event stream for any HTTP method.
+const ENDPOINT_CAME: &str = "it answered with an `endpoint` event";
+
+async fn streamed(events: &mut EventStream) -> Result<Message, String> {
+    while let Some(event) = events.next_event().await? {
+        if event.is(b"endpoint") {
+            return Err(ENDPOINT_CAME.into());
+        }
+        // Others prime the stream, or are not ours to read.
+        let is_message = event.is(b"message");
+        if let Some(data) = event.data.filter(|data| is_message && !data.is_empty()) {
+            return Message::parse(data).map_err(|r| r.error.to_string());
+        }
+    }
+    Err("the stream ended without a reply".into())
+}
 
 async fn post_greeting(server: &HttpServer, request: &Bytes, modern: bool) -> Result<Greeting, Failure> {
     let message = Message::parse(request.clone()).map_err(|r| Failure::Internal(r.error.to_string()))?;
@@ -260,16 +298,14 @@ async fn post_greeting(server: &HttpServer, request: &Bytes, modern: bool) -> Re
         return Err(Failure::Unavailable { service: server.service.clone(), reason });
     }
     let session = response.headers().get(headers::SESSION_ID).cloned();
+    let mut old = matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
     let reply = match server.answer(response).await {
         Ok(Answer::Json(bytes)) => Message::parse(bytes).map_err(|r| r.error.to_string()),
-        Ok(Answer::Stream(mut events)) => match events.next().await {
-            Ok(Some(data)) => Message::parse(data).map_err(|r| r.error.to_string()),
-            _ => Err("the stream ended without a reply".into()),
-        },
+        Ok(Answer::Stream(mut events)) => streamed(&mut events).await.inspect_err(|why| old |= why == ENDPOINT_CAME),
         Ok(Answer::Empty) => Err("no reply".into()),
         Err(_) => Err(format!("status {}", status.as_u16())),
     };
-    Ok((reply, session))
+    Ok(Greeting { reply, session, old })
 }
 
 /// Keeps the session's GET stream open, where the server offers one.

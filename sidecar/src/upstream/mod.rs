@@ -7,28 +7,31 @@
 //!               \--> its own session  legacy server: by client session or principal, and declared capabilities
 //! ```
 
+pub mod channel;
+pub mod channel_session;
 pub mod exchange;
 pub mod http;
 pub mod http_session;
+pub mod http_sse;
+mod opening;
 pub mod owner;
 pub mod parking;
 mod room;
 pub mod session;
 pub mod stdio;
-pub mod stdio_session;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use outrigger_mcp::bridge::handshake::{Era, Greeted};
+use outrigger_mcp::bridge::handshake::Greeted;
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{
     Metrics, ServiceMetrics,
@@ -41,21 +44,21 @@ use tokio::{
 
 use self::{
     http::HttpServer,
-    http_session::HttpSession,
     owner::Owner,
     room::{Caps, Room, room},
     session::{Declared, Session},
-    stdio::Channel,
-    stdio_session::StdioSession,
 };
-use crate::{child::ChildSpec, config::SessionScope};
+use crate::{
+    child::ChildSpec,
+    config::{Era, SessionScope},
+};
 
 /// How the ingress marks the tag of one client's session (docs/decisions/0002-session-extension.md).
 const CLIENT_SESSION: &str = "c.";
 
 /// How a server is reached.
 pub enum Reach {
-    /// Streamable HTTP.
+    /// Streamable HTTP, or HTTP+SSE.
     Http(HttpServer),
     /// A child process.
     Stdio(ChildSpec),
@@ -66,7 +69,7 @@ pub enum Reach {
 pub struct SessionSettings {
     /// Who shares a session.
     pub scope: SessionScope,
-    /// Era to greet in.
+    /// What to greet it with.
     pub era: Era,
     /// Sessions at most, and of one principal.
     pub max_sessions: (usize, usize),
@@ -90,6 +93,8 @@ pub struct Upstream {
     metrics: Arc<Metrics>,
     service_metrics: Arc<ServiceMetrics>,
     known: ArcSwapOption<Greeted>,
+    /// Whether it was found to speak HTTP+SSE.
+    http_sse: AtomicBool,
     main: ArcSwapOption<Session>,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
     opened: Notify,
@@ -226,6 +231,7 @@ impl Upstream {
             metrics: metrics.clone(),
             service_metrics: metrics.service(service),
             known: ArcSwapOption::empty(),
+            http_sse: AtomicBool::new(false),
             main: ArcSwapOption::empty(),
             entries: Mutex::new(HashMap::new()),
             opened: Notify::new(),
@@ -252,39 +258,17 @@ impl Upstream {
         }
     }
 
+    /// Whether its era is to be found out.
+    pub fn probes(&self) -> bool {
+        self.settings.era == Era::Auto
+    }
+
     /// The HTTP server, if it is one.
     pub fn http(&self) -> Option<&HttpServer> {
         match &self.reach {
             Reach::Http(server) => Some(server),
             Reach::Stdio(_) => None,
         }
-    }
-
-    /// Greets the server for the catalog. Returns its session, or `None` for a modern HTTP server, which has none.
-    ///
-    /// # Errors
-    /// Why it cannot be used now.
-    pub async fn open_main(&self) -> Result<Option<Arc<Session>>, Failure> {
-        let declared = Declared::everything();
-        if let Reach::Http(server) = &self.reach {
-            match HttpSession::greet(server, self.settings.era, &declared, self.patience()).await? {
-                Ok(session) => {
-                    self.known.store(Some(Arc::new(session.greeted.clone())));
-                    let session = Arc::new(Session::Http(session));
-                    self.main.store(Some(session.clone()));
-                    return Ok(Some(session));
-                }
-                Err(greeted) => {
-                    self.known.store(Some(Arc::new(greeted)));
-                    return Ok(None);
-                }
-            }
-        }
-        let session = self.open(&declared).await?;
-        self.known.store(Some(Arc::new(session.greeted().clone())));
-        self.main.store(Some(session.clone()));
-        self.opened.notify_waiters();
-        Ok(Some(session))
     }
 
     /// The main session, while it lives.
@@ -487,53 +471,6 @@ impl Upstream {
             // A panic in one must not keep the others from being closed.
             let _ = one.await;
         }
-    }
-
-    async fn open(&self, declared: &Declared) -> Result<Arc<Session>, Failure> {
-        match &self.reach {
-            Reach::Http(server) => match HttpSession::greet(server, Era::Legacy, declared, self.patience()).await? {
-                Ok(session) => Ok(Arc::new(Session::Http(session))),
-                Err(_) => Err(self.unavailable("it changed its revision")),
-            },
-            Reach::Stdio(spec) => self.open_child(spec, declared).await,
-        }
-    }
-
-    async fn open_child(&self, spec: &ChildSpec, declared: &Declared) -> Result<Arc<Session>, Failure> {
-        // A server whose era is known is not probed again.
-        let mut era = match self.known.load().as_ref() {
-            Some(known) if !known.revision.is_modern() => Era::Legacy,
-            _ => self.settings.era,
-        };
-        loop {
-            let (child, pipes) = crate::child::start(spec, &self.service).map_err(|why| self.unavailable(&why))?;
-            let channel = Channel::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes);
-            match StdioSession::greet(&self.service, channel.clone(), child, era, declared, self.patience()).await {
-                Ok(session) => {
-                    // A modern server asks nothing by itself, and keeps no state that one caller could see of another.
-                    if self.settings.scope == SessionScope::Shared && !session.greeted.revision.is_modern() {
-                        session.channel.share();
-                    }
-                    return Ok(Arc::new(Session::Stdio(session)));
-                }
-                Err((why, child)) => {
-                    let died = channel.is_closed();
-                    channel.hang_up();
-                    child.stop().await;
-                    if died && era == Era::Auto {
-                        // Some servers die of a first message they do not know: start again and greet the old way.
-                        era = Era::Legacy;
-                        continue;
-                    }
-                    return Err(self.unavailable(&why));
-                }
-            }
-        }
-    }
-
-    /// How long the probe and `initialize` may take.
-    fn patience(&self) -> (Duration, Duration) {
-        (self.settings.probe, self.settings.initialize)
     }
 
     fn unavailable(&self, reason: &str) -> Failure {

@@ -10,7 +10,7 @@ use outrigger_mcp::{bridge::handshake::Greeted, edit::concat, envelope::Message}
 use outrigger_proxy::failure::Failure;
 use tokio::sync::broadcast;
 
-use super::{exchange::Exchange, http_session::HttpSession, stdio_session::StdioSession};
+use super::{channel_session::ChannelSession, exchange::Exchange, http_session::HttpSession};
 
 /// What the client behind a session declared; raw JSON objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl Declared {
 /// A greeted session.
 #[derive(Debug)]
 pub enum Session {
-    /// A child process.
-    Stdio(Arc<StdioSession>),
+    /// A child process, or an HTTP+SSE server: all calls share one channel.
+    Channel(Arc<ChannelSession>),
     /// A session of a legacy HTTP server.
     Http(Arc<HttpSession>),
 }
@@ -45,7 +45,7 @@ impl Session {
     /// What the server said of itself.
     pub fn greeted(&self) -> &Greeted {
         match self {
-            Session::Stdio(s) => &s.greeted,
+            Session::Channel(s) => &s.greeted,
             Session::Http(s) => &s.greeted,
         }
     }
@@ -53,15 +53,20 @@ impl Session {
     /// Whether it can take calls.
     pub fn alive(&self) -> bool {
         match self {
-            Session::Stdio(s) => !s.channel.is_closed(),
+            Session::Channel(s) => !s.channel.is_closed(),
             Session::Http(s) => !s.expired.load(Ordering::Acquire),
         }
+    }
+
+    /// Whether its end is noticed at once, so that nobody needs to ask whether it is still there.
+    pub fn tells_its_end(&self) -> bool {
+        matches!(self, Session::Channel(s) if s.is_child)
     }
 
     /// Calls in flight.
     pub fn in_flight(&self) -> usize {
         match self {
-            Session::Stdio(s) => s.channel.in_flight(),
+            Session::Channel(s) => s.channel.in_flight(),
             Session::Http(s) => s.open.load(Ordering::Relaxed),
         }
     }
@@ -69,7 +74,7 @@ impl Session {
     /// Messages of the server that belong to no call.
     pub fn subscribe(&self) -> broadcast::Receiver<Message> {
         match self {
-            Session::Stdio(s) => s.channel.subscribe(),
+            Session::Channel(s) => s.channel.subscribe(),
             Session::Http(s) => s.messages.subscribe(),
         }
     }
@@ -77,7 +82,7 @@ impl Session {
     /// Says that a listener takes requests outside calls, or no longer does.
     pub fn take_requests(&self, takes: bool) {
         match self {
-            Session::Stdio(s) => s.channel.take_requests(takes),
+            Session::Channel(s) => s.channel.take_requests(takes),
             Session::Http(s) if takes => drop(s.takes_requests.fetch_add(1, Ordering::Relaxed)),
             Session::Http(s) => drop(s.takes_requests.fetch_sub(1, Ordering::Relaxed)),
         }
@@ -89,7 +94,7 @@ impl Session {
     /// When the server does not take it.
     pub async fn call(&self, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
         match self {
-            Session::Stdio(s) => s.call(request, trace).await,
+            Session::Channel(s) => s.call(request, trace).await,
             Session::Http(s) => s.call(request, trace).await,
         }
     }
@@ -97,7 +102,7 @@ impl Session {
     /// Resolves when the session is over: the child ended, or the server forgot us.
     pub async fn ended(&self) {
         match self {
-            Session::Stdio(s) => s.channel.closed().await,
+            Session::Channel(s) => s.channel.closed().await,
             Session::Http(s) => s.ended.cancelled().await,
         }
     }
@@ -114,7 +119,7 @@ impl Session {
     /// Counts listeners of a resource; `true` when this one is the first, or was the last, so that the server must know.
     pub fn count_subscription(&self, uri: &str, more: bool) -> bool {
         let counts = match self {
-            Session::Stdio(s) => &s.subscriptions,
+            Session::Channel(s) => &s.subscriptions,
             Session::Http(s) => &s.subscriptions,
         };
         let mut counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -137,7 +142,7 @@ impl Session {
     /// When the server does not take it.
     pub async fn send(&self, message: Bytes) -> Result<(), Failure> {
         match self {
-            Session::Stdio(s) => s.write(vec![message]).await,
+            Session::Channel(s) => s.channel.write(vec![message], &[]).await,
             Session::Http(s) => s.post(message).await,
         }
     }
@@ -145,7 +150,7 @@ impl Session {
     /// Ends the session: the child is stopped, the HTTP session deleted.
     pub async fn close(&self) {
         match self {
-            Session::Stdio(s) => s.close().await,
+            Session::Channel(s) => s.close().await,
             Session::Http(s) => s.close().await,
         }
     }

@@ -1,4 +1,4 @@
-//! A child process, greeted and ready for calls.
+//! A server whose calls share one channel, greeted and ready for them.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,40 +16,39 @@ use outrigger_proxy::failure::Failure;
 use tokio::sync::Mutex;
 
 use super::{
+    channel::{Channel, Inbound},
     exchange::Exchange,
     session::Declared,
-    stdio::{Channel, Inbound},
 };
 use crate::child::RunningChild;
 
-/// How long one write to a server that does not read may wait.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// A child process that has been greeted.
+/// A server on a channel that has been greeted.
 #[derive(Debug)]
-pub struct StdioSession {
+pub struct ChannelSession {
     /// What it said of itself.
     pub greeted: Greeted,
-    /// Its pipes.
+    /// The way to it.
     pub channel: Arc<Channel>,
     service: String,
+    /// Whether it is a process of ours.
+    pub is_child: bool,
     child: Mutex<Option<RunningChild>>,
     pub(super) subscriptions: std::sync::Mutex<HashMap<String, usize>>,
 }
 
-impl StdioSession {
-    /// Greets a server that was just started.
+impl ChannelSession {
+    /// Greets a server that was just started, or connected to when there is no `child`.
     ///
     /// # Errors
     /// Why the greeting failed, and the child, so that the caller can stop it.
     pub async fn greet(
         service: &str,
         channel: Arc<Channel>,
-        child: RunningChild,
+        child: Option<RunningChild>,
         era: Era,
         declared: &Declared,
         patience: (Duration, Duration),
-    ) -> Result<Arc<Self>, (String, RunningChild)> {
+    ) -> Result<Arc<Self>, (String, Option<RunningChild>)> {
         let mut handshake = Handshake::new(era, declared.capabilities.clone(), declared.info.clone());
         let mut request = handshake.start();
         let (probe, initialize) = patience;
@@ -67,13 +66,17 @@ impl StdioSession {
                 Step::Failed(why) => return Err((why, child)),
                 Step::Done(greeted) => {
                     if !greeted.revision.is_modern() {
-                        channel.write_now(notification("notifications/initialized", None));
+                        let initialized = notification("notifications/initialized", None);
+                        if let Err(failure) = channel.write(vec![initialized], &[]).await {
+                            return Err((failure.to_string(), child));
+                        }
                     }
                     return Ok(Arc::new(Self {
                         greeted,
                         channel,
                         service: service.to_owned(),
-                        child: Mutex::new(Some(child)),
+                        is_child: child.is_some(),
+                        child: Mutex::new(child),
                         subscriptions: std::sync::Mutex::default(),
                     }));
                 }
@@ -91,17 +94,6 @@ impl StdioSession {
         Failure::Broken { service: self.service.clone(), reason: reason.into() }
     }
 
-    /// Writes a message.
-    ///
-    /// # Errors
-    /// Unavailable, when the server is gone or does not read.
-    pub async fn write(&self, pieces: Vec<Bytes>) -> Result<(), Failure> {
-        self.channel
-            .write(pieces, WRITE_PATIENCE)
-            .await
-            .map_err(|why| Failure::Unavailable { service: self.service.clone(), reason: why.into() })
-    }
-
     pub(super) async fn call(
         self: &Arc<Self>,
         request: &Message,
@@ -114,8 +106,13 @@ impl StdioSession {
         let call = Call::new(request, receiver.id).on(self.greeted.revision);
         let pieces = call.request(request, trace);
         // Made first, so that the call is forgotten again if writing fails or the caller goes away meanwhile.
-        let exchange = Exchange::stdio(call, self.clone(), receiver);
-        self.write(pieces).await?;
+        let mut exchange = Exchange::channel(call, self.clone(), receiver);
+        // Some servers accept a POST only when its work is done; what the work says and asks until then must be heard.
+        tokio::select! {
+            biased;
+            written = self.channel.write(pieces, trace) => written?,
+            () = exchange.arrived() => {}
+        }
         Ok(exchange)
     }
 
@@ -135,22 +132,18 @@ async fn ask(channel: &Channel, request: &Bytes, patience: Duration) -> Result<M
     let mut edits = outrigger_mcp::edit::Edits::new();
     edits.set_id(&sent, receiver.id.to_string());
     let outcome = tokio::time::timeout(patience, async {
-        channel.write(edits.apply(sent.body()), WRITE_PATIENCE).await?;
+        channel.write(edits.apply(sent.body()), &[]).await.map_err(|failure| failure.to_string())?;
         loop {
             match receiver.next().await {
                 Inbound::Message(m) if matches!(m.shape, Shape::Result | Shape::Error) => return Ok(m),
                 // A request during the greeting cannot be answered yet by anybody.
                 Inbound::Message(_) => {}
-                Inbound::TooLarge(_) => return Err("the reply is too large"),
-                Inbound::Gone(_) => return Err("the server ended"),
+                Inbound::TooLarge(_) => return Err("the reply is too large".into()),
+                Inbound::Gone(_) => return Err("the server ended".into()),
             }
         }
     })
     .await;
     channel.close_call(receiver.id);
-    match outcome {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(why)) => Err(why.to_owned()),
-        Err(_) => Err(format!("no answer within {patience:?}")),
-    }
+    outcome.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
 }

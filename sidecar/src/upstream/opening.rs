@@ -1,0 +1,159 @@
+//! How sessions begin: which greeting, over which transport, and what is tried when the server takes neither.
+//!
+//! What was found out holds until the server contradicts it; then it is asked again from the start.
+
+use std::sync::{Arc, atomic::Ordering};
+use std::time::Duration;
+
+use outrigger_mcp::bridge::handshake;
+use outrigger_proxy::failure::Failure;
+
+use super::{
+    Reach, Upstream,
+    channel::Channel,
+    channel_session::ChannelSession,
+    http::HttpServer,
+    http_session::{HttpSession, Met},
+    http_sse,
+    session::{Declared, Session},
+    stdio,
+};
+use crate::{
+    child::ChildSpec,
+    config::{Era, SessionScope},
+};
+
+impl Upstream {
+    /// Greets the server for the catalog. Returns its session, or `None` for a modern HTTP server, which has none.
+    ///
+    /// # Errors
+    /// Why it cannot be used now.
+    pub async fn open_main(&self) -> Result<Option<Arc<Session>>, Failure> {
+        let declared = Declared::everything();
+        let session = match &self.reach {
+            Reach::Http(server) => match self.meet(server, &declared).await? {
+                Some(session) => session,
+                None => return Ok(None),
+            },
+            Reach::Stdio(spec) => self.open_child(spec, &declared).await?,
+        };
+        self.known.store(Some(Arc::new(session.greeted().clone())));
+        self.main.store(Some(session.clone()));
+        self.opened.notify_waiters();
+        Ok(Some(session))
+    }
+
+    /// Finds out what an HTTP server speaks.
+    async fn meet(&self, server: &HttpServer, declared: &Declared) -> Result<Option<Arc<Session>>, Failure> {
+        let era = self.settings.era;
+        let met = match era {
+            Era::HttpSse => Met::Older(String::new()),
+            _ => HttpSession::greet(server, greeting(era), declared, self.patience()).await?,
+        };
+        let older = matches!(met, Met::Older(_));
+        let session = match met {
+            Met::Modern(greeted) => {
+                self.known.store(Some(Arc::new(greeted)));
+                None
+            }
+            Met::Session(session) => Some(Arc::new(Session::Http(session))),
+            Met::Older(_) if era == Era::HttpSse => Some(self.open_stream(server, declared).await?),
+            Met::Older(why) if era == Era::Auto => match self.open_stream(server, declared).await {
+                Ok(session) => Some(session),
+                // What it said to `initialize` tells more than that this did not help either.
+                Err(failure) => return Err(self.unavailable(&format!("{why}; nor by HTTP+SSE: {failure}"))),
+            },
+            Met::Older(why) => return Err(self.unavailable(&why)),
+        };
+        self.http_sse.store(older, Ordering::Relaxed);
+        Ok(session)
+    }
+
+    /// Opens a session for calls.
+    pub(super) async fn open(&self, declared: &Declared) -> Result<Arc<Session>, Failure> {
+        match &self.reach {
+            Reach::Http(server) if self.http_sse.load(Ordering::Relaxed) => self.open_stream(server, declared).await,
+            Reach::Http(server) => {
+                match HttpSession::greet(server, handshake::Era::Legacy, declared, self.patience()).await? {
+                    Met::Session(session) => Ok(Arc::new(Session::Http(session))),
+                    Met::Modern(_) | Met::Older(_) => Err(self.unavailable("it speaks another revision than before")),
+                }
+            }
+            Reach::Stdio(spec) => self.open_child(spec, declared).await,
+        }
+    }
+
+    /// A session over HTTP+SSE. Only legacy revisions were ever spoken over it.
+    async fn open_stream(&self, server: &HttpServer, declared: &Declared) -> Result<Arc<Session>, Failure> {
+        let channel = http_sse::open(server, self.settings.probe).await?;
+        let era = handshake::Era::Legacy;
+        let greeted = ChannelSession::greet(&self.service, channel.clone(), None, era, declared, self.patience()).await;
+        match greeted {
+            Ok(session) => Ok(self.on_channel(session)),
+            Err((why, _)) => {
+                channel.close("it was not greeted");
+                Err(self.unavailable(&why))
+            }
+        }
+    }
+
+    async fn open_child(&self, spec: &ChildSpec, declared: &Declared) -> Result<Arc<Session>, Failure> {
+        let asked = greeting(self.settings.era);
+        // A server whose era is known is not probed again.
+        let mut era = match self.known.load().as_ref() {
+            Some(known) if !known.revision.is_modern() => handshake::Era::Legacy,
+            _ => asked,
+        };
+        let mut tries = 0;
+        loop {
+            let (child, pipes) = crate::child::start(spec, &self.service).map_err(|why| self.unavailable(&why))?;
+            let channel = stdio::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes);
+            let child = Some(child);
+            let greeted =
+                ChannelSession::greet(&self.service, channel.clone(), child, era, declared, self.patience()).await;
+            let (why, child) = match greeted {
+                Ok(session) => return Ok(self.on_channel(session)),
+                Err(failed) => failed,
+            };
+            let died = channel.is_closed();
+            hang_up(&channel, child).await;
+            tries += 1;
+            era = match era {
+                // Some servers die of a first message they do not know: start again and greet the old way.
+                handshake::Era::Auto if died && tries == 1 => handshake::Era::Legacy,
+                // It was legacy, and now refuses to be greeted so: perhaps another version is installed.
+                handshake::Era::Legacy if !died && tries == 1 && asked != era => asked,
+                _ => return Err(self.unavailable(&why)),
+            };
+        }
+    }
+
+    /// Says whether the calls of a channel are of several callers.
+    fn on_channel(&self, session: Arc<ChannelSession>) -> Arc<Session> {
+        // A modern server asks nothing by itself, and keeps no state that one caller could see of another.
+        if self.settings.scope == SessionScope::Shared && !session.greeted.revision.is_modern() {
+            session.channel.share();
+        }
+        Arc::new(Session::Channel(session))
+    }
+
+    /// How long the probe and `initialize` may take.
+    fn patience(&self) -> (Duration, Duration) {
+        (self.settings.probe, self.settings.initialize)
+    }
+}
+
+async fn hang_up(channel: &Channel, child: Option<crate::child::RunningChild>) {
+    channel.hang_up();
+    if let Some(child) = child {
+        child.stop().await;
+    }
+}
+
+fn greeting(era: Era) -> handshake::Era {
+    match era {
+        Era::Auto => handshake::Era::Auto,
+        Era::Modern => handshake::Era::Modern,
+        Era::Legacy | Era::HttpSse => handshake::Era::Legacy,
+    }
+}
