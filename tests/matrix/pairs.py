@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Callable
 
 import httpx2
 
 from checks import FEATURES, UNDECLARED, Feature, Impossible, Lossy, Pair, same
 from drivers.client import Client
-from drivers.transports import Http, Sse, Stdio
+from drivers.sdk import Driver, Place, Sdk, SdkClient
+from drivers.transports import Http, Stdio
 from mesh import Mesh, Processes, Subjects, free_port
 
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
@@ -18,6 +21,9 @@ REFERENCE = Path(__file__).resolve().parent / "server" / "reference.py"
 # Pairs at work at once, on two cores.
 AT_ONCE = 6
 FEATURE_SECONDS = 60
+# Services that raw clients also reach through the merged endpoint, and over stdio through `outrigger connect`.
+MERGED = ("stdio-20251125", "http-20250618", "http-20260728")
+CONNECTED = ("stdio-20250326", "http-20251125", "stdio-20260728")
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,24 @@ class PairResult:
     client: str
     via: str
     server: Server
+    sdk: Sdk | None = None
     features: dict[str, Outcome] = field(default_factory=dict)
     sins: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return f"{self.client}/{self.via}:{self.server.name}"
+
+
+@dataclass(frozen=True)
+class World:
+    """What every pair needs."""
+
+    mesh: Mesh
+    binary: str
+    logs: Path
+    subjects: Subjects
+    sdks: list[Sdk]
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,31 @@ def servers(processes: Processes, subjects: Subjects) -> list[Server]:
     return out
 
 
+def sdks(subjects: Subjects) -> list[Sdk]:
+    """SDK releases as clients: the last ones that speak each revision, and those of today."""
+    drivers = Path(__file__).resolve().parent / "drivers"
+    ts1, ts2, py = str(drivers / "sdk_ts1.mjs"), str(drivers / "sdk_ts2.mjs"), str(drivers / "sdk_py.py")
+    package = subjects.node_modules.joinpath
+    official = str(package("@modelcontextprotocol", "client"))
+    return [
+        # Has no Streamable HTTP.
+        Sdk("typescript-1.9", "2024-11-05", (subjects.node, ts1, str(package("sdk-2024-11-05"))), over_connect=True,
+            # Forgets who waits for progress when the answer comes in the same piece.
+            skips=frozenset({"progress", "tasks"})),
+        Sdk("typescript-1.12", "2025-03-26", (subjects.node, ts1, str(package("sdk-2025-03-26")))),
+        Sdk("typescript-1.23", "2025-06-18", (subjects.node, ts1, str(package("sdk-2025-06-18")))),
+        Sdk("typescript-1.32", "2025-11-25", (subjects.node, ts1, str(package("@modelcontextprotocol", "sdk")))),
+        # Turns -32002 into the code of today, whoever sends it.
+        Sdk("typescript-2.4-legacy", "2025-11-25", (subjects.node, ts2, official, "legacy"), not_found=-32602),
+        Sdk("typescript-2.4", "2026-07-28", (subjects.node, ts2, official, "2026-07-28")),
+        # Tells nobody that it gives a call up.
+        Sdk("python-1.30", "2025-11-25", (str(subjects.root / "venv-v1" / "bin" / "python3"), py, "legacy"),
+            skips=frozenset({"cancellation", "tasks"})),
+        Sdk("python-2.3-legacy", "2025-11-25", (subjects.python, py, "legacy")),
+        Sdk("python-2.3", "2026-07-28", (subjects.python, py, "2026-07-28")),
+    ]
+
+
 def short(revision: str) -> str:
     """Service names have 20 characters at most."""
     return revision.replace("-", "")
@@ -102,28 +145,76 @@ def http_client(mesh: Mesh) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(headers=headers, trust_env=False, timeout=httpx2.Timeout(30, read=120))
 
 
-async def run_all(all_servers: list[Server], mesh: Mesh, binary: str, logs: Path, wanted: Selection) -> list[PairResult]:
+async def run_all(all_servers: list[Server], world: World, wanted: Selection) -> list[PairResult]:
+    """Raw clients and SDKs side by side; each server meets one raw client after the other, so that what a server shares
+    between clients does not blur what each sees."""
     places = asyncio.Semaphore(AT_ONCE)
-    results = [PairResult(revision, "http", server) for server in all_servers for revision in REVISIONS]
-    results = [r for r in results if wanted.pair(r.name)]
+    results: list[PairResult] = []
 
-    async def one_server(server: Server) -> None:
-        """One client after the other, so that what a server shares between clients does not blur what each sees."""
+    async def in_turn(queue: list[tuple[PairResult, Callable]]) -> None:
         async with places:
-            for result in (r for r in results if r.server is server):
-                http = Http(http_client(mesh), mesh.service(server.name), result.client)
-                await try_pair(result, Client(result.client, http), wanted, logs)
+            for result, run in queue:
+                await run(result)
 
-    await asyncio.gather(*(one_server(s) for s in all_servers))
+    queues = []
+    for server in all_servers:
+        queue = [(PairResult(r, "http", server), partial(raw_http, world, wanted)) for r in REVISIONS]
+        if server.name in MERGED:
+            queue += [(PairResult(r, "merged", server), partial(raw_merged, world, wanted)) for r in REVISIONS]
+        if server.name in CONNECTED:
+            queue += [(PairResult(r, "connect", server), partial(raw_connect, world, wanted)) for r in REVISIONS]
+        queues.append([(r, run) for r, run in queue if wanted.pair(r.name)])
+    results += [r for queue in queues for r, _ in queue]
+    sdk_queues = {sdk: [PairResult(sdk.revision, sdk.name, s, sdk) for s in all_servers] for sdk in world.sdks}
+    sdk_queues = {sdk: [r for r in queue if wanted.pair(r.name)] for sdk, queue in sdk_queues.items()}
+    results += [r for queue in sdk_queues.values() for r in queue]
+    await asyncio.gather(*(in_turn(q) for q in queues))
+    await asyncio.gather(*(with_sdk(world, wanted, places, sdk, q) for sdk, q in sdk_queues.items() if q))
     return results
 
 
-async def try_pair(result: PairResult, client: Client, wanted: Selection, logs: Path) -> None:
+async def raw_http(world: World, wanted: Selection, result: PairResult) -> None:
+    http = Http(http_client(world.mesh), world.mesh.service(result.server.name), result.client)
+    await try_pair(result, Client(result.client, http), wanted, world.logs)
+
+
+async def raw_merged(world: World, wanted: Selection, result: PairResult) -> None:
+    http = Http(http_client(world.mesh), world.mesh.merged, result.client)
+    name = result.server.name
+    await try_pair(result, Client(result.client, http), wanted, world.logs, f"{name}__", f"{name}+")
+
+
+async def raw_connect(world: World, wanted: Selection, result: PairResult) -> None:
+    log = world.logs / f"connect-{result.client}-{result.server.name}.log"
+    stdio = Stdio(connect_command(world, result.server), str(log))
+    await try_pair(result, Client(result.client, stdio), wanted, world.logs)
+
+
+def connect_command(world: World, server: Server) -> list[str]:
+    token = world.mesh.document["token_file"]
+    return [world.binary, "connect", "--url", world.mesh.service(server.name), "--token-file", token]
+
+
+async def with_sdk(world: World, wanted: Selection, places: asyncio.Semaphore, sdk: Sdk, queue: list[PairResult]) -> None:
+    async with places, Driver(sdk, world.logs / f"{sdk.name}.log", world.subjects.environment()) as driver:
+        for result in queue:
+            if sdk.over_connect:
+                place = Place(command=tuple(connect_command(world, result.server)))
+            else:
+                headers = {"Authorization": f"Bearer {world.mesh.credentials()['MESH_TOKEN']}"}
+                place = Place(world.mesh.service(result.server.name), headers)
+            await try_pair(result, SdkClient(driver, place), wanted, world.logs, skips=sdk.skips)
+
+
+async def try_pair(
+    result: PairResult, client: Any, wanted: Selection, logs: Path, names: str = "", uris: str = "",
+    skips: frozenset[str] = frozenset(),
+) -> None:
     """Every feature, one after the other, in one session."""
-    chosen = [f for f in FEATURES if wanted.feature(f.name)]
+    chosen = [f for f in FEATURES if wanted.feature(f.name) and f.name not in skips]
     try:
         async with client:
-            pair = Pair(client, result.server.revision, logs=logs)
+            pair = Pair(client, result.server.revision, names, uris, logs)
             for feature in chosen:
                 result.features[feature.name] = await try_feature(feature, pair)
     except Exception as error:  # noqa: BLE001

@@ -32,6 +32,18 @@ over every transport, through an ingress and a sidecar, and try every feature th
 """
 
 
+SDKS = """
+## Clients that others wrote
+
+Releases of the official SDKs, each with every service above and every feature of its API. They find what the tables say,
+but for what the fourth column names.
+
+| client | speaks | over | differs in | not tried |
+|---|---|---|---|---|"""
+# What a cell says of the way in, where ways differ.
+VIA = {"http": "", "merged": " at `/mcp`", "connect": " by `connect`"}
+
+
 @dataclass(frozen=True)
 class Known:
     """A failure with a known reason, from expected.yaml."""
@@ -131,7 +143,7 @@ def document(results: list[PairResult]) -> str:
     """The page: one table for each server revision, features by client revision."""
     notes, parts = Notes(), [HEAD]
     for revision in REVISIONS:
-        here = [r for r in results if r.server.revision == revision]
+        here = [r for r in results if r.server.revision == revision and r.sdk is None]
         transports = list(dict.fromkeys(r.server.transport for r in here))
         parts.append(f"\n## Servers of {revision}\n\nOver {' and '.join(transports)}. Columns are clients.\n")
         parts.append("| | " + " | ".join(REVISIONS) + " |\n" + "|---" * (len(REVISIONS) + 1) + "|")
@@ -139,9 +151,21 @@ def document(results: list[PairResult]) -> str:
             cells = [cell(notes, [r for r in here if r.client == c], feature.name) for c in REVISIONS]
             if any(cells):
                 parts.append(f"| {feature.name} | " + " | ".join(cells) + " |")
+    parts.append(SDKS)
+    for sdk in dict.fromkeys(r.sdk for r in results if r.sdk):
+        mine = [r for r in results if r.sdk == sdk]
+        through = "stdio, `outrigger connect`" if sdk.over_connect else "Streamable HTTP"
+        differ = dict.fromkeys(n for r in mine for n, o in r.features.items() if sdk_differs(results, r, n, o))
+        parts.append(f"| {sdk.name} | {sdk.revision} | {through} | {', '.join(differ)} | {', '.join(sorted(sdk.skips))} |")
     parts.append("\n## Notes\n")
     parts += [f"{number}. {reason[0].upper()}{reason[1:]}." for reason, number in notes.numbers.items()]
     return "\n".join(parts) + "\n"
+
+
+def sdk_differs(results: list[PairResult], mine: PairResult, feature: str, outcome: Outcome) -> bool:
+    """Whether an SDK gets something else than the raw client of its revision, which the tables show."""
+    raw = next(r for r in results if r.server is mine.server and r.client == mine.client and r.via == "http")
+    return raw.features[feature].kind != outcome.kind
 
 
 def cell(notes: Notes, results: list[PairResult], feature: str) -> str:
@@ -149,7 +173,7 @@ def cell(notes: Notes, results: list[PairResult], feature: str) -> str:
     by_text: dict[str, list[str]] = {}
     for result in results:
         text = notes.cell(result.features[feature])
-        by_text.setdefault(text, []).append(result.server.transport)
+        by_text.setdefault(text, []).append(result.server.transport + VIA[result.via])
     if len(by_text) <= 1:
         return next(iter(by_text), "")
     return "; ".join(f"{text or 'none'} ({', '.join(dict.fromkeys(where))})" for text, where in by_text.items())

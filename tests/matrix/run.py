@@ -47,8 +47,9 @@ def main() -> int:
             }
             state = processes.logs / "state"
             mesh: Mesh = start_mesh(processes, args.start, manifest, state, [s.name for s in servers])
+            world = pairs.World(mesh, args.start, processes.logs, subjects, pairs.sdks(subjects))
             wanted = pairs.Selection(tuple(args.only), tuple(args.feature))
-            results = asyncio.run(pairs.run_all(servers, mesh, args.start, processes.logs, wanted))
+            results = asyncio.run(pairs.run_all(servers, world, wanted))
             sins = pairs.sins(processes.logs)
     except NotReady as problem:
         print(problem, file=sys.stderr)

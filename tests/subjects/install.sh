@@ -2,6 +2,7 @@
 # Installs the programs that the tests run against into DIR (default target/subjects), exactly as the lockfiles say:
 #   DIR/npm/node_modules/.bin   MCP servers and clients from npm, the conformance suite, node 22
 #   DIR/venv/bin                MCP servers and the SDK from PyPI, python3
+#   DIR/venv-v1/bin             python3 with the generation of that SDK before
 # A second call with unchanged lockfiles returns at once. Nothing outside DIR is changed, except that missing Debian
 # packages are installed when this runs as root on Debian.
 set -euo pipefail
@@ -42,12 +43,12 @@ fi
 
 mkdir -p "$dir"
 dir="$(cd "$dir" && pwd)"
-lock="$(cat "$here"/package.json "$here"/package-lock.json "$here"/requirements.lock "$0" | sha256sum)"
+lock="$(cat "$here"/package.json "$here"/package-lock.json "$here"/requirements*.lock "$0" | sha256sum)"
 if [ "$(cat "$dir/installed" 2>/dev/null)" = "$lock" ]; then
   say "up to date in $dir"
   exit 0
 fi
-rm -rf "$dir/installed" "$dir/venv"
+rm -rf "$dir/installed" "$dir/venv" "$dir/venv-v1"
 
 say "npm packages -> $dir/npm"
 mkdir -p "$dir/npm"
@@ -57,10 +58,15 @@ cp "$here"/package.json "$here"/package-lock.json "$here"/.npmrc "$dir/npm/"
 [ -x "$dir/npm/node_modules/.bin/node" ] || node_is_usable 22 ||
   die "no pinned node for this platform: install node >= 22"
 
-say "PyPI packages -> $dir/venv"
-python3 -m venv "$dir/venv"
-"$dir/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$here/requirements.lock"
-"$dir/venv/bin/pip" check
+# install_python VENV LOCKFILE
+install_python() {
+  say "PyPI packages -> $1"
+  python3 -m venv "$1"
+  "$1/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$2"
+  "$1/bin/pip" check
+}
+install_python "$dir/venv" "$here/requirements.lock"
+install_python "$dir/venv-v1" "$here/requirements-v1.lock"
 
 echo "$lock" > "$dir/installed"
 say "installed"

@@ -66,25 +66,51 @@ def answer(method: str, params: dict) -> dict:
     return {"action": "accept"} if params.get("mode") == "url" else {"action": "accept", "content": PERSON}
 
 
-class Client:
-    def __init__(self, revision: str, transport: Transport):
+class Ears:
+    """What every client keeps for the checks: notifications, the questions it was asked, and what its peer did wrong."""
+
+    def __init__(self, revision: str):
         self.revision = revision
+        # The code of a missing resource.
+        self.not_found = -32602 if self.modern else -32002
+        self.notes: list[tuple[str, dict]] = []
+        self.questions: list[str] = []
+        self.sins: list[str] = []
+        self.news = asyncio.Condition()
+
+    @property
+    def modern(self) -> bool:
+        return self.revision >= MODERN
+
+    async def heard(self, method: str, params: dict) -> None:
+        self.notes.append((method, params))
+        async with self.news:
+            self.news.notify_all()
+
+    async def saw(self, method: str, wanted: Callable[[dict], bool] = lambda _: True) -> dict:
+        """Waits for a notification."""
+        def find() -> dict | None:
+            return next((p for m, p in self.notes if m == method and wanted(p)), None)
+
+        async with self.news:
+            try:
+                await asyncio.wait_for(self.news.wait_for(lambda: find() is not None), PATIENCE / 2)
+            except TimeoutError:
+                raise RuntimeError(f"no {method} came") from None
+        return find() or {}
+
+
+class Client(Ears):
+    def __init__(self, revision: str, transport: Transport):
+        super().__init__(revision)
         self.transport = transport
         transport.receive = self.receive
         self.ids = itertools.count(1)
         self.pending: dict[Any, asyncio.Future] = {}
         self.tokens: set[Any] = set()
-        self.notes: list[tuple[str, dict]] = []
-        self.questions: list[str] = []
-        self.sins: list[str] = []
-        self.news = asyncio.Condition()
         self.server: dict = {}
         self.level: str | None = None
         self.listening: asyncio.Future | None = None
-
-    @property
-    def modern(self) -> bool:
-        return self.revision >= MODERN
 
     async def __aenter__(self) -> Client:
         await self.transport.open()
@@ -184,7 +210,6 @@ class Client:
         if not (self.modern and await self.transport.abandon(own)):
             await self.notify("notifications/cancelled", {"requestId": own, "reason": "not wanted"})
         self.pending.pop(own, None)
-        self.late = own
 
     async def set_level(self, level: str) -> None:
         if self.modern:
@@ -202,18 +227,6 @@ class Client:
         ack = await self.saw("notifications/subscriptions/acknowledged")
         if ack.get("_meta", {}).get(P + "subscriptionId") != own or ack["notifications"].get("resourceSubscriptions") != [uri]:
             raise RuntimeError(f"acknowledged {ack}")
-
-    async def saw(self, method: str, wanted: Callable[[dict], bool] = lambda _: True) -> dict:
-        """Waits for a notification."""
-        def find() -> dict | None:
-            return next((p for m, p in self.notes if m == method and wanted(p)), None)
-
-        async with self.news:
-            try:
-                await asyncio.wait_for(self.news.wait_for(lambda: find() is not None), PATIENCE / 2)
-            except TimeoutError:
-                raise RuntimeError(f"no {method} came") from None
-        return find() or {}
 
     # --- inwards
     async def receive(self, message: dict) -> None:
@@ -243,9 +256,7 @@ class Client:
             known |= {"elicitation/complete", "tasks/status"}
         if method.removeprefix("notifications/") not in known:
             self.sins.append(f"notification {method}")
-        self.notes.append((method, params))
-        async with self.news:
-            self.news.notify_all()
+        await super().heard(method, params)
 
     def answered(self, message: dict) -> None:
         future = self.pending.get(message.get("id"))

@@ -55,7 +55,7 @@ class Server:
         return self.revision >= MODERN
 
     def outside(self, key: str, answer: dict) -> None:
-        """Tells the runner what came back for a question outside calls: a call to ask for it would be in the way."""
+        """Tells the runner what happened outside calls: a call to ask for it would be in the way."""
         with open(f"{self.sins_file}.outside", "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "answer": answer}) + "\n")
 

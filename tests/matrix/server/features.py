@@ -162,8 +162,13 @@ def tool_outside(call: Call) -> dict:
 
 def tool_whisper(call: Call) -> dict:
     """A log message when the call is over."""
-    said = {"level": "error", "data": f"whisper {call.arguments['key']}"}
-    return after(call, lambda: call.session.notify("notifications/message", said))
+    key = call.arguments["key"]
+
+    def say() -> None:
+        call.session.notify("notifications/message", {"level": "error", "data": f"whisper {key}"})
+        call.server.outside(key, {"said": True})
+
+    return after(call, say)
 
 
 def tool_slow(call: Call) -> dict:
