@@ -37,7 +37,7 @@ pub(super) struct Relay {
 
 struct Running {
     task: AbortHandle,
-    /// Closing the stream is how a modern call is cancelled; a legacy one goes on until the mesh says otherwise.
+    /// Closing the stream is how a modern call is cancelled; for a legacy one the mesh is told.
     modern: bool,
     /// Never ends by itself.
     listens: bool,
@@ -132,6 +132,9 @@ impl Relay {
             (Shape::Notification, Method::Cancelled) if self.cancel(&message) => {}
             (_, method) => {
                 self.tell(&message).await;
+                if method == Method::Cancelled {
+                    self.give_up(&message);
+                }
                 if method == Method::Initialized && message.shape == Shape::Notification {
                     let shared = Arc::clone(&self.shared);
                     self.listener.spawn(async move { shared.session.listen(&shared.client, &shared.outbox).await });
@@ -170,6 +173,14 @@ impl Relay {
         };
         running.task.abort();
         true
+    }
+
+    /// Waits no longer for a call that the mesh was told to cancel: it gets no answer.
+    fn give_up(&mut self, notification: &Message) {
+        let id = notification.params().get(Param::RequestId).map(|span| notification.slice(span));
+        if let Some(running) = id.and_then(|id| self.running.get(&id)) {
+            running.task.abort();
+        }
     }
 
     async fn tell(&self, message: &Message) {
