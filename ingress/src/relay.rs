@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use outrigger_mcp::catalog::uri::rewrite_uris;
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Message, Shape};
+use outrigger_mcp::json::{Span, decode_string, member, quote};
 use outrigger_mcp::reply_watch::ReplyWatch;
 use outrigger_mcp::sse::{self, Parser};
 use outrigger_proxy::body::{BodySender, outcome_of};
@@ -40,13 +41,23 @@ impl Rewriter {
 
     /// The message with other URIs; the same bytes where nothing changes.
     pub(crate) fn apply(&self, message: &Message) -> Bytes {
-        let rewritten = message.result_span().and_then(|span| {
-            let new = rewrite_uris(message.raw(span), |uri| self.snapshot.merged.expose_uri(self.service, uri))?;
-            let mut edits = Edits::new();
-            edits.replace(span, new);
-            Some(edits.apply_flat(message.body()))
-        });
-        rewritten.unwrap_or_else(|| message.body().clone())
+        let new = message.result_span().map_or_else(|| self.missing(message), |span| self.result(message, span));
+        let Some((span, new)) = new else { return message.body().clone() };
+        let mut edits = Edits::new();
+        edits.replace(span, new);
+        edits.apply_flat(message.body())
+    }
+
+    fn result(&self, message: &Message, span: Span) -> Option<(Span, Vec<u8>)> {
+        Some((span, rewrite_uris(message.raw(span), |uri| self.snapshot.merged.expose_uri(self.service, uri))?))
+    }
+
+    /// The URI in an error about a resource that is not there: `error.data.uri`.
+    fn missing(&self, message: &Message) -> Option<(Span, Vec<u8>)> {
+        let body = message.body();
+        let span = member(body, member(body, message.error_span()?, "data")?, "uri")?;
+        let uri = self.snapshot.merged.expose_uri(self.service, &decode_string(span.of(body))?)?;
+        Some((span, quote(&uri).into_bytes()))
     }
 }
 

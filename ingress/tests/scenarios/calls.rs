@@ -296,6 +296,8 @@ async fn resources_of_two_services_stay_apart() {
         assert_eq!(seen.last().unwrap().body["params"]["uri"], original);
         assert_eq!(seen.last().unwrap().headers["mcp-name"], original);
     }
+    let gone = mesh.client.ask("/mcp", "resources/read", json!({ "uri": "b+file:///gone" })).await.json();
+    assert_eq!(gone["error"]["data"]["uri"], "b+file:///gone", "legacy clients get -32002 by it");
     let ambiguous = mesh.client.ask("/mcp", "resources/read", json!({ "uri": "file:///x" })).await.json();
     assert_eq!(ambiguous["error"]["code"], -32602);
     let single = mesh.client.ask("/s/b/mcp", "resources/read", json!({ "uri": "file:///x" })).await.json();

@@ -184,6 +184,13 @@ impl State {
                 response
             }
             (_, "forbidden") => reply::json(StatusCode::FORBIDDEN, "{}"),
+            ("resources/read", _) if message["params"]["uri"] == "file:///gone" => {
+                let error = json!({ "code": -32602, "message": "gone", "data": { "uri": "file:///gone" } });
+                reply::json(
+                    StatusCode::OK,
+                    json!({ "jsonrpc": "2.0", "id": message["id"], "error": error }).to_string(),
+                )
+            }
             ("resources/read", _) => {
                 result(json!({ "contents": [{ "uri": message["params"]["uri"], "text": self.name }] }))
             }
