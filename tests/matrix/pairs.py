@@ -146,8 +146,8 @@ def http_client(mesh: Mesh) -> httpx2.AsyncClient:
 
 
 async def run_all(all_servers: list[Server], world: World, wanted: Selection) -> list[PairResult]:
-    """Raw clients and SDKs side by side; each server meets one raw client after the other, so that what a server shares
-    between clients does not blur what each sees."""
+    """Each server meets one client after the other, so that what it shares between clients does not blur what each sees:
+    over stdio, nothing says to which call a log message belongs while several are at work."""
     places = asyncio.Semaphore(AT_ONCE)
     results: list[PairResult] = []
 
@@ -165,11 +165,17 @@ async def run_all(all_servers: list[Server], world: World, wanted: Selection) ->
             queue += [(PairResult(r, "connect", server), partial(raw_connect, world, wanted)) for r in REVISIONS]
         queues.append([(r, run) for r, run in queue if wanted.pair(r.name)])
     results += [r for queue in queues for r, _ in queue]
-    sdk_queues = {sdk: [PairResult(sdk.revision, sdk.name, s, sdk) for s in all_servers] for sdk in world.sdks}
+    # Each SDK begins with another server, so that they seldom wait for each other.
+    turned = [all_servers[i:] + all_servers[:i] for i in range(len(all_servers))]
+    sdk_queues = {
+        sdk: [PairResult(sdk.revision, sdk.name, s, sdk) for s in turned[at % len(turned)]]
+        for at, sdk in enumerate(world.sdks)
+    }
     sdk_queues = {sdk: [r for r in queue if wanted.pair(r.name)] for sdk, queue in sdk_queues.items()}
     results += [r for queue in sdk_queues.values() for r in queue]
     await asyncio.gather(*(in_turn(q) for q in queues))
-    await asyncio.gather(*(with_sdk(world, wanted, places, sdk, q) for sdk, q in sdk_queues.items() if q))
+    turns = {server.name: asyncio.Lock() for server in all_servers}
+    await asyncio.gather(*(with_sdk(world, wanted, places, turns, sdk, q) for sdk, q in sdk_queues.items() if q))
     return results
 
 
@@ -195,7 +201,10 @@ def connect_command(world: World, server: Server) -> list[str]:
     return [world.binary, "connect", "--url", world.mesh.service(server.name), "--token-file", token]
 
 
-async def with_sdk(world: World, wanted: Selection, places: asyncio.Semaphore, sdk: Sdk, queue: list[PairResult]) -> None:
+async def with_sdk(
+    world: World, wanted: Selection, places: asyncio.Semaphore, turns: dict[str, asyncio.Lock], sdk: Sdk,
+    queue: list[PairResult],
+) -> None:
     async with places, Driver(sdk, world.logs / f"{sdk.name}.log", world.subjects.environment()) as driver:
         for result in queue:
             if sdk.over_connect:
@@ -203,7 +212,8 @@ async def with_sdk(world: World, wanted: Selection, places: asyncio.Semaphore, s
             else:
                 headers = {"Authorization": f"Bearer {world.mesh.credentials()['MESH_TOKEN']}"}
                 place = Place(world.mesh.service(result.server.name), headers)
-            await try_pair(result, SdkClient(driver, place), wanted, world.logs, skips=sdk.skips)
+            async with turns[result.server.name]:
+                await try_pair(result, SdkClient(driver, place), wanted, world.logs, skips=sdk.skips)
 
 
 async def try_pair(
