@@ -84,8 +84,9 @@ class Selection:
 def servers(processes: Processes, subjects: Subjects) -> list[Server]:
     """Starts what has to run already; returns every variant as a service."""
     port = free_port()
-    for old in processes.logs.glob("*.sins*"):
-        old.unlink()
+    for pattern in ("*.sins*", "outside-*", "whisper-*"):
+        for old in processes.logs.glob(pattern):
+            old.unlink()
     python = subjects.python
     processes.serve("reference", [python, str(REFERENCE), "http", str(port), "--sins", sins_file(processes, "http")], port)
     out = []
