@@ -28,6 +28,7 @@ use outrigger_runtime::{
     AdminPage, AdminServer, DrainTrigger, Exit, ListenError, ListenOptions, Listener, Readiness, ShutdownSignals,
     TaskGroup,
     admin::JSON,
+    descriptors,
     drain::{DrainOutcome, channel},
 };
 use outrigger_telemetry::{
@@ -318,7 +319,7 @@ fn listener_settings(
 ) -> ListenerSettings {
     let credentials = inbound.credentials.clone();
     ListenerSettings {
-        max_connections: config.limits.entrance.connections,
+        max_connections: descriptors::room_for(config.limits.entrance.connections, "limits.connections"),
         tls: Some(Arc::new(move || credentials.server_config())),
         peers: Some(peers),
         handshake_timeout: config.timeouts.common.handshake,

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 pub mod admin;
+pub mod descriptors;
 pub mod drain;
 pub mod listen;
 pub mod ready;
