@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -135,9 +135,13 @@ impl Inbound {
     /// identify: the peer's certificate makes the principal, once per connection.
     fn identify(&self, conn: &ConnInfo) -> Result<Principal, Failure> {
         if let Some(who) = conn.principal.get() {
+            if conn.valid_until.get().is_some_and(|until| SystemTime::now() > *until) {
+                tracing::warn!(peer = %conn.peer_addr, who = who.id(), "the certificate of this connection has expired");
+                return Err(Failure::CallerRefused);
+            }
             return Ok(who.clone());
         }
-        let id = self.credentials.peer(conn.peer_certs()).map_err(|error| {
+        let (id, until) = self.credentials.peer_until(conn.peer_certs()).map_err(|error| {
             tracing::info!(peer = %conn.peer_addr, %error, "a peer without a usable identity");
             Failure::CallerRefused
         })?;
@@ -147,6 +151,7 @@ impl Inbound {
             return Err(Failure::CallerRefused);
         }
         let who = Principal::workload(id.as_str()).map_err(|error| Failure::Internal(error.to_string()))?;
+        conn.valid_until.get_or_init(|| until);
         Ok(conn.principal.get_or_init(|| who).clone())
     }
 

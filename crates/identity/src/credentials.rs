@@ -184,13 +184,21 @@ impl Credentials {
     /// # Errors
     /// When the peer has no certificate, or one that says anything else.
     pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<SpiffeId, PeerError> {
+        self.peer_until(certificates).map(|(id, _)| id)
+    }
+
+    /// The same, and the time until which the peer's certificate is valid: a connection may live longer.
+    ///
+    /// # Errors
+    /// As [`Credentials::peer`].
+    pub fn peer_until(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<(SpiffeId, SystemTime), PeerError> {
         let leaf = certificates.and_then(<[_]>::first).ok_or(PeerError::NoCertificate)?;
         let facts = self.current.load().members.member(leaf)?;
         let now = SystemTime::now();
         if now < facts.not_before || facts.not_after < now {
             return Err(PeerError::OutsideLife);
         }
-        Ok(facts.id)
+        Ok((facts.id, facts.not_after))
     }
 
     /// The full check of the handshake again, under the present authorities and revocations: for connections that live

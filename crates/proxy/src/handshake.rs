@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_policy::Principal;
 use rustls::pki_types::CertificateDer;
@@ -29,6 +29,8 @@ pub struct ConnInfo {
     pub tls: Option<TlsInfo>,
     /// Who the peer is, once the first request asked (identify): certificates do not change within a connection.
     pub principal: OnceLock<Principal>,
+    /// When the peer's certificate ends, once the first request asked: the connection may live longer.
+    pub valid_until: OnceLock<SystemTime>,
     requests: AtomicU64,
 }
 
@@ -73,7 +75,14 @@ pub enum HandshakeError {
 impl ConnInfo {
     /// Of a connection that has carried nothing yet.
     pub fn new(peer_addr: SocketAddr, local_addr: SocketAddr, tls: Option<TlsInfo>) -> Self {
-        Self { peer_addr, local_addr, tls, principal: OnceLock::new(), requests: AtomicU64::new(0) }
+        Self {
+            peer_addr,
+            local_addr,
+            tls,
+            principal: OnceLock::new(),
+            valid_until: OnceLock::new(),
+            requests: AtomicU64::new(0),
+        }
     }
 
     /// The client's certificates, leaf first. `None` without TLS or without a client certificate.
