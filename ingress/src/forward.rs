@@ -78,8 +78,10 @@ impl Outgoing {
         }
         let traceparent = span.context.format();
         let traceparent = std::str::from_utf8(&traceparent).unwrap_or_default();
-        // Only the mesh itself says what begins with its name: a client cannot borrow somebody's session.
-        let mut meta = MetaEdit { drop: Some(|key| mesh_only(key) || key == "tracestate"), set: Vec::new() };
+        // Only the mesh itself says what begins with its name: a client cannot borrow somebody's session. What clients put
+        // into baggage is not vouched for by anybody.
+        let mut meta =
+            MetaEdit { drop: Some(|key| mesh_only(key) || matches!(key, "tracestate" | "baggage")), set: Vec::new() };
         meta = meta.text("traceparent", traceparent).text(SESSION, &caller.session_tag);
         put(&mut headers, "traceparent", traceparent);
         if let Some(state) = span.state.as_deref().and_then(|state| std::str::from_utf8(state).ok()) {
