@@ -14,7 +14,7 @@ use crate::services::Service;
 pub(crate) fn catalog(gateway: &Gateway) -> AdminPage {
     let snapshot = gateway.snapshot.load();
     let mut services = Map::new();
-    for (at, (service, view)) in gateway.services.iter().zip(snapshot.merged.services()).enumerate() {
+    for (at, (service, view)) in snapshot.services.iter().zip(snapshot.merged.services()).enumerate() {
         let condition = snapshot.conditions.get(at).map(|condition| condition.text());
         let counts: Map<String, Value> = Kind::ALL
             .map(|kind| (kind.list_member().to_owned(), view.catalog.list(kind).items().len().into()))

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::authorize::may_read;
 use crate::core::{Caller, Change, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
+use crate::services::Service;
 use crate::subscribe::{Subscription, subscribe};
 
 /// Resources that one caller may be told of; more are left out of what is honoured.
@@ -35,6 +36,8 @@ pub struct Changes {
     resources: Vec<String>,
     seen: [Option<[[u8; 16]; 2]>; 3],
     generation: watch::Receiver<u64>,
+    /// Those that are listened to, some of them.
+    services: Arc<Vec<Arc<Service>>>,
     /// When to look at the lists, while a change waits for others to come.
     due: Option<Instant>,
     /// When a change of a list was told last.
@@ -57,6 +60,7 @@ impl Changes {
             resources: Vec::new(),
             seen: [None; 3],
             generation,
+            services: Arc::clone(&gateway.snapshot.load().services),
             due: None,
             told: None,
             ready: VecDeque::new(),
@@ -139,11 +143,15 @@ impl Changes {
 
     /// Looks at the lists again, with the rules in force now.
     fn compare(&mut self) {
-        let policy = self.gateway.policy();
-        if !Arc::ptr_eq(&policy, &self.caller.policy) {
+        let (policy, services) = (self.gateway.policy(), Arc::clone(&self.gateway.snapshot.load().services));
+        let rules = !Arc::ptr_eq(&policy, &self.caller.policy);
+        if rules {
             self.caller.class = policy.rules.visibility_class(&self.caller.principal);
             self.caller.policy = policy;
-            // What may be read has changed too.
+        }
+        if rules || !Arc::ptr_eq(&services, &self.services) {
+            self.services = services;
+            // What may be read, or whom to ask, has changed too.
             if !self.resources.is_empty() || self.session {
                 let resources = self.resources.clone();
                 self.set_resources(resources);
@@ -179,7 +187,7 @@ impl Changes {
         }
         if self.session {
             let rules = &self.caller.policy.rules;
-            for (index, service) in self.gateway.services.iter().enumerate() {
+            for (index, service) in snapshot.services.iter().enumerate() {
                 let here = at.is_none_or(|at| at == index);
                 if here && service.stateful() && rules.may_use_service(&self.caller.principal, &service.name) {
                     by_service.entry(index).or_default();
@@ -187,7 +195,7 @@ impl Changes {
             }
         }
         let subscription = |(at, resources): (usize, BTreeMap<String, String>)| {
-            let service = Arc::clone(self.gateway.services.get(at)?);
+            let service = Arc::clone(snapshot.services.get(at)?);
             Some(Subscription {
                 at,
                 // Servers without sessions say nothing outside calls.

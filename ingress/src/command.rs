@@ -34,24 +34,13 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Clean }.into();
         }
     };
-    match read(arguments.config.as_deref()) {
+    match Config::from_file(arguments.config.as_deref()) {
         Ok(config) => outrigger_runtime::run(config.threads.unwrap_or(0), process(config)).into(),
         Err(mistakes) => {
             let _ = writeln!(std::io::stderr(), "{mistakes}");
             Exit::Usage.into()
         }
     }
-}
-
-fn read(path: Option<&Path>) -> Result<Config, String> {
-    let env = |name: &str| std::env::var(name).ok();
-    let file = path.map(|path| {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-        text.map(|text| (path.display().to_string(), text))
-    });
-    let file = file.transpose()?;
-    let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    Config::from_sources(file, &env).map_err(|mistakes| mistakes.to_string())
 }
 
 /// The whole life of the process. A second signal cuts the drain short. `OUTRIGGER_REPORT` names a file for the bound
@@ -67,6 +56,8 @@ async fn process(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    // An ingress starts no other programs.
+    outrigger_runtime::descriptors::raise_limit();
     let mut signals = match ShutdownSignals::install() {
         Ok(signals) => signals,
         Err(error) => return fail(&error),

@@ -7,7 +7,7 @@ mod services;
 mod sessions;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use outrigger_config::kinds::{Scheme, Url};
 use outrigger_config::sections::{self, Identity, Log, Output, Trace};
@@ -56,6 +56,8 @@ pub struct Config {
     pub trace: Trace,
     /// Threads that handle requests; one per core when absent.
     pub threads: Option<usize>,
+    /// The file that all this was read from; its services are read again when it changes.
+    pub file: Option<PathBuf>,
     /// Things to tell the operator that stop nothing.
     pub warnings: Vec<Diagnostic>,
 }
@@ -68,6 +70,23 @@ impl Config {
     pub fn from_sources(file: Option<(&str, &str)>, env: Env<'_>) -> Result<Self, Diagnostics> {
         let loaded = load(file, env, read)?;
         Ok(Self { warnings: loaded.warnings, ..loaded.value })
+    }
+
+    /// Reads the settings from a file, if there is one, and the variables of this process, which win.
+    ///
+    /// # Errors
+    /// The file cannot be read; every mistake in both.
+    pub fn from_file(path: Option<&Path>) -> Result<Self, String> {
+        let env = |name: &str| std::env::var(name).ok();
+        let file = path.map(|path| {
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+            text.map(|text| (path.display().to_string(), text))
+        });
+        let file = file.transpose()?;
+        let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+        let config = Self::from_sources(file, &env).map_err(|mistakes| mistakes.to_string())?;
+        Ok(Self { file: path.map(Path::to_owned), ..config })
     }
 
     /// All settings of the ingress, for documentation and JSON Schema.
@@ -117,6 +136,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         audit,
         trace: trace?,
         threads,
+        file: None,
         warnings: Vec::new(),
     })
 }

@@ -15,6 +15,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_config::sections::Trace;
 use outrigger_mcp::catalog::ToolHeaders;
+use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Shape};
 use outrigger_mcp::headers::PARAM_PREFIX;
 use outrigger_mcp::method::Method;
@@ -30,10 +31,10 @@ use outrigger_proxy::trace::Span;
 use outrigger_runtime::DrainWatcher;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::Outcome;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::authorize::{Permitted, authorize};
+use crate::authorize::{Permitted, authorize, may_read};
 use crate::changes::Changes;
 use crate::config::{Limits, Timeouts};
 use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
@@ -62,7 +63,10 @@ pub struct Gateway {
     pub(crate) naming: Naming,
     pub(crate) entrance: Entrance,
     pub(crate) clients: Clients,
-    pub(crate) services: Vec<Arc<Service>>,
+    /// Those of the settings in force. A request takes them from the snapshot, to which everything else refers.
+    pub(crate) services: ArcSwap<Vec<Arc<Service>>>,
+    /// Told when [`Gateway::services`] are others.
+    pub(crate) services_changed: Notify,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) policy: ArcSwap<PolicyState>,
     /// Counts the changes of what anybody may see.
@@ -168,7 +172,8 @@ impl Gateway {
         match endpoint {
             Endpoint::Merged => Ok(Route::Merged),
             Endpoint::Service(name) => {
-                let known = self.services.iter().find(|service| &*service.name == *name);
+                let snapshot = self.snapshot.load();
+                let known = snapshot.services.iter().find(|service| &*service.name == *name);
                 let usable =
                     known.filter(|service| caller.policy.rules.may_use_service(&caller.principal, &service.name));
                 usable.map(|service| Route::Service(Arc::clone(&service.name))).ok_or(Failure::UnknownPath(PATHS))
@@ -248,7 +253,7 @@ impl Gateway {
             return lists::discover(&snapshot, caller, path, self.limits.instructions_bytes, message).map(Reply::Own);
         }
         let (catalog, at) = snapshot.catalog(path).ok_or(Failure::UnknownPath(PATHS))?;
-        let destination = route(catalog, at, &self.services, caller, path, message)?;
+        let destination = route(catalog, at, &snapshot.services, caller, path, message)?;
         record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
         let mut permitted = authorize(caller, destination, record)?;
         if let Some(headers) = sent.headers {
@@ -401,6 +406,15 @@ impl Gateway {
     /// All metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Whether the caller could read this resource.
+    pub(crate) fn knows(&self, caller: &Caller, route: &Route, uri: &str) -> bool {
+        let snapshot = self.snapshot.load();
+        let Some((catalog, _)) = snapshot.catalog(route) else { return false };
+        let Ok(target) = catalog.resolve_uri(uri) else { return false };
+        let service = catalog.services().get(target.service);
+        service.is_some_and(|service| may_read(caller, &service.name, Kind::Resource, target.original))
     }
 
     /// Tells of the shutdown.

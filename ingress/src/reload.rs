@@ -11,12 +11,12 @@ use outrigger_runtime::Change;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
 
-use crate::config::tokens_from_file;
+use crate::config::{self, Config, tokens_from_file};
 use crate::gateway::Gateway;
 use crate::lists::CursorKey;
 use crate::policy;
-use crate::services::Replica;
-use crate::snapshot::announce;
+use crate::services::{Replica, Service, Surroundings};
+use crate::snapshot::{announce, refresh};
 
 /// What can be read again.
 pub(crate) struct Sources {
@@ -24,6 +24,8 @@ pub(crate) struct Sources {
     pub(crate) policy: Vec<PathBuf>,
     pub(crate) tokens: Option<PathBuf>,
     pub(crate) session_keys: Option<PathBuf>,
+    /// The settings file, of which the services are read again.
+    pub(crate) settings: Option<PathBuf>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) public: Option<Arc<PublicCredentials>>,
     /// Clients that are connected with certificates.
@@ -45,6 +47,9 @@ impl Sources {
         }
         if let Some(path) = self.session_keys.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
             self.reload_session_keys(path);
+        }
+        if let Some(path) = self.settings.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
+            self.reload_services(path);
         }
         self.reload_certificates();
         if *change == Change::Hangup {
@@ -82,11 +87,44 @@ impl Sources {
         self.count(ReloadKind::SessionKeys, read.map_err(|error| error.to_string()));
     }
 
+    /// Services that stay as they were keep all that is known of them, and their connections; calls at those that go end
+    /// as they would have.
+    fn reload_services(&self, path: &Path) {
+        let with = Surroundings {
+            credentials: &self.credentials,
+            metrics: &self.gateway.metrics,
+            connect: self.gateway.timeouts.common.connect,
+            in_flight: self.gateway.limits.entrance.in_flight,
+        };
+        let old = self.gateway.services.load_full();
+        let read = Config::from_file(Some(path)).and_then(|config| {
+            let same = |settings: &config::Service| old.iter().find(|service| service.settings == *settings).cloned();
+            let next = config.services.iter().map(|settings| match same(settings) {
+                Some(service) => Ok(service),
+                None => Service::new(settings, &with).map(Arc::new),
+            });
+            next.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
+        });
+        let applied = read.map(|next| {
+            let gone: Vec<_> = old.iter().filter(|s| !next.iter().any(|other| other.name == s.name)).cloned().collect();
+            tracing::info!(
+                services = next.len(),
+                removed = gone.len(),
+                "services reloaded; other settings change with a restart"
+            );
+            self.gateway.services.store(Arc::new(next));
+            self.gateway.services_changed.notify_one();
+            refresh(&self.gateway);
+            gone.iter().for_each(|service| self.gateway.metrics.remove_service(&service.name));
+        });
+        self.count(ReloadKind::Services, applied);
+    }
+
     fn reload_certificates(&self) {
         let metrics = &self.gateway.metrics;
         if note(metrics, "workload", self.credentials.reload_if_changed()) {
             // New calls prove themselves anew.
-            self.replicas().for_each(|replica| replica.pool.retire());
+            self.replicas().iter().for_each(|replica| replica.pool.retire());
             self.recheck_sidecars();
         }
         if let Some(public) = &self.public
@@ -104,11 +142,11 @@ impl Sources {
 
     /// Calls under way go on on their connections, unless their sidecar is no longer believed.
     fn recheck_sidecars(&self) {
-        self.replicas().for_each(|replica| replica.recheck(&self.credentials));
+        self.replicas().iter().for_each(|replica| replica.recheck(&self.credentials));
     }
 
-    fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
-        self.gateway.services.iter().flat_map(|service| &service.replicas)
+    fn replicas(&self) -> Vec<Arc<Replica>> {
+        self.gateway.services.load().iter().flat_map(|service| &service.replicas).cloned().collect()
     }
 
     fn recheck_clients(&self) {

@@ -27,6 +27,8 @@ use crate::health::{Document, Status};
 /// One service.
 #[derive(Debug)]
 pub(crate) struct Service {
+    /// As configured.
+    pub(crate) settings: config::Service,
     /// Its name.
     pub(crate) name: Arc<str>,
     /// Its sidecars; never empty.
@@ -88,6 +90,7 @@ impl Service {
         let expected = SpiffeId::parse(&settings.spiffe_id)?;
         let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, with));
         Ok(Self {
+            settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
             replicas: settings.addresses.iter().map(replica).collect(),
             metrics: with.metrics.service(&settings.name),

@@ -25,6 +25,8 @@ const MAX_VIEWS: usize = 64;
 /// All services at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    /// The services of which the rest speaks; every list of services here has their order.
+    pub(crate) services: Arc<Vec<Arc<Service>>>,
     /// All services as one.
     pub(crate) merged: Merged,
     /// Each service by itself, in the same order.
@@ -39,17 +41,18 @@ type ViewKey = (u64, Option<usize>, Era);
 
 impl Snapshot {
     /// What is known now, and when that changes by itself because a grace period ends.
-    pub(crate) fn take(services: &[Arc<Service>], naming: Naming, grace: Duration) -> (Self, Option<Instant>) {
+    pub(crate) fn take(services: &Arc<Vec<Arc<Service>>>, naming: Naming, grace: Duration) -> (Self, Option<Instant>) {
         let now = Instant::now();
         let (mut views, mut conditions, mut next) = (Vec::new(), Vec::new(), None::<Instant>);
-        for service in services {
+        for service in services.iter() {
             let (view, condition, until) = service.view(now, grace);
             next = [next, until].into_iter().flatten().min();
             views.push(view);
             conditions.push(condition);
         }
         let singles = views.iter().cloned().map(Merged::single).collect();
-        let snapshot = Self { merged: Merged::new(views, naming), singles, conditions, views: Mutex::default() };
+        let merged = Merged::new(views, naming);
+        let snapshot = Self { services: Arc::clone(services), merged, singles, conditions, views: Mutex::default() };
         (snapshot, next)
     }
 
@@ -107,11 +110,11 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
 
 /// Takes a new snapshot now.
 pub(crate) fn refresh(gateway: &Gateway) -> Option<Instant> {
-    let (snapshot, until) = Snapshot::take(&gateway.services, gateway.naming, gateway.timeouts.stale_grace);
+    let (snapshot, until) = Snapshot::take(&gateway.services.load_full(), gateway.naming, gateway.timeouts.stale_grace);
     for warning in snapshot.merged.warnings() {
         tracing::debug!(warning, "left out of the merged catalog");
     }
-    report(gateway, &snapshot);
+    report(&snapshot);
     gateway.snapshot.store(Arc::new(snapshot));
     announce(&gateway.generation);
     until
@@ -122,8 +125,8 @@ pub(crate) fn announce(generation: &watch::Sender<u64>) {
     generation.send_modify(|generation| *generation = generation.wrapping_add(1));
 }
 
-fn report(gateway: &Gateway, snapshot: &Snapshot) {
-    for (service, view) in gateway.services.iter().zip(snapshot.merged.services()) {
+fn report(snapshot: &Snapshot) {
+    for (service, view) in snapshot.services.iter().zip(snapshot.merged.services()) {
         let state = match view.state {
             ServiceState::Fresh => CatalogState::Fresh,
             ServiceState::Stale => CatalogState::Stale,

@@ -19,7 +19,7 @@ use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::{
     AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness, TaskGroup,
-    drain, watch,
+    descriptors, drain, watch,
 };
 use outrigger_telemetry::audit::AuditError;
 use outrigger_telemetry::metrics::{Listener as ListenerLabel, MetricsError};
@@ -46,6 +46,8 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How often the dates of certificates behind open connections are looked at although no file changed.
 const PEERS_EVERY: Duration = Duration::from_secs(600);
+/// How often the own certificate's end is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often idle rate limit buckets are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -153,10 +155,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         tasks,
     };
     running.watch_services(&config);
+    running.watch_expiry(&parts);
     running.watch_files(watched, &config, &parts);
     running.serve_admin(admin, &parts);
     running.serve_clients(mcp, &config, &parts);
-    tracing::info!(mcp = %running.mcp, admin = %running.admin, services = gateway.services.len(), "the ingress listens");
+    tracing::info!(mcp = %running.mcp, admin = %running.admin, services = gateway.services.load().len(), "the ingress listens");
     Ok(running)
 }
 
@@ -191,21 +194,13 @@ impl Running {
     fn watch_services(&self, config: &Config) {
         let news = Arc::new(Notify::new());
         refresh(&self.gateway);
-        for service in &self.gateway.services {
-            for replica in &service.replicas {
-                let watching = crate::watch::watch(
-                    Arc::clone(service),
-                    Arc::clone(replica),
-                    config.timeouts.health_wait,
-                    Arc::clone(&news),
-                );
-                self.spawn("health", watching);
-            }
-        }
+        let wait = config.timeouts.health_wait;
+        self.spawn("health", crate::watch::watch_all(Arc::clone(&self.gateway), wait, Arc::clone(&news)));
         self.spawn("snapshots", keep(Arc::clone(&self.gateway), news));
         let gateway = Arc::clone(&self.gateway);
         let waiting: Vec<_> = gateway
             .services
+            .load()
             .iter()
             .map(|service| {
                 (Arc::clone(service), self.readiness.block(format!("service {}", service.name), "has not answered yet"))
@@ -230,6 +225,7 @@ impl Running {
             policy: config.policy.clone(),
             tokens: config.clients.tokens_file.clone(),
             session_keys: config.sessions.key_file.clone(),
+            settings: config.file.clone(),
             credentials: Arc::clone(&parts.credentials),
             public: parts.public.clone(),
             peers: parts.peers.clone(),
@@ -253,6 +249,25 @@ impl Running {
         });
     }
 
+    /// Connections outlive the certificate with which they began: when ours has expired, they end, and what follows is refused
+    /// by the handshake, with its reason, until there is another one.
+    fn watch_expiry(&self, parts: &Parts) {
+        let (gateway, credentials) = (Arc::clone(&self.gateway), Arc::clone(&parts.credentials));
+        self.spawn("expiry", async move {
+            let mut told = false;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let expired = std::time::SystemTime::now() > credentials.not_after();
+                if expired && !told {
+                    tracing::error!("the certificate of this ingress has expired: no service can be reached");
+                    let services = gateway.services.load();
+                    services.iter().flat_map(|s| &s.replicas).for_each(|replica| replica.pool.retire());
+                }
+                told = expired;
+            }
+        });
+    }
+
     fn serve_admin(&self, listener: Listener, parts: &Parts) {
         let gateway = Arc::clone(&self.gateway);
         let server = AdminServer::new(Arc::clone(&parts.metrics), parts.readiness.clone())
@@ -266,7 +281,7 @@ impl Running {
             Arc::new(move || public.server_config())
         });
         let settings = ListenerSettings {
-            max_connections: limits.connections,
+            max_connections: descriptors::room_for(limits.connections, "limits.connections"),
             tls,
             peers: parts.peers.clone(),
             handshake_timeout: timeouts.handshake,
@@ -325,7 +340,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         in_flight: config.limits.entrance.in_flight,
     };
     let services = config.services.iter().map(|service| Service::new(service, &with).map(Arc::new));
-    let services: Vec<_> = services.collect::<Result<_, _>>()?;
+    let services = Arc::new(services.collect::<Result<Vec<_>, _>>()?);
     let tokens = match &config.clients.tokens_file {
         Some(path) => read_tokens(path).map_err(Error::Tokens)?,
         None => config.clients.tokens.clone(),
@@ -354,7 +369,8 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
             anonymous: config.clients.anonymous,
             members: with_certificates.then(|| Arc::clone(&parts.credentials)),
         },
-        services,
+        services: ArcSwap::new(services),
+        services_changed: Notify::new(),
         snapshot: ArcSwap::from_pointee(snapshot),
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
         generation: channel::Sender::new(0),
@@ -415,6 +431,7 @@ fn watched_files(config: &Config) -> Vec<PathBuf> {
     let identity = &config.identity;
     let mut files = vec![identity.cert.clone(), identity.key.clone(), identity.ca.clone()];
     files.extend(identity.crl.clone());
+    files.extend(config.file.clone());
     files.extend(config.policy.iter().cloned());
     files.extend(config.clients.tokens_file.clone());
     files.extend(config.sessions.key_file.clone());

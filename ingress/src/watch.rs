@@ -9,9 +9,11 @@ use outrigger_proxy::body::{OutBody, read_bounded};
 use outrigger_proxy::pool::SendError;
 use outrigger_telemetry::metrics::UpstreamErrorKind;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::forward::kind_and_reason;
+use crate::gateway::Gateway;
 use crate::health::Document;
 use crate::services::{Replica, Service};
 
@@ -31,6 +33,26 @@ const IDLE_PACE: Duration = Duration::from_secs(1);
 enum Answer {
     Changed(Document, Option<HeaderValue>),
     Same,
+}
+
+/// Watches every replica of the services in force, until the future is dropped.
+pub(crate) async fn watch_all(gateway: Arc<Gateway>, wait: Duration, changed: Arc<Notify>) {
+    let mut watching: Vec<(Arc<Service>, JoinSet<()>)> = Vec::new();
+    loop {
+        let services = gateway.services.load_full();
+        watching.retain(|(watched, _)| services.iter().any(|service| Arc::ptr_eq(service, watched)));
+        for service in services.iter() {
+            if !watching.iter().any(|(watched, _)| Arc::ptr_eq(service, watched)) {
+                let mut tasks = JoinSet::new();
+                for replica in &service.replicas {
+                    tasks.spawn(watch(Arc::clone(service), Arc::clone(replica), wait, Arc::clone(&changed)));
+                }
+                watching.push((Arc::clone(service), tasks));
+            }
+        }
+        changed.notify_one();
+        gateway.services_changed.notified().await;
+    }
 }
 
 /// Watches until the future is dropped. `changed` is told whenever the service may have to be listed anew.

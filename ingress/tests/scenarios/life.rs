@@ -72,3 +72,53 @@ async fn tokens_are_read_again() {
     eventually("bob is out", || async { bob.ask("/mcp", "tools/list", json!({})).await.status == 401 }).await;
     assert_eq!(mesh.client.call("a__read").await.status, 200);
 }
+
+#[tokio::test]
+async fn services_come_and_go_with_the_settings_file() {
+    let mesh = Mesh::start(&[("a", health(tools(&["read", "wait"]))), ("b", health(tools(&["read"])))]).await;
+    let path = mesh.path("ingress.yaml");
+    let both = std::fs::read_to_string(&path).unwrap();
+    let without = |name: &str| {
+        both.lines().filter(|line| !line.starts_with(&format!("  {name}: "))).map(|line| format!("{line}\n")).collect()
+    };
+    let only_b: String = without("a");
+    assert_ne!(only_b, both);
+    let client = mesh.client.clone();
+    let call = tokio::spawn(async move { client.call("a__wait").await });
+    let state = Arc::clone(&mesh.fake("a").state);
+    eventually("the call", || async { state.hanging.load(Ordering::SeqCst) == 1 }).await;
+
+    std::fs::write(&path, &only_b).unwrap();
+    eventually("a is gone", || async { mesh.client.tools().await == ["b__read"] }).await;
+    assert_eq!(mesh.client.ask("/s/a/mcp", "tools/list", json!({})).await.status, 404);
+    assert_eq!(mesh.client.call("a__read").await.json()["error"]["code"], -32602);
+    let metrics = String::from_utf8_lossy(&mesh.admin("/metrics").await.body).into_owned();
+    assert!(metrics.contains("outrigger_reloads_total{outcome=\"applied\",what=\"services\"} 1"), "{metrics}");
+    assert!(!metrics.contains("outrigger_catalog_state{service=\"a\""), "{metrics}");
+    state.stream.send(None).unwrap();
+    assert_eq!(call.await.unwrap().status, 200, "a call that ran goes on");
+
+    // Half a file: what is in force stays.
+    std::fs::write(&path, &both[..both.len() / 2]).unwrap();
+    eventually("the failed reload", || async {
+        let metrics = mesh.admin("/metrics").await;
+        String::from_utf8_lossy(&metrics.body)
+            .contains("outrigger_reloads_total{outcome=\"failed\",what=\"services\"} 1")
+    })
+    .await;
+    assert_eq!(mesh.client.tools().await, ["b__read"]);
+
+    std::fs::write(&path, &both).unwrap();
+    eventually("a is back", || async { mesh.client.tools().await.len() == 3 }).await;
+    assert_eq!(mesh.client.call("a__read").await.status, 200);
+}
+
+#[tokio::test]
+async fn baggage_of_clients_stays_outside() {
+    let mesh = Mesh::start(&[("a", health(tools(&["read"])))]).await;
+    let params = json!({ "name": "a__read", "_meta": { "baggage": "user=ada", "example.com/kept": 1 } });
+    mesh.client.ask("/mcp", "tools/call", params).await;
+    let seen = mesh.fake("a").seen();
+    let body = String::from_utf8_lossy(&seen.last().unwrap().raw).into_owned();
+    assert!(!body.contains("baggage") && body.contains("example.com/kept"), "{body}");
+}

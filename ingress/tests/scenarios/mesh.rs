@@ -148,8 +148,8 @@ impl Mesh {
             at("ca.pem"),
             at("crl.pem"),
         );
-        let config =
-            Config::from_sources(Some(("ingress.yaml", &text)), &|_| None).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        std::fs::write(self.path("ingress.yaml"), &text).unwrap();
+        let config = Config::from_file(Some(&self.path("ingress.yaml"))).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let running = outrigger_ingress::start(config).await.unwrap();
         tokio::time::timeout(PATIENCE, running.readiness.wait()).await.unwrap();
         self.client = Client::to(running.mcp);
