@@ -55,6 +55,10 @@ impl Mesh for Door {
         })
     }
 
+    fn knows(&self, route: &Route, uri: &str) -> bool {
+        self.gateway.knows(&self.caller, route, uri)
+    }
+
     fn changes(&self, route: &Route, wanted: Wanted) -> Box<dyn Told> {
         Box::new(self.gateway.changes(&self.caller, route, wanted))
     }

@@ -36,6 +36,7 @@ use outrigger_proxy::{
 
 use crate::{
     inbound::{Context, Inbound},
+    own_answers::policy_kind,
     record::Record,
 };
 use ears::Ears;
@@ -145,6 +146,10 @@ impl Mesh for Door {
             let body = body.collect().await.map_err(|error| self.broken(&error.to_string()))?;
             Ok(Given::Message(body.to_bytes()))
         })
+    }
+
+    fn knows(&self, _: &Route, uri: &str) -> bool {
+        self.inbound.gate.visible(&self.who, policy_kind(Kind::Resource), uri)
     }
 
     fn changes(&self, _: &Route, wanted: Wanted) -> Box<dyn Told> {

@@ -22,6 +22,9 @@ pub trait Mesh: Send + Sync {
     /// Sends a message that a modern client would have sent. Dropping the future or the stream cancels the call.
     fn call<'a>(&'a self, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>>;
 
+    /// Whether the caller could read this resource: it exists, and may be known.
+    fn knows(&self, route: &Route, uri: &str) -> bool;
+
     /// Listens to what the caller may hear of.
     fn changes(&self, route: &Route, wanted: Wanted) -> Box<dyn Told>;
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use outrigger_mcp::bridge::log_level::LogLevel;
 use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Rejected, Shape};
-use outrigger_mcp::error::{INVALID_REQUEST, RpcError, result_reply};
+use outrigger_mcp::error::{INVALID_REQUEST, LEGACY_RESOURCE_NOT_FOUND, RpcError, result_reply};
 use outrigger_mcp::json::{Scanner, Span, elements};
 use outrigger_mcp::method::Method;
 use outrigger_mcp::revision::Revision;
@@ -77,6 +77,9 @@ impl Post {
         if message.shape != Shape::Request {
             take(&self.session, &message)?;
             return Ok(reply::accepted());
+        }
+        if let Some(told) = self.unknown_resource(&message) {
+            return Ok(single(self.accepts, told));
         }
         if let Some(done) = answer_here(&self.session, &message) {
             if message.method == Method::ResourcesSubscribe && done.is_ok() {
@@ -151,6 +154,9 @@ impl Post {
             let told = RpcError::new(INVALID_REQUEST, "initialize must not be part of a batch");
             return Entry::Told(told.reply(Some(&id)));
         }
+        if let Some(told) = self.unknown_resource(&message) {
+            return Entry::Told(told);
+        }
         match answer_here(&self.session, &message) {
             Some(Ok(result)) => return Entry::Told(result_reply(&id, result)),
             Some(Err(failure)) => return Entry::Told(failure.rpc().reply(Some(&id))),
@@ -161,6 +167,18 @@ impl Post {
             Err(Refusal::Busy(failure)) => Entry::Told(failure.rpc().reply(Some(&id))),
             Err(Refusal::Duplicate(told)) => Entry::Told(told),
         }
+    }
+
+    /// The answer to a subscription to a resource that does not exist, or that the caller may not know of: the same, and
+    /// the same as for reading it.
+    fn unknown_resource(&self, message: &Message) -> Option<Bytes> {
+        let asked = message.text(Param::Uri).filter(|_| message.method == Method::ResourcesSubscribe)?;
+        if self.caller.mesh.knows(&self.session.route, &asked) {
+            return None;
+        }
+        let failure = Failure::UnknownCapability { kind: "resource", name: asked.to_string() };
+        let told = RpcError::new(LEGACY_RESOURCE_NOT_FOUND, failure.to_string()).with("uri", &asked);
+        Some(told.reply(message.id().as_deref()))
     }
 
     /// A call for a request, under its id.

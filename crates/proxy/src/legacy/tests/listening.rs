@@ -46,6 +46,17 @@ async fn changes_reach_the_stream_of_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_cannot_be_subscribed_to() {
+    let world = World::new();
+    let client = world.client("2025-11-25", "{}").await;
+    let told = client.post(&subscribe("hidden:1", "")).await.text().await;
+    assert_eq!(
+        told,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32002,"message":"Unknown resource: hidden:1","data":{"uri":"hidden:1"}}}"#
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn subscriptions_are_bounded_and_storms_change_nothing_twice() {
     let mut world = World::new();
     let client = world.client("2025-06-18", "{}").await;

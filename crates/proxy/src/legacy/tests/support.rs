@@ -69,6 +69,10 @@ impl Mesh for Script {
         })
     }
 
+    fn knows(&self, _: &Route, uri: &str) -> bool {
+        !uri.starts_with("hidden:")
+    }
+
     #[expect(clippy::disallowed_methods, reason = "a test reads what it makes happen")]
     fn changes(&self, _: &Route, wanted: Wanted) -> Box<dyn Told> {
         let (changes, ears) = mpsc::channel(16);
