@@ -92,7 +92,7 @@ pub(crate) fn authorize_listen(caller: &Caller, at: usize, service: &Arc<Service
     if !caller.policy.rules.may_use_service(&caller.principal, &service.name) {
         return Err(Failure::CallerRefused);
     }
-    let destination = Destination { service: Arc::clone(service), at, wanted: None, rewrite: false };
+    let destination = Destination { service: Arc::clone(service), at, wanted: None, task: None, rewrite: false };
     Ok(Permitted { destination, permit: None })
 }
 

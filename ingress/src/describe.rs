@@ -1,6 +1,7 @@
 //! `server/discover`: what an endpoint can do, merged from its services or as its one service says it.
 
 use bytes::Bytes;
+use outrigger_mcp::bridge::tasks::EXTENSION;
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{Merged, ServiceState};
 use outrigger_mcp::catalog_kind::Kind;
@@ -64,7 +65,7 @@ fn meta_with(meta: &[u8], info: &[u8]) -> Vec<u8> {
 
 /// What any of the services can do. Changes of lists are always announced, because we notice them ourselves.
 fn union<'a>(catalogs: impl Iterator<Item = &'a Catalog>) -> Bytes {
-    let (mut kinds, mut subscribe, mut others) = ([false; 4], false, Vec::new());
+    let (mut kinds, mut subscribe, mut tasks, mut others) = ([false; 4], false, false, Vec::new());
     for catalog in catalogs {
         for (seen, kind) in kinds.iter_mut().zip(Kind::ALL) {
             *seen |= catalog.offers(kind);
@@ -72,6 +73,7 @@ fn union<'a>(catalogs: impl Iterator<Item = &'a Catalog>) -> Bytes {
         let declared = catalog.about().capabilities.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok());
         let declared = declared.unwrap_or_default();
         subscribe |= declared["resources"]["subscribe"] == true;
+        tasks |= declared["extensions"][EXTENSION].is_object();
         others.extend(["completions", "logging"].into_iter().filter(|name| declared[name].is_object()));
     }
     let [tools, prompts, resources, templates] = kinds;
@@ -87,6 +89,10 @@ fn union<'a>(catalogs: impl Iterator<Item = &'a Catalog>) -> Bytes {
     others.sort_unstable();
     others.dedup();
     members.extend(others.into_iter().map(|name| format!("\"{name}\":{{}}")));
+    // Of the extensions only this one passes through the merge: the ids of tasks say whose they are.
+    if tasks {
+        members.push(format!("\"extensions\":{{\"{EXTENSION}\":{{}}}}"));
+    }
     Bytes::from(format!("{{{}}}", members.join(",")))
 }
 
@@ -136,10 +142,15 @@ mod tests {
         };
         let list = outrigger_mcp::catalog::List::default;
         let catalog = |text| Catalog::new(list(), list(), list(), list(), about(text), 0);
-        let (a, b) = (catalog(r#"{"tools":{},"logging":{}}"#), catalog(r#"{"resources":{"subscribe":true},"x":{}}"#));
+        let (a, b) = (
+            catalog(r#"{"tools":{},"logging":{}}"#),
+            catalog(
+                r#"{"resources":{"subscribe":true},"x":{},"extensions":{"io.modelcontextprotocol/tasks":{},"y":{}}}"#,
+            ),
+        );
         assert_eq!(
             union([&a, &b].into_iter()),
-            r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"logging":{}}"#
+            r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"logging":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#
         );
     }
 }

@@ -73,6 +73,9 @@ impl Outgoing {
             if mirrors_name(message.method) {
                 put(&mut headers, headers::NAME, &encode(&wanted.original));
             }
+        } else if let Some(task) = &destination.task {
+            edits.replace(task.token, quote(&task.handle));
+            put(&mut headers, headers::NAME, &encode(&task.handle));
         } else if let Some(target) = message.target().filter(|_| mirrors_name(message.method)) {
             put(&mut headers, headers::NAME, &encode(&target));
         }

@@ -14,6 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_config::sections::Trace;
+use outrigger_mcp::bridge::tasks;
 use outrigger_mcp::catalog::ToolHeaders;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Shape};
@@ -259,12 +260,20 @@ impl Gateway {
         if let Some(headers) = sent.headers {
             check_mirrored_arguments(&permitted, message, headers)?;
         }
-        let owner = owner::of_retry(&permitted.destination().service, message)?;
+        let owner = match &permitted.destination().task {
+            Some(task) => owner::of_task(&permitted.destination().service, &task.handle)?,
+            None => owner::of_retry(&permitted.destination().service, message)?,
+        };
         let outgoing = Outgoing::new(&permitted, caller, message, span, sent);
         let (upstream, in_flight) = forward(&permitted, caller, &outgoing, owner, self.timeouts.common.request).await?;
         record.hold(permitted.take_permit(), in_flight);
         let destination = permitted.destination();
-        let rewriter = destination.rewrite.then(|| Rewriter::new(&snapshot, destination.at));
+        // Only clients that declare the extension are told of tasks, and only here ids need a service in front.
+        let tasks = *path == Route::Merged
+            && (message.method.about_task() || (message.method == Method::ToolsCall && tasks::declared(message)));
+        let names = tasks.then(|| (Arc::clone(&destination.service.name), message.method));
+        let rewriter = (destination.rewrite || tasks)
+            .then(|| Rewriter::new(&snapshot, destination.at, destination.rewrite, names));
         Ok(Reply::Upstream { upstream, service: Arc::clone(&destination.service), rewriter })
     }
 

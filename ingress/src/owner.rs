@@ -25,6 +25,17 @@ pub(crate) fn of_retry(service: &Service, message: &Message) -> Result<Option<Ar
     }
 }
 
+/// The replica that a task is at; `None` when its name does not say, which its sidecar then refuses.
+///
+/// # Errors
+/// As [`holder`].
+pub(crate) fn of_task(service: &Service, handle: &str) -> Result<Option<Arc<Replica>>, Failure> {
+    match owner::split(handle) {
+        Some((replica, _)) => found(service, replica),
+        None => Ok(None),
+    }
+}
+
 /// The replica that holds what a handle stands for. `None` when the handle is not one of a sidecar: a modern server's
 /// handles are its own business, whatever they look like, and it is nobody's fault that an older server has none.
 ///
@@ -35,7 +46,13 @@ pub(crate) fn holder(service: &Service, handle: &str) -> Result<Option<Arc<Repli
     if !service.stateful() {
         return Ok(None);
     }
-    let Some((replica, _)) = owner::split(handle) else { return Ok(None) };
+    match owner::split(handle) {
+        Some((replica, _)) => found(service, replica),
+        None => Ok(None),
+    }
+}
+
+fn found(service: &Service, replica: &str) -> Result<Option<Arc<Replica>>, Failure> {
     match service.replica(replica) {
         Some(found) => Ok(Some(found)),
         None if service.replicas.iter().all(|replica| replica.health().document.is_some()) => Err(gone()),

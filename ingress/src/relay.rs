@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use outrigger_mcp::bridge::tasks::ids;
 use outrigger_mcp::catalog::uri::rewrite_uris;
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Message, Shape};
 use outrigger_mcp::json::{Span, decode_string, member, quote};
+use outrigger_mcp::method::Method;
 use outrigger_mcp::reply_watch::ReplyWatch;
 use outrigger_mcp::sse::{self, Parser};
 use outrigger_proxy::body::{BodySender, outcome_of};
@@ -28,19 +30,39 @@ use crate::snapshot::Snapshot;
 /// A sign of life between events (WHATWG HTML, server-sent events: a comment).
 pub(crate) const KEEPALIVE: &[u8] = b": keep-alive\n\n";
 
-/// Rewrites the URIs of one service's answers into those under which they can be read here.
+/// Rewrites the URIs of one service's answers into those under which they can be read here, and the ids of its tasks.
 pub(crate) struct Rewriter {
     snapshot: Arc<Snapshot>,
     service: usize,
+    uris: bool,
+    /// The service, and what is answered, where tasks may be named.
+    tasks: Option<(Arc<str>, Method)>,
 }
 
 impl Rewriter {
-    pub(crate) fn new(snapshot: &Arc<Snapshot>, service: usize) -> Self {
-        Self { snapshot: Arc::clone(snapshot), service }
+    pub(crate) fn new(snapshot: &Arc<Snapshot>, service: usize, uris: bool, tasks: Option<(Arc<str>, Method)>) -> Self {
+        Self { snapshot: Arc::clone(snapshot), service, uris, tasks }
     }
 
     /// The message with other URIs; the same bytes where nothing changes.
     pub(crate) fn apply(&self, message: &Message) -> Bytes {
+        let Some((service, answers)) = &self.tasks else { return self.with_uris(message) };
+        let mut edits = Edits::new();
+        ids::rename(message, *answers, |id| Some(ids::expose(service, id)), &mut edits);
+        let named = edits.apply_flat(message.body());
+        if named == *message.body() {
+            return self.with_uris(message);
+        }
+        match Message::parse(named.clone()) {
+            Ok(message) => self.with_uris(&message),
+            Err(_) => named,
+        }
+    }
+
+    fn with_uris(&self, message: &Message) -> Bytes {
+        if !self.uris {
+            return message.body().clone();
+        }
         let new = message.result_span().map_or_else(|| self.missing(message), |span| self.result(message, span));
         let Some((span, new)) = new else { return message.body().clone() };
         let mut edits = Edits::new();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use outrigger_mcp::bridge::tasks::ids;
 use outrigger_mcp::catalog::ToolHeaders;
 use outrigger_mcp::catalog::merge::{Merged, Target};
 use outrigger_mcp::catalog_kind::Kind;
@@ -22,6 +23,8 @@ pub(crate) struct Destination {
     pub(crate) at: usize,
     /// What is asked for; `None` for methods that are about the service as a whole.
     pub(crate) wanted: Option<Wanted>,
+    /// The task that is asked for.
+    pub(crate) task: Option<Task>,
     /// URIs in the answer have to be looked at, because other services may have the same.
     pub(crate) rewrite: bool,
 }
@@ -40,12 +43,23 @@ pub(crate) struct Wanted {
     pub(crate) headers: ToolHeaders,
 }
 
+/// A task as the caller and as its service name it.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// The service's own id.
+    pub(crate) handle: String,
+    /// Where the id's token lies in the message.
+    pub(crate) token: Span,
+}
+
 /// What kinds of things the methods that are forwarded are about.
 enum Reference {
     /// `params.name` or `params.uri`.
     Direct(Kind, Param),
     /// `params.ref`.
     Completion,
+    /// `params.taskId`.
+    Task,
     /// The service as a whole.
     Service,
 }
@@ -70,11 +84,12 @@ pub(crate) fn route(
             (kind, token, asked)
         }
         Reference::Completion => completed(message)?,
+        Reference::Task => return of_task(at, services, caller, message),
         Reference::Service => {
             // Only single routes get here: their catalog has one service, at this index of all.
             let service = at.and_then(|at| services.get(at)).cloned();
             let service = service.ok_or_else(|| Failure::UnknownMethod(message.method_name().into_owned()))?;
-            return Ok(Destination { service, at: at.unwrap_or_default(), wanted: None, rewrite: false });
+            return Ok(Destination { service, at: at.unwrap_or_default(), wanted: None, task: None, rewrite: false });
         }
     };
     let resolved = match kind {
@@ -93,7 +108,7 @@ pub(crate) fn route(
         asked: asked.clone(),
     };
     let rewrite = at.is_none() && shares_uris(catalog, &target);
-    Ok(Destination { service, at: index, wanted: Some(wanted), rewrite })
+    Ok(Destination { service, at: index, wanted: Some(wanted), task: None, rewrite })
 }
 
 /// The answer for something that does not exist and for something that the caller may not know of: the same.
@@ -113,16 +128,44 @@ fn reference(caller: &Caller, route: &Route, message: &Message) -> Result<Refere
         Method::PromptsGet => Ok(Reference::Direct(Kind::Prompt, Param::Name)),
         Method::ResourcesRead => Ok(Reference::Direct(Kind::Resource, Param::Uri)),
         Method::CompletionComplete => Ok(Reference::Completion),
-        // Task ids of several services could be the same, so tasks need an endpoint of one.
-        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel if single => Ok(Reference::Service),
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => Ok(Reference::Task),
         // What a legacy client answered to a server outside any call; only our own sessions may say that.
         Method::SessionRespond if single && caller.era == Era::Legacy => Ok(Reference::Service),
         _ => Err(Failure::UnknownMethod(message.method_name().into_owned())),
     }
 }
 
+/// Whose task it is: on the merged endpoint its id begins with the service, whose policy decides then. The service knows
+/// whether it is the caller's.
+fn of_task(
+    at: Option<usize>,
+    services: &[Arc<Service>],
+    caller: &Caller,
+    message: &Message,
+) -> Result<Destination, Failure> {
+    let token = message.params().get(Param::TaskId);
+    let (token, asked) = token.zip(message.text(Param::TaskId)).ok_or_else(|| missing(Param::TaskId))?;
+    let (at, handle) = match at {
+        Some(at) => (Some(at), &*asked),
+        None => match ids::split(&asked) {
+            Some((name, handle)) => (services.iter().position(|service| &*service.name == name), handle),
+            None => (None, ""),
+        },
+    };
+    let service = at.and_then(|at| services.get(at)).cloned();
+    // One of a service that the caller may not use looks like one that does not exist.
+    let usable = service.filter(|service| caller.policy.rules.may_use_service(&caller.principal, &service.name));
+    let service = usable.ok_or_else(|| Failure::InvalidParams("Task not found".into()))?;
+    let task = Task { handle: handle.to_owned(), token };
+    Ok(Destination { service, at: at.unwrap_or_default(), wanted: None, task: Some(task), rewrite: false })
+}
+
 fn missing(field: Param) -> Failure {
-    let name = if field == Param::Uri { "uri" } else { "name" };
+    let name = match field {
+        Param::Uri => "uri",
+        Param::TaskId => "taskId",
+        _ => "name",
+    };
     Failure::InvalidParams(format!("`params.{name}` is required and must be a string"))
 }
 

@@ -77,6 +77,14 @@ impl Client {
         meta
     }
 
+    /// The same for a request whose answer may be a task: the tasks extension is declared on the client's behalf.
+    pub fn modern_meta_with_tasks(&self) -> MetaEdit<'static> {
+        let mut meta = self.modern_meta();
+        let capabilities = super::tasks::with_extension(&self.capabilities);
+        meta.set.retain(|(key, _)| *key != CLIENT_CAPABILITIES);
+        meta.raw(CLIENT_CAPABILITIES, capabilities)
+    }
+
     /// Whether the client declared that it answers such a question; else the capability that it lacks.
     ///
     /// # Errors
@@ -121,7 +129,12 @@ pub fn initialize_reply(id: &[u8], revision: Revision, discovered: &Message) -> 
     let part = |field| discovered.results().get(field).map(|span| discovered.raw(span));
     let capabilities = discovered.results().get(Field::Capabilities).map_or_else(
         || b"{}".to_vec(),
-        |span| rebuild_object(body, span, |name| !LEGACY_CAPABILITIES.contains(&name), &[]),
+        |span| {
+            // Tasks are the only extension that 2025-11-25 has a form for.
+            let tasks = revision >= Revision::V2025_11_25 && super::tasks::has_extension(body, span);
+            let set: &[(&str, &[u8])] = if tasks { &[("tasks", super::tasks::to_client::CAPABILITY)] } else { &[] };
+            rebuild_object(body, span, |name| !LEGACY_CAPABILITIES.contains(&name), set)
+        },
     );
     let info =
         discovered.meta().get(Meta::ServerInfo).map(|span| discovered.raw(span)).or_else(|| part(Field::ServerInfo));
@@ -162,7 +175,7 @@ pub fn reply(message: &Message, asked_uri: Option<&str>) -> Reply {
     }
     match message.result_text(Field::ResultType).as_deref() {
         Some("input_required") => Reply::Ask(questions(message)),
-        None | Some("complete" | "task") => Reply::Final(message.body().clone()),
+        None | Some("complete") => Reply::Final(message.body().clone()),
         Some(other) => Reply::Final(
             error::RpcError::new(
                 INTERNAL,
@@ -179,6 +192,10 @@ pub fn reply(message: &Message, asked_uri: Option<&str>) -> Reply {
 /// links to resources.
 pub fn fitted(message: &Message, method: Method, revision: Revision) -> Option<Bytes> {
     let (body, result) = (message.body(), message.result_span()?);
+    // What is of another type is not this method's result: `reply` says so in its place.
+    if !matches!(message.result_text(Field::ResultType).as_deref(), None | Some("complete")) {
+        return None;
+    }
     let mut edits = Edits::new();
     match method {
         Method::ToolsCall => {
@@ -471,6 +488,14 @@ mod tests {
         let reply = initialize_reply(b"\"a\"", Revision::V2025_06_18, &discovered).unwrap();
         let expected = r#"{"jsonrpc":"2.0","id":"a","result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true}},"serverInfo":{"name":"s","version":"2"},"instructions":"do"}}"#;
         assert_eq!(std::str::from_utf8(&reply).unwrap(), expected);
+        let tasks = message(
+            r#"{"jsonrpc":"2.0","id":9,"result":{"capabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}}"#,
+        );
+        let told = |revision| String::from_utf8(initialize_reply(b"1", revision, &tasks).unwrap().to_vec()).unwrap();
+        assert!(
+            told(Revision::V2025_11_25).contains(r#""tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}"#)
+        );
+        assert!(!told(Revision::V2025_06_18).contains("tasks"));
         let error = message(r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32603,"message":"m"}}"#);
         assert!(initialize_reply(b"1", Revision::V2025_06_18, &error).is_none());
     }
@@ -515,6 +540,10 @@ mod tests {
             fit(&called, Method::ToolsCall, Revision::V2025_03_26),
             r#"{"jsonrpc":"2.0","id":1,"result":{"z":1.50,"content":[{"type":"text","text":"t"},{"type":"text","text":"a:b"}]}}"#
         );
+        let unknown = message(r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"task","content":[]}}"#);
+        assert!(fitted(&unknown, Method::ToolsCall, Revision::V2025_11_25).is_none());
+        let Reply::Final(told) = reply(&unknown, None) else { panic!("nothing is asked") };
+        assert_eq!(message(std::str::from_utf8(&told).unwrap()).error_code(), Some(-32603));
         let object = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"structuredContent":{"a": 1}}}"#;
         assert_eq!(fit(&message(object), Method::ToolsCall, Revision::V2025_06_18), object);
         let list = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a","outputSchema":{"type":"array"}},{"name":"b","outputSchema":{"type":"object"}}]}}"#;

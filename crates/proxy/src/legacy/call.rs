@@ -7,14 +7,14 @@ use crate::failure::Failure;
 use bytes::Bytes;
 use outrigger_mcp::bridge::to_client::{self, MAX_ROUNDS, Questions, Reply, Round};
 use outrigger_mcp::edit::Edits;
-use outrigger_mcp::envelope::{Message, Shape};
+use outrigger_mcp::envelope::{Field, Message, Shape};
 use outrigger_mcp::method::Method;
 
 use super::mesh::{Given, Messages};
 use super::outlet::{Turn, read};
 use super::seam::Caller;
 use super::session::{InFlight, Session};
-use super::{ask, service_name};
+use super::{ask, service_name, tasks};
 
 /// The first pause before a server that only gave a state is asked again; each further one is twice as long.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -54,17 +54,36 @@ impl Call {
 }
 
 async fn converse(session: &Arc<Session>, caller: &Caller, message: &Message, turn: &Turn) -> Result<Bytes, Failure> {
+    if let Some(of) = tasks::concerned(session, message) {
+        return Box::pin(tasks::serve(session, caller, message, turn, of)).await;
+    }
+    exchange(session, caller, message, turn, false).await.map(|(bytes, _)| bytes)
+}
+
+/// Asks the mesh, and the client as often as the mesh wants it asked; gives the reply for the client, and as it came.
+/// With `tasks`, the mesh may answer with a task.
+pub(super) async fn exchange(
+    session: &Arc<Session>,
+    caller: &Caller,
+    message: &Message,
+    turn: &Turn,
+    tasks: bool,
+) -> Result<(Bytes, Message), Failure> {
     let target = message.target().filter(|_| message.method == Method::ResourcesRead);
     let mut round = None;
     for number in 0..=MAX_ROUNDS {
-        let request = introduce(session, message, round.as_ref())?;
+        let request = introduce(session, message, round.as_ref(), tasks)?;
         let last = match caller.mesh.call(&session.route, request).await? {
             Given::Message(body) => read(&session.route, body)?,
             Given::Stream(stream) => follow(session, stream, turn).await?,
         };
+        if tasks && last.result_text(Field::ResultType).as_deref() == Some("task") {
+            return Ok((last.body().clone(), last));
+        }
         match to_client::reply(&last, target.as_deref()) {
             Reply::Final(bytes) => {
-                return Ok(to_client::fitted(&last, message.method, session.revision()).unwrap_or(bytes));
+                let fitted = to_client::fitted(&last, message.method, session.revision()).unwrap_or(bytes);
+                return Ok((fitted, last));
             }
             Reply::Ask(questions) => round = Some(next_round(session, turn, questions, number).await?),
         }
@@ -73,11 +92,13 @@ async fn converse(session: &Arc<Session>, caller: &Caller, message: &Message, tu
 }
 
 /// The request as a modern client would have sent it.
-fn introduce(session: &Session, message: &Message, round: Option<&Round>) -> Result<Message, Failure> {
+fn introduce(session: &Session, message: &Message, round: Option<&Round>, tasks: bool) -> Result<Message, Failure> {
     let retry = round.map(|round| read(&session.route, round.retry(message))).transpose()?;
     let message = retry.as_ref().unwrap_or(message);
     let mut edits = Edits::new();
-    session.client().modern_meta().params(message, &mut edits);
+    let client = session.client();
+    let meta = if tasks { client.modern_meta_with_tasks() } else { client.modern_meta() };
+    meta.params(message, &mut edits);
     read(&session.route, edits.apply_flat(message.body()))
 }
 

@@ -24,6 +24,7 @@ pub mod seam;
 mod session;
 mod store;
 mod subscribe;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -22,6 +22,7 @@ use super::ask::Asks;
 use super::resume::{EventStream, MAX_BYTES, Place};
 use super::seam::{Declared, ListKind, Route};
 use super::store::Pace;
+use super::tasks::SharedLedger;
 use super::token::SessionKey;
 
 /// Requests of one session at work at once: far more than an agent has, and a bound on what it can make us hold.
@@ -70,8 +71,10 @@ pub(super) struct Session {
     pub(super) pace: Pace,
     /// Cancelled when the session ends: all that it has at work ends with it.
     pub(super) closed: CancellationToken,
-    /// Its tasks.
+    /// Its tasks (of the runtime).
     pub(super) tasks: TaskTracker,
+    /// The tasks (of MCP) that it asked for.
+    pub(super) ledger: SharedLedger,
     /// Questions that wait for the client.
     pub(super) asks: Asks,
     /// What GET opens.
@@ -160,6 +163,7 @@ impl Session {
             heard: watch::Sender::default(),
             state: Mutex::new(state),
             tasks: TaskTracker::new(),
+            ledger: SharedLedger::default(),
             id: opening.id,
             key: opening.key,
             tag: opening.key.tag(&opening.principal).into(),

@@ -175,6 +175,22 @@ impl Ledger {
     }
 }
 
+/// A time, in seconds since 1970, as descriptions have it (ISO 8601, UTC).
+pub fn stamp(seconds: u64) -> String {
+    let (days, rest) = ((seconds / 86_400) as i64, seconds % 86_400);
+    // Counted from March, so that leap days come last (proleptic Gregorian calendar, eras of 400 years).
+    let from_march = days + 719_468;
+    let era = from_march.div_euclid(146_097);
+    let day_of_era = from_march.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year_of_era + era * 400 + next;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 /// A description in the client's form. A tool's own error makes a task fail there.
 fn legacy(reply: &Message, cancelled: bool) -> Vec<u8> {
     let body = reply.body();
@@ -358,6 +374,17 @@ mod tests {
             r#"{"content":[],"isError":true,"x":1.50,"_meta":{"io.modelcontextprotocol/related-task":{"taskId":"m"}}}"#
         );
         assert_eq!(ledger.find(MAX_TTL_MS, "m"), Found::Elsewhere);
+    }
+
+    #[test]
+    fn times_are_written_as_dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_827_696, "2000-02-29T12:34:56Z"),
+            (1_795_305_599, "2026-11-21T23:59:59Z"),
+        ] {
+            assert_eq!(stamp(seconds), text);
+        }
     }
 
     #[test]
