@@ -48,6 +48,8 @@ pub struct Ingress {
     pub allowed_hosts: Vec<String>,
     /// Values of `Origin` of web pages that may call.
     pub allowed_origins: Vec<String>,
+    /// Whether headers that repeat the body may be wrong.
+    pub tolerant: bool,
     /// How capabilities are named.
     pub naming: Naming,
 }
@@ -85,6 +87,8 @@ pub struct Service {
     pub era: Era,
     /// What one session of the server is shared by.
     pub session: SessionScope,
+    /// Whether headers that repeat the body may be wrong; without it, as for the merged endpoint.
+    pub tolerant: Option<bool>,
     /// Hosts that the service may reach. Stored; nothing enforces it yet.
     pub egress_allow: Vec<String>,
 }
@@ -150,6 +154,7 @@ impl Manifest {
             cwd: None,
             era: Era::Auto,
             session: SessionScope::PerPrincipal,
+            tolerant: None,
             egress_allow: Vec::new(),
         };
         let ingress = Ingress {
@@ -159,6 +164,7 @@ impl Manifest {
             tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            tolerant: false,
             naming: Naming::default(),
         };
         let services = EXAMPLES.iter().map(service).collect();

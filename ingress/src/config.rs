@@ -13,6 +13,7 @@ use outrigger_config::kinds::{Scheme, Url};
 use outrigger_config::sections::{self, Identity, Log, Output, Trace};
 use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kinds, load};
 use outrigger_mcp::names::Naming;
+use outrigger_proxy::peek::HeaderChecks;
 
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
 pub use limits::{Limits, Timeouts};
@@ -36,6 +37,8 @@ pub struct Config {
     pub identity: Identity,
     /// The services, in file order.
     pub services: Vec<Service>,
+    /// What becomes of headers that repeat the body, on the merged endpoint.
+    pub header_checks: HeaderChecks,
     /// How capabilities are named on the merged endpoint.
     pub naming: Naming,
     /// Sessions of clients that speak 2025-11-25 or older.
@@ -105,7 +108,8 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let clients = clients::read(f, listen, tls.as_ref());
     let identity = f.section("identity", "Who this ingress is in the mesh, and whom it believes.", sections::identity);
     let trust_domain = identity.as_ref().map(|identity| identity.trust_domain.as_str());
-    let services = services::read(f, trust_domain);
+    let header_checks = HeaderChecks::of(sections::header_checks(f));
+    let services = services::read(f, trust_domain, header_checks);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
     let text = "Sessions of clients that speak 2025-11-25 or older.";
     let sessions = f.section("sessions", text, sessions::read);
@@ -126,6 +130,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         clients: clients?,
         identity: identity?,
         services,
+        header_checks,
         naming: naming?,
         sessions: sessions?,
         policy,

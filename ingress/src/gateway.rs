@@ -25,7 +25,7 @@ use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 use outrigger_proxy::legacy::{Sessions, era, refusal};
-use outrigger_proxy::peek::{self, Accepts, PeekLimits, Refused};
+use outrigger_proxy::peek::{self, Accepts, HeaderChecks, PeekLimits, Refused};
 use outrigger_proxy::pool::PooledBody;
 use outrigger_proxy::reply::{self, Dialect};
 use outrigger_proxy::trace::Span;
@@ -68,6 +68,7 @@ pub struct Gateway {
     pub(crate) services: ArcSwap<Vec<Arc<Service>>>,
     /// Told when [`Gateway::services`] are others.
     pub(crate) services_changed: Notify,
+    pub(crate) header_checks: HeaderChecks,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) policy: ArcSwap<PolicyState>,
     /// Counts the changes of what anybody may see.
@@ -168,6 +169,14 @@ impl Gateway {
         })
     }
 
+    /// What becomes of mirrored headers on a route.
+    fn header_checks(&self, route: &Route) -> HeaderChecks {
+        let Route::Service(name) = route else { return self.header_checks };
+        let known = self.services.load();
+        let known = known.iter().find(|service| service.name == *name);
+        known.map_or(self.header_checks, |service| service.header_checks)
+    }
+
     /// The route of a path. A service of which the caller may use nothing does not exist for it.
     fn existing(&self, endpoint: &Endpoint<'_>, caller: &Caller) -> Result<Route, Failure> {
         match endpoint {
@@ -194,7 +203,8 @@ impl Gateway {
             Some(Err(rejected)) => return Err(Refused { failure: rejected.error.into(), id: rejected.id }),
             None => return Err(Failure::MethodNotAllowed("POST").into()),
         };
-        let checked = peek::modern(&inbound.headers, &message).and_then(|()| peek::accepts(&inbound.headers));
+        let checks = self.header_checks(route);
+        let checked = peek::modern(&inbound.headers, &message, checks).and_then(|()| peek::accepts(&inbound.headers));
         let refused = |failure| Refused { failure, id: message.id() };
         let accepts = checked.map_err(refused)?;
         match message.shape {
@@ -206,7 +216,9 @@ impl Gateway {
             }
             Shape::Request => {}
         }
-        let (response, call) = self.respond_recorded(caller, route, &message, &inbound.headers, accepts).await;
+        // What was not checked is not sent on either.
+        let headers = (checks == HeaderChecks::Strict).then_some(&inbound.headers);
+        let (response, call) = self.respond_recorded(caller, route, &message, headers, accepts).await;
         Ok((response, Some(call)))
     }
 
@@ -215,12 +227,12 @@ impl Gateway {
         caller: &Caller,
         route: &Route,
         message: &Message,
-        headers: &HeaderMap,
+        headers: Option<&HeaderMap>,
         accepts: Accepts,
     ) -> (Response<OutBody>, CallRecord) {
         let span = trace::begin(&self.trace, &caller.trace, message);
         let mut record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
-        let sent = Sent { headers: Some(headers), accepts };
+        let sent = Sent { headers, accepts };
         let replied = if message.method == Method::SubscriptionsListen {
             listen::serve(self, caller, route, message, accepts)
         } else {
@@ -382,7 +394,7 @@ impl Gateway {
     ) -> Response<OutBody> {
         let both = Accepts { json: true, stream: true };
         let accepts = peek::accepts(headers).unwrap_or(both);
-        let (response, call) = self.respond_recorded(caller, route, &message, headers, accepts).await;
+        let (response, call) = self.respond_recorded(caller, route, &message, Some(headers), accepts).await;
         response.map(|body| body.on_end(Box::new(move |_, _| drop(call))))
     }
 

@@ -15,6 +15,7 @@ use outrigger_policy::Concurrency;
 use outrigger_proxy::dial::{ClientTls, Endpoint};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::log_bound::LogBound;
+use outrigger_proxy::peek::HeaderChecks;
 use outrigger_proxy::pool::{Pool, PoolSettings};
 use outrigger_telemetry::{Metrics, ServiceMetrics};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -33,6 +34,8 @@ pub(crate) struct Service {
     pub(crate) name: Arc<str>,
     /// Its sidecars; never empty.
     pub(crate) replicas: Vec<Arc<Replica>>,
+    /// What becomes of mirrored headers on its own endpoint.
+    pub(crate) header_checks: HeaderChecks,
     /// Its series.
     pub(crate) metrics: Arc<ServiceMetrics>,
     /// Calls at work.
@@ -93,6 +96,7 @@ impl Service {
             settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
             replicas: settings.addresses.iter().map(replica).collect(),
+            header_checks: settings.header_checks,
             metrics: with.metrics.service(&settings.name),
             concurrency: Concurrency::new(with.in_flight),
             no_answer: LogBound::default(),

@@ -375,6 +375,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
         generation: channel::Sender::new(0),
         cursors: ArcSwap::from_pointee(CursorKey::new(keys.cursors())),
+        header_checks: config.header_checks,
         sessions: Sessions::new(session_settings(config), keys, metrics),
         listens: Arc::new(Semaphore::new(config.limits.listens)),
         metrics: Arc::clone(metrics),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use outrigger_config::sections::{self, Identity, Log, Output, Trace};
 use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kinds, load};
+use outrigger_proxy::peek::HeaderChecks;
 
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};
@@ -32,6 +33,8 @@ pub struct Config {
     pub identity: Identity,
     /// Patterns of SPIFFE ids that may connect at all; none: every workload of the trust domain.
     pub allowed_callers: Vec<String>,
+    /// What becomes of headers that repeat the body.
+    pub header_checks: HeaderChecks,
     /// Policy files.
     pub policy: Vec<PathBuf>,
     /// What is held at most.
@@ -83,6 +86,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let session = upstream::read_session(f);
     let identity = f.section("identity", "Who this workload is, and whom it believes.", sections::identity);
     let allowed_callers = read_allowed_callers(f);
+    let header_checks = HeaderChecks::of(sections::header_checks(f));
     let policy = read_policy(f);
     let limits = f.section("limits", "What the sidecar holds at most.", limits::read_limits);
     let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
@@ -105,6 +109,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         session,
         identity: identity?,
         allowed_callers,
+        header_checks,
         policy,
         limits: limits?,
         timeouts: timeouts?,

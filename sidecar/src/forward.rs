@@ -22,7 +22,7 @@ use outrigger_mcp::{
 use outrigger_proxy::{
     body::{OutBody, Owed, read_bounded},
     failure::Failure,
-    peek::Accepts,
+    peek::{Accepts, HeaderChecks},
     reply,
 };
 use outrigger_telemetry::metrics::Outcome;
@@ -236,7 +236,10 @@ impl Inbound {
         if let Some(names) = &names {
             names.outgoing(message, &mut edits, Some(&mut fields))?;
         }
-        copy_params(&context.head.headers, &mut fields);
+        match self.header_checks {
+            HeaderChecks::Strict => copy_params(&context.head.headers, &mut fields),
+            HeaderChecks::Tolerant => self.param_headers(message, &mut fields),
+        }
         if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
             fields.insert("traceparent", value);
         }

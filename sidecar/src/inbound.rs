@@ -16,16 +16,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use outrigger_identity::Credentials;
 use outrigger_mcp::{
     bridge::tasks::{EXTENSION, declared as declared_tasks},
     catalog::ToolHeaders,
     catalog_kind::Kind,
-    envelope::{Message, Meta, Rejected, Shape},
+    envelope::{Message, Meta, Param, Rejected, Shape},
     json::quote,
     method::Method,
+    param_headers::ParamHeaders,
 };
 use outrigger_policy::{Principal, glob::Glob};
 use outrigger_proxy::{
@@ -36,7 +37,7 @@ use outrigger_proxy::{
         self as sessions, Sessions, era,
         seam::{self, Era},
     },
-    peek::{self, Accepts, PeekLimits, Refused},
+    peek::{self, Accepts, HeaderChecks, PeekLimits, Refused},
     reply::{self, Dialect},
     trace::{self, TraceRules},
 };
@@ -65,6 +66,8 @@ pub struct Inbound {
     pub credentials: Arc<Credentials>,
     /// Which workloads may connect; empty: every one of the trust domain.
     pub allowed_callers: Vec<Glob>,
+    /// What becomes of headers that repeat the body.
+    pub header_checks: HeaderChecks,
     /// Bounds for reading requests.
     pub peek: PeekLimits,
     /// Policy and limits.
@@ -203,8 +206,8 @@ impl Inbound {
             .as_ref()
             .map_err(|rejected| Refused { failure: rejected.error.clone().into(), id: rejected.id.clone() })?;
         let id = message.id();
-        let checked =
-            peek::accepts(&head.headers).and_then(|accepts| peek::modern(&head.headers, message).map(|()| accepts));
+        let checked = peek::accepts(&head.headers)
+            .and_then(|accepts| peek::modern(&head.headers, message, self.header_checks).map(|()| accepts));
         match checked {
             Ok(accepts) => {
                 let served = self.dispatch(message, Context { head, record, who, accepts }).await;
@@ -293,19 +296,39 @@ impl Inbound {
 
     /// Arguments that a tool's schema mirrors in headers must be equal there (2026-07-28 basic/transports).
     fn check_param_headers(&self, head: &http::request::Parts, message: &Message) -> Result<(), Failure> {
-        if message.method != Method::ToolsCall {
+        if self.header_checks == HeaderChecks::Tolerant {
             return Ok(());
+        }
+        self.mirrored(message, |mirrored, arguments| {
+            let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+            mirrored.check(arguments, header).map_err(|why| Failure::HeaderMismatch(format!("Header mismatch: {why}")))
+        })
+        .unwrap_or(Ok(()))
+    }
+
+    /// The headers that a modern server wants with a call of a tool, made from its arguments.
+    pub(crate) fn param_headers(&self, message: &Message, into: &mut HeaderMap) {
+        self.mirrored(message, |mirrored, arguments| {
+            for (name, value) in mirrored.generate(arguments) {
+                if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
+                    into.insert(name, value);
+                }
+            }
+        });
+    }
+
+    /// Does something with what a called tool's schema mirrors in headers, if it does.
+    fn mirrored<T>(&self, message: &Message, with: impl FnOnce(&ParamHeaders, Option<&[u8]>) -> T) -> Option<T> {
+        if message.method != Method::ToolsCall {
+            return None;
         }
         let offer = self.keeper.offer();
         let name = message.target().unwrap_or_default();
         let Some(ToolHeaders::Mirrored(mirrored)) = offer.catalog.find(Kind::Tool, &name).map(|item| item.headers())
         else {
-            return Ok(());
+            return None;
         };
-        let arguments = message.params().get(outrigger_mcp::envelope::Param::Arguments).map(|span| message.raw(span));
-        mirrored
-            .check(arguments, |name| head.headers.get(name).map(HeaderValue::as_bytes))
-            .map_err(|why| Failure::HeaderMismatch(format!("Header mismatch: {why}")))
+        Some(with(mirrored, message.params().get(Param::Arguments).map(|span| message.raw(span))))
     }
 
     fn list(&self, message: &Message, kind: Kind, who: &Principal) -> Result<Response<OutBody>, Failure> {

@@ -10,16 +10,14 @@ mod ears;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body_util::BodyExt;
 use outrigger_mcp::{
     bridge::meta_keys::SESSION,
-    catalog::ToolHeaders,
     catalog_kind::Kind,
     edit::{Edits, MetaEdit},
-    envelope::{Message, Param},
+    envelope::Message,
     json::quote,
-    method::Method,
     sse::Parser,
 };
 use outrigger_policy::Principal;
@@ -113,20 +111,7 @@ impl Door {
     fn head(&self, message: &Message) -> http::request::Parts {
         let (mut head, ()) = Request::new(()).into_parts();
         head.headers = self.trace.clone();
-        if message.method != Method::ToolsCall {
-            return head;
-        }
-        let offer = self.inbound.keeper.offer();
-        let name = message.target().unwrap_or_default();
-        if let Some(ToolHeaders::Mirrored(mirrored)) = offer.catalog.find(Kind::Tool, &name).map(|item| item.headers())
-        {
-            let arguments = message.params().get(Param::Arguments).map(|span| message.raw(span));
-            for (name, value) in mirrored.generate(arguments) {
-                if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
-                    head.headers.insert(name, value);
-                }
-            }
-        }
+        self.inbound.param_headers(message, &mut head.headers);
         head
     }
 }

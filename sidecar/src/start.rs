@@ -207,6 +207,7 @@ fn inbound(
         service: config.service.as_str().into(),
         credentials,
         allowed_callers: allowed.map_err(|e| other(&e))?,
+        header_checks: config.header_checks,
         peek: PeekLimits { body_bytes: config.limits.entrance.body_bytes, body_timeout: config.timeouts.common.body },
         gate: Gate::new(
             &config.service,

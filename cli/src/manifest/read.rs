@@ -57,7 +57,8 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
     let text = text.because("only pages of this machine; others are an attack by DNS rebinding");
     let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", naming);
-    Some(Ingress { listen, anonymous, token: token?, tls, allowed_hosts, allowed_origins, naming: naming? })
+    let tolerant = sections::header_checks(f);
+    Some(Ingress { listen, anonymous, token: token?, tls, allowed_hosts, allowed_origins, tolerant, naming: naming? })
 }
 
 fn read_token(f: &mut Fields<'_>) -> Option<Token> {
@@ -97,6 +98,8 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
     let text = doc("What one session of a server that keeps sessions (or one child process) is shared by.");
     let text = text.because("no caller meets another one's state");
     let session = f.with_default("session", text, session_scope(), SessionScope::PerPrincipal);
+    let text = doc("As `ingress.header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
+    let tolerant = f.optional("header_checks", text, sections::tolerance());
     let egress_allow = f.section("egress", "What the service itself may reach.", read_egress);
     if let Some(Source::Url(_)) = source {
         for (name, given) in [("env", !env.is_empty()), ("cwd", cwd.is_some())] {
@@ -105,7 +108,16 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
             }
         }
     }
-    Some(Service { name: name.to_owned(), source: source?, env, cwd, era, session, egress_allow: egress_allow? })
+    Some(Service {
+        name: name.to_owned(),
+        source: source?,
+        env,
+        cwd,
+        era,
+        session,
+        tolerant,
+        egress_allow: egress_allow?,
+    })
 }
 
 /// Reads `example`, `command` or `url`, of which there must be exactly one.

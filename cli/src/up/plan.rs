@@ -91,13 +91,24 @@ impl Plan<'_> {
         let naming = wanted.naming;
         set("names", json!({"joiner": naming.joiner().as_str(), "max_length": naming.max_name()}));
         set("identity", self.identity(INGRESS));
-        let address = |(name, address): &(String, SocketAddr)| (name.clone(), json!({"addresses": [address]}));
-        set("services", services.iter().map(address).collect::<Map<_, _>>().into());
+        set("header_checks", json!(header_checks(wanted.tolerant)));
+        let service = |(name, address): &(String, SocketAddr)| (name.clone(), self.service(name, *address));
+        set("services", services.iter().map(service).collect::<Map<_, _>>().into());
         set("sessions", json!({"key_file": self.state.session_keys()}));
         set("policy", json!(self.policies()?));
         set("audit", json!(self.state.audit(INGRESS)));
         set("timeouts", json!({"drain": DRAIN}));
         Ok(yaml::document(COMMENT, &settings.into()))
+    }
+
+    /// What the ingress is told of a service.
+    fn service(&self, name: &str, address: SocketAddr) -> Value {
+        let mut settings = json!({"addresses": [address]});
+        let service = self.manifest.services.iter().find(|service| service.name == name);
+        if let Some(tolerant) = service.and_then(|service| service.tolerant) {
+            settings["header_checks"] = json!(header_checks(tolerant));
+        }
+        settings
     }
 
     /// The policy of the ingress when the manifest names none: whoever authenticates may do everything.
@@ -148,6 +159,10 @@ fn era(era: Era) -> &'static str {
         Era::Legacy => "legacy",
         Era::HttpSse => "http+sse",
     }
+}
+
+fn header_checks(tolerant: bool) -> &'static str {
+    if tolerant { "tolerant" } else { "strict" }
 }
 
 fn session(session: SessionScope) -> &'static str {

@@ -30,6 +30,24 @@ pub struct PeekLimits {
     pub body_timeout: Duration,
 }
 
+/// What becomes of the headers of the stateless revision that repeat what the body says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeaderChecks {
+    /// They must be there and agree with the body, as the revision demands.
+    #[default]
+    Strict,
+    /// They are not looked at: the body alone decides, and whatever is sent on is made from it. For clients that leave
+    /// them out or send those of an earlier message.
+    Tolerant,
+}
+
+impl HeaderChecks {
+    /// By a setting.
+    pub fn of(tolerant: bool) -> Self {
+        if tolerant { Self::Tolerant } else { Self::Strict }
+    }
+}
+
 /// A request that was refused, with the id to answer to where one could be read.
 #[derive(Debug)]
 pub struct Refused {
@@ -130,8 +148,16 @@ pub fn mirrored<'m>(map: &'m HeaderMap, name: &str) -> Result<Option<std::borrow
 ///
 /// # Errors
 /// The failure that the revision prescribes for each mistake.
-pub fn modern(map: &HeaderMap, message: &Message) -> Result<(), Failure> {
+pub fn modern(map: &HeaderMap, message: &Message, checks: HeaderChecks) -> Result<(), Failure> {
     let version = check_meta(message)?;
+    if checks == HeaderChecks::Tolerant {
+        return match version {
+            Some(version) if version != Revision::MODERN.as_str() => {
+                Err(Failure::UnsupportedVersion(version.into_owned()))
+            }
+            _ => Ok(()),
+        };
+    }
     let Some(declared) = mirrored(map, headers::PROTOCOL_VERSION)? else {
         return Err(Failure::HeaderMismatch("Header mismatch: MCP-Protocol-Version is missing".into()));
     };
@@ -228,14 +254,15 @@ mod tests {
     #[test]
     fn a_good_request_passes() {
         let map = headers(&[("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", NAME)]);
-        assert!(modern(&map, &call(META)).is_ok());
+        assert!(modern(&map, &call(META), HeaderChecks::Strict).is_ok());
     }
 
     #[test]
     fn each_mistake_has_its_code() {
         let good = [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", NAME)];
-        let code =
-            |list: &[(&'static str, &str)], meta: &str| modern(&headers(list), &call(meta)).unwrap_err().rpc().code;
+        let code = |list: &[(&'static str, &str)], meta: &str| {
+            modern(&headers(list), &call(meta), HeaderChecks::Strict).unwrap_err().rpc().code
+        };
         assert_eq!(code(&good, ""), -32602);
         assert_eq!(code(&good[1..], META), -32020);
         assert_eq!(code(&good[..2], META), -32020);
@@ -247,6 +274,22 @@ mod tests {
         assert_eq!(code(&[("mcp-protocol-version", "2027-01-01"), good[1], good[2]], &newer), -32022);
         assert_eq!(code(&good, &newer), -32020);
         assert_eq!(code(&good, &format!("{META},\"io.modelcontextprotocol/logLevel\":\"loud\"")), -32602);
+    }
+
+    #[test]
+    fn tolerance_looks_at_the_body_alone() {
+        let tolerant = |list: &[(&'static str, &str)], meta: &str| {
+            modern(&headers(list), &call(meta), HeaderChecks::Tolerant).map_err(|failure| failure.rpc().code)
+        };
+        assert_eq!(tolerant(&[], META), Ok(()));
+        assert_eq!(tolerant(&[("mcp-method", "server/discover"), ("mcp-name", "other")], META), Ok(()));
+        assert_eq!(tolerant(&[("mcp-protocol-version", "2025-11-25")], META), Ok(()));
+        // A header does not stand for what the body must say.
+        assert_eq!(tolerant(&[("mcp-protocol-version", "2026-07-28")], ""), Err(-32602));
+        assert_eq!(
+            tolerant(&[("mcp-protocol-version", "2026-07-28")], &META.replace("2026-07-28", "2027-01-01")),
+            Err(-32022)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use outrigger_config::kinds::{self, HostPort};
 use outrigger_config::{Fields, doc, sections};
 use outrigger_mcp::names::{DEFAULT_MAX_NAME, Joiner, MIN_MAX_NAME, Naming};
+use outrigger_proxy::peek::HeaderChecks;
 
 /// One service: a name, and the sidecars that stand for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +14,12 @@ pub struct Service {
     pub addresses: Vec<HostPort>,
     /// What each sidecar's certificate must say.
     pub spiffe_id: String,
+    /// What becomes of mirrored headers on `/s/<service>/mcp`.
+    pub header_checks: HeaderChecks,
 }
 
 /// Reads `services`. The default SPIFFE id needs the trust domain.
-pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>) -> Vec<Service> {
+pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>, checks: HeaderChecks) -> Vec<Service> {
     let key = sections::service_name();
     let read = |name: &str, f: &mut Fields<'_>| {
         let text = doc("Its sidecars. A name is resolved again at each connection.").example("[fs.internal:8443]");
@@ -27,7 +30,9 @@ pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>) -> Vec<Servic
         let text = doc("What the sidecars' certificates must say; without it, `spiffe://<trust domain>/<name>`.");
         let spiffe_id = f.optional("spiffe_id", text, sections::spiffe_id(false));
         let spiffe_id = spiffe_id.or_else(|| Some(format!("spiffe://{}/{name}", trust_domain?)));
-        Some(Service { name: name.to_owned(), addresses: addresses?, spiffe_id: spiffe_id? })
+        let text = doc("As `header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
+        let header_checks = f.optional("header_checks", text, sections::tolerance()).map_or(checks, HeaderChecks::of);
+        Some(Service { name: name.to_owned(), addresses: addresses?, spiffe_id: spiffe_id?, header_checks })
     };
     let services = f.map("services", "The services, under their names.", &key, read);
     if services.is_empty() && !f.has("services") {

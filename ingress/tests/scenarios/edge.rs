@@ -1,11 +1,11 @@
 //! Everything that is refused at the edge, and with which words.
 
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use outrigger_proxy::body::OutBody;
 use serde_json::{Value, json};
 
 use crate::fake::{health, tools};
-use crate::mesh::{Client, Mesh, eventually};
+use crate::mesh::{Client, Mesh, POLICY, eventually};
 
 async fn mesh() -> Mesh {
     Mesh::start(&[("a", health(tools(&["read"])))]).await
@@ -206,4 +206,43 @@ async fn refusals_are_counted() {
         eventually(&line, || async { String::from_utf8_lossy(&mesh.admin("/metrics").await.body).contains(&line) })
             .await;
     }
+}
+
+#[tokio::test]
+async fn tolerant_routes_go_by_the_body_alone() {
+    let services = [("a", health(tools(&["read"])))];
+    let strict = Mesh::start(&services).await;
+    let tolerant = Mesh::with(&services, POLICY, "header_checks: tolerant").await;
+    let ask = async |mesh: &Mesh, path: &str, name: &str, spoil: fn(&mut HeaderMap)| {
+        let mut request = mesh.client.request(path, "tools/call", json!({"name": name, "arguments": {}}));
+        spoil(request.headers_mut());
+        let got = mesh.client.send(request).await;
+        (got.status.as_u16(), got.json()["error"]["code"].as_i64())
+    };
+    let spoils: [fn(&mut HeaderMap); 3] = [
+        // Left over from the message before.
+        |headers| drop(headers.insert("mcp-method", "server/discover".parse().unwrap())),
+        |headers| drop(headers.insert("mcp-name", "write".parse().unwrap())),
+        |headers| {
+            for name in ["mcp-method", "mcp-name", "mcp-protocol-version"] {
+                headers.remove(name);
+            }
+        },
+    ];
+    for spoil in spoils {
+        for (path, name) in [("/mcp", "a__read"), ("/s/a/mcp", "read")] {
+            assert_eq!(ask(&strict, path, name, spoil).await, (400, Some(-32020)));
+            assert_eq!(ask(&tolerant, path, name, spoil).await, (200, None));
+        }
+    }
+    assert!(strict.fake("a").seen().is_empty());
+    // What the service is sent says what the body says.
+    for seen in tolerant.fake("a").seen() {
+        assert_eq!(seen.headers["mcp-method"], "tools/call");
+        assert_eq!(seen.headers["mcp-name"], "read");
+    }
+    // A header does not stand for what the body leaves out.
+    let mut request = list(&tolerant.client);
+    *request.body_mut() = OutBody::full(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#);
+    assert_eq!(tolerant.client.send(request).await.json()["error"]["code"], -32602);
 }

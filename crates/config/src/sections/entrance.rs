@@ -116,3 +116,18 @@ pub fn common_timeouts(f: &mut Fields<'_>) -> CommonTimeouts {
     let drain = any_duration(f, "drain", text, 25 * SECOND);
     CommonTimeouts { handshake, header, body, request, connect, idle, drain }
 }
+
+/// Declares `header_checks`; the value is whether they are tolerant.
+pub fn header_checks(f: &mut Fields<'_>) -> bool {
+    let text = doc(
+        "Headers of 2026-07-28 that repeat what the body says (`MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`, \
+         `Mcp-Param-*`): `strict` refuses a request in which one is missing or differs, `tolerant` does not look at them.",
+    );
+    let text = text.because("the revision demands it, and proxies in between may have decided by them");
+    f.with_default("header_checks", text.env("OUTRIGGER_HEADER_CHECKS"), tolerance(), false)
+}
+
+/// The choices of a `header_checks` setting; the value is whether they are tolerant.
+pub fn tolerance() -> Kind<bool> {
+    kinds::choice(&[("strict", false), ("tolerant", true)])
+}
