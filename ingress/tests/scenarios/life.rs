@@ -88,7 +88,7 @@ async fn services_come_and_go_with_the_settings_file() {
     let state = Arc::clone(&mesh.fake("a").state);
     eventually("the call", || async { state.hanging.load(Ordering::SeqCst) == 1 }).await;
 
-    std::fs::write(&path, &only_b).unwrap();
+    put(&path, &only_b);
     eventually("a is gone", || async { mesh.client.tools().await == ["b__read"] }).await;
     assert_eq!(mesh.client.ask("/s/a/mcp", "tools/list", json!({})).await.status, 404);
     assert_eq!(mesh.client.call("a__read").await.json()["error"]["code"], -32602);
@@ -99,7 +99,7 @@ async fn services_come_and_go_with_the_settings_file() {
     assert_eq!(call.await.unwrap().status, 200, "a call that ran goes on");
 
     // Half a file: what is in force stays.
-    std::fs::write(&path, &both[..both.len() / 2]).unwrap();
+    put(&path, &both[..both.len() / 2]);
     eventually("the failed reload", || async {
         let metrics = mesh.admin("/metrics").await;
         String::from_utf8_lossy(&metrics.body)
@@ -108,7 +108,7 @@ async fn services_come_and_go_with_the_settings_file() {
     .await;
     assert_eq!(mesh.client.tools().await, ["b__read"]);
 
-    std::fs::write(&path, &both).unwrap();
+    put(&path, &both);
     eventually("a is back", || async { mesh.client.tools().await.len() == 3 }).await;
     assert_eq!(mesh.client.call("a__read").await.status, 200);
 }
@@ -121,4 +121,11 @@ async fn baggage_of_clients_stays_outside() {
     let seen = mesh.fake("a").seen();
     let body = String::from_utf8_lossy(&seen.last().unwrap().raw).into_owned();
     assert!(!body.contains("baggage") && body.contains("example.com/kept"), "{body}");
+}
+
+/// Replaces a file whole, so that nobody reads half of it.
+fn put(path: &std::path::Path, text: &str) {
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, text).unwrap();
+    std::fs::rename(temporary, path).unwrap();
 }
