@@ -33,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) singles: Vec<Merged>,
     /// What callers are told of each, in the same order.
     pub(crate) conditions: Vec<Condition>,
+    /// Pages of lists are cut at this size.
+    page_bytes: usize,
     views: Mutex<HashMap<ViewKey, Arc<View>>>,
 }
 
@@ -41,7 +43,12 @@ type ViewKey = (u64, Option<usize>, Era);
 
 impl Snapshot {
     /// What is known now, and when that changes by itself because a grace period ends.
-    pub(crate) fn take(services: &Arc<Vec<Arc<Service>>>, naming: Naming, grace: Duration) -> (Self, Option<Instant>) {
+    pub(crate) fn take(
+        services: &Arc<Vec<Arc<Service>>>,
+        naming: Naming,
+        grace: Duration,
+        page_bytes: usize,
+    ) -> (Self, Option<Instant>) {
         let now = Instant::now();
         let (mut views, mut conditions, mut next) = (Vec::new(), Vec::new(), None::<Instant>);
         for service in services.iter() {
@@ -51,8 +58,9 @@ impl Snapshot {
             conditions.push(condition);
         }
         let singles = views.iter().cloned().map(Merged::single).collect();
+        let services = Arc::clone(services);
         let merged = Merged::new(views, naming);
-        let snapshot = Self { services: Arc::clone(services), merged, singles, conditions, views: Mutex::default() };
+        let snapshot = Self { services, merged, singles, conditions, page_bytes, views: Mutex::default() };
         (snapshot, next)
     }
 
@@ -75,7 +83,7 @@ impl Snapshot {
             return Some(Arc::clone(view));
         }
         // Built outside the lock: it takes as long as the catalog is large, and others want theirs meanwhile.
-        let view = Arc::new(View::build(catalog, &self.conditions, at, caller));
+        let view = Arc::new(View::build(catalog, &self.conditions, at, caller, self.page_bytes));
         let mut views = self.lock();
         if views.len() >= MAX_VIEWS {
             views.clear();
@@ -110,7 +118,8 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
 
 /// Takes a new snapshot now.
 pub(crate) fn refresh(gateway: &Gateway) -> Option<Instant> {
-    let (snapshot, until) = Snapshot::take(&gateway.services.load_full(), gateway.naming, gateway.timeouts.stale_grace);
+    let (services, grace) = (gateway.services.load_full(), gateway.timeouts.stale_grace);
+    let (snapshot, until) = Snapshot::take(&services, gateway.naming, grace, gateway.limits.page_bytes);
     for warning in snapshot.merged.warnings() {
         tracing::debug!(warning, "left out of the merged catalog");
     }

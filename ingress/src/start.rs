@@ -357,7 +357,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         metrics: Arc::clone(metrics),
         merged: metrics.service("*"),
     };
-    let (snapshot, _) = Snapshot::take(&services, config.naming, config.timeouts.stale_grace);
+    let (snapshot, _) = Snapshot::take(&services, config.naming, config.timeouts.stale_grace, config.limits.page_bytes);
     Ok(Gateway {
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),

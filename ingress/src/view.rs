@@ -40,15 +40,21 @@ pub(crate) fn policy_kind(kind: Kind) -> CapabilityKind {
 }
 
 impl View {
-    /// Joins the lists. `at` is the one service of the endpoint, as an index of `conditions`.
-    pub(crate) fn build(catalog: &Merged, conditions: &[Condition], at: Option<usize>, caller: &Caller) -> Self {
+    /// Joins the lists, in pages of so many bytes. `at` is the one service of the endpoint, as an index of `conditions`.
+    pub(crate) fn build(
+        catalog: &Merged,
+        conditions: &[Condition],
+        at: Option<usize>,
+        caller: &Caller,
+        page_bytes: usize,
+    ) -> Self {
         let rules = &caller.policy.rules;
         let visible = |service: &str, kind: Kind, name: &str| {
             let what = Capability { kind: policy_kind(kind), service, name };
             rules.decide(&caller.principal, &what).is_allowed()
         };
         let modern = caller.era == Era::Modern;
-        let lists = Kind::ALL.map(|kind| PreparedList::build(catalog, kind, modern, visible));
+        let lists = Kind::ALL.map(|kind| PreparedList::build(catalog, kind, modern, visible, page_bytes));
         for hidden in lists.iter().flat_map(PreparedList::hidden) {
             tracing::warn!(tool = hidden, "not listed for modern clients: its x-mcp-header annotations are invalid");
         }

@@ -9,8 +9,7 @@ use super::{
 };
 use crate::{catalog_kind::Kind, json::write_string};
 
-/// Pages are cut where they would grow beyond this many bytes. Below it a list is one page, because many clients read
-/// only the first.
+/// The usual size of a page, bytes. Below it a list is one page, because many clients read only the first.
 pub const PAGE_BYTES: usize = 1 << 20;
 
 /// One list as one audience sees it.
@@ -34,12 +33,9 @@ pub struct Page {
 
 impl PreparedList {
     /// Joins what `visible(service, kind, original name)` admits. Lists for modern HTTP clients leave out tools with
-    /// invalid `x-mcp-header` annotations, which such clients must not accept (server/tools).
-    pub fn build(merged: &Merged, kind: Kind, modern_http: bool, visible: impl Fn(&str, Kind, &str) -> bool) -> Self {
-        Self::build_with(merged, kind, modern_http, visible, PAGE_BYTES)
-    }
-
-    fn build_with(
+    /// invalid `x-mcp-header` annotations, which such clients must not accept (server/tools). Pages are cut where they
+    /// would grow beyond `page_bytes`.
+    pub fn build(
         merged: &Merged,
         kind: Kind,
         modern_http: bool,

@@ -42,7 +42,7 @@ fn names(result: &Value) -> Vec<String> {
 #[test]
 fn results_have_the_members_of_their_era() {
     let merged = merged(vec![service("a", &tools(&[1])), service("b", &tools(&[0, 0]))]);
-    let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
     let page = list.page(0).unwrap();
     assert_eq!((list.len(), page.next), (3, None));
     let fresh = Freshness { ttl_ms: 7, scope: CacheScope::Private };
@@ -62,7 +62,7 @@ fn results_have_the_members_of_their_era() {
 #[test]
 fn empty_lists_are_one_empty_page() {
     for kind in Kind::ALL {
-        let list = PreparedList::build(&merged(vec![]), kind, true, |_, _, _| true);
+        let list = PreparedList::build(&merged(vec![]), kind, true, |_, _, _| true, PAGE_BYTES);
         assert!(list.is_empty());
         let result = parse(&list.result(&list.page(0).unwrap(), None, &suffix(None, None)));
         assert_eq!(result, serde_json::json!({kind.list_member(): []}));
@@ -72,12 +72,13 @@ fn empty_lists_are_one_empty_page() {
 #[test]
 fn an_audience_sees_only_what_it_may() {
     let merged = merged(vec![service("a", &tools(&[1, 1])), service("b", &tools(&[1, 1]))]);
-    let list = PreparedList::build(&merged, Kind::Tool, true, |service, _, name| service == "a" || name == "t1");
+    let list =
+        PreparedList::build(&merged, Kind::Tool, true, |service, _, name| service == "a" || name == "t1", PAGE_BYTES);
     let result = parse(&list.result(&list.page(0).unwrap(), None, &suffix(None, None)));
     assert_eq!(names(&result), ["a__t0", "a__t1", "b__t1"]);
-    let all = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let all = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
     assert_ne!(all.fingerprint(), list.fingerprint());
-    let again = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let again = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
     assert_eq!(all.fingerprint(), again.fingerprint());
 }
 
@@ -86,18 +87,18 @@ fn tools_with_invalid_annotations_are_hidden_from_modern_http_clients_alone() {
     let bad = r#"{"name":"bad","inputSchema":{"properties":{"a":{"type":"number","x-mcp-header":"A"}}}}"#.to_owned();
     let good = r#"{"name":"good","inputSchema":{"properties":{"a":{"type":"string","x-mcp-header":"A"}}}}"#.to_owned();
     let merged = merged(vec![service("s", &[bad, good])]);
-    let modern = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let modern = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
     let result = parse(&modern.result(&modern.page(0).unwrap(), None, &suffix(None, None)));
     assert_eq!(names(&result), ["s__good"]);
     assert!(modern.hidden()[0].starts_with("s.bad: x-mcp-header of \"a\" needs"));
-    assert_eq!(PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true).len(), 2);
+    assert_eq!(PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true, PAGE_BYTES).len(), 2);
 }
 
 #[test]
 fn a_list_up_to_the_limit_is_one_page_and_offsets_are_checked() {
     // `{"name":"s__t0","d":""}` has 23 bytes, and the comma one.
     let merged = merged(vec![service("s", &tools(&[0, 0, 0]))]);
-    let build = |bytes| PreparedList::build_with(&merged, Kind::Tool, true, |_, _, _| true, bytes);
+    let build = |bytes| PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, bytes);
     assert_eq!(build(71).page(0).unwrap().next, None);
     let two = build(70);
     assert_eq!(two.page(0).unwrap().next, Some(2));
@@ -109,7 +110,7 @@ fn a_list_up_to_the_limit_is_one_page_and_offsets_are_checked() {
 fn a_thousand_services_merge_without_quadratic_work() {
     let all: Vec<_> = (0..1_000).map(|i| service(&format!("s{i}"), &tools(&[200; 50]))).collect();
     let merged = merged(all);
-    let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true);
+    let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
     assert_eq!(list.len(), 50_000);
     assert!(list.page(0).unwrap().items.len() <= PAGE_BYTES);
     assert_eq!(merged.resolve_name(Kind::Tool, "s999__t49").unwrap().item.unwrap().key(), "t49");
@@ -128,7 +129,7 @@ proptest! {
     ) {
         let services = sizes.iter().enumerate().map(|(i, sizes)| service(&format!("s{i}"), &tools(sizes))).collect();
         let merged = merged(services);
-        let list = PreparedList::build_with(&merged, Kind::Tool, true, |_, _, _| true, page_bytes);
+        let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, page_bytes);
         let here = Cursor { kind: Kind::Tool, generation: list.fingerprint(), class: [1; 16], offset: 0 };
         let (mut got, mut cursor) = (Vec::new(), None::<String>);
         loop {
