@@ -189,10 +189,10 @@ pub(super) fn read_catalog(f: &mut Fields<'_>) -> Option<Catalog> {
     let refresh = f.with_default("refresh", text, kinds::duration(SECOND..=24 * HOUR), 5 * MINUTE);
     let text = doc("Pages of one list.").because("ends a server that gives a next cursor for ever");
     let pages = f.with_default("pages", text, how_many(), 100);
-    let text = doc("Items of all lists together.")
+    let text = doc("Items of one list (tools, prompts, resources or templates).")
         .because("an agent cannot choose among more; large resource trees use templates");
     let items = f.with_default("items", text, how_many(), 10_000);
-    let text = doc("Bytes of all definitions together.").because("3 KiB for each of 10,000 items");
+    let text = doc("Bytes of one list's definitions.").because("3 KiB for each of 10,000 items");
     let bytes = f.with_default("bytes", text, kinds::bytes(64 * KIB..=1024 * MIB), 32 * MIB);
     Some(Catalog { mode, refresh, pages, items, bytes })
 }
