@@ -5,7 +5,7 @@
 //! server that asks the kernel for a signal when its parent dies and then takes the group down. The guard leads that
 //! group and the server is in it, so that what we send reaches the server even when the guard is gone.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, io::ErrorKind, path::PathBuf, process::Stdio, time::Duration};
 
 use rustix::process::{
     Pid, Signal, getpgrp, getpid, getppid, kill_process_group, set_parent_process_death_signal, setpgid,
@@ -21,6 +21,14 @@ pub const GUARD_COMMAND: &str = "child-guard";
 
 /// Longest stderr line that reaches the log; the rest of it is cut.
 const STDERR_LINE: usize = 8 * 1024;
+
+/// Exit codes by which the guard says that the server could not be started, as a shell does: there is no such program, or
+/// it cannot be executed. When the server did start, the guard ends by a signal, so no server can say this.
+pub(crate) const NO_SUCH_PROGRAM: u8 = 127;
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+
+/// How long a guard whose pipes are closed may take to be gone.
+const GUARD_END: Duration = Duration::from_secs(1);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -40,6 +48,8 @@ pub struct ChildSpec {
 /// A running server.
 #[derive(Debug)]
 pub struct RunningChild {
+    /// What it runs, for messages.
+    program: String,
     child: Child,
     group: Option<Pid>,
     guarded: bool,
@@ -73,19 +83,54 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
     // A guard that is killed could not stop its server any more; it is sent SIGTERM instead.
     command.process_group(0).kill_on_drop(spec.guard.is_none());
     if let Some(cwd) = &spec.cwd {
+        if !cwd.is_dir() {
+            return Err(format!(
+                "cannot start {program:?}: its directory {} does not exist; correct `cwd`",
+                cwd.display()
+            ));
+        }
         command.current_dir(cwd);
     }
-    let mut child = command.spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
+    let mut child = command.spawn().map_err(|e| cannot_start(program, &e.kind(), &e))?;
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(format!("{program:?} started without pipes"));
     };
     tokio::spawn(log_stderr(stderr, service.to_owned()));
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    Ok((RunningChild { child, group, guarded: spec.guard.is_some(), stop: spec.stop }, Pipes { stdin, stdout }))
+    let program = program.clone();
+    Ok((
+        RunningChild { program, child, group, guarded: spec.guard.is_some(), stop: spec.stop },
+        Pipes { stdin, stdout },
+    ))
+}
+
+/// In words for people, with what to do where that is clear.
+fn cannot_start(program: &str, kind: &ErrorKind, error: &dyn std::fmt::Display) -> String {
+    match kind {
+        ErrorKind::NotFound => {
+            format!("cannot start {program:?}: no such program; install it, or correct `command` or PATH")
+        }
+        ErrorKind::PermissionDenied => format!("cannot start {program:?}: it is not executable"),
+        _ => format!("cannot start {program:?}: {error}"),
+    }
 }
 
 impl RunningChild {
+    /// Why there never was a server, for a child whose pipes are closed; `None` when there was one.
+    pub async fn never_started(&mut self) -> Option<String> {
+        if !self.guarded {
+            return None;
+        }
+        let status = tokio::time::timeout(GUARD_END, self.child.wait()).await.ok()?.ok()?;
+        let kind = match u8::try_from(status.code()?).ok()? {
+            NO_SUCH_PROGRAM => ErrorKind::NotFound,
+            NOT_EXECUTABLE => ErrorKind::PermissionDenied,
+            _ => return None,
+        };
+        Some(cannot_start(&self.program, &kind, &kind))
+    }
+
     /// Stops the server. Its stdin must have been closed already: a polite server ends by itself.
     pub async fn stop(mut self) {
         for signal in [None, Some(Signal::TERM), Some(Signal::KILL)] {
@@ -148,18 +193,49 @@ async fn read_line(reader: &mut BufReader<ChildStderr>, line: &mut Vec<u8>) -> s
     }
 }
 
+/// Why a guard ends by itself.
+#[derive(Debug)]
+pub struct GuardError {
+    /// What the operating system said of the server's program.
+    kind: Option<ErrorKind>,
+    text: String,
+}
+
+impl GuardError {
+    /// The code that tells the sidecar.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Some(ErrorKind::NotFound) => NO_SUCH_PROGRAM,
+            Some(_) => NOT_EXECUTABLE,
+            None => outrigger_runtime::Exit::Failed.code(),
+        }
+    }
+}
+
+impl std::fmt::Display for GuardError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<String> for GuardError {
+    fn from(text: String) -> Self {
+        Self { kind: None, text }
+    }
+}
+
 /// The guard: runs the server with our own pipes and in our own process group, and takes the group down, ourselves
 /// included, when the server has ended or the sidecar has died. Returns only when the server cannot be started.
 ///
 /// # Errors
 /// When the server cannot be started.
-pub async fn guard(command: &[String]) -> Result<std::convert::Infallible, String> {
+pub async fn guard(command: &[String]) -> Result<std::convert::Infallible, GuardError> {
     const PATIENCE: Duration = Duration::from_secs(3);
-    let (program, args) = command.split_first().ok_or("usage: child-guard -- COMMAND [ARGS...]")?;
+    let (program, args) = command.split_first().ok_or_else(|| "usage: child-guard -- COMMAND [ARGS...]".to_owned())?;
     let parent = getppid();
     set_parent_process_death_signal(Some(Signal::TERM)).map_err(|e| format!("cannot watch the parent: {e}"))?;
     if getppid() != parent {
-        return Err("the parent died before the server was started".into());
+        return Err("the parent died before the server was started".to_owned().into());
     }
     if getpgrp() != getpid() {
         // Started by hand: what is killed in the end must not be the group of somebody's script.
@@ -167,7 +243,9 @@ pub async fn guard(command: &[String]) -> Result<std::convert::Infallible, Strin
     }
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    let mut child = Command::new(program).args(args).spawn().map_err(|e| format!("cannot start {program:?}: {e}"))?;
+    let started = Command::new(program).args(args).spawn();
+    let mut child =
+        started.map_err(|e| GuardError { kind: Some(e.kind()), text: cannot_start(program, &e.kind(), &e) })?;
     let ended = tokio::select! {
         status = child.wait() => Some(status),
         _ = term.recv() => None,

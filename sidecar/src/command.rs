@@ -75,11 +75,14 @@ fn read(path: Option<PathBuf>) -> Result<Config, String> {
 }
 
 fn guard(command: &[String]) -> ExitCode {
-    run(1, async {
+    let mut code = Exit::Failed.code();
+    // What the runtime makes of it says less.
+    let _ = run(1, async {
         let Err(why) = child::guard(command).await;
         use std::io::Write;
         let _ = writeln!(std::io::stderr(), "{why}");
+        code = why.exit_code();
         Exit::Failed
-    })
-    .into()
+    });
+    ExitCode::from(code)
 }

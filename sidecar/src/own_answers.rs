@@ -11,7 +11,7 @@ use outrigger_mcp::{
     bridge::{handshake::Greeted, meta_keys::SERVER_INFO, tasks::modern_capabilities},
     catalog::{
         merge::{Merged, ServiceState, ServiceView},
-        page::{PreparedList, suffix},
+        page::{PAGE_BYTES, PreparedList, suffix},
     },
     catalog_kind::Kind,
     edit::Edits,
@@ -95,8 +95,8 @@ impl Lists {
             Prepared { version: offer.version, merged: Arc::new(Merged::single(view)), lists: HashMap::new() }
         });
         let merged = prepared.merged.clone();
-        let build =
-            || Arc::new(PreparedList::build(&merged, kind, true, |_, kind, name| visible(policy_kind(kind), name)));
+        let seen = |_: &str, kind, name: &str| visible(policy_kind(kind), name);
+        let build = || Arc::new(PreparedList::build(&merged, kind, true, seen, PAGE_BYTES));
         let list = prepared.lists.entry((kind, class)).or_insert_with(build).clone();
         (merged, list)
     }

@@ -111,12 +111,19 @@ impl Upstream {
             let child = Some(child);
             let greeted =
                 ChannelSession::greet(&self.service, channel.clone(), child, era, declared, self.patience()).await;
-            let (why, child) = match greeted {
+            let (why, mut child) = match greeted {
                 Ok(session) => return Ok(self.on_channel(session)),
                 Err(failed) => failed,
             };
             let died = channel.is_closed();
+            let never = match &mut child {
+                Some(child) if died => child.never_started().await,
+                _ => None,
+            };
             hang_up(&channel, child).await;
+            if let Some(why) = never {
+                return Err(self.unavailable(&why));
+            }
             tries += 1;
             era = match era {
                 // Some servers die of a first message they do not know: start again and greet the old way.
