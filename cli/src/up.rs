@@ -12,6 +12,7 @@
 mod announce;
 mod board;
 mod event;
+mod exposed;
 mod identity;
 mod log;
 mod mesh;
@@ -57,6 +58,7 @@ pub(crate) fn main(args: UpArgs) -> anyhow::Result<Exit> {
         output::say(&format!("warning: {warning}"));
     }
     check_policies(&manifest)?;
+    exposed::check(&manifest, &args.dir)?;
     let state = StateDir::open(&args.dir)?;
     port::check(manifest.ingress.listen)?;
     let (mut result, args, manifest, state) = (Ok(Exit::Clean), &args, &manifest, &state);

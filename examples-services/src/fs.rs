@@ -33,6 +33,9 @@ pub(crate) struct FsArgs {
     /// Most entries that listDir returns.
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     max_entries: usize,
+    /// Offer names that begin with a dot as well.
+    #[arg(long)]
+    hidden: bool,
     #[command(flatten)]
     transport: TransportArgs,
 }
@@ -42,7 +45,7 @@ pub(crate) struct FsArgs {
 /// # Errors
 /// The root is not a directory that we may open, or the transport fails.
 pub(crate) async fn run(args: FsArgs) -> anyhow::Result<()> {
-    let tree = Tree::open(&args.root, args.max_bytes, args.max_entries)
+    let tree = Tree::open(&args.root, args.max_bytes, args.max_entries, args.hidden)
         .with_context(|| format!("cannot open --root {}", args.root.display()))?;
     crate::transport::serve(
         &args.transport,

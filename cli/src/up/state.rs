@@ -9,6 +9,9 @@ use anyhow::{Context, bail};
 
 use crate::files;
 
+/// The directory of the bundled `fs` service, below the state.
+pub(crate) const DATA: &str = "data";
+
 /// Where the state is, held against others until this is dropped.
 pub(crate) struct StateDir {
     root: PathBuf,
@@ -81,7 +84,7 @@ impl StateDir {
 
     /// Files of the bundled `fs` service.
     pub(crate) fn data(&self) -> PathBuf {
-        self.root.join("data")
+        self.root.join(DATA)
     }
 
     /// The settings of one part.

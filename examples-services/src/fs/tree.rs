@@ -20,6 +20,8 @@ pub(crate) struct Tree {
     root: Dir,
     max_bytes: u64,
     max_entries: usize,
+    /// Names that begin with a dot are offered too.
+    hidden: bool,
 }
 
 /// What `listDir` returns.
@@ -66,6 +68,8 @@ pub(crate) enum TreeError {
     BadPath(String),
     #[error("{0:?} leads outside the root")]
     Outside(String),
+    #[error("{0:?} is hidden: names that begin with a dot are offered only with --hidden")]
+    Hidden(String),
     #[error("{0:?} does not exist")]
     NotFound(String),
     #[error("{0:?} is not a regular file")]
@@ -83,12 +87,13 @@ pub(crate) enum TreeError {
 }
 
 impl Tree {
-    /// Opens the root. `max_bytes` bounds one file, `max_entries` one listing.
+    /// Opens the root. `max_bytes` bounds one file, `max_entries` one listing. What begins with a dot is not offered unless
+    /// `hidden`: that is where secrets lie (`.env`, `.git`, `.outrigger`).
     ///
     /// # Errors
     /// Whatever opening the directory says.
-    pub(crate) fn open(root: &Path, max_bytes: u64, max_entries: usize) -> io::Result<Self> {
-        Ok(Self { root: Dir::open_ambient_dir(root, ambient_authority())?, max_bytes, max_entries })
+    pub(crate) fn open(root: &Path, max_bytes: u64, max_entries: usize, hidden: bool) -> io::Result<Self> {
+        Ok(Self { root: Dir::open_ambient_dir(root, ambient_authority())?, max_bytes, max_entries, hidden })
     }
 
     /// Lists one directory.
@@ -96,16 +101,20 @@ impl Tree {
     /// # Errors
     /// [`TreeError`] says which path and why.
     pub(crate) fn list(&self, path: &str) -> Result<Listing, TreeError> {
-        let relative = checked(path)?;
+        let relative = self.checked(path)?;
         let dir = self.root.open_dir(relative).map_err(|error| classify(path, &error))?;
         let mut entries = Vec::new();
         let mut truncated = false;
         for entry in dir.entries().map_err(|error| classify(path, &error))? {
+            let entry = entry.map_err(|error| classify(path, &error))?;
+            if !self.hidden && entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             if entries.len() >= self.max_entries {
                 truncated = true;
                 break;
             }
-            entries.push(describe(&entry.map_err(|error| classify(path, &error))?));
+            entries.push(describe(&entry));
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Listing { path: path.to_owned(), entries, truncated })
@@ -130,9 +139,19 @@ impl Tree {
         }
     }
 
+    /// Refuses what cannot be beneath the root by its spelling, and hidden names.
+    fn checked<'a>(&self, path: &'a str) -> Result<&'a Path, TreeError> {
+        let relative = checked(path)?;
+        let dotted = |part| matches!(part, Component::Normal(name) if name.as_encoded_bytes().starts_with(b"."));
+        if !self.hidden && relative.components().any(dotted) {
+            return Err(TreeError::Hidden(path.to_owned()));
+        }
+        Ok(relative)
+    }
+
     /// Opens a regular file that is not too large. All checks are made on the open handle.
     fn open_file(&self, path: &str) -> Result<File, TreeError> {
-        let relative = checked(path)?;
+        let relative = self.checked(path)?;
         let mut options = OpenOptions::new();
         // Without NONBLOCK, opening a named pipe would wait for a writer for ever.
         options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());

@@ -19,7 +19,7 @@ fn sample() -> (tempfile::TempDir, Tree) {
     symlink("../secret.txt", root.join("outside")).unwrap();
     symlink("/etc/passwd", root.join("absolute")).unwrap();
     symlink("..", root.join("up")).unwrap();
-    let tree = Tree::open(&root, 64, 100).unwrap();
+    let tree = Tree::open(&root, 64, 100, false).unwrap();
     (base, tree)
 }
 
@@ -40,7 +40,7 @@ fn lists_sorted_with_kinds_and_sizes() {
 #[test]
 fn a_large_directory_is_cut_and_says_so() {
     let (base, _) = sample();
-    let tree = Tree::open(&base.path().join("root"), 64, 3).unwrap();
+    let tree = Tree::open(&base.path().join("root"), 64, 3, false).unwrap();
     let listing = tree.list(".").unwrap();
     assert_eq!(listing.entries.len(), 3);
     assert!(listing.truncated);
@@ -97,4 +97,22 @@ fn the_roots_own_location_is_never_told() {
     for path in ["none.txt", "outside", "sub", "big.txt"] {
         assert!(!tree.read_text(path).unwrap_err().to_string().contains(&host), "{path}");
     }
+}
+
+#[test]
+fn names_that_begin_with_a_dot_are_offered_only_on_demand() {
+    let base = tempfile::tempdir().unwrap();
+    std::fs::create_dir(base.path().join(".outrigger")).unwrap();
+    std::fs::write(base.path().join(".outrigger/token"), "secret").unwrap();
+    std::fs::write(base.path().join("plain.txt"), "plain").unwrap();
+    let tree = Tree::open(base.path(), 64, 100, false).unwrap();
+    let names: Vec<_> = tree.list(".").unwrap().entries.into_iter().map(|entry| entry.name).collect();
+    assert_eq!(names, ["plain.txt"]);
+    for path in [".outrigger/token", "./.outrigger/token", ".outrigger"] {
+        assert!(matches!(tree.read_text(path), Err(TreeError::Hidden(_))), "{path}");
+        assert!(matches!(tree.list(path), Err(TreeError::Hidden(_))), "{path}");
+    }
+    let all = Tree::open(base.path(), 64, 100, true).unwrap();
+    assert_eq!(all.read_text(".outrigger/token").unwrap(), "secret");
+    assert_eq!(all.list(".").unwrap().entries.len(), 2);
 }
