@@ -1,11 +1,19 @@
 //! The state of every part, kept from what is told. Pure.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::event::What;
 use super::probe::Addresses;
+
+/// A start that goes wrong for so long counts as failed, although the sidecar tries on: a program that is missing will
+/// not appear while a person waits. Long enough for a server that needs another one, which starts too.
+const FAILING: Duration = Duration::from_secs(3);
+/// What a sidecar says before its first attempt has ended.
+const STARTING: &str = "server: starting";
 
 /// How a part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -47,6 +55,8 @@ pub(crate) struct Entry {
     pub(crate) reason: Option<String>,
     /// Where it listens.
     pub(crate) addresses: Option<Addresses>,
+    /// Since when a start has been going wrong; `None` while it only takes its time.
+    pub(crate) failing: Option<Instant>,
 }
 
 /// All parts: the services in order, then the ingress.
@@ -59,7 +69,7 @@ pub(crate) struct Board {
 impl Board {
     /// All parts, starting.
     pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Self {
-        let entry = |name| Entry { name, state: State::Starting, reason: None, addresses: None };
+        let entry = |name| Entry { name, state: State::Starting, reason: None, addresses: None, failing: None };
         Self { entries: names.into_iter().map(entry).collect() }
     }
 
@@ -94,6 +104,13 @@ impl Board {
             (What::Waiting(reason) | What::Ended(reason), before) => (before, Some(reason)),
             (What::Trouble(_), _) => return false,
         };
+        match &reason {
+            None => entry.failing = None,
+            Some(reason) if state == State::Starting && !reason.starts_with(STARTING) => {
+                entry.failing.get_or_insert_with(Instant::now);
+            }
+            Some(_) => {}
+        }
         let changed = entry.state != state || entry.reason != reason;
         (entry.state, entry.reason) = (state, reason);
         changed
@@ -112,6 +129,25 @@ impl Board {
             }
         }
         expired
+    }
+
+    /// When the next service counts as failed because its start keeps going wrong.
+    pub(crate) fn next_failing(&self) -> Option<Instant> {
+        let starting = self.services().iter().filter(|entry| entry.state == State::Starting);
+        starting.filter_map(|entry| entry.failing).min().map(|since| since + FAILING)
+    }
+
+    /// Gives up on services whose start has been going wrong for long; they may still become ready. Returns which.
+    pub(crate) fn fail_failing(&mut self, now: Instant) -> Vec<usize> {
+        let services = self.services().len();
+        let mut failed = Vec::new();
+        for (index, entry) in self.entries.iter_mut().take(services).enumerate() {
+            if entry.state == State::Starting && entry.failing.is_some_and(|since| since + FAILING <= now) {
+                entry.state = State::Failed;
+                failed.push(index);
+            }
+        }
+        failed
     }
 
     /// Whether every service is either ready or given up.
@@ -169,6 +205,22 @@ mod tests {
         assert!(board.expire(true, "30 s").is_empty());
         assert!(board.note(0, What::Ready));
         assert_eq!(says(&board), (State::Ready, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_keeps_going_wrong_has_failed_soon_and_one_that_takes_its_time_has_not() {
+        let mut board = board();
+        board.note(0, What::Waiting("server: starting".into()));
+        assert_eq!(board.next_failing(), None);
+        board.note(0, What::Waiting("server: no such program".into()));
+        let due = board.next_failing().unwrap();
+        assert!(board.fail_failing(Instant::now()).is_empty(), "not at the first attempt");
+        tokio::time::advance(FAILING).await;
+        assert_eq!(due, Instant::now());
+        assert_eq!(board.fail_failing(Instant::now()), [0]);
+        assert_eq!(says(&board), (State::Failed, Some("server: no such program")));
+        assert!(board.services_settled() && board.next_failing().is_none());
+        assert!(board.note(0, What::Ready), "it may still become ready");
     }
 
     #[test]

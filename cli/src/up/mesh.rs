@@ -111,6 +111,7 @@ impl<'a> Mesh<'a> {
         }
         let mut deadline = Instant::now() + self.start_timeout;
         loop {
+            let failing = self.board.next_failing();
             tokio::select! {
                 signal = signals.next() => {
                     let event = json!({"event": "stopping", "signal": signal});
@@ -120,6 +121,10 @@ impl<'a> Mesh<'a> {
                 }
                 Some(event) = self.heard.recv() => self.hear(event),
                 () = sleep_until(deadline), if self.starting() => self.expire(),
+                () = sleep_until(failing.unwrap_or(deadline)), if failing.is_some() => {
+                    let failed = self.board.fail_failing(Instant::now());
+                    self.explain(failed);
+                }
             }
             if !self.ingress_started && self.board.addresses_settled() {
                 self.start_ingress()?;
@@ -154,10 +159,16 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    /// Gives up on what is not ready, with the last words of its server where there are any.
+    /// Gives up on what is not ready.
     fn expire(&mut self) {
         let patience = format!("{} s", self.start_timeout.as_secs());
-        for part in self.board.expire(!self.ingress_started, &patience) {
+        let expired = self.board.expire(!self.ingress_started, &patience);
+        self.explain(expired);
+    }
+
+    /// Shows parts that have failed, with the last words of their servers where there are any.
+    fn explain(&mut self, failed: Vec<usize>) {
+        for part in failed {
             if let Some(entry) = self.board.entries.get_mut(part)
                 && let Some(said) = log::last_words_of_server(&self.plan.state.log(&entry.name))
             {
@@ -265,6 +276,8 @@ impl<'a> Mesh<'a> {
                 _ = signals.next() => true,
             };
             if hurried {
+                let event = json!({"event": "stopping", "hurried": true});
+                self.screen.event(&self.board, &event, "stopping at once", false);
                 group.wishes.send_replace(Wish::Hurry);
                 tokio::select! {
                     () = group.gone(&mut self.heard) => continue,

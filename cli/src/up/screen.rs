@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_row_fits_its_line() {
         let reason = Some("x".repeat(300));
-        let entry = Entry { name: "fs".into(), state: State::Failed, reason, addresses: None };
+        let entry = Entry { name: "fs".into(), state: State::Failed, reason, addresses: None, failing: None };
         let line = row(&entry, 80, false);
         assert!(line.len() == 79 && line.starts_with("  fs                   failed     xxx"), "{line}");
         assert!(row(&entry, 0, false).len() > 300);

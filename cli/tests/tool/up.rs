@@ -47,12 +47,13 @@ services:
   fs: { example: fs, args: [--root, DIR] }
   bad: { command: [/no/such/program] }
 ";
-    let mut mesh = Mesh::start(manifest, &["--start-timeout", "4s"]);
+    // Far longer than a test waits: what is hopeless must not hold up the rest.
+    let mut mesh = Mesh::start(manifest, &["--start-timeout", "1h"]);
     until("fs is ready", || mesh.up()["services"]["fs"]["status"] == "ready");
     let up = mesh.up();
     assert_eq!(up["services"]["bad"]["status"], "failed", "{up}");
     let reason = up["services"]["bad"]["reason"].as_str().unwrap();
-    assert!(reason.contains("/no/such/program"), "{reason}");
+    assert!(reason.contains("cannot start \"/no/such/program\": no such program"), "{reason}");
     assert_eq!(up["token_file"], json!(null));
     let (status, answer) = mesh.call(None, "fs__readFileText", json!({"path": "hello.txt"}));
     assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("hello from a file")), "{answer}");
@@ -60,6 +61,39 @@ services:
     mesh.signal("INT");
     assert_eq!(mesh.wait(), Some(0));
     assert_eq!(mesh.parts(), []);
+}
+
+#[test]
+fn a_second_signal_cuts_what_the_first_one_waits_for() {
+    let mut mesh = Mesh::start("ingress: { listen: 127.0.0.1:0 }\nservices: { vector: { example: vector } }\n", &[]);
+    let up = mesh.up();
+    let address = up["mcp"].as_str().unwrap().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap();
+    // A request whose body does not come is at work until the drain is over.
+    let mut open = std::net::TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n",
+        mesh.token()
+    );
+    std::io::Write::write_all(&mut open, head.as_bytes()).unwrap();
+    let log = mesh.state().join("logs/ingress.log");
+    mesh.signal("INT");
+    until("the first signal is heard", || fs::read_to_string(&log).unwrap_or_default().contains("draining"));
+    assert!(!mesh.output().contains("hurried"), "{}", mesh.output());
+    mesh.signal("INT");
+    assert_eq!(mesh.wait(), Some(0), "{}", mesh.output());
+    assert!(mesh.output().contains(r#"{"event":"stopping","hurried":true}"#), "{}", mesh.output());
+    assert_eq!(mesh.parts(), [], "processes were left behind");
+}
+
+#[test]
+fn the_state_directory_is_not_offered_by_the_bundled_fs() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("mesh.yaml"), "services: { fs: { example: fs, args: [--root, .] } }\n").unwrap();
+    let output = run(dir.path(), &["up", "-f", "mesh.yaml", "--dir", "state"]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = stderr(&output);
+    assert!(shown.contains("services.fs") && shown.contains("state directory") && shown.contains("--dir"), "{shown}");
+    assert!(!dir.path().join("state").exists(), "nothing was made");
 }
 
 #[test]
