@@ -50,6 +50,8 @@ pub struct Ingress {
     pub allowed_origins: Vec<String>,
     /// Whether headers that repeat the body may be wrong.
     pub tolerant: bool,
+    /// Whether clients may use HTTP+SSE.
+    pub http_sse: bool,
     /// How capabilities are named.
     pub naming: Naming,
 }
@@ -165,6 +167,7 @@ impl Manifest {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             tolerant: false,
+            http_sse: false,
             naming: Naming::default(),
         };
         let services = EXAMPLES.iter().map(service).collect();

@@ -43,6 +43,8 @@ pub struct Config {
     pub naming: Naming,
     /// Sessions of clients that speak 2025-11-25 or older.
     pub sessions: Sessions,
+    /// Whether clients may use HTTP+SSE.
+    pub http_sse: bool,
     /// Policy files.
     pub policy: Vec<PathBuf>,
     /// What is held at most.
@@ -113,6 +115,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
     let text = "Sessions of clients that speak 2025-11-25 or older.";
     let sessions = f.section("sessions", text, sessions::read);
+    let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
     let policy = read_policy(f);
     let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
     let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
@@ -133,6 +136,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         header_checks,
         naming: naming?,
         sessions: sessions?,
+        http_sse,
         policy,
         limits: limits?,
         timeouts: timeouts?,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Uri, header};
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::legacy::http_sse::At;
 
 use crate::config::Config;
 
@@ -18,16 +19,19 @@ pub(crate) enum Endpoint<'a> {
     Service(&'a str),
 }
 
-/// Reads the path.
+/// Reads the path: the endpoint, and which door of HTTP+SSE it is if it is one.
 ///
 /// # Errors
 /// [`Failure::UnknownPath`].
-pub(crate) fn endpoint(path: &str) -> Result<Endpoint<'_>, Failure> {
-    if path == "/mcp" {
-        return Ok(Endpoint::Merged);
+pub(crate) fn endpoint(path: &str) -> Result<(Endpoint<'_>, Option<At>), Failure> {
+    let streamable = path.strip_suffix("/mcp").map(|base| (base, None));
+    let found = streamable.or_else(|| At::of(path).map(|(base, door)| (base, Some(door))));
+    let (base, door) = found.ok_or(Failure::UnknownPath(PATHS))?;
+    if base.is_empty() {
+        return Ok((Endpoint::Merged, door));
     }
-    let service = path.strip_prefix("/s/").and_then(|rest| rest.strip_suffix("/mcp"));
-    service.filter(|name| !name.contains('/')).map(Endpoint::Service).ok_or(Failure::UnknownPath(PATHS))
+    let service = base.strip_prefix("/s/").filter(|name| !name.contains('/'));
+    service.map(|name| (Endpoint::Service(name), door)).ok_or(Failure::UnknownPath(PATHS))
 }
 
 /// The names that we go by, and the pages that may call.
@@ -137,9 +141,11 @@ mod tests {
 
     #[test]
     fn paths() {
-        assert_eq!(endpoint("/mcp").unwrap(), Endpoint::Merged);
-        assert_eq!(endpoint("/s/fs/mcp").unwrap(), Endpoint::Service("fs"));
-        for bad in ["/", "/mcp/", "/s//mcp/x", "/s/a/b/mcp", "/s/mcp", "/MCP", ""] {
+        assert_eq!(endpoint("/mcp").unwrap(), (Endpoint::Merged, None));
+        assert_eq!(endpoint("/s/fs/mcp").unwrap(), (Endpoint::Service("fs"), None));
+        assert_eq!(endpoint("/sse").unwrap(), (Endpoint::Merged, Some(At::Stream)));
+        assert_eq!(endpoint("/s/fs/messages").unwrap(), (Endpoint::Service("fs"), Some(At::Messages)));
+        for bad in ["/", "/mcp/", "/s//mcp/x", "/s/a/b/mcp", "/s/mcp", "/MCP", "", "/sse/", "/s/sse", "/messages/x"] {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
     }

@@ -24,6 +24,7 @@ use outrigger_mcp::names::Naming;
 use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
+use outrigger_proxy::legacy::http_sse::At;
 use outrigger_proxy::legacy::{Sessions, era, refusal};
 use outrigger_proxy::peek::{self, Accepts, HeaderChecks, PeekLimits, Refused};
 use outrigger_proxy::pool::PooledBody;
@@ -97,10 +98,11 @@ impl Gateway {
         let mut record = HttpRecord::begin(&self.recorder, &conn, &request);
         let last = conn.requests() >= self.limits.entrance.requests_per_connection
             && request.version() < http::Version::HTTP_2;
+        let door = At::of(request.uri().path()).map(|(_, door)| (door, request.uri().clone()));
         let (mut response, call) = match self.enter(&conn, request, &mut record).await {
             Ok((caller, route, inbound)) if caller.era == Era::Legacy => {
                 let method = inbound.method.clone();
-                let served = legacy::serve(&self, caller, route, inbound).await;
+                let served = legacy::serve(&self, caller, route, inbound, door).await;
                 let refused = |refused: Refused| {
                     record.refused(&refused.failure);
                     refusal(&method, &refused)
@@ -127,7 +129,10 @@ impl Gateway {
         record: &mut HttpRecord,
     ) -> Result<(Caller, Route, Inbound), Refused> {
         let (parts, body) = request.into_parts();
-        let endpoint = endpoint(parts.uri.path())?;
+        let (endpoint, door) = endpoint(parts.uri.path())?;
+        if door.is_some() && !self.sessions.http_sse() {
+            return Err(Failure::UnknownPath(PATHS).into());
+        }
         self.entrance.check(&parts.uri, &parts.headers, conn.local_addr)?;
         let mut caller = self.caller(&parts.headers, conn)?;
         record.identified(caller.principal.id());
@@ -146,6 +151,10 @@ impl Gateway {
             (Bytes::new(), None)
         };
         let inbound = Inbound { method: parts.method, headers, body, message };
+        if door.is_some() {
+            caller.era = Era::Legacy;
+            return Ok((caller, route, inbound));
+        }
         let minted = |id: &str| self.sessions.minted(id);
         let found = era::detect(&inbound.method, &inbound.headers, inbound.message.as_ref(), minted);
         caller.era = found.map_err(|failure| refused_with(failure, inbound.message.as_ref()))?;

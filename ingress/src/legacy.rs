@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, Uri};
 use outrigger_mcp::envelope::Message;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::legacy::http_sse::{self, At};
 use outrigger_proxy::legacy::mesh::{Given, Later, Mesh, Messages, Told};
 use outrigger_proxy::legacy::{self, seam};
 use outrigger_proxy::peek::Refused;
@@ -14,7 +15,7 @@ use crate::changes::Changes;
 use crate::core::{Answer, AnswerStream, Caller, Change, Declared, Inbound, Route, Wanted};
 use crate::gateway::Gateway;
 
-/// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the gateway sets one.
+/// Serves one HTTP request of a legacy client, at a door of HTTP+SSE if it is one. The response's body has no `on_end` hook: the gateway sets one.
 ///
 /// # Errors
 /// What is refused before it is a call; [`legacy::refusal`] says how that is told.
@@ -23,11 +24,16 @@ pub(crate) async fn serve(
     caller: Caller,
     route: Route,
     request: Inbound,
+    at: Option<(At, Uri)>,
 ) -> Result<Response<OutBody>, Refused> {
     let (principal, address) = (caller.principal.clone(), caller.address);
     let mesh = Arc::new(Door { gateway: Arc::clone(gateway), caller });
     let caller = seam::Caller { principal: principal.clone(), mesh };
-    let served = legacy::serve(&gateway.sessions, caller, route, request).await;
+    let sessions = &gateway.sessions;
+    let served = match at {
+        Some((at, uri)) => http_sse::serve(sessions, caller, route, at, &uri, request).await,
+        None => legacy::serve(sessions, caller, route, request).await,
+    };
     if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
         gateway.recorder.foreign_session(&principal, address);
     }

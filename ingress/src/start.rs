@@ -389,6 +389,7 @@ fn session_settings(config: &Config) -> legacy::Settings {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     legacy::Settings {
         sessions: limits.sessions,
+        http_sse: config.http_sse,
         sessions_per_principal: limits.sessions_per_principal,
         listens: limits.listens,
         idle: timeouts.session_idle,

@@ -29,6 +29,8 @@ pub struct Config {
     pub era: Era,
     /// How many sessions of the server there are.
     pub session: SessionScope,
+    /// Whether clients that reach the sidecar directly may use HTTP+SSE.
+    pub http_sse: bool,
     /// Who we are, and whom we believe.
     pub identity: Identity,
     /// Patterns of SPIFFE ids that may connect at all; none: every workload of the trust domain.
@@ -84,6 +86,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let upstream = upstream::read(f);
     let era = upstream::read_era(f);
     let session = upstream::read_session(f);
+    let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
     let identity = f.section("identity", "Who this workload is, and whom it believes.", sections::identity);
     let allowed_callers = read_allowed_callers(f);
     let header_checks = HeaderChecks::of(sections::header_checks(f));
@@ -107,6 +110,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         upstream: upstream?,
         era,
         session,
+        http_sse,
         identity: identity?,
         allowed_callers,
         header_checks,

@@ -34,7 +34,7 @@ use outrigger_proxy::{
     failure::Failure,
     handshake::ConnInfo,
     legacy::{
-        self as sessions, Sessions, era,
+        self as sessions, Sessions, era, http_sse,
         seam::{self, Era},
     },
     peek::{self, Accepts, HeaderChecks, PeekLimits, Refused},
@@ -179,10 +179,19 @@ impl Inbound {
                         let (method, headers) = (method.clone(), head.headers.clone());
                         let request = seam::Inbound { method, headers, body, message };
                         // Rare, and no reason for every request to have room for it.
-                        Ok(Box::pin(self.legacy(conn, who, request, record)).await)
+                        Ok(Box::pin(self.legacy(conn, who, request, None, record)).await)
                     }
                     Err(failure) => Err(Refused { failure, id: message.and_then(Result::ok).and_then(|m| m.id()) }),
                 }
+            }
+            ("/sse" | "/messages", method) if self.sessions.http_sse() => {
+                let posted = method == HttpMethod::POST;
+                let body = if posted { peek::bytes(&head.headers, body, &self.peek).await? } else { Bytes::new() };
+                record.carries(body.len());
+                let message = posted.then(|| Message::parse(body.clone()));
+                let at = http_sse::At::of(head.uri.path()).map(|(_, door)| (door, &head.uri));
+                let request = seam::Inbound { method: method.clone(), headers: head.headers.clone(), body, message };
+                Ok(Box::pin(self.legacy(conn, who, request, at, record)).await)
             }
             ("/mesh/v1/health", &HttpMethod::GET) => {
                 let in_flight = || self.gate.concurrency.in_flight();
@@ -223,10 +232,11 @@ impl Inbound {
         conn: &ConnInfo,
         who: &Principal,
         request: seam::Inbound,
+        at: Option<(http_sse::At, &http::Uri)>,
         record: &mut Record,
     ) -> Response<OutBody> {
         let method = request.method.clone();
-        let served = legacy::serve(self, who, conn.peer_addr, request).await;
+        let served = legacy::serve(self, who, conn.peer_addr, request, at).await;
         served.unwrap_or_else(|refused| {
             self.note(&refused, record);
             sessions::refusal(&method, &refused)

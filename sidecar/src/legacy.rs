@@ -25,7 +25,7 @@ use outrigger_proxy::{
     body::OutBody,
     failure::Failure,
     legacy::{
-        self,
+        self, http_sse,
         mesh::{Given, Later, Mesh, Messages, Told},
         seam::{self, Caller, Declared, Route, Wanted},
     },
@@ -39,7 +39,7 @@ use crate::{
 };
 use ears::Ears;
 
-/// Serves one HTTP request of a legacy client.
+/// Serves one HTTP request of a legacy client, at a door of HTTP+SSE if it is one.
 ///
 /// # Errors
 /// What is refused before it is a call.
@@ -48,6 +48,7 @@ pub(crate) async fn serve(
     who: &Principal,
     client: SocketAddr,
     request: seam::Inbound,
+    at: Option<(http_sse::At, &http::Uri)>,
 ) -> Result<Response<OutBody>, Refused> {
     let door = Door {
         inbound: inbound.clone(),
@@ -58,7 +59,11 @@ pub(crate) async fn serve(
         declared: Declared::default(),
     };
     let caller = Caller { principal: who.clone(), mesh: Arc::new(door) };
-    let served = legacy::serve(&inbound.sessions, caller, Route::Service(inbound.service.clone()), request).await;
+    let (sessions, route) = (&inbound.sessions, Route::Service(inbound.service.clone()));
+    let served = match at {
+        Some((door, uri)) => http_sse::serve(sessions, caller, route, door, uri, request).await,
+        None => legacy::serve(sessions, caller, route, request).await,
+    };
     if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
         tracing::warn!(principal = who.id(), %client, "somebody else's session was tried");
     }

@@ -247,6 +247,7 @@ fn parking_limits(config: &Config) -> ParkingLimits {
 fn client_sessions(config: &Config) -> legacy::Settings {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     legacy::Settings {
+        http_sse: config.http_sse,
         sessions: limits.client_sessions,
         sessions_per_principal: limits.client_sessions_per_principal,
         listens: limits.listens,

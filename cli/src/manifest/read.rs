@@ -56,9 +56,20 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
     let text = doc("Web pages that may call, as browsers name them in `Origin`.");
     let text = text.because("only pages of this machine; others are an attack by DNS rebinding");
     let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
+    let http_sse = sections::http_sse(f, None);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", naming);
     let tolerant = sections::header_checks(f);
-    Some(Ingress { listen, anonymous, token: token?, tls, allowed_hosts, allowed_origins, tolerant, naming: naming? })
+    Some(Ingress {
+        listen,
+        anonymous,
+        token: token?,
+        tls,
+        allowed_hosts,
+        allowed_origins,
+        tolerant,
+        http_sse,
+        naming: naming?,
+    })
 }
 
 fn read_token(f: &mut Fields<'_>) -> Option<Token> {

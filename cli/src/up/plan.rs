@@ -88,6 +88,9 @@ impl Plan<'_> {
         };
         set("allowed_hosts", json!(wanted.allowed_hosts));
         set("allowed_origins", json!(wanted.allowed_origins));
+        if wanted.http_sse {
+            set("http_sse", json!(true));
+        }
         let naming = wanted.naming;
         set("names", json!({"joiner": naming.joiner().as_str(), "max_length": naming.max_name()}));
         set("identity", self.identity(INGRESS));

@@ -6,7 +6,7 @@ mod observe;
 
 pub use entrance::{
     CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts, entrance_limits,
-    header_checks, how_many, sized, tolerance,
+    header_checks, how_many, http_sse, sized, tolerance,
 };
 pub use identity::{Identity, identity, service_name, spiffe_id, trust_domain};
 pub use observe::{Log, LogFormat, LogLevel, Output, Trace, access_log, audit, log, trace};

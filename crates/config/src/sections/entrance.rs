@@ -131,3 +131,14 @@ pub fn header_checks(f: &mut Fields<'_>) -> bool {
 pub fn tolerance() -> Kind<bool> {
     kinds::choice(&[("strict", false), ("tolerant", true)])
 }
+
+/// Reads the `http_sse` setting; `env` is its variable where it has one.
+pub fn http_sse(f: &mut Fields<'_>, env: Option<&'static str>) -> bool {
+    let text = doc(
+        "Clients may also use HTTP+SSE, the transport of 2024-11-05: the event stream is at `sse` beside each `mcp`, and \
+         messages are posted to `messages`.",
+    );
+    let text = text.because("new clients do not need it, and a stream that breaks takes its session along");
+    let text = env.map_or(text.clone(), |name| text.env(name));
+    f.with_default("http_sse", text, kinds::boolean(), false)
+}

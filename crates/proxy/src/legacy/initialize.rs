@@ -1,5 +1,7 @@
 //! The handshake of older revisions, answered from what the mesh says of itself to this caller.
 
+use std::sync::Arc;
+
 use crate::body::OutBody;
 use crate::failure::Failure;
 use crate::peek::Accepts;
@@ -12,11 +14,14 @@ use outrigger_mcp::error;
 use outrigger_mcp::headers::SESSION_ID;
 use outrigger_mcp::json::member;
 use outrigger_mcp::method::Method;
+use tokio_util::sync::CancellationToken;
 
 use super::mesh::Given;
 use super::outlet::{read, single};
+use super::resume::EventStream;
 use super::seam::{Caller, Declared, ListKind, Route};
 use super::service_name;
+use super::session::Session;
 use super::store::Sessions;
 use super::token::SessionKey;
 
@@ -28,6 +33,38 @@ pub(super) async fn serve(
     message: &Message,
     accepts: Accepts,
 ) -> Result<Response<OutBody>, Failure> {
+    let (told, begun) = begin(sessions, caller, route, message, None).await?;
+    let mut response = single(accepts, told);
+    if let Some((session, _)) = begun {
+        let value =
+            HeaderValue::from_str(&session.id.0).map_err(|_| Failure::Internal("a session id is no text".into()))?;
+        response.headers_mut().insert(SESSION_ID, value);
+    }
+    Ok(response)
+}
+
+/// The connection that a session lives and ends with, where it has one.
+pub(super) struct Line {
+    /// What carries everything that the client is told.
+    pub(super) outside: Arc<EventStream>,
+    /// Cancelled when the connection ends.
+    pub(super) closed: CancellationToken,
+}
+
+/// A session that has begun, and its caller.
+type Begun = (Arc<Session>, Caller);
+
+/// Answers `initialize`: the reply, and the session unless the reply is an error.
+///
+/// # Errors
+/// Why there is no reply of the mesh.
+pub(super) async fn begin(
+    sessions: &Sessions,
+    caller: Caller,
+    route: &Route,
+    message: &Message,
+    line: Option<Line>,
+) -> Result<(Bytes, Option<Begun>), Failure> {
     let broken = |reason: &str| Failure::Broken { service: service_name(route), reason: reason.to_owned() };
     let id = message.id().unwrap_or_default();
     let key = SessionKey::random()?;
@@ -38,16 +75,12 @@ pub(super) async fn serve(
         let Reply::Final(told) = to_client::reply(&discovered, None) else {
             return Err(broken("it asked the client before the handshake"));
         };
-        return Ok(single(accepts, told));
+        return Ok((told, None));
     }
     let told = to_client::initialize_reply(&id, client.revision, &discovered);
     let told = told.ok_or_else(|| broken("it did not say what it can do"))?;
-    let session = sessions.open(key, &caller, route, client, announced(&discovered))?;
-    let mut response = single(accepts, told);
-    let value =
-        HeaderValue::from_str(&session.id.0).map_err(|_| Failure::Internal("a session id is no text".into()))?;
-    response.headers_mut().insert(SESSION_ID, value);
-    Ok(response)
+    let session = sessions.open(key, &caller, route, client, announced(&discovered), line)?;
+    Ok((told, Some((session, caller))))
 }
 
 async fn discover(caller: &Caller, route: &Route, client: &Client, id: &Bytes) -> Result<Message, Failure> {

@@ -1,4 +1,4 @@
-//! Clients of older revisions over Streamable HTTP: handshake, sessions, and translation to the modern revision.
+//! Clients of older revisions over Streamable HTTP and HTTP+SSE: handshake, sessions, and translation to the modern revision.
 //!
 //! ```text
 //!  POST -> post -> call -> mesh (the proxy) --> reply ----+--> outlet: JSON, or ...
@@ -6,6 +6,7 @@
 //!  GET  -> get  -> subscribe: changes, out-of-call messages --> resume: the session's event stream
 //! ```
 //!
+//! `http_sse` is the same for clients of the transport of 2024-11-05, whose every answer comes on one event stream.
 //! `store` holds the sessions, `session` is one of them. Everything that a session starts is a task of it and ends
 //! with it. A session's id is a `token`, sealed with `keys`, from which another replica can take the session up.
 
@@ -14,6 +15,7 @@ mod call;
 mod ended;
 pub mod era;
 mod get;
+pub mod http_sse;
 mod initialize;
 pub mod keys;
 pub mod mesh;

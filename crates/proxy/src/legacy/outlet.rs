@@ -20,6 +20,8 @@ use super::session::Session;
 pub(super) struct Outlet {
     session: Arc<Session>,
     accepts: Accepts,
+    /// Whether the stream is there for more than these requests.
+    lasts: bool,
     state: Mutex<State>,
 }
 
@@ -59,11 +61,19 @@ impl Outlet {
         let (sender, first) = oneshot::channel();
         let state =
             State { open: 0, replies: Vec::new(), failed: None, replied: false, stream: None, first: Some(sender) };
-        let outlet = Arc::new(Self { session: Arc::clone(session), accepts, state: Mutex::new(state) });
+        let outlet = Arc::new(Self { session: Arc::clone(session), accepts, lasts: false, state: Mutex::new(state) });
         if !accepts.json {
             outlet.stream();
         }
         (outlet, first)
+    }
+
+    /// An outlet onto a stream that is there already and lasts.
+    pub(super) fn onto(session: &Arc<Session>, stream: Arc<EventStream>) -> Arc<Self> {
+        let (open, replies, failed, replied) = (0, Vec::new(), None, false);
+        let state = State { open, replies, failed, replied, stream: Some(stream), first: None };
+        let accepts = Accepts { json: true, stream: true };
+        Arc::new(Self { session: Arc::clone(session), accepts, lasts: true, state: Mutex::new(state) })
     }
 
     /// Begins a request.
@@ -145,7 +155,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.open -= 1;
-        if state.open > 0 {
+        if state.open > 0 || self.0.lasts {
             return;
         }
         if let Some(stream) = &state.stream {
@@ -193,7 +203,7 @@ pub(super) fn stream_response(
     let (sender, body) = OutBody::channel(4);
     let keepalive = session.pace.keepalive;
     session.tasks.spawn(async move {
-        reader.pump(sender, keepalive).await;
+        reader.pump(sender, keepalive, None).await;
         drop(permit);
     });
     reply::event_stream(body)

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::ask::Answered;
 use super::call::Call;
 use super::outlet::{First, Outlet, response, single};
+use super::resume::EventStream;
 use super::seam::{Caller, Inbound, Route};
 use super::session::{Busy, Session};
 use super::store::Sessions;
@@ -34,10 +35,12 @@ const BATCH_AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A session's requests of one POST.
-struct Post {
-    session: Arc<Session>,
-    caller: Caller,
-    accepts: Accepts,
+pub(super) struct Post {
+    pub(super) session: Arc<Session>,
+    pub(super) caller: Caller,
+    pub(super) accepts: Accepts,
+    /// Where everything is answered, instead of in the response (HTTP+SSE).
+    pub(super) on_stream: Option<Arc<EventStream>>,
 }
 
 /// Serves a POST.
@@ -62,17 +65,26 @@ pub(super) async fn serve(
         }
         let session = find(sessions, &caller, route, &request.headers)?;
         let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
-        let post = Post { session, caller, accepts };
-        match message {
-            Ok(message) => post.one(message).await,
-            Err(rejected) if rejected.error == EnvelopeError::Batch => post.batch(&request.body).await,
-            Err(rejected) => Err(rejected.error.into()),
-        }
+        let post = Post { session, caller, accepts, on_stream: None };
+        post.serve(message, &request.body).await
     };
     served.await.map_err(|failure| Refused { failure, id })
 }
 
 impl Post {
+    /// Serves what was posted.
+    pub(super) async fn serve(
+        self,
+        message: Result<Message, Rejected>,
+        body: &Bytes,
+    ) -> Result<Response<OutBody>, Failure> {
+        match message {
+            Ok(message) => self.one(message).await,
+            Err(rejected) if rejected.error == EnvelopeError::Batch => self.batch(body).await,
+            Err(rejected) => Err(rejected.error.into()),
+        }
+    }
+
     async fn one(self, message: Message) -> Result<Response<OutBody>, Failure> {
         if message.shape != Shape::Request {
             take(&self.session, &message)?;
@@ -85,9 +97,10 @@ impl Post {
             if message.method == Method::ResourcesSubscribe && done.is_ok() {
                 self.session.heard(&uri(&message)?).await;
             }
-            return Ok(single(self.accepts, result_reply(&message.id().unwrap_or_default(), done?)));
+            let told = result_reply(&message.id().unwrap_or_default(), done?);
+            return Ok(self.told(told).await);
         }
-        let (outlet, first) = Outlet::new(&self.session, self.accepts);
+        let (outlet, first) = self.outlet();
         match self.call(message, &outlet) {
             Ok(call) => drop(self.session.tasks.spawn(call.run())),
             Err(Refusal::Busy(failure)) => return Err(failure),
@@ -101,7 +114,7 @@ impl Post {
             return Err(EnvelopeError::Batch.into());
         }
         let messages = split(body)?;
-        let (outlet, first) = Outlet::new(&self.session, self.accepts);
+        let (outlet, first) = self.outlet();
         let at_once = Arc::new(Semaphore::new(BATCH_AT_ONCE));
         // Ours, so that the answer is not complete before every message was looked at.
         let all = outlet.turn();
@@ -200,8 +213,35 @@ impl Post {
         })
     }
 
+    fn outlet(&self) -> (Arc<Outlet>, Option<oneshot::Receiver<First>>) {
+        match &self.on_stream {
+            Some(stream) => (Outlet::onto(&self.session, Arc::clone(stream)), None),
+            None => {
+                let (outlet, first) = Outlet::new(&self.session, self.accepts);
+                (outlet, Some(first))
+            }
+        }
+    }
+
+    /// The response that brings a reply of our own.
+    async fn told(&self, told: Bytes) -> Response<OutBody> {
+        match &self.on_stream {
+            Some(stream) => {
+                stream.push(&told).await;
+                reply::accepted()
+            }
+            None => single(self.accepts, told),
+        }
+    }
+
     /// Waits for what the answer begins with.
-    async fn respond(&self, outlet: &Outlet, mut first: oneshot::Receiver<First>, array: bool) -> Response<OutBody> {
+    async fn respond(
+        &self,
+        outlet: &Outlet,
+        first: Option<oneshot::Receiver<First>>,
+        array: bool,
+    ) -> Response<OutBody> {
+        let Some(mut first) = first else { return reply::accepted() };
         let first = match tokio::time::timeout(PATIENCE, &mut first).await {
             Ok(first) => first,
             Err(_) => {

@@ -136,6 +136,12 @@ impl EventStream {
         }
     }
 
+    /// Adds an event as it is to be written, without waiting.
+    pub(super) fn push_text(&self, text: Bytes) {
+        self.lock().push(text, true);
+        self.changed.notify_waiters();
+    }
+
     /// Adds a message without waiting and without letting earlier ones give way; for a few that are there already.
     pub(super) fn push_first(&self, message: &[u8]) {
         self.add(&mut self.lock(), message, true);
@@ -273,7 +279,8 @@ impl Reader {
 
     /// Writes events until the stream ends, the connection goes away or another reader comes. A silent stream gets a
     /// comment every `keepalive`, so that whatever lies between us and the client keeps it open.
-    pub(super) async fn pump(self, sender: BodySender, keepalive: Duration) {
+    /// With `slow`, a client that takes nothing for so long is cut off.
+    pub(super) async fn pump(self, sender: BodySender, keepalive: Duration, slow: Option<Duration>) {
         loop {
             let changed = self.stream.changed.notified();
             let text = match self.stream.step() {
@@ -290,10 +297,18 @@ impl Reader {
                 sent = sender.send(text) => if sent.is_err() { return },
                 // It did not read for long enough that another one came: its connection is cut.
                 () = self.replaced.cancelled() => return,
+                () = after(slow) => return,
             }
         }
         // The client that reads slowly must not hold us after the end.
         let _ = tokio::time::timeout(keepalive, sender.finish()).await;
+    }
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 

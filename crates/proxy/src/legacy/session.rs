@@ -115,6 +115,8 @@ pub(super) struct Opening {
     pub(super) lists: Vec<ListKind>,
     pub(super) pace: Pace,
     pub(super) closed: CancellationToken,
+    /// What carries messages outside calls, where that was there before the session.
+    pub(super) outside: Option<Arc<EventStream>>,
     pub(super) open: OpenGuard,
     pub(super) taken_up: bool,
 }
@@ -158,7 +160,7 @@ impl Session {
         };
         Arc::new(Self {
             asks: Asks::new(&opening.event_prefix),
-            outside: EventStream::new(GET_STREAM, prefix, true),
+            outside: opening.outside.unwrap_or_else(|| EventStream::new(GET_STREAM, prefix, true)),
             subscriptions: watch::Sender::default(),
             heard: watch::Sender::default(),
             state: Mutex::new(state),

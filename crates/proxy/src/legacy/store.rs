@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ended::Ended;
+use super::http_sse::Connections;
+use super::initialize::Line;
 use super::keys::Keys;
 use super::seam::{Caller, ListKind, Route};
 use super::session::{Opening, Session, SessionId};
@@ -49,23 +51,31 @@ pub struct Settings {
     pub request: Duration,
     /// A silent stream getting a sign of life.
     pub keepalive: Duration,
+    /// Whether clients may use HTTP+SSE.
+    pub http_sse: bool,
 }
+
+/// Sessions by their ids.
+pub(super) type Table = RwLock<HashMap<SessionId, Arc<Session>>>;
 
 /// The sessions of legacy clients of one proxy.
 #[derive(Debug)]
 pub struct Sessions {
     max: usize,
-    max_per_principal: usize,
+    pub(super) max_per_principal: usize,
     idle: Duration,
     max_age: Duration,
-    pace: Pace,
+    pub(super) pace: Pace,
     metrics: Arc<Metrics>,
     /// One permit for each stream on which a client may listen.
     pub(super) listens: Arc<Semaphore>,
-    closed: CancellationToken,
+    pub(super) closed: CancellationToken,
+    http_sse: bool,
     keys: ArcSwap<Keys>,
     ended: Ended,
-    table: RwLock<HashMap<SessionId, Arc<Session>>>,
+    pub(super) table: Arc<Table>,
+    /// Event streams of clients over HTTP+SSE.
+    pub(super) connections: Arc<Connections>,
 }
 
 impl Sessions {
@@ -77,13 +87,20 @@ impl Sessions {
             idle: settings.idle,
             max_age: settings.max_age,
             pace: Pace { request: settings.request, keepalive: settings.keepalive },
+            http_sse: settings.http_sse,
             metrics: Arc::clone(metrics),
             listens: Arc::new(Semaphore::new(settings.listens)),
             closed: CancellationToken::new(),
             keys: ArcSwap::from_pointee(keys),
             ended: Ended::new(settings.max_age),
-            table: RwLock::default(),
+            table: Arc::default(),
+            connections: Arc::default(),
         }
+    }
+
+    /// Whether clients may use HTTP+SSE.
+    pub fn http_sse(&self) -> bool {
+        self.http_sse
     }
 
     /// Whether we could have made this session id, alive or not: then the request is a legacy one, whatever else it
@@ -134,10 +151,11 @@ impl Sessions {
         route: &Route,
         client: Client,
         lists: Vec<ListKind>,
+        line: Option<Line>,
     ) -> Result<Arc<Session>, Failure> {
         let token = Token::begin(key, &caller.principal, route, &client, &lists);
         let id = SessionId(token.seal(&self.keys.load())?.into());
-        self.add(id, token, client, caller, false)
+        self.add(id, token, client, caller, false, line)
     }
 
     /// The session with this id, if it is this caller's and belongs to this route. Anything else is the same answer: an id
@@ -166,7 +184,7 @@ impl Sessions {
         }
         let usable = token.route == *route && !token.is_over(self.max_age) && !self.ended.contains(token.key);
         let client = token.client.clone().filter(|_| usable).ok_or(Failure::UnknownSession)?;
-        self.add(SessionId(id.into()), token, client, caller, true)
+        self.add(SessionId(id.into()), token, client, caller, true, None)
     }
 
     fn add(
@@ -176,6 +194,7 @@ impl Sessions {
         client: Client,
         caller: &Caller,
         taken_up: bool,
+        line: Option<Line>,
     ) -> Result<Arc<Session>, Failure> {
         let event_prefix = token::random_prefix()?;
         let mut table = self.write();
@@ -184,6 +203,10 @@ impl Sessions {
             return Ok(Arc::clone(session));
         }
         self.make_room(&mut table, caller)?;
+        let (outside, closed) = match line {
+            Some(line) => (Some(line.outside), line.closed),
+            None => (None, self.closed.child_token()),
+        };
         let session = Session::new(Opening {
             id,
             key: token.key,
@@ -193,7 +216,8 @@ impl Sessions {
             client,
             lists: token.lists,
             pace: self.pace,
-            closed: self.closed.child_token(),
+            closed,
+            outside,
             open: self.metrics.session_opened(SessionKind::Client),
             taken_up,
         });

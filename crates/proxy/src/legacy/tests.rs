@@ -3,6 +3,7 @@
 
 mod answers;
 mod handshake;
+mod http_sse;
 mod listening;
 mod questions;
 mod replicas;

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::super::keys::Keys;
 use super::super::mesh::{Given, Later, Mesh, Messages, Told};
 use super::super::seam::{Caller, Change, Declared, Inbound, Route, Wanted};
-use super::super::{Sessions, Settings, refusal, serve};
+use super::super::{Sessions, Settings, http_sse, refusal, serve};
 
 pub(super) const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"extensions":{"x":{}}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
 
@@ -174,6 +174,7 @@ impl World {
             max_age: Duration::from_secs(7 * 24 * 3600),
             request: Duration::from_secs(300),
             keepalive: Duration::from_secs(15),
+            http_sse: true,
         };
         change(&mut settings);
         let metrics = Metrics::new(Role::Ingress).unwrap();
@@ -253,6 +254,18 @@ impl Client {
         let asked = inbound.method.clone();
         let served = serve(&self.sessions, self.caller.clone(), self.route.clone(), inbound).await;
         Reply::new(served.unwrap_or_else(|refused| refusal(&asked, &refused)))
+    }
+
+    /// A request over HTTP+SSE.
+    pub(super) async fn at_door(&self, method: Method, path: &str, body: &str) -> Reply {
+        let uri: http::Uri = path.parse().unwrap();
+        let at = http_sse::At::of(uri.path()).unwrap().1;
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let message = (method == Method::POST).then(|| Message::parse(body.clone()));
+        let inbound = Inbound { method: method.clone(), headers: self.headers.clone(), body, message };
+        let (caller, route) = (self.caller.clone(), self.route.clone());
+        let served = http_sse::serve(&self.sessions, caller, route, at, &uri, inbound).await;
+        Reply::new(served.unwrap_or_else(|refused| refusal(&method, &refused)))
     }
 
     pub(super) async fn post(&self, body: &str) -> Reply {
