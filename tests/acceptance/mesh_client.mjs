@@ -5,7 +5,7 @@
 import fs from 'node:fs';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import { Client, SSEClientTransport, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 
 const E = (k, d = '') => process.env[k] || d;
@@ -73,7 +73,9 @@ function transport() {
   }
   const headers = JSON.parse(E('MESH_HEADERS', '{}'));
   if (E('MESH_TOKEN')) headers.Authorization = 'Bearer ' + E('MESH_TOKEN');
-  return new StreamableHTTPClientTransport(new URL(E('MESH_INGRESS_URL')), {
+  const url = new URL(E('MESH_INGRESS_URL'));
+  const Transport = url.pathname.endsWith('/sse') ? SSEClientTransport : StreamableHTTPClientTransport;
+  return new Transport(url, {
     requestInit: { headers },
     ...(fetchFn ? { fetch: fetchFn } : {}),
   });

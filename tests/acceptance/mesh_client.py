@@ -4,7 +4,7 @@
 Connects to an MCP server (direct, or through the mesh), checks what comes back
 and prints "N passed, M failed" as its last line; exit status 1 if M > 0.
 
-  MESH_INGRESS_URL   endpoint (http(s)://host:port/path), or give argv: -- CMD ARGS... for stdio
+  MESH_INGRESS_URL   endpoint (http(s)://host:port/path; HTTP+SSE where the path ends in /sse), or give argv: -- CMD ARGS... for stdio
   MESH_TOKEN         bearer token                 MESH_HEADERS   JSON object of further headers
   MESH_CA            PEM bundle that signs the ingress certificate
   MESH_CLIENT_CERT / MESH_CLIENT_KEY   PEM client certificate and key
@@ -33,6 +33,7 @@ import anyio
 import httpx2
 import mcp_types as t
 from mcp import Client, StdioServerParameters
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 warnings.filterwarnings("ignore", message=".*removed as of.*")
@@ -158,6 +159,11 @@ def make(stdio):
             ),
             **kw,
         )
+    if E("MESH_INGRESS_URL").endswith("/sse"):
+        headers = json.loads(E("MESH_HEADERS", "{}"))
+        if E("MESH_TOKEN"):
+            headers["Authorization"] = "Bearer " + E("MESH_TOKEN")
+        return None, Client(sse_client(E("MESH_INGRESS_URL"), headers=headers), **kw)
     h = http_client()
     return h, Client(streamable_http_client(E("MESH_INGRESS_URL"), http_client=h), **kw)
 

@@ -111,6 +111,7 @@ async def complete(ref, argument, context):
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        m.run("streamable-http", host=os.environ.get("MODERN_HOST", "127.0.0.1"), port=int(sys.argv[1]))
+        transport = sys.argv[2] if len(sys.argv) > 2 else "streamable-http"
+        m.run(transport, host=os.environ.get("MODERN_HOST", "127.0.0.1"), port=int(sys.argv[1]))
     else:
         m.run()

@@ -45,6 +45,10 @@ class Subject:
     http: list[str] = field(default_factory=list)
     port_env: str = ""
     stdio: list[str] = field(default_factory=list)
+    # Where its endpoint is; a path that ends in /sse is HTTP+SSE, the transport of 2024-11-05.
+    path: str = "/mcp"
+    # Also reached by clients over HTTP+SSE.
+    over_sse: bool = False
 
 
 def known_subjects(subjects: Subjects) -> dict[str, Subject]:
@@ -56,9 +60,14 @@ def known_subjects(subjects: Subjects) -> dict[str, Subject]:
             http=["mcp-server-everything", "streamableHttp"],
             port_env="PORT",
             stdio=["mcp-server-everything", "stdio"],
+            over_sse=True,
         ),
+        # The same over HTTP+SSE; clients reach it directly that way too.
+        "everything-sse": Subject("everything", http=["mcp-server-everything", "sse"], port_env="PORT", path="/sse"),
         # Speaks 2026-07-28 and the legacy revisions; the mesh reaches a running copy by URL.
         "modern": Subject("everything", http=[*modern, "{port}"]),
+        # The same code over HTTP+SSE, where it speaks 2025-11-25.
+        "python-sse": Subject("everything", http=[*modern, "{port}", "sse"], path="/sse"),
         # A small stdio server from PyPI.
         "time": Subject("generic", stdio=["mcp-server-time"]),
     }
@@ -120,11 +129,18 @@ def cases_for(
         ("service", {**inside, "MESH_INGRESS_URL": mesh.service(service)}, ()),
         ("merged", {**inside, "MESH_INGRESS_URL": mesh.merged, **merged_names}, ()),
     ]
+    if subject.over_sse:
+        places.append(("sse", {**inside, "MESH_INGRESS_URL": mesh.service(service).removesuffix("/mcp") + "/sse"}, ()))
+    old = subject.path == "/sse"
+    if old:
+        # How the transport of a server differs is the business of its sidecar: the other places show nothing new.
+        places = [place for place in places if place[0] in ("direct", "service")]
     return [
         Case(service, client, mode, where, {**env, "MESH_MODE": mode, "MESH_PROFILE": subject.profile}, stdio)
         for where, env, stdio in places
         for client in ("python", "node")
-        for mode in ("legacy", "auto")
+        # Over HTTP+SSE there is no modern revision to try first.
+        for mode in (("legacy",) if old or where == "sse" else ("legacy", "auto"))
     ]
 
 
@@ -175,14 +191,14 @@ def lost_checks(case: Case, control: Outcome, outcome: Outcome) -> dict[str, str
 
 def report(cases: list[Case], outcomes: dict[tuple[str, str, str, str], Outcome]) -> int:
     passed = failed = 0
-    print(f"\n{'service':<12}{'client':<8}{'mode':<8}{'where':<9}{'revision':<12}passed  lost")
+    print(f"\n{'service':<16}{'client':<8}{'mode':<8}{'where':<9}{'revision':<12}passed  lost")
     for case in cases:
         outcome = outcomes[case.key]
         lost = lost_checks(case, outcomes[(case.service, case.client, case.mode, "direct")], outcome)
         passed += len(outcome.passed)
         failed += len(lost)
         print(
-            f"{case.service:<12}{case.client:<8}{case.mode:<8}{case.where:<9}{outcome.revision:<12}"
+            f"{case.service:<16}{case.client:<8}{case.mode:<8}{case.where:<9}{outcome.revision:<12}"
             f"{len(outcome.passed):>6}  {len(lost):>4}"
         )
         for name, note in lost.items():
@@ -209,8 +225,8 @@ def manifest(processes: Processes, known: dict[str, Subject], names: list[str]) 
             services[name] = {"command": known[name].stdio}
         else:
             port = start_http(processes, f"behind-{name}", known[name])
-            services[name] = {"url": f"http://127.0.0.1:{port}/mcp"}
-    return {"mesh": "acceptance", "ingress": {"listen": "127.0.0.1:0"}, "services": services}
+            services[name] = {"url": f"http://127.0.0.1:{port}{known[name].path}"}
+    return {"mesh": "acceptance", "ingress": {"listen": "127.0.0.1:0", "http_sse": True}, "services": services}
 
 
 def main() -> int:
@@ -246,7 +262,7 @@ def main() -> int:
                     server = {"command": server["command"]} if "command" in server else {"upstream": server["url"]}
                     alone[name] = start_sidecar(processes, args.start, authority, name, server)
             for name in names:
-                direct = {"MESH_INGRESS_URL": f"http://127.0.0.1:{ports[name]}/mcp"} if name in ports else {}
+                direct = {"MESH_INGRESS_URL": f"http://127.0.0.1:{ports[name]}{known[name].path}"} if name in ports else {}
                 cases += cases_for(name, known[name], direct, alone.get(name), mesh)
             return report(cases, run_all(cases, subjects, processes.logs))
     except NotReady as problem:

@@ -139,6 +139,6 @@ pub fn http_sse(f: &mut Fields<'_>, env: Option<&'static str>) -> bool {
          messages are posted to `messages`.",
     );
     let text = text.because("new clients do not need it, and a stream that breaks takes its session along");
-    let text = env.map_or(text.clone(), |name| text.env(name));
+    let text = env.map_or(text, |name| text.env(name));
     f.with_default("http_sse", text, kinds::boolean(), false)
 }

@@ -124,14 +124,19 @@ fn connect(
     sessions.connections.add(&id, &connection, sessions.max_per_principal)?;
     let reader = connection.stream.attach(&connection.closed);
     let base = path.strip_suffix("/sse").unwrap_or_default();
-    connection.stream.push_text(format!("event: endpoint\ndata: {base}/messages?session={id}\n\n").into());
+    connection.stream.push_text(format!("event: endpoint\ndata: {base}/messages?sessionId={id}\n\n").into());
     let (sender, body) = OutBody::channel(4);
     let (connections, table) = (Arc::clone(&sessions.connections), Arc::clone(&sessions.table));
     let keepalive = sessions.pace.keepalive;
     sessions.connections.tasks.spawn(async move {
+        let pump = reader.pump(sender, keepalive, Some(SLOW));
+        tokio::pin!(pump);
         tokio::select! {
-            () = reader.pump(sender, keepalive, Some(SLOW)) => {}
-            () = connection.ungreeted() => {}
+            () = &mut pump => {}
+            () = connection.ungreeted() => {
+                connection.closed.cancel();
+                pump.await;
+            }
         }
         connections.lock().remove(&id);
         connection.end(&table);
@@ -157,8 +162,9 @@ impl Connections {
 
     /// The connection with this id, if it is this caller's and belongs to this route.
     fn find(&self, query: Option<&str>, caller: &Caller, route: &Route) -> Result<Arc<Connection>, Failure> {
-        let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("session="));
-        let found = id.and_then(|id| self.lock().get(id).cloned()).ok_or(Failure::UnknownSession)?;
+        let id = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("sessionId="));
+        let found = id.and_then(|id| self.lock().get(id).cloned()).filter(|found| !found.closed.is_cancelled());
+        let found = found.ok_or(Failure::UnknownSession)?;
         if found.principal.id() != caller.principal.id() {
             return Err(Failure::ForeignSession);
         }

@@ -24,7 +24,7 @@ impl Line {
         let first = stream.event().await.unwrap();
         assert_eq!(first.event.as_deref(), Some(&b"endpoint"[..]));
         let endpoint = String::from_utf8(first.data.unwrap().to_vec()).unwrap();
-        assert!(endpoint.starts_with("/s/fs/messages?session="), "{endpoint}");
+        assert!(endpoint.starts_with("/s/fs/messages?sessionId="), "{endpoint}");
         Self { client, stream, endpoint }
     }
 
@@ -82,7 +82,7 @@ async fn the_id_of_a_stream_proves_nothing() {
     let mut foreign = Line { client: world.stranger("bob"), stream: line.stream, endpoint: line.endpoint };
     assert_eq!(foreign.post(&call("1")).await, 404);
     foreign.client = line.client;
-    for other in ["/messages", "/messages?session=", "/messages?session=0123456789abcdef"] {
+    for other in ["/messages", "/messages?sessionId=", "/messages?session=0123456789abcdef"] {
         let reply = foreign.client.at_door(Method::POST, other, &call("1")).await;
         assert_eq!(reply.status, 404, "{other}");
     }
