@@ -15,6 +15,7 @@ use outrigger_mcp::{
     catalog_kind::Kind,
     edit::{Edits, MetaEdit},
     envelope::{Message, Meta, Param, Shape},
+    error::HEADER_MISMATCH,
     headers,
     method::Method,
     sse::Parser,
@@ -243,10 +244,16 @@ impl Inbound {
         if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
             fields.insert("traceparent", value);
         }
-        let response = server
+        let mut response = server
             .send(HttpMethod::POST, fields, edits.apply(message.body()))
             .await
             .map_err(|failure| self.upstream_failed(failure))?;
+        if message.method == Method::ToolsCall && response.status() == StatusCode::BAD_REQUEST {
+            match Box::pin(self.refused_headers(server, message, trace, response, context.record)).await? {
+                Refused::Again(answer) => response = answer,
+                Refused::Told(reply) => return Ok(reply),
+            }
+        }
         let events = response
             .headers()
             .get(header::CONTENT_TYPE)
@@ -259,6 +266,41 @@ impl Inbound {
             return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
         }
         self.relay_reply(server, response, message.id(), context.record).await
+    }
+
+    /// A call that a modern server refused. When the reason is a header (-32020), the schema that says which arguments are
+    /// mirrored may be another one than we know: it is asked for, and the call is sent once more. It was not run.
+    async fn refused_headers(
+        &self,
+        server: &HttpServer,
+        message: &Message,
+        trace: &[(&'static str, Bytes)],
+        response: Response<outrigger_proxy::pool::PooledBody>,
+        record: &mut Record,
+    ) -> Result<Refused, Failure> {
+        let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        if !kind.starts_with(b"application/json") {
+            return Ok(Refused::Again(response));
+        }
+        let status = response.status();
+        let bytes = server.read(response.into_body()).await?;
+        let code = Message::parse(bytes.clone()).ok().and_then(|reply| reply.error_code());
+        if code != Some(HEADER_MISMATCH) {
+            self.keeper.suspect();
+            record.outcome = outcome_of(&bytes);
+            return Ok(Refused::Told(reply::json(status, bytes)));
+        }
+        self.keeper.relist().await;
+        let mut fields = modern_fields(message);
+        self.param_headers(message, &mut fields);
+        if let Ok(value) = HeaderValue::from_bytes(&record.trace.format()) {
+            fields.insert("traceparent", value);
+        }
+        // As the first time. Made anew, because nearly no call comes here.
+        let mut edits = Edits::new();
+        MetaEdit { drop: Some(mesh_only), set: trace.to_vec() }.params(message, &mut edits);
+        let response = server.send(HttpMethod::POST, fields, edits.apply(message.body())).await;
+        response.map(Refused::Again).map_err(|failure| self.upstream_failed(failure))
     }
 
     /// The reply of a modern server in which tasks may be named.
@@ -327,6 +369,14 @@ impl Inbound {
         }
         Ok(response)
     }
+}
+
+/// What becomes of a call that a server refused.
+enum Refused {
+    /// The answer to look at.
+    Again(Response<outrigger_proxy::pool::PooledBody>),
+    /// The refusal, for the caller.
+    Told(Response<OutBody>),
 }
 
 fn last_event(stream: &[u8]) -> Option<Bytes> {

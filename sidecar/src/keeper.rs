@@ -27,7 +27,7 @@ use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{ServiceMetrics, metrics::CatalogState};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use self::{
@@ -47,6 +47,8 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How often a server without a process to watch is asked whether it still answers.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// A call waits this long for lists that it wants anew.
+const RELIST: Duration = Duration::from_secs(5);
 /// A page of a list, a ping.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -103,6 +105,9 @@ pub struct Keeper {
     restart: Restart,
     metrics: Arc<ServiceMetrics>,
     suspect: Notify,
+    relist: Notify,
+    /// Counts the times that the lists were learned.
+    learned: watch::Sender<u64>,
     version: AtomicU64,
 }
 
@@ -132,6 +137,8 @@ impl Keeper {
             restart,
             metrics,
             suspect: Notify::new(),
+            relist: Notify::new(),
+            learned: watch::Sender::new(0),
             version: AtomicU64::new(0),
         })
     }
@@ -149,6 +156,15 @@ impl Keeper {
     /// Somebody could not reach the server: look at it now.
     pub fn suspect(&self) {
         self.suspect.notify_one();
+    }
+
+    /// Asks for the lists now, and waits until they are there. Many who want it at once get one answer.
+    pub async fn relist(&self) {
+        let mut learned = self.learned.subscribe();
+        learned.borrow_and_update();
+        self.relist.notify_one();
+        // A server that does not answer is noticed elsewhere; whoever waits here goes on with what is known.
+        let _ = timeout(RELIST, learned.changed()).await;
     }
 
     /// Says that we are going away.
@@ -232,6 +248,7 @@ impl Keeper {
                     Changed::Lost => { changes = Changes::open(&self.upstream, session, &greeted).await; true }
                 },
                 _ = refresh.tick() => true,
+                () = self.relist.notified() => true,
                 _ = self.suspect.notified() => { if let Err(why) = self.check(session).await { return why; } false },
                 _ = check.tick() => { if let Err(why) = self.check(session).await { return why; } false },
             };
@@ -280,6 +297,7 @@ impl Keeper {
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
         );
         self.offer_catalog(catalog, greeted);
+        self.learned.send_modify(|times| *times += 1);
         Ok(())
     }
 
