@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
 
 use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use outrigger_mcp::sse::Parser;
+use outrigger_proxy::{body::OutBody, pool::PooledBody};
 use outrigger_tests::{
     Client, Mesh, Session, TestSidecar, eventually,
     sidecar::text_of,
     subjects::{HttpBackend, backend_stdio, scripted},
+    wait::within,
 };
 use serde_json::{Value, json};
 
@@ -211,5 +215,61 @@ async fn without_a_session_only_the_modern_revision_is_spoken() {
     session.headers = bare;
     let reply = session.ask("tools/list", &json!({})).await;
     assert_eq!((reply.status.as_u16(), reply.error_code()), (400, -32020));
+    sidecar.stop().await;
+}
+
+/// The data of the next event that has some.
+async fn next(body: &mut PooledBody, parser: &mut Parser) -> String {
+    loop {
+        if let Some(data) = parser.next_event().unwrap().and_then(|event| event.data) {
+            return String::from_utf8(data.to_vec()).unwrap();
+        }
+        let frame = within("an event", body.frame()).await.unwrap().unwrap();
+        parser.push(frame.data_ref().unwrap());
+    }
+}
+
+async fn sent(client: &Client, method: Method, path: &str, body: &Value) -> http::Response<PooledBody> {
+    let body = if body.is_null() { OutBody::empty() } else { OutBody::full(body.to_string()) };
+    let mut request = http::Request::new(body);
+    (*request.method_mut(), *request.uri_mut()) = (method, path.parse().unwrap());
+    request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    request.headers_mut().insert("accept", "text/event-stream".parse().unwrap());
+    client.pool.send(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn clients_over_http_sse_are_served_where_that_is_switched_on() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &format!("{}http_sse: true\n", backend_stdio("modern"))).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let (mut body, mut parser) =
+        (sent(&client, Method::GET, "/sse", &Value::Null).await.into_body(), Parser::new(1 << 20));
+    let endpoint = next(&mut body, &mut parser).await;
+    assert!(endpoint.starts_with("/messages?sessionId="), "{endpoint}");
+    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}});
+    assert_eq!(sent(&client, Method::POST, &endpoint, &hello).await.status(), 202);
+    assert!(next(&mut body, &mut parser).await.contains(r#""protocolVersion":"2024-11-05""#));
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "test_simple_text", "arguments": {}}});
+    let stranger = sidecar.client(&mesh, "b");
+    assert_eq!(sent(&stranger, Method::POST, &endpoint, &call).await.status(), 404, "the id proves nothing");
+    assert_eq!(sent(&client, Method::POST, &endpoint, &call).await.status(), 202);
+    let reply: Value = serde_json::from_str(&next(&mut body, &mut parser).await).unwrap();
+    assert_eq!((&reply["id"], text_of(&reply).as_str()), (&json!(2), "This is a simple text response for testing."));
+    drop(body);
+    eventually("the session is over", || async {
+        (sent(&client, Method::POST, &endpoint, &call).await.status() == 404).then_some(())
+    })
+    .await;
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn http_sse_is_off_by_default() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    assert_eq!(sent(&client, Method::GET, "/sse", &Value::Null).await.status(), 404);
     sidecar.stop().await;
 }

@@ -73,7 +73,7 @@ async fn other_hosts_and_origins_are_refused() {
 #[tokio::test]
 async fn paths_and_methods() {
     let mesh = mesh().await;
-    for path in ["/", "/mcp/", "/s/a", "/mesh/v1/health", "/catalog"] {
+    for path in ["/", "/mcp/", "/s/a", "/mesh/v1/health", "/catalog", "/sse", "/s/a/messages"] {
         let got = mesh.client.send(mesh.client.request(path, "tools/list", json!({}))).await;
         assert_eq!(got.status, 404, "{path}");
         assert!(String::from_utf8_lossy(&got.body).contains("/s/<service>/mcp"), "{path}");
