@@ -75,6 +75,14 @@ impl Gate {
         self.rules.load().policy.decide(who, &Capability { kind, service: &self.service, name }).is_allowed()
     }
 
+    /// Whether somebody may use anything here: for what is no request.
+    ///
+    /// # Errors
+    /// [`Failure::CallerRefused`].
+    pub fn admit(&self, who: &Principal) -> Result<(), Failure> {
+        if self.rules.load().policy.may_use_service(who, &self.service) { Ok(()) } else { Err(Failure::CallerRefused) }
+    }
+
     /// Decides about one message and notes the decision.
     ///
     /// # Errors
@@ -174,7 +182,9 @@ fn target(message: &Message) -> Result<Option<(CapabilityKind, Cow<'_, str>)>, F
     Ok(match message.method {
         Method::ToolsCall => Some((CapabilityKind::Tool, message.target().ok_or_else(|| missing("name"))?)),
         Method::PromptsGet => Some((CapabilityKind::Prompt, message.target().ok_or_else(|| missing("name"))?)),
-        Method::ResourcesRead => Some((CapabilityKind::Resource, message.target().ok_or_else(|| missing("uri"))?)),
+        Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => {
+            Some((CapabilityKind::Resource, message.target().ok_or_else(|| missing("uri"))?))
+        }
         Method::CompletionComplete => Some(completion_target(message).ok_or_else(|| missing("ref"))?),
         _ => None,
     })

@@ -46,10 +46,10 @@ use crate::{
 
 /// JSON replies up to this size are read whole before they are passed on: nearly all are, and then a server that
 /// fails in the middle of one still gets its caller a proper error.
-const WHOLE_REPLY: u64 = 64 * 1024;
+pub(crate) const WHOLE_REPLY: u64 = 64 * 1024;
 
 /// A page of a list that is read whole, to take out what its caller may not see.
-const LIST_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const LIST_BYTES: usize = 16 * 1024 * 1024;
 
 impl Inbound {
     pub(crate) async fn forward(
@@ -194,7 +194,7 @@ impl Inbound {
         Ok(reply::json(StatusCode::OK, reply))
     }
 
-    fn upstream_failed(&self, failure: Failure) -> Failure {
+    pub(crate) fn upstream_failed(&self, failure: Failure) -> Failure {
         self.keeper.suspect();
         match failure {
             Failure::UnknownSession => {
@@ -263,7 +263,11 @@ impl Inbound {
         }
         if listens && events {
             let id = message.id().unwrap_or_default();
-            return Ok(reply::event_stream(listen::passed_on(id, response.into_body(), self.drain.clone())));
+            return Ok(reply::event_stream(listen::passed_on(
+                Some(listen::closing(&id)),
+                response.into_body(),
+                self.drain.clone(),
+            )));
         }
         self.relay_reply(server, response, message.id(), context.record).await
     }
@@ -335,7 +339,7 @@ impl Inbound {
         id: Option<Bytes>,
         record: &mut Record,
     ) -> Result<Response<OutBody>, Failure> {
-        let owed = || Owed { service: self.service.clone(), id, told: record.told() };
+        let owed = || Owed { service: self.service.clone(), id, told: record.told(), resumable: false };
         let (head, body) = response.into_parts();
         let kind = head.headers.get(header::CONTENT_TYPE).cloned();
         let kind_text = kind.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -399,7 +403,7 @@ pub(crate) fn declared(request: &Message) -> Declared {
 }
 
 /// How a JSON reply ended, by its envelope.
-fn outcome_of(bytes: &Bytes) -> Outcome {
+pub(crate) fn outcome_of(bytes: &Bytes) -> Outcome {
     match Message::parse(bytes.clone()) {
         Ok(message) if message.shape == Shape::Error => Outcome::RpcError,
         Ok(message) => match message.results().get(outrigger_mcp::envelope::Field::IsError) {

@@ -175,7 +175,6 @@ impl Inbound {
                 match era::detect(method, &head.headers, message.as_ref(), minted) {
                     Ok(Era::Modern) => self.modern(head, message.as_ref(), record, who).await,
                     Ok(Era::Legacy) => {
-                        record.carries(body.len());
                         let (method, headers) = (method.clone(), head.headers.clone());
                         let request = seam::Inbound { method, headers, body, message };
                         // Rare, and no reason for every request to have room for it.
@@ -236,7 +235,7 @@ impl Inbound {
         record: &mut Record,
     ) -> Response<OutBody> {
         let method = request.method.clone();
-        let served = legacy::serve(self, who, conn.peer_addr, request, at).await;
+        let served = legacy::serve(self, who, conn.peer_addr, request, at, record).await;
         served.unwrap_or_else(|refused| {
             self.note(&refused, record);
             sessions::refusal(&method, &refused)
@@ -253,7 +252,7 @@ impl Inbound {
         if message.method.removed_in_modern() {
             return Err(Failure::UnknownMethod(message.method_name().into_owned()));
         }
-        let trace = self.trace(context.head, message, context.record);
+        let trace = self.trace(&context.head.headers, message, context.record);
         let permitted = self.gate.permit(context.who, message, context.record)?;
         self.check_param_headers(context.head, message)?;
         match message.method {
@@ -290,8 +289,13 @@ impl Inbound {
     }
 
     /// Begins our span, and says what the server is told of it.
-    fn trace(&self, head: &http::request::Parts, message: &Message, record: &mut Record) -> Vec<(&'static str, Bytes)> {
-        let span = trace::begin(self.trace, |name| head.headers.get(name).map(HeaderValue::as_bytes), message);
+    pub(crate) fn trace(
+        &self,
+        headers: &HeaderMap,
+        message: &Message,
+        record: &mut Record,
+    ) -> Vec<(&'static str, Bytes)> {
+        let span = trace::begin(self.trace, |name| headers.get(name).map(HeaderValue::as_bytes), message);
         record.trace = span.context;
         let mut quoted = Vec::with_capacity(57);
         quoted.push(b'"');

@@ -5,8 +5,11 @@
 //!  POST, GET, DELETE -> outrigger_proxy::legacy (sessions) -> Door::call -> Inbound::dispatch -> ...
 //!                                                        \--> Door::changes -> a listen of our own
 //! ```
+//!
+//! Where the server speaks the client's own revision over HTTP, `relay` passes everything on as it is instead.
 
 mod ears;
+mod relay;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -49,6 +52,7 @@ pub(crate) async fn serve(
     client: SocketAddr,
     request: seam::Inbound,
     at: Option<(http_sse::At, &http::Uri)>,
+    record: &mut Record,
 ) -> Result<Response<OutBody>, Refused> {
     let door = Door {
         inbound: inbound.clone(),
@@ -62,7 +66,14 @@ pub(crate) async fn serve(
     let (sessions, route) = (&inbound.sessions, Route::Service(inbound.service.clone()));
     let served = match at {
         Some((door, uri)) => http_sse::serve(sessions, caller, route, door, uri, request).await,
-        None => legacy::serve(sessions, caller, route, request).await,
+        None => match Box::pin(relay::serve(inbound, &caller, &request, record)).await {
+            Ok(None) => {
+                record.carries(request.body.len());
+                legacy::serve(sessions, caller, route, request).await
+            }
+            Ok(Some(relayed)) => Ok(relayed),
+            Err(refused) => Err(refused),
+        },
     };
     if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
         tracing::warn!(principal = who.id(), %client, "somebody else's session was tried");

@@ -132,6 +132,9 @@ pub fn visible_only(reply: &Message, kind: Kind, visible: impl Fn(&str) -> bool)
         name.is_some_and(|name| visible(&name))
     };
     let kept: Vec<&[u8]> = items.iter().filter(may).map(|item| reply.raw(*item)).collect();
+    if kept.len() == items.len() && reply.results().get(Field::CacheScope).is_none() {
+        return vec![body.clone()];
+    }
     let mut edits = Edits::new();
     edits.replace(list, [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
     if let Some(scope) = reply.results().get(Field::CacheScope) {

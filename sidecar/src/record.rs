@@ -1,6 +1,7 @@
 //! record: runs once per request, when the reply's body has ended; metrics, access log and audit.
 
 use std::{
+    any::Any,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
@@ -75,6 +76,8 @@ pub struct Record {
     /// Held until the end.
     pub permit: Option<ConcurrencyPermit>,
     in_flight: Option<InFlight>,
+    /// What else lasts as long as the reply.
+    held: Option<Box<dyn Any + Send>>,
     /// Whether it is an HTTP request, which has a line in the access log.
     http: bool,
     written: bool,
@@ -121,6 +124,7 @@ impl Record {
             told: None,
             permit: None,
             in_flight: Some(recorders.metrics.enter()),
+            held: None,
             http: true,
             written: false,
         })
@@ -134,7 +138,13 @@ impl Record {
     /// What is asked is recorded elsewhere: this is only the HTTP request that carried it, or that listens.
     pub fn carries(&mut self, bytes_in: usize) {
         self.bytes_in = bytes_in as u64;
-        self.in_flight = None;
+        (self.method, self.capability, self.digest) = (None, None, None);
+        (self.decision, self.permit, self.in_flight) = (None, None, None);
+    }
+
+    /// Keeps something until the reply has ended.
+    pub fn hold(&mut self, what: impl Any + Send) {
+        self.held = Some(Box::new(what));
     }
 
     /// Takes note of the message.

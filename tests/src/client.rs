@@ -155,6 +155,22 @@ impl Stream {
         Some(serde_json::from_slice(&data).unwrap_or_else(|e| panic!("{e}: {data:?}")))
     }
 
+    /// The id of the next event; `None` when it has none.
+    ///
+    /// # Panics
+    /// When the stream ends first.
+    pub async fn next_id(&mut self) -> Option<String> {
+        loop {
+            if let Some(event) = self.parser.next_event().unwrap() {
+                return event.id.map(|id| String::from_utf8_lossy(&id).into_owned());
+            }
+            let frame = within("an event", self.body.frame()).await.expect("the stream ended").unwrap();
+            if let Some(data) = frame.data_ref() {
+                self.parser.push(data);
+            }
+        }
+    }
+
     async fn next_data(&mut self) -> Option<Bytes> {
         loop {
             if let Some(event) = self.parser.next_event().unwrap() {

@@ -30,8 +30,9 @@ pub fn closing(id: &Bytes) -> Bytes {
     ended(id, None)
 }
 
-/// The stream of a listen that the server itself serves, passed on as it comes and ended by us when we drain.
-pub fn passed_on(id: Bytes, mut body: PooledBody, drain: DrainWatcher) -> OutBody {
+/// The stream of a listen that the server itself serves, passed on as it comes and ended by us when we drain, with the
+/// farewell.
+pub fn passed_on(farewell: Option<Bytes>, mut body: PooledBody, drain: DrainWatcher) -> OutBody {
     let (sender, out) = OutBody::channel(64);
     tokio::spawn(async move {
         let drained = drain.signaled();
@@ -43,7 +44,9 @@ pub fn passed_on(id: Bytes, mut body: PooledBody, drain: DrainWatcher) -> OutBod
             let frame = tokio::select! {
                 () = sender.gone() => return,
                 () = &mut drained, if between => {
-                    let _ = sender.send(sse::event(&ended(&id, None))).await;
+                    if let Some(farewell) = &farewell {
+                        let _ = sender.send(sse::event(farewell)).await;
+                    }
                     let _ = sender.finish().await;
                     return;
                 }

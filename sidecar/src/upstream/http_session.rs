@@ -13,13 +13,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use outrigger_mcp::{
     bridge::{
-        handshake::{Era, Greeted, Handshake, Step},
+        handshake::{Era, Greeted, Handshake, Step, initialized},
         to_server::Call,
     },
     envelope::{Message, Shape},
     error::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, notification},
     headers,
     method::Method,
+    revision::Revision,
 };
 use outrigger_proxy::failure::Failure;
 use tokio::sync::broadcast;
@@ -46,6 +47,8 @@ pub struct HttpSession {
     pub(super) messages: broadcast::Sender<Message>,
     pub(super) takes_requests: AtomicUsize,
     pub(super) subscriptions: std::sync::Mutex<HashMap<String, usize>>,
+    /// A client speaks with the server in it by itself: we send nothing of our own and keep no stream.
+    pub relayed: bool,
     /// Ends the GET stream with the session.
     listener: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
 }
@@ -101,9 +104,44 @@ impl HttpSession {
         }
     }
 
+    /// Opens a session with a client's own `initialize`, and gives the server's reply with it. `None` when the server
+    /// does not take it, or answers with another revision.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`]: nothing was found out.
+    pub async fn relay(
+        server: &HttpServer,
+        initialize: &Bytes,
+        revision: Revision,
+        patience: Duration,
+    ) -> Result<Option<(Arc<Self>, Message)>, Failure> {
+        let answered = tokio::time::timeout(patience, post_greeting(server, initialize, false)).await;
+        let answered =
+            answered.map_err(|_| Failure::Timeout { service: server.service.clone(), after: patience })??;
+        let Ok(reply) = answered.reply else { return Ok(None) };
+        let Ok(greeted) = initialized(&reply) else { return Ok(None) };
+        let same = greeted.revision == revision;
+        let session = Self::new(server, greeted, answered.session, true);
+        if same {
+            return Ok(Some((session, reply)));
+        }
+        session.close().await;
+        Ok(None)
+    }
+
     async fn begin(server: &HttpServer, greeted: Greeted, id: Option<HeaderValue>) -> Result<Arc<Self>, Failure> {
+        let session = Self::new(server, greeted, id, false);
+        session.post(notification("notifications/initialized", None)).await?;
+        let listening = tokio::spawn(listen(Arc::downgrade(&session), server.clone(), session.listen_fields()));
+        if let Ok(mut slot) = session.listener.lock() {
+            *slot = Some(listening.abort_handle());
+        }
+        Ok(session)
+    }
+
+    fn new(server: &HttpServer, greeted: Greeted, id: Option<HeaderValue>, relayed: bool) -> Arc<Self> {
         let (messages, _) = broadcast::channel(256);
-        let session = Arc::new(Self {
+        Arc::new(Self {
             greeted,
             id,
             server: server.clone(),
@@ -114,17 +152,13 @@ impl HttpSession {
             messages,
             takes_requests: AtomicUsize::new(0),
             subscriptions: std::sync::Mutex::default(),
+            relayed,
             listener: std::sync::Mutex::new(None),
-        });
-        session.post(notification("notifications/initialized", None)).await?;
-        let listening = tokio::spawn(listen(Arc::downgrade(&session), server.clone(), session.listen_fields()));
-        if let Ok(mut slot) = session.listener.lock() {
-            *slot = Some(listening.abort_handle());
-        }
-        Ok(session)
+        })
     }
 
-    fn listen_fields(&self) -> http::HeaderMap {
+    /// The headers of a GET that listens.
+    pub fn listen_fields(&self) -> http::HeaderMap {
         let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
         fields.remove(header::CONTENT_TYPE);
         fields.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -197,7 +231,8 @@ impl HttpSession {
         Occupied(self.clone())
     }
 
-    fn expire(&self) {
+    /// Notes that the server has forgotten it.
+    pub fn expire(&self) {
         self.expired.store(true, Ordering::Release);
         self.ended.cancel();
     }

@@ -24,7 +24,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -95,6 +95,8 @@ pub struct Upstream {
     known: ArcSwapOption<Greeted>,
     /// Whether it was found to speak HTTP+SSE.
     http_sse: AtomicBool,
+    /// Revisions that it did not take from a client: one bit for each.
+    declined: AtomicU8,
     main: ArcSwapOption<Session>,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
     opened: Notify,
@@ -232,6 +234,7 @@ impl Upstream {
             service_metrics: metrics.service(service),
             known: ArcSwapOption::empty(),
             http_sse: AtomicBool::new(false),
+            declined: AtomicU8::new(0),
             main: ArcSwapOption::empty(),
             entries: Mutex::new(HashMap::new()),
             opened: Notify::new(),
@@ -448,7 +451,10 @@ impl Upstream {
             let keys: Vec<Key> = entries
                 .iter()
                 .filter(|(_, entry)| {
+                    // What is relayed ends with its client's session.
+                    let relayed = entry.session.get().is_some_and(|session| session.relayed() && session.alive());
                     entry.users.load(Ordering::Acquire) == 0
+                        && !relayed
                         && (now.saturating_sub(entry.last_used.load(Ordering::Relaxed)) >= idle || is_spent(entry))
                 })
                 .map(|(key, _)| key.clone())
@@ -456,6 +462,14 @@ impl Upstream {
             keys.iter().filter_map(|key| entries.remove(key)).collect()
         };
         for session in stale.iter().filter_map(|entry| entry.session.get()) {
+            session.close().await;
+        }
+    }
+
+    /// Ends the session of an asker, if there is one.
+    pub async fn end(&self, asker: Asker<'_>) {
+        let entry = self.entries().remove(&self.key(asker, &Declared::everything()));
+        if let Some(session) = entry.and_then(|entry| entry.session.get().cloned()) {
             session.close().await;
         }
     }

@@ -5,11 +5,15 @@
 use std::sync::{Arc, atomic::Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use outrigger_mcp::bridge::handshake;
+use outrigger_mcp::envelope::Message;
+use outrigger_mcp::revision::Revision;
 use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::metrics::SessionKind;
 
 use super::{
-    Reach, Upstream,
+    Asker, Lease, Owner, Reach, Upstream,
     channel::Channel,
     channel_session::ChannelSession,
     http::HttpServer,
@@ -30,6 +34,7 @@ impl Upstream {
     /// Why it cannot be used now.
     pub async fn open_main(&self) -> Result<Option<Arc<Session>>, Failure> {
         let declared = Declared::everything();
+        self.declined.store(0, Ordering::Relaxed);
         let session = match &self.reach {
             Reach::Http(server) => match self.meet(server, &declared).await? {
                 Some(session) => session,
@@ -67,6 +72,55 @@ impl Upstream {
         };
         self.http_sse.store(older, Ordering::Relaxed);
         Ok(session)
+    }
+
+    /// The server, when a session of a client that speaks this revision may be relayed to it.
+    pub fn relays(&self, revision: Revision) -> Option<&HttpServer> {
+        let own_sessions = matches!(self.settings.scope, SessionScope::PerPrincipal | SessionScope::PerClientSession);
+        let spoken =
+            self.known.load().as_ref().is_some_and(|known| known.revision >= revision && !known.revision.is_modern());
+        let declined = self.declined.load(Ordering::Relaxed) & bit(revision) != 0;
+        // In 2025-03-26 requests come in batches, and each of a batch has to be looked at.
+        let fit = revision != Revision::V2025_03_26 && !revision.is_modern();
+        match &self.reach {
+            Reach::Http(server) if own_sessions && spoken && fit && !declined => {
+                (!self.http_sse.load(Ordering::Relaxed)).then_some(server)
+            }
+            _ => None,
+        }
+    }
+
+    /// Opens a session with a client's own `initialize`. `None` when the server speaks another revision with it.
+    ///
+    /// # Errors
+    /// As [`Upstream::lease`].
+    pub async fn open_relayed(
+        &self,
+        server: &HttpServer,
+        asker: Asker<'_>,
+        initialize: Bytes,
+        revision: Revision,
+    ) -> Result<Option<(Lease, Message)>, Failure> {
+        let claim = self.claim(self.key(asker, &Declared::everything()), &Owner::of(asker)).await?;
+        match HttpSession::relay(server, &initialize, revision, self.settings.initialize).await {
+            Ok(Some((session, reply))) => {
+                let session = claim.0.session.get_or_init(|| async { Arc::new(Session::Http(session)) }).await.clone();
+                claim.0.open.get_or_init(|| self.metrics.session_opened(SessionKind::Pinned));
+                let lease = Lease { session, entry: Some(claim.keep()), listens: false, started: self.started };
+                Ok(Some((lease, reply)))
+            }
+            Ok(None) => {
+                self.declined.fetch_or(bit(revision), Ordering::Relaxed);
+                drop(claim);
+                self.forget_dead();
+                Ok(None)
+            }
+            Err(failure) => {
+                drop(claim);
+                self.forget_dead();
+                Err(failure)
+            }
+        }
     }
 
     /// Opens a session for calls.
@@ -148,6 +202,11 @@ impl Upstream {
     fn patience(&self) -> (Duration, Duration) {
         (self.settings.probe, self.settings.initialize)
     }
+}
+
+/// The bit of a revision.
+fn bit(revision: Revision) -> u8 {
+    Revision::ALL.iter().position(|known| *known == revision).map_or(0, |at| 1 << at)
 }
 
 async fn hang_up(channel: &Channel, child: Option<crate::child::RunningChild>) {

@@ -63,6 +63,11 @@ impl Session {
         matches!(self, Session::Channel(s) if s.is_child)
     }
 
+    /// Whether a client speaks with the server in it by itself.
+    pub fn relayed(&self) -> bool {
+        matches!(self, Session::Http(session) if session.relayed)
+    }
+
     /// Calls in flight.
     pub fn in_flight(&self) -> usize {
         match self {

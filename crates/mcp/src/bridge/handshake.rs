@@ -146,13 +146,24 @@ impl Handshake {
 }
 
 fn on_initialized(reply: &Message) -> Step {
+    match initialized(reply) {
+        Ok(greeted) => Step::Done(greeted),
+        Err(why) => Step::Failed(why),
+    }
+}
+
+/// What a server says of itself in its reply to `initialize`.
+///
+/// # Errors
+/// Why it cannot be used: it refused, or speaks a revision that we do not know.
+pub fn initialized(reply: &Message) -> Result<Greeted, String> {
     if reply.shape != Shape::Result {
-        return Step::Failed(format!("initialize failed: {}", reply.error_message().unwrap_or_default()));
+        return Err(format!("initialize failed: {}", reply.error_message().unwrap_or_default()));
     }
     let version = reply.result_text(Field::ProtocolVersion).unwrap_or_default();
     match Revision::parse(&version) {
-        Some(revision) if !revision.is_modern() => Step::Done(Greeted { revision, ..greeted(reply) }),
-        _ => Step::Failed(format!("the server answered initialize with the unknown revision {version:?}")),
+        Some(revision) if !revision.is_modern() => Ok(Greeted { revision, ..greeted(reply) }),
+        _ => Err(format!("the server answered initialize with the unknown revision {version:?}")),
     }
 }
 

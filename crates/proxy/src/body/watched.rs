@@ -23,6 +23,8 @@ pub struct Owed {
     pub id: Option<Bytes>,
     /// Where to say how it ended, once that is known.
     pub told: Arc<OnceLock<Outcome>>,
+    /// Its stream may end without it and be gone on with elsewhere, as revisions before 2026-07-28 allow.
+    pub resumable: bool,
 }
 
 /// The body of a reply on its way.
@@ -65,7 +67,7 @@ impl Watched {
                 }
                 Some(Ok(frame))
             }
-            None if self.conclude() => None,
+            None if self.conclude() || (self.events && self.owed.resumable) => None,
             None => self.lost(BodyError::Abandoned),
             Some(Err(error)) => self.lost(BodyError::Source(error)),
         })

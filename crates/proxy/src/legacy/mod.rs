@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `http_sse` is the same for clients of the transport of 2024-11-05, whose every answer comes on one event stream.
-//! `store` holds the sessions, `session` is one of them. Everything that a session starts is a task of it and ends
+//! A session whose server speaks the client's own revision may be `relayed`: then only its owner and its life are looked
+//! after here. `store` holds the sessions, `session` is one of them. Everything that a session starts is a task of it and ends
 //! with it. A session's id is a `token`, sealed with `keys`, from which another replica can take the session up.
 
 mod ask;
@@ -21,6 +22,7 @@ pub mod keys;
 pub mod mesh;
 mod outlet;
 mod post;
+pub mod relayed;
 mod resume;
 pub mod seam;
 mod session;

@@ -102,6 +102,10 @@ struct State {
     listening: bool,
     /// Whether one ever did.
     listened: bool,
+    /// Its messages are passed on unread.
+    relayed: bool,
+    /// How many requests and streams of it are on their way so.
+    passing: usize,
 }
 
 /// Everything that makes a new session.
@@ -157,6 +161,8 @@ impl Session {
             listening: false,
             // Whatever it was told elsewhere, it may have missed something since.
             listened: opening.taken_up,
+            relayed: false,
+            passing: 0,
         };
         Arc::new(Self {
             asks: Asks::new(&opening.event_prefix),
@@ -210,8 +216,25 @@ impl Session {
     /// Since when nothing happens in it; `None` while a request is at work or a stream is read.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.lock();
-        let busy = !state.in_flight.is_empty() || self.outside.has_reader();
+        let busy = !state.in_flight.is_empty() || state.passing > 0 || self.outside.has_reader();
         (!busy).then_some(state.used)
+    }
+
+    /// From now on its messages are passed on unread.
+    pub(super) fn relay(&self) {
+        self.lock().relayed = true;
+    }
+
+    /// Whether they are.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.lock().relayed
+    }
+
+    /// Something of it is passed on, or no longer is.
+    pub(super) fn pass(&self, begins: bool) {
+        let mut state = self.lock();
+        state.passing = if begins { state.passing + 1 } else { state.passing.saturating_sub(1) };
+        state.used = Instant::now();
     }
 
     /// Starts a request.
