@@ -22,6 +22,7 @@ use outrigger_mcp::{
     error::{METHOD_NOT_FOUND, RpcError},
 };
 use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::{ServiceMetrics, metrics::UpstreamErrorKind};
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::{http_sse::Posts, stdio::one_line};
@@ -120,12 +121,15 @@ pub struct Channel {
     on_close: Notify,
     /// Whether some listener takes requests that belong to no call.
     takes_requests: AtomicUsize,
+    /// Whether the server speaks the stateless revision, in which servers ask nothing and clients answer nothing.
+    stateless: AtomicBool,
     service: String,
+    metrics: Arc<ServiceMetrics>,
 }
 
 impl Channel {
     /// A channel without calls.
-    pub(super) fn new(service: &str, outlet: Outlet) -> Arc<Self> {
+    pub(super) fn new(service: &str, outlet: Outlet, metrics: Arc<ServiceMetrics>) -> Arc<Self> {
         let (session, _) = broadcast::channel(SESSION_QUEUE);
         Arc::new(Self {
             demux: Mutex::new(Demux::new()),
@@ -134,7 +138,9 @@ impl Channel {
             closed: AtomicBool::new(false),
             on_close: Notify::new(),
             takes_requests: AtomicUsize::new(0),
+            stateless: AtomicBool::new(false),
             service: service.to_owned(),
+            metrics,
         })
     }
 
@@ -146,6 +152,12 @@ impl Channel {
     /// From now on several callers share the server: see [`Demux::share`].
     pub fn share(&self) {
         self.demux().share();
+    }
+
+    /// From now on the server is one of the stateless revision: requests of it are dropped, since nothing that we could
+    /// write would be an answer to it (2026-07-28 basic/transports/stdio).
+    pub fn stateless(&self) {
+        self.stateless.store(true, Ordering::Relaxed);
     }
 
     /// Opens a call.
@@ -281,9 +293,15 @@ impl Channel {
             Err(rejected) => {
                 let shown = String::from_utf8_lossy(bytes.get(..bytes.len().min(200)).unwrap_or_default()).into_owned();
                 tracing::warn!(service = self.service, error = %rejected.error, line = shown, "the server wrote something that is not MCP; skipped");
+                self.metrics.upstream_error(UpstreamErrorKind::Protocol);
                 return;
             }
         };
+        if message.shape == Shape::Request && self.stateless.load(Ordering::Relaxed) {
+            tracing::warn!(service = self.service, method = %message.method_name(), "a server of the stateless revision asks something; dropped");
+            self.metrics.upstream_error(UpstreamErrorKind::Stray);
+            return;
+        }
         let demux = self.demux();
         match demux.route(&message) {
             Route::Finish(id) => {
@@ -306,13 +324,17 @@ impl Channel {
                 drop(demux);
                 self.on_session(message);
             }
-            Route::Nobody => tracing::debug!(service = self.service, "a reply or progress that nobody waits for"),
+            Route::Nobody => {
+                tracing::debug!(service = self.service, "a reply or progress that nobody waits for");
+                self.metrics.upstream_error(UpstreamErrorKind::Stray);
+            }
         }
     }
 
     fn on_session(&self, message: Message) {
         let refuse = message.shape == Shape::Request && self.takes_requests.load(Ordering::Relaxed) == 0;
         if refuse {
+            self.metrics.upstream_error(UpstreamErrorKind::Stray);
             let method = message.method_name();
             tracing::debug!(service = self.service, %method, "a request of the server that belongs to no call; refused");
             let error = RpcError::new(METHOD_NOT_FOUND, format!("{method} cannot be tied to one call of one client"));

@@ -65,7 +65,9 @@ impl ChannelSession {
                 Step::Send(next) => request = next,
                 Step::Failed(why) => return Err((why, child)),
                 Step::Done(greeted) => {
-                    if !greeted.revision.is_modern() {
+                    if greeted.revision.is_modern() {
+                        channel.stateless();
+                    } else {
                         let initialized = notification("notifications/initialized", None);
                         if let Err(failure) = channel.write(vec![initialized], &[]).await {
                             return Err((failure.to_string(), child));

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use outrigger_mcp::sse_endpoint::{self, Origin};
 use outrigger_proxy::{dial::Target, failure::Failure};
+use outrigger_telemetry::ServiceMetrics;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -46,7 +47,11 @@ impl std::fmt::Debug for Posts {
 ///
 /// # Errors
 /// Unavailable, with what is wrong about the stream or the endpoint.
-pub async fn open(server: &HttpServer, patience: Duration) -> Result<Arc<Channel>, Failure> {
+pub async fn open(
+    server: &HttpServer,
+    patience: Duration,
+    metrics: Arc<ServiceMetrics>,
+) -> Result<Arc<Channel>, Failure> {
     let unavailable = |reason: String| Failure::Unavailable { service: server.service.clone(), reason };
     let (path, events) = match tokio::time::timeout(patience, connect(server)).await {
         Ok(connected) => connected?,
@@ -59,7 +64,7 @@ pub async fn open(server: &HttpServer, patience: Duration) -> Result<Arc<Channel
         ended: ended.clone(),
         _end: ended.clone().drop_guard(),
     };
-    let channel = Channel::new(&server.service, Outlet::Posts(posts));
+    let channel = Channel::new(&server.service, Outlet::Posts(posts), metrics);
     let reader = read(Arc::downgrade(&channel), events, server.event_bytes);
     tokio::spawn(async move { ended.run_until_cancelled(reader).await });
     Ok(channel)

@@ -139,7 +139,7 @@ impl Upstream {
 
     /// A session over HTTP+SSE. Only legacy revisions were ever spoken over it.
     async fn open_stream(&self, server: &HttpServer, declared: &Declared) -> Result<Arc<Session>, Failure> {
-        let channel = http_sse::open(server, self.settings.probe).await?;
+        let channel = http_sse::open(server, self.settings.probe, self.service_metrics.clone()).await?;
         let era = handshake::Era::Legacy;
         let greeted = ChannelSession::greet(&self.service, channel.clone(), None, era, declared, self.patience()).await;
         match greeted {
@@ -161,7 +161,8 @@ impl Upstream {
         let mut tries = 0;
         loop {
             let (child, pipes) = crate::child::start(spec, &self.service).map_err(|why| self.unavailable(&why))?;
-            let channel = stdio::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes);
+            let metrics = self.service_metrics.clone();
+            let channel = stdio::open(&self.service, pipes.stdin, pipes.stdout, self.settings.line_bytes, metrics);
             let child = Some(child);
             let greeted =
                 ChannelSession::greet(&self.service, channel.clone(), child, era, declared, self.patience()).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use outrigger_mcp::oversized::Clue;
+use outrigger_telemetry::ServiceMetrics;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{ChildStdin, ChildStdout},
@@ -18,9 +19,15 @@ use super::channel::{Channel, Outlet};
 const WRITE_QUEUE: usize = 64;
 
 /// Starts reading and writing the pipes of a server.
-pub fn open(service: &str, stdin: ChildStdin, stdout: ChildStdout, line_limit: usize) -> Arc<Channel> {
+pub fn open(
+    service: &str,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    line_limit: usize,
+    metrics: Arc<ServiceMetrics>,
+) -> Arc<Channel> {
     let (writer, queue) = mpsc::channel(WRITE_QUEUE);
-    let channel = Channel::new(service, Outlet::Lines(writer));
+    let channel = Channel::new(service, Outlet::Lines(writer), metrics);
     tokio::spawn(write_lines(stdin, queue));
     let reader = Arc::downgrade(&channel);
     tokio::spawn(async move {

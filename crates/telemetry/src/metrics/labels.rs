@@ -285,6 +285,8 @@ closed_label! {
         Overloaded = "overloaded",
         /// The child process ended.
         ChildExited = "child_exited",
+        /// A message that belongs to nobody: a late or second reply, or a request that no call asked for.
+        Stray = "stray",
     }
 }
 
