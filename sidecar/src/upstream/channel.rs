@@ -170,7 +170,13 @@ impl Channel {
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut demux = self.demux();
         let id = demux.next_id();
-        demux.insert(id, Slot { lines: sender, waiting: waiting.clone() });
+        // Whoever closes the channel says so to the calls that it finds; this one could come after that.
+        if self.is_closed() {
+            let _ = sender.send(Inbound::Gone("the server is gone".into()));
+        } else {
+            demux.insert(id, Slot { lines: sender, waiting: waiting.clone() });
+        }
+        drop(demux);
         CallReceiver { id, lines, waiting, first: None }
     }
 
