@@ -54,8 +54,6 @@ use crate::{
     },
 };
 
-/// A client has this long to answer what a server asked it.
-const PARKED_FOR: Duration = Duration::from_secs(300);
 /// The wait after the drain was announced, so that an ingress hears of it before the listener closes.
 const ANNOUNCE: Duration = Duration::from_millis(200);
 
@@ -240,7 +238,7 @@ fn parking_limits(config: &Config) -> ParkingLimits {
     ParkingLimits {
         all: config.limits.parked_calls,
         each: config.limits.parked_calls_per_principal,
-        patience: PARKED_FOR,
+        patience: config.timeouts.answer,
     }
 }
 

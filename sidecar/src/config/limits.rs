@@ -51,6 +51,8 @@ pub struct Timeouts {
     pub client_session_idle: Duration,
     /// The life of a task on a server of 2025-11-25.
     pub task: Duration,
+    /// A client answering what the server asks, while its call waits.
+    pub answer: Duration,
     /// A child ending by itself, and again after SIGTERM.
     pub child_stop: Duration,
 }
@@ -110,7 +112,7 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
         .because("a quarter is left for others");
     let children_per_principal = f.with_default("children_per_principal", text, kinds::count(1..=1024), 12);
     let text = doc("Calls that wait for their client to answer a question of the server.")
-        .because("each holds a session of the server for up to 5 minutes");
+        .because("each holds a session of the server for up to `timeouts.answer`");
     let parked_calls = f.with_default("parked_calls", text, how_many(), 1024);
     let text = doc("Those of one principal.").because("a client that forgets to answer harms only itself");
     let parked_calls_per_principal =
@@ -159,7 +161,10 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("The life of a task on a server of 2025-11-25, and how long the result of one is waited for.")
         .because("work that takes longer outlives most sessions");
     let task = any_duration(f, "task", text, HOUR);
-    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, task, child_stop })
+    let text = doc("A client answering what the server asks of it, while its call waits; then the call is cancelled.")
+        .because("a person reads and fills in a form; each such call holds a session with the server");
+    let answer = any_duration(f, "answer", text, 5 * MINUTE);
+    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, task, answer, child_stop })
 }
 
 pub(super) fn read_restart(f: &mut Fields<'_>) -> Option<Restart> {

@@ -149,14 +149,16 @@ impl Parking {
         if replica != self.replica {
             return Err(Failure::Interaction("another replica holds this interaction, or held it; call again"));
         }
-        let (handle, sealed_digest) = self.open(sealed, &owner.exact).ok_or_else(refused)?;
+        let (handle, sealed_digest, until) = self.open(sealed, &owner.exact).ok_or_else(refused)?;
         if sealed_digest != digest_of(request) {
             return Err(refused());
         }
         let mut lots = self.lots();
-        let gone =
-            Failure::Interaction("the interaction is over (it expired, was used, or the server restarted); call again");
+        let gone = Failure::Interaction("the interaction is over: nobody answered in time; call again");
         match lots.get(&handle) {
+            None if until > SystemTime::now() => {
+                Err(Failure::InvalidParams("requestState has been used already".into()))
+            }
             None => Err(gone),
             // The seal holds both already; the lot has the last word all the same.
             Some(lot) if lot.owner != *owner || lot.digest != sealed_digest => Err(refused()),
@@ -203,15 +205,16 @@ impl Parking {
         [self.replica.as_bytes(), caller.as_bytes()].concat()
     }
 
-    fn open(&self, state: &str, caller: &str) -> Option<([u8; HANDLE], [u8; DIGEST])> {
+    fn open(&self, state: &str, caller: &str) -> Option<([u8; HANDLE], [u8; DIGEST], SystemTime)> {
         let sealed = URL_SAFE_NO_PAD.decode(state).ok()?;
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut text = text.to_vec();
         let plain = self.key.open_in_place(nonce, Aad::from(self.bound_to(caller)), &mut text).ok()?;
         let (handle, rest) = plain.split_first_chunk::<HANDLE>()?;
-        let (digest, _expiry) = rest.split_first_chunk::<DIGEST>()?;
-        Some((*handle, *digest))
+        let (digest, expiry) = rest.split_first_chunk::<DIGEST>()?;
+        let until = UNIX_EPOCH + Duration::from_secs(u64::from_be_bytes(expiry.try_into().ok()?));
+        Some((*handle, *digest, until))
     }
 }
 
