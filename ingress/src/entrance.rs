@@ -70,7 +70,8 @@ impl Entrance {
             return Err(Failure::HostNotAllowed);
         }
         let mut origins = headers.get_all(header::ORIGIN).iter();
-        if origins.all(|origin| origin.to_str().is_ok_and(|origin| self.origin(origin, local.ip()))) {
+        let asked = |port| port == local.port() || named.iter().flatten().any(|host| split_port(host).1 == Some(port));
+        if origins.all(|origin| origin.to_str().is_ok_and(|origin| self.origin(origin, local.ip(), asked))) {
             Ok(())
         } else {
             Err(Failure::OriginNotAllowed)
@@ -88,13 +89,23 @@ impl Entrance {
             || self.authorities.contains(&authority)
     }
 
-    fn origin(&self, origin: &str, local: IpAddr) -> bool {
+    /// Pages that we could have served ourselves, and those that are listed. Another port of this machine is another
+    /// program, and so another origin; `asked` are the ports by which the request names us.
+    fn origin(&self, origin: &str, local: IpAddr, asked: impl Fn(u16) -> bool) -> bool {
         let origin = origin.to_ascii_lowercase();
         if self.origins.contains(&origin) {
             return true;
         }
-        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        rest.is_some_and(|authority| self.host(authority, local))
+        let schemes = [("https://", 443), ("http://", 80)];
+        let found = schemes.iter().find_map(|(scheme, port)| Some((origin.strip_prefix(scheme)?, *port)));
+        let Some((authority, usual)) = found.filter(|(authority, _)| self.host(authority, local)) else {
+            return false;
+        };
+        let (host, port) = split_port(authority);
+        let port = port.unwrap_or(usual);
+        // What stands in front of us under a name of ours may rewrite `Host`.
+        let in_front = port == usual && !is_loopback(host);
+        in_front || asked(port)
     }
 }
 
@@ -108,12 +119,12 @@ fn bare(host: &str) -> &str {
 }
 
 /// Splits `host:port`; the host keeps its brackets.
-fn split_port(authority: &str) -> (&str, Option<&str>) {
+fn split_port(authority: &str) -> (&str, Option<u16>) {
     let end = authority.rfind(']').map_or(0, |at| at + 1);
-    match authority.get(end..).and_then(|rest| rest.rfind(':')) {
-        Some(at) if authority.get(end + at + 1..).is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit())) => {
-            (authority.get(..end + at).unwrap_or_default(), authority.get(end + at + 1..))
-        }
+    let at = authority.get(end..).and_then(|rest| rest.rfind(':')).map(|at| end + at);
+    let port = at.and_then(|at| authority.get(at + 1..)).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    match (at, port.and_then(|port| port.parse().ok())) {
+        (Some(at), Some(port)) => (authority.get(..at).unwrap_or_default(), Some(port)),
         _ => (authority, None),
     }
 }
@@ -133,6 +144,7 @@ mod tests {
     fn check(host: &str, origin: Option<&str>) -> Result<(), Failure> {
         let mut headers = HeaderMap::new();
         headers.insert("host", host.parse().unwrap());
+        // Dialled at port 8080.
         if let Some(origin) = origin {
             headers.insert("origin", origin.parse().unwrap());
         }
@@ -190,13 +202,27 @@ mod tests {
 
     #[test]
     fn origins_are_of_this_machine_our_own_or_listed() {
-        for good in ["http://localhost:3000", "https://app.example.com", "https://mcp.example.com", "http://[::1]:9"] {
-            assert!(check("localhost", Some(good)).is_ok(), "{good}");
+        for good in [
+            "http://localhost:8080",
+            "http://localhost:3000",
+            "https://app.example.com",
+            "https://mcp.example.com",
+            "http://[::1]:3000",
+        ] {
+            assert!(check("localhost:3000", Some(good)).is_ok(), "{good}");
         }
-        for bad in
-            ["null", "http://evil.com", "https://app.example.com:444", "http://app.example.com", "file://localhost", ""]
-        {
-            assert!(matches!(check("localhost", Some(bad)), Err(Failure::OriginNotAllowed)), "{bad}");
+        for bad in [
+            "null",
+            "http://evil.com",
+            "https://app.example.com:444",
+            "https://mcp.example.com:444",
+            "http://app.example.com",
+            "http://localhost:3001",
+            "http://localhost",
+            "file://localhost",
+            "",
+        ] {
+            assert!(matches!(check("localhost:3000", Some(bad)), Err(Failure::OriginNotAllowed)), "{bad}");
         }
     }
 

@@ -54,7 +54,7 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
         .because("the listen address and loopback names are accepted anyway");
     let allowed_hosts = f.with_default("allowed_hosts", text, kinds::list_of(host_pattern()), Vec::new());
     let text = doc("Web pages that may call, as browsers name them in `Origin`.");
-    let text = text.because("only pages of this machine; others are an attack by DNS rebinding");
+    let text = text.because("only pages under our own address and port; others are an attack by DNS rebinding");
     let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
     let http_sse = sections::http_sse(f, None);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", naming);

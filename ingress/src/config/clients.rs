@@ -63,7 +63,7 @@ pub(super) fn read(f: &mut Fields<'_>, listen: SocketAddr, tls: Option<&Tls>) ->
     let tokens_file = f.optional("tokens_file", text, kinds::path());
     let tokens = read_tokens(f);
     let text = doc("Web pages that may call, as browsers name them in `Origin`.").example("[https://app.example.com]");
-    let text = text.because("only pages of the same host or of this machine; others are an attack by DNS rebinding");
+    let text = text.because("only pages under our own address and port; others are an attack by DNS rebinding");
     let text = text.env("OUTRIGGER_ALLOWED_ORIGINS");
     let allowed_origins = f.with_default("allowed_origins", text, kinds::list_of(origin()), Vec::new());
     let text = doc("Further names of this ingress that may stand in `Host`.")
