@@ -18,7 +18,6 @@ use outrigger_mcp::{
     error::HEADER_MISMATCH,
     headers,
     method::Method,
-    sse::Parser,
 };
 use outrigger_proxy::{
     body::{OutBody, Owed, read_bounded},
@@ -32,6 +31,7 @@ use crate::{
     authorize::Permitted,
     drive::{Drive, Resumed, declares, resume},
     inbound::{Context, Inbound},
+    keeper::no_list,
     listen,
     own_answers::{policy_kind, visible_only},
     record::Record,
@@ -58,10 +58,16 @@ impl Inbound {
         trace: &[(&'static str, Bytes)],
         context: Context<'_>,
     ) -> Result<Response<OutBody>, Failure> {
-        match self.upstream.relay() {
+        let Context { head, record, who, accepts } = context;
+        let context = Context { head, record: &mut *record, who, accepts };
+        let answered = match self.upstream.relay() {
             Some(server) => self.relay(server, permitted, trace, context).await,
             None => self.call(permitted, trace, context).await,
+        };
+        if record.outcome == Outcome::RpcError && permitted.message().target().is_some() {
+            self.keeper.doubt();
         }
+        answered
     }
 
     /// A list that the server makes for this caller, without what policy hides from the caller.
@@ -76,11 +82,11 @@ impl Inbound {
         let whole = Context { accepts: Accepts { json: true, stream: false }, ..context };
         let (head, body) = self.forward(permitted, trace, whole).await?.into_parts();
         let broken = |reason: String| Failure::Broken { service: self.service.to_string(), reason };
-        let mut bytes = read_bounded(body, LIST_BYTES, self.idle).await.map_err(|error| broken(error.to_string()))?;
-        if head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream")) {
-            bytes = last_event(&bytes).ok_or_else(|| broken("it ended the stream without a reply".into()))?;
-        }
+        let bytes = read_bounded(body, LIST_BYTES, self.idle).await.map_err(|error| broken(error.to_string()))?;
         let reply = Message::parse(bytes).map_err(|_| broken("its reply is not a JSON-RPC message".into()))?;
+        if let Some(why) = no_list(&reply) {
+            return Err(broken(why.into()));
+        }
         let pieces = visible_only(&reply, kind, |name| self.gate.visible(who, policy_kind(kind), name));
         Ok(reply::json_pieces(head.status, pieces))
     }
@@ -258,6 +264,12 @@ impl Inbound {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        if events && !listens && !context.accepts.stream {
+            let bytes = self.reply_alone(server, response.into_body()).await?;
+            context.record.outcome = outcome_of(&bytes);
+            let bytes = names.map(|names| names.incoming_bytes(bytes.clone(), message.method)).unwrap_or(bytes);
+            return Ok(reply::json(StatusCode::OK, bytes));
+        }
         if let Some(names) = names {
             return Box::pin(self.relay_named(server, response, names, message, context.record)).await;
         }
@@ -305,6 +317,25 @@ impl Inbound {
         MetaEdit { drop: Some(mesh_only), set: trace.to_vec() }.params(message, &mut edits);
         let response = server.send(HttpMethod::POST, fields, edits.apply(message.body())).await;
         response.map(Refused::Again).map_err(|failure| self.upstream_failed(failure))
+    }
+
+    /// The reply out of an event stream, for a caller that takes none.
+    async fn reply_alone(
+        &self,
+        server: &HttpServer,
+        body: outrigger_proxy::pool::PooledBody,
+    ) -> Result<Bytes, Failure> {
+        let mut events = server.events(body);
+        loop {
+            let event = tokio::time::timeout(self.idle, events.next()).await;
+            let event = event.map_err(|_| Failure::Timeout { service: self.service.to_string(), after: self.idle })?;
+            let data = event.map_err(|why| server.broken(&why))?;
+            let data = data.ok_or_else(|| server.broken("it ended the stream without a reply"))?;
+            let message = Message::parse(data).map_err(|_| server.broken("it sent an event that is no message"))?;
+            if matches!(message.shape, Shape::Result | Shape::Error) {
+                return Ok(message.body().clone());
+            }
+        }
     }
 
     /// The reply of a modern server in which tasks may be named.
@@ -381,16 +412,6 @@ enum Refused {
     Again(Response<outrigger_proxy::pool::PooledBody>),
     /// The refusal, for the caller.
     Told(Response<OutBody>),
-}
-
-fn last_event(stream: &[u8]) -> Option<Bytes> {
-    let mut parser = Parser::new(LIST_BYTES);
-    parser.push(stream);
-    let mut last = None;
-    while let Ok(Some(event)) = parser.next_event() {
-        last = event.data.or(last);
-    }
-    last
 }
 
 /// What the client of a request declared.

@@ -49,6 +49,8 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// A call waits this long for lists that it wants anew.
 const RELIST: Duration = Duration::from_secs(5);
+/// How often at most lists are fetched again because the server refused something that it lists.
+const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// A page of a list, a ping.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -106,8 +108,9 @@ pub struct Keeper {
     metrics: Arc<ServiceMetrics>,
     suspect: Notify,
     relist: Notify,
-    /// Counts the times that the lists were learned.
-    learned: watch::Sender<u64>,
+    /// When the lists were learned last.
+    learned: watch::Sender<Instant>,
+    doubt: Notify,
     version: AtomicU64,
 }
 
@@ -138,7 +141,8 @@ impl Keeper {
             metrics,
             suspect: Notify::new(),
             relist: Notify::new(),
-            learned: watch::Sender::new(0),
+            learned: watch::Sender::new(Instant::now()),
+            doubt: Notify::new(),
             version: AtomicU64::new(0),
         })
     }
@@ -165,6 +169,11 @@ impl Keeper {
         self.relist.notify_one();
         // A server that does not answer is noticed elsewhere; whoever waits here goes on with what is known.
         let _ = timeout(RELIST, learned.changed()).await;
+    }
+
+    /// The server refused what it lists: its lists may be old.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
     }
 
     /// Says that we are going away.
@@ -249,11 +258,15 @@ impl Keeper {
                 },
                 _ = refresh.tick() => true,
                 () = self.relist.notified() => true,
+                // Callers can bring this about with wrong arguments as well, so it is done now and then only.
+                () = self.doubt.notified(), if self.learned.borrow().elapsed() >= DOUBT_EVERY => true,
                 _ = self.suspect.notified() => { if let Err(why) = self.check(session).await { return why; } false },
                 _ = check.tick() => { if let Err(why) = self.check(session).await { return why; } false },
             };
-            if relearn && let Err(failure) = self.learn(session, &greeted).await {
-                return failure.to_string();
+            if relearn {
+                if let Err(failure) = self.learn(session, &greeted).await {
+                    return failure.to_string();
+                }
             }
         }
     }
@@ -297,7 +310,7 @@ impl Keeper {
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
         );
         self.offer_catalog(catalog, greeted);
-        self.learned.send_modify(|times| *times += 1);
+        self.learned.send_replace(Instant::now());
         Ok(())
     }
 
@@ -350,23 +363,28 @@ impl Keeper {
         if !offers(&greeted.capabilities, kind) {
             return Ok(collector.finish());
         }
+        let before = self.offer();
+        let known = before.catalog.list(kind);
         let mut cursor = None;
         for page in 0.. {
             let reply = match self.page(session, kind, cursor.as_deref()).await {
                 Ok(reply) => reply,
                 Err(failure) if page == 0 && !matches!(failure, Failure::InvalidParams(_)) => return Err(failure),
-                Err(failure) => return Ok(collector.abandon(&failure.to_string())),
+                Err(failure) => return Ok(collector.abandon(&failure.to_string(), known)),
             };
             // Servers that declare resources often do not know templates.
             let Some(result) = reply.result_span().filter(|_| reply.shape == Shape::Result) else {
                 if kind == Kind::Template {
                     return Ok(collector.finish());
                 }
-                return Ok(collector.abandon(&reply.error_message().unwrap_or_default()));
+                return Ok(collector.abandon(&reply.error_message().unwrap_or_default(), known));
             };
+            if let Some(why) = no_list(&reply) {
+                return Ok(collector.abandon(why, known));
+            }
             match ListPage::parse(kind, &reply.slice(result)) {
                 Ok(parsed) => cursor = collector.add(parsed),
-                Err(error) => return Ok(collector.abandon(&error.to_string())),
+                Err(error) => return Ok(collector.abandon(&error.to_string(), known)),
             }
             if cursor.is_none() {
                 break;
@@ -400,6 +418,12 @@ async fn not_modern(server: &HttpServer) -> Result<(), String> {
         Ok(reply) if discovered(&reply) => Err(SPEAKS_ANOTHER.into()),
         _ => Ok(()),
     }
+}
+
+/// Why a result is no list: a server may ask for input in the middle of a call only (2026-07-28 basic/patterns/mrtr).
+pub(crate) fn no_list(reply: &Message) -> Option<&'static str> {
+    let kind = reply.results().get(Field::ResultType)?;
+    (reply.raw(kind) != b"\"complete\"").then_some("it answers a list with something else")
 }
 
 /// Whether raw capabilities declare a kind.

@@ -229,9 +229,13 @@ impl Collector {
         Some(cursor)
     }
 
-    /// Ends a list whose next page could not be had; what came before is kept as a partial list.
+    /// Ends a list whose next page could not be had. Of what came before it and what was `known` of the list, the longer
+    /// is kept, as a partial list: a page that fails once must not make tools vanish.
     #[must_use]
-    pub fn abandon(mut self, reason: &str) -> List {
+    pub fn abandon(mut self, reason: &str, known: &List) -> List {
+        if known.items.len() > self.list.items.len() {
+            self.list = List { warnings: Vec::new(), ..known.clone() };
+        }
         self.cut(format!("page {} could not be read: {reason}", self.pages + 1));
         self.finish()
     }

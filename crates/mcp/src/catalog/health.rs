@@ -156,7 +156,7 @@ mod tests {
     fn page(kind: Kind, text: &'static str) -> List {
         let mut collector = Collector::new(kind, Limits::default());
         match collector.add(ListPage::parse(kind, &Bytes::from_static(text.as_bytes())).unwrap()) {
-            Some(_) => collector.abandon("gone"),
+            Some(_) => collector.abandon("gone", &List::default()),
             None => collector.finish(),
         }
     }

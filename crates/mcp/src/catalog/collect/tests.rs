@@ -108,7 +108,7 @@ fn duplicates_and_bad_items_are_left_out_with_a_warning() {
 fn a_page_that_fails_leaves_a_partial_list() {
     let mut all = collector(Limits::default());
     all.add(items(0..2, Some("x")));
-    let list = all.abandon("timeout");
+    let list = all.abandon("timeout", &List::default());
     assert_eq!(names(&list), ["t0", "t1"]);
     assert!(!list.complete() && list.warnings()[0].contains("page 2 could not be read: timeout"));
 }
