@@ -349,7 +349,7 @@ impl Gateway {
         let broken = |reason: String| Failure::Broken { service: service.name.to_string(), reason };
         let body = read_bounded(body, self.limits.entrance.event_bytes, self.timeouts.common.request).await;
         let body = body.map_err(|error| match error {
-            ReadError::TooLarge { limit } => broken(format!("its answer is larger than {limit} bytes")),
+            ReadError::TooLarge { limit } => Failure::ReplyTooLarge { service: service.name.to_string(), limit },
             ReadError::Timeout { after } => Failure::Timeout { service: service.name.to_string(), after },
             ReadError::Broken(_) => broken("its answer broke off".into()),
         })?;

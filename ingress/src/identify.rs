@@ -60,7 +60,7 @@ impl Clients {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, token).as_ref());
         let tokens = self.tokens.load();
-        tokens.lookup(&hash).cloned().ok_or(Failure::Unauthenticated("the bearer token is not valid"))
+        tokens.lookup(&hash).cloned().ok_or(Failure::InvalidToken)
     }
 }
 

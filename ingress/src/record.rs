@@ -287,8 +287,10 @@ pub(crate) fn outcome(failure: &Failure) -> Outcome {
     match failure {
         Failure::UnknownCapability { .. } | Failure::CallerRefused => Outcome::Denied,
         Failure::Limited { .. } => Outcome::Limited,
-        Failure::Unauthenticated(_) => Outcome::Unauthenticated,
-        Failure::Unavailable { .. } | Failure::Broken { .. } | Failure::Draining => Outcome::Unavailable,
+        Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
+        Failure::Unavailable { .. } | Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Draining => {
+            Outcome::Unavailable
+        }
         Failure::Timeout { .. } => Outcome::Timeout,
         Failure::Internal(_) => Outcome::Internal,
         Failure::Interaction(_) => Outcome::RpcError,

@@ -85,6 +85,9 @@ pub enum Failure {
     /// No credentials, or bad ones.
     #[error("{0}")]
     Unauthenticated(&'static str),
+    /// The client's bearer token is unknown, over, or for somebody else (RFC 6750 section 3.1).
+    #[error("the bearer token is not valid")]
+    InvalidToken,
     /// The caller's workload may not use this proxy at all.
     #[error("this workload may not call this service")]
     CallerRefused,
@@ -142,6 +145,14 @@ pub enum Failure {
         /// Why, for the caller.
         reason: String,
     },
+    /// The service's reply, or one event of it, is larger than we take.
+    #[error("the service {service} failed: its reply is larger than {limit} bytes")]
+    ReplyTooLarge {
+        /// Its name.
+        service: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// A parked interaction is gone, foreign or used up; the call is not run again.
     #[error("{0}")]
     Interaction(&'static str),
@@ -160,6 +171,7 @@ impl Failure {
             Failure::Unavailable { .. }
             | Failure::Timeout { .. }
             | Failure::Broken { .. }
+            | Failure::ReplyTooLarge { .. }
             | Failure::Interaction(_) => Side::Upstream,
             Failure::Draining | Failure::Internal(_) => Side::Us,
             _ => Side::Downstream,
@@ -186,7 +198,7 @@ impl Failure {
             Failure::NoSession(_) => "no_session",
             Failure::UnknownSession | Failure::ForeignSession => "unknown_session",
             Failure::AnswerElsewhere => "answer_elsewhere",
-            Failure::Unauthenticated(_) => "unauthenticated",
+            Failure::Unauthenticated(_) | Failure::InvalidToken => "unauthenticated",
             Failure::CallerRefused => "caller_refused",
             Failure::UnknownMethod(_) => "unknown_method",
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => "missing_capability",
@@ -196,6 +208,7 @@ impl Failure {
             Failure::Unavailable { .. } => "unavailable",
             Failure::Timeout { .. } => "timeout",
             Failure::Broken { .. } => "broken",
+            Failure::ReplyTooLarge { .. } => "reply_too_large",
             Failure::Interaction(_) => "interaction",
             Failure::Draining => "draining",
             Failure::Internal(_) => "internal",
@@ -205,12 +218,12 @@ impl Failure {
     /// The outcome under which the request is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Failure::Unauthenticated(_) => Outcome::Unauthenticated,
+            Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
             Failure::CallerRefused | Failure::UnknownCapability { .. } => Outcome::Denied,
             Failure::Limited { .. } => Outcome::Limited,
             Failure::Unavailable { .. } | Failure::Draining => Outcome::Unavailable,
             Failure::Timeout { .. } => Outcome::Timeout,
-            Failure::Broken { .. } | Failure::Interaction(_) => Outcome::RpcError,
+            Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) => Outcome::RpcError,
             Failure::Internal(_) => Outcome::Internal,
             _ => Outcome::BadRequest,
         }
@@ -233,7 +246,7 @@ impl Failure {
             Failure::NoSession(_) | Failure::UnknownSession | Failure::ForeignSession | Failure::AnswerElsewhere => {
                 BadRequestReason::Session
             }
-            Failure::Unauthenticated(_) => BadRequestReason::Credential,
+            Failure::Unauthenticated(_) | Failure::InvalidToken => BadRequestReason::Credential,
             Failure::HostNotAllowed | Failure::OriginNotAllowed => BadRequestReason::Origin,
             Failure::UnknownPath(_) => BadRequestReason::Path,
             Failure::MethodNotAllowed(_) => BadRequestReason::HttpMethod,
@@ -267,12 +280,12 @@ impl Failure {
             | Failure::MissingCapability(_)
             | Failure::MissingExtension(_)
             | Failure::NoSession(_) => StatusCode::BAD_REQUEST,
-            Failure::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Failure::Unauthenticated(_) | Failure::InvalidToken => StatusCode::UNAUTHORIZED,
             Failure::InvalidParams(_) | Failure::UnknownCapability { .. } | Failure::Interaction(_) => StatusCode::OK,
             Failure::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Failure::Unavailable { .. } | Failure::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Failure::Broken { .. } => StatusCode::BAD_GATEWAY,
+            Failure::Broken { .. } | Failure::ReplyTooLarge { .. } => StatusCode::BAD_GATEWAY,
             Failure::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -286,6 +299,7 @@ impl Failure {
             | Failure::Unavailable { .. }
             | Failure::Timeout { .. }
             | Failure::Broken { .. }
+            | Failure::ReplyTooLarge { .. }
             | Failure::Internal(_) => StatusCode::OK,
             other => other.status(),
         }
@@ -301,11 +315,13 @@ impl Failure {
             Failure::UnsupportedVersion(_) => error::UNSUPPORTED_VERSION,
             Failure::UnknownMethod(_) => error::METHOD_NOT_FOUND,
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => error::MISSING_CAPABILITY,
-            Failure::CallerRefused | Failure::Unauthenticated(_) => error::DENIED,
+            Failure::CallerRefused | Failure::Unauthenticated(_) | Failure::InvalidToken => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,
             Failure::Unavailable { .. } | Failure::Draining => error::UNAVAILABLE,
             Failure::Timeout { .. } => error::TIMEOUT,
-            Failure::Broken { .. } | Failure::Interaction(_) | Failure::Internal(_) => error::INTERNAL,
+            Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) | Failure::Internal(_) => {
+                error::INTERNAL
+            }
             Failure::UnknownPath(_)
             | Failure::MethodNotAllowed(_)
             | Failure::HostNotAllowed
@@ -345,6 +361,9 @@ impl Failure {
                     Some(service) => error.with("service", service),
                     None => error,
                 }
+            }
+            Failure::ReplyTooLarge { service, limit } => {
+                plain.with("reason", self.reason()).with("service", service).with_raw("limit", limit.to_string())
             }
             Failure::Unavailable { service, .. }
             | Failure::Timeout { service, .. }

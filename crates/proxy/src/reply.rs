@@ -32,8 +32,13 @@ pub fn failure(failure: &Failure, id: Option<&[u8]>, dialect: Dialect) -> Respon
         // The rest of the body is not read, so the connection cannot be used again.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Failure::Unauthenticated(_) = failure {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    let challenge = match failure {
+        Failure::Unauthenticated(_) => Some("Bearer"),
+        Failure::InvalidToken => Some("Bearer error=\"invalid_token\""),
+        _ => None,
+    };
+    if let Some(challenge) = challenge {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     response
 }

@@ -205,7 +205,9 @@ impl Exchange {
         match &mut self.link {
             Link::Channel(session, receiver) => match receiver.next().await {
                 Inbound::Message(message) => Ok(message),
-                Inbound::TooLarge(limit) => Err(session.broken(&format!("its reply is larger than {limit} bytes"))),
+                Inbound::TooLarge(limit) => {
+                    Err(Failure::ReplyTooLarge { service: session.service().to_owned(), limit })
+                }
                 Inbound::Gone(why) => Err(session.broken(&why)),
             },
             Link::Http(session, source, _) => receive_http(session, source, self.call.upstream_id).await,

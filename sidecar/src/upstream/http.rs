@@ -126,7 +126,7 @@ impl HttpServer {
     /// Broken or timed out.
     pub async fn read(&self, body: PooledBody) -> Result<Bytes, Failure> {
         read_bounded(body, self.event_bytes, self.request_timeout).await.map_err(|e| match e {
-            ReadError::TooLarge { limit } => self.broken(&format!("its reply is larger than {limit} bytes")),
+            ReadError::TooLarge { limit } => Failure::ReplyTooLarge { service: self.service.clone(), limit },
             ReadError::Timeout { after } => Failure::Timeout { service: self.service.clone(), after },
             ReadError::Broken(_) => self.broken("its reply broke off"),
         })
