@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{Client, Mesh, client::plain, eventually};
 
-/// A running ingress whose service `fs` is at some sidecars. Whoever connects is the anonymous principal.
+/// A running ingress in front of some sidecars. Whoever connects is the anonymous principal.
 pub struct TestIngress {
     running: Running,
     /// Speaks to it.
@@ -15,8 +15,13 @@ pub struct TestIngress {
 }
 
 impl TestIngress {
-    /// Starts one, and waits until it has heard of every replica; `settings` is further YAML.
+    /// Starts one for the service `fs`, and waits until it has heard of every replica; `settings` is further YAML.
     pub async fn start(mesh: &Mesh, replicas: &[SocketAddr], settings: &str) -> Self {
+        Self::over(mesh, &[("fs", replicas.to_vec())], settings).await
+    }
+
+    /// Starts one for several services.
+    pub async fn over(mesh: &Mesh, services: &[(&str, Vec<SocketAddr>)], settings: &str) -> Self {
         let policy = mesh.path().join("ingress-policy.yaml");
         let rules =
             "rules: [ { name: all, services: [\"*\"], capabilities: [\"*\"], requires: [ { anonymous: true } ] } ]";
@@ -24,12 +29,16 @@ impl TestIngress {
             "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: clients }}\nspec:\n  authorization: {{ {rules} }}\n"
         );
         std::fs::write(&policy, document).unwrap();
-        let addresses: Vec<String> = replicas.iter().map(ToString::to_string).collect();
+        let list =
+            |addresses: &[SocketAddr]| addresses.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(", ");
+        let services: String = services
+            .iter()
+            .map(|(name, addresses)| format!("  {name}: {{ addresses: [{}] }}\n", list(addresses)))
+            .collect();
         let text = format!(
             "listen: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\nanonymous: true\naudit: off\npolicy: [{}]\n\
-             services: {{ fs: {{ addresses: {} }} }}\n{}{settings}",
+             services:\n{services}{}{settings}",
             policy.display(),
-            serde_json::to_string(&addresses).unwrap(),
             mesh.identity_section("ingress"),
         );
         let config = Config::from_sources(Some(("ingress.yaml", &text)), &|_| None);
@@ -38,13 +47,28 @@ impl TestIngress {
         let admin = plain(running.admin);
         eventually("the ingress knows every replica", || async {
             let page: Value = admin.get("/catalog", &[]).await.json();
-            let known =
-                page["services"]["fs"]["replicas"].as_array()?.iter().all(|replica| replica["status"] == "serving");
-            known.then_some(())
+            let mut replicas = page["services"]
+                .as_object()?
+                .values()
+                .map(|service| service["replicas"].as_array())
+                .flatten()
+                .flatten();
+            replicas.all(|replica| matches!(replica["status"].as_str(), Some("serving" | "degraded"))).then_some(())
         })
         .await;
         let client = plain(running.mcp);
         Self { running, client }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.running.mcp
+    }
+
+    /// A page of the admin port.
+    pub async fn admin(&self, path: &str) -> String {
+        let reply = plain(self.running.admin).get(path, &[]).await;
+        String::from_utf8_lossy(&reply.body).into_owned()
     }
 
     /// Stops as SIGTERM does.

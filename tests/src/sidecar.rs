@@ -12,9 +12,10 @@ use crate::{Client, Mesh, client::plain, eventually};
 /// A policy that lets everybody do everything.
 pub const OPEN: &str = "  authorization: { rules: [ { name: all, services: [\"*\"], capabilities: [\"*\"] } ] }\n";
 
-/// A running sidecar of the service `fs`.
+/// A running sidecar, of the service `fs` unless a test names another.
 pub struct TestSidecar {
     sidecar: Sidecar,
+    service: String,
     /// Its policy file.
     pub policy: PathBuf,
     admin: Client,
@@ -24,6 +25,11 @@ impl TestSidecar {
     /// Starts a sidecar with an open policy; `settings` is YAML and must name the server.
     pub async fn start(mesh: &Mesh, settings: &str) -> Self {
         Self::with_policy(mesh, OPEN, settings).await
+    }
+
+    /// Starts the sidecar of another service with an open policy.
+    pub async fn of(mesh: &Mesh, service: &str, settings: &str) -> Self {
+        Self::launch(mesh, service, OPEN, settings).await.unwrap_or_else(|e| panic!("{service} does not start: {e}"))
     }
 
     /// Starts one with a policy: the YAML under `spec:`.
@@ -39,22 +45,32 @@ impl TestSidecar {
     /// # Errors
     /// What [`outrigger_sidecar::start()`] says.
     pub async fn try_start(mesh: &Mesh, policy: &str, settings: &str) -> Result<Self, StartError> {
+        Self::launch(mesh, "fs", policy, settings).await
+    }
+
+    async fn launch(mesh: &Mesh, service: &str, policy: &str, settings: &str) -> Result<Self, StartError> {
         let policy = mesh.policy(policy);
         let text = format!(
-            "service: fs\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\naudit: off\npolicy: [{}]\n{}{settings}",
+            "service: {service}\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\naudit: {}\npolicy: [{}]\n{}{settings}",
+            Self::audit(mesh, service).display(),
             policy.display(),
-            mesh.identity_section("fs"),
+            mesh.identity_section(service),
         );
         let config = Config::from_sources(Some(("sidecar.yaml", &text)), &|_| None).unwrap_or_else(|e| panic!("{e}"));
         let sidecar = outrigger_sidecar::start(config, None).await?;
         let admin = plain(sidecar.admin);
-        Ok(Self { sidecar, policy, admin })
+        Ok(Self { sidecar, service: service.to_owned(), policy, admin })
+    }
+
+    /// Where the decisions about calls of a service are written.
+    pub fn audit(mesh: &Mesh, service: &str) -> PathBuf {
+        mesh.path().join(format!("audit-{service}.jsonl"))
     }
 
     /// A client that connects as `name`.
     pub fn client(&self, mesh: &Mesh, name: &str) -> Client {
         let credentials = mesh.credentials(name);
-        let expected = mesh.id("fs");
+        let expected = mesh.id(&self.service);
         Client::new(self.sidecar.mesh, Arc::new(move || credentials.client_config(&expected)))
     }
 

@@ -29,13 +29,14 @@ options.add_argument("--slow-list", type=int, default=0)
 options.add_argument("--slow-start", type=int, default=0)
 options.add_argument("--endless-pages", action="store_true")
 options.add_argument("--grandchild", action="store_true")
+options.add_argument("--ping-first", action="store_true")
 options = options.parse_args()
 
 MODERN = "2026-07-28"
 P = "io.modelcontextprotocol/"
 INFO = {"name": "scripted", "version": "1"}
 out_lock = threading.Lock()
-state = {"seen": [], "cancelled": [], "subscribed": [], "count": 0, "extra": 0, "reading": True, "listens": []}
+state = {"seen": [], "cancelled": [], "subscribed": [], "count": 0, "extra": 0, "lists": 0, "reading": True, "listens": []}
 waiting = {}
 next_id = [100]
 
@@ -133,6 +134,7 @@ def progress(call, n):
 def tool_flood(a, call):
     for n in range(a["n"]):
         progress(call, n)
+    state["flooded"] = a["n"]
     return "flooded"
 
 
@@ -140,6 +142,14 @@ def tool_logs(a, call):
     for level in ["debug", "info", "warning", "error"]:
         notify("notifications/message", {"level": level, "data": level})
     return "logged"
+
+
+def tool_late(a, call):
+    """Progress that falls, and some more when the answer is out already."""
+    progress(call, 5)
+    progress(call, 3)
+    out({"jsonrpc": "2.0", "id": call["id"], "result": {"content": [{"type": "text", "text": "late"}]}})
+    progress(call, 9)
 
 
 def tool_never(a, call):
@@ -286,6 +296,7 @@ RESOURCES = [{"uri": "test://a", "name": "a"}, {"uri": "test://hidden", "name": 
 
 
 def tool_list(cursor):
+    state["lists"] += cursor is None
     if options.slow_list:
         time.sleep(options.slow_list / 1000)
     tools = [{"name": n, "inputSchema": {"type": "object"}, "x-unknown": 1.0} for n in TOOLS]
@@ -304,6 +315,8 @@ def handle(method, params, call):
     if method == "server/discover" and options.era == "modern":
         return {"supportedVersions": [MODERN], "capabilities": capabilities(), "instructions": "Be kind."}
     if method == "initialize" and options.era == "legacy":
+        if options.ping_first and ask("ping", {}, 3) != {}:
+            raise Refuse(-32603, "nobody answered my ping")
         state["client"] = params
         return {"protocolVersion": params["protocolVersion"], "capabilities": capabilities(), "serverInfo": INFO,
                 "instructions": "Be kind."}

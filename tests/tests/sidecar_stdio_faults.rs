@@ -149,7 +149,7 @@ async fn a_command_that_does_not_exist_is_named() {
 }
 
 #[tokio::test]
-async fn a_child_that_stops_reading_costs_only_time_limits() {
+async fn case_62_a_child_that_stops_reading_costs_only_time_limits() {
     let mesh = Mesh::new();
     let settings =
         format!("{}timeouts: {{ request: 1s, child_stop: 300ms }}\nlimits: {{ body_bytes: 2MiB }}\n", scripted(&[]));

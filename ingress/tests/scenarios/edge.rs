@@ -22,7 +22,8 @@ async fn callers_must_prove_who_they_are() {
         let client = mesh.client.with_token(token);
         let got = client.send(list(&client)).await;
         assert_eq!(got.status, 401);
-        assert_eq!(got.headers["www-authenticate"], "Bearer");
+        let challenge = if token.is_none() { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+        assert_eq!(got.headers["www-authenticate"], challenge);
         // Also for a service, whether it exists or not.
         assert_eq!(
             client.ask("/s/a/mcp", "tools/list", json!({})).await.body,
@@ -57,7 +58,8 @@ async fn other_hosts_and_origins_are_refused() {
     assert_eq!(ask(&[("host", "evil.example.com")]).await, 403);
     assert_eq!(ask(&[("origin", "https://evil.example.com")]).await, 403);
     assert_eq!(ask(&[("origin", "null")]).await, 403);
-    assert_eq!(ask(&[("host", "localhost:1"), ("origin", "http://localhost:3000")]).await, 200);
+    assert_eq!(ask(&[("host", "localhost:1"), ("origin", "http://localhost:1")]).await, 200);
+    assert_eq!(ask(&[("host", "localhost:1"), ("origin", "http://localhost:3000")]).await, 403, "another program");
     let listed = Mesh::with(
         &[],
         crate::mesh::POLICY,

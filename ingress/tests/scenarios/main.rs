@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test binary has no users")]
 
 mod calls;
+mod cases;
 mod catalogs;
 mod certificates;
 mod edge;

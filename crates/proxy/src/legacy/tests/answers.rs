@@ -34,7 +34,7 @@ async fn one_message_is_json_and_more_are_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_answer_becomes_a_stream_with_signs_of_life() {
+async fn case_39_a_slow_answer_becomes_a_stream_with_signs_of_life() {
     let mut world = World::new();
     let client = world.client("2025-06-18", "{}").await;
     let slow = client.begin(&call("2"));

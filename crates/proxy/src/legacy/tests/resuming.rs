@@ -20,7 +20,7 @@ async fn resume(client: &Client, id: &str) -> Reply {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_stream_is_resumed_while_the_call_still_runs() {
+async fn case_36_a_lost_stream_is_resumed_while_the_call_still_runs() {
     let mut world = World::new();
     let client = world.client("2025-11-25", "{}").await;
     let answer = client.begin(&call("1"));
@@ -72,7 +72,7 @@ async fn a_result_waits_for_the_client_only_so_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn foreign_and_invented_event_ids_give_nothing() {
+async fn case_37_foreign_and_invented_event_ids_give_nothing() {
     let mut world = World::new();
     let client = world.client("2025-11-25", "{}").await;
     let other = world.client("2025-11-25", "{}").await;
