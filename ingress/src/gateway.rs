@@ -15,9 +15,8 @@ use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_config::sections::Trace;
 use outrigger_mcp::bridge::tasks;
-use outrigger_mcp::catalog::ToolHeaders;
 use outrigger_mcp::catalog_kind::Kind;
-use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Shape};
+use outrigger_mcp::envelope::{EnvelopeError, Message, Shape};
 use outrigger_mcp::headers::PARAM_PREFIX;
 use outrigger_mcp::method::Method;
 use outrigger_mcp::names::Naming;
@@ -36,7 +35,7 @@ use outrigger_telemetry::metrics::Outcome;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::authorize::{Permitted, authorize, may_read};
+use crate::authorize::{authorize, may_read};
 use crate::changes::Changes;
 use crate::config::{Limits, Timeouts};
 use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
@@ -279,7 +278,7 @@ impl Gateway {
         record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
         let mut permitted = authorize(caller, destination, record)?;
         if let Some(headers) = sent.headers {
-            check_mirrored_arguments(&permitted, message, headers)?;
+            check_mirrored_arguments(headers)?;
         }
         let owner = match &permitted.destination().task {
             Some(task) => owner::of_task(&permitted.destination().service, &task.handle)?,
@@ -485,15 +484,14 @@ fn with_retry_after(mut response: Response<OutBody>, after: Option<header::Heade
     response
 }
 
-/// Checks the headers that mirror arguments of a tool (streamable HTTP, "Custom Headers from Tool Parameters").
-fn check_mirrored_arguments(permitted: &Permitted, message: &Message, headers: &HeaderMap) -> Result<(), Failure> {
-    let wanted = permitted.destination().wanted.as_ref();
-    let Some(ToolHeaders::Mirrored(mirrored)) = wanted.map(|wanted| &wanted.headers) else { return Ok(()) };
-    let mismatch = |what: String| Failure::HeaderMismatch(format!("Header mismatch: {what}"));
+/// Checks that headers which mirror arguments say one thing each. Whether it is what the body says is for the sidecar to
+/// check (streamable HTTP, "Custom Headers from Tool Parameters"): the list that decides is fresher there, and can be
+/// fetched again before a call is refused.
+fn check_mirrored_arguments(headers: &HeaderMap) -> Result<(), Failure> {
     for name in headers.keys().filter(|name| name.as_str().starts_with(PARAM_PREFIX)) {
         let copies = headers.get_all(name).iter().map(header::HeaderValue::as_bytes);
-        outrigger_mcp::headers::single(copies).map_err(|error| mismatch(format!("{name} {error}")))?;
+        outrigger_mcp::headers::single(copies)
+            .map_err(|error| Failure::HeaderMismatch(format!("Header mismatch: {name} {error}")))?;
     }
-    let arguments = message.params().get(Param::Arguments).map(|span| message.raw(span));
-    mirrored.check(arguments, |name| headers.get(name).map(header::HeaderValue::as_bytes)).map_err(mismatch)
+    Ok(())
 }

@@ -121,7 +121,8 @@ fn freshness(catalog: &Merged, view: &View, kind: Kind) -> Freshness {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let merged = catalog.freshness(kind, now_ms, DEFAULT_TTL_MS);
-    if view.private { Freshness { scope: CacheScope::Private, ..merged } } else { merged }
+    let private = view.private || view.list(kind).filtered();
+    if private { Freshness { scope: CacheScope::Private, ..merged } } else { merged }
 }
 
 /// Identifies what a holder of a cursor may see, and where.

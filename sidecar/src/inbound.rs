@@ -254,7 +254,13 @@ impl Inbound {
         }
         let trace = self.trace(&context.head.headers, message, context.record);
         let permitted = self.gate.permit(context.who, message, context.record)?;
-        self.check_param_headers(context.head, message)?;
+        if let Err(mismatch) = self.check_param_headers(context.head, message) {
+            // The client may know a newer list than we do.
+            if !Box::pin(self.keeper.look_again()).await {
+                return Err(mismatch);
+            }
+            self.check_param_headers(context.head, message)?;
+        }
         match message.method {
             Method::SubscriptionsListen if self.upstream.relay().is_none() => {
                 return Box::pin(self.listen(&permitted, context)).await;
@@ -353,10 +359,12 @@ impl Inbound {
         if !offer.catalog.offers(kind) {
             return Err(Failure::UnknownMethod(message.method_name().into_owned()));
         }
-        let class = self.gate.rules.load().policy.visibility_class(who);
-        let pieces = self
-            .lists
-            .reply(&self.service, &offer, message, kind, class, |kind, name| self.gate.visible(who, kind, name))?;
+        let rules = self.gate.rules.load();
+        let class = rules.policy.visibility_class(who);
+        let private = class != rules.policy.visibility_class(&Principal::anonymous());
+        let pieces = self.lists.reply(&self.service, &offer, message, kind, (class, private), |kind, name| {
+            self.gate.visible(who, kind, name)
+        })?;
         Ok(reply::json_pieces(StatusCode::OK, pieces))
     }
 

@@ -176,6 +176,15 @@ impl Keeper {
         self.doubt.notify_one();
     }
 
+    /// As [`Keeper::relist`], unless that was done a moment ago: clients can bring this about. Returns whether it was.
+    pub async fn look_again(&self) -> bool {
+        let old = self.learned.borrow().elapsed() >= DOUBT_EVERY;
+        if old {
+            self.relist().await;
+        }
+        old
+    }
+
     /// Says that we are going away.
     pub fn draining(&self) {
         self.publish(|offer| {
@@ -263,10 +272,8 @@ impl Keeper {
                 _ = self.suspect.notified() => { if let Err(why) = self.check(session).await { return why; } false },
                 _ = check.tick() => { if let Err(why) = self.check(session).await { return why; } false },
             };
-            if relearn {
-                if let Err(failure) = self.learn(session, &greeted).await {
-                    return failure.to_string();
-                }
+            if relearn && let Err(failure) = self.learn(session, &greeted).await {
+                return failure.to_string();
             }
         }
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use outrigger_mcp::{
     bridge::{handshake::Greeted, meta_keys::SERVER_INFO, tasks::modern_capabilities},
     catalog::{
+        CacheScope,
         merge::{Merged, ServiceState, ServiceView},
         page::{PAGE_BYTES, PreparedList, suffix},
     },
@@ -41,8 +42,8 @@ struct Prepared {
 }
 
 impl Lists {
-    /// The reply to a list request. `class` stands for what the caller may see, `visible` decides it. The lists of a
-    /// service are short, so everything goes on one page and no cursor of ours is ever valid.
+    /// The reply to a list request. `class` stands for what the caller may see, `visible` decides it; `private` says that
+    /// not everybody is of that class. The lists of a service are short, so everything goes on one page and no cursor of ours is ever valid.
     ///
     /// # Errors
     /// [`Failure::InvalidParams`] when a cursor is given.
@@ -52,7 +53,7 @@ impl Lists {
         offer: &Offer,
         request: &Message,
         kind: Kind,
-        class: u64,
+        (class, private): (u64, bool),
         visible: impl Fn(CapabilityKind, &str) -> bool,
     ) -> Result<Vec<Bytes>, Failure> {
         let (merged, list) = self.list(service, offer, kind, class, visible);
@@ -66,10 +67,13 @@ impl Lists {
             .page(offset)
             .ok_or_else(|| Failure::InvalidParams("the cursor is not valid; list again without one".into()))?;
         let next = page.next.map(|offset| offset.to_string());
-        let freshness = Some(merged.freshness(kind, now_ms(), 0));
+        let mut freshness = merged.freshness(kind, now_ms(), 0);
+        if private || list.filtered() {
+            freshness.scope = CacheScope::Private;
+        }
         let info = offer.greeted.as_ref().map(|greeted| server_info(greeted));
         let mut pieces = vec![head(request)];
-        pieces.extend(list.result(&page, next.as_deref(), &suffix(freshness, info.as_deref())));
+        pieces.extend(list.result(&page, next.as_deref(), &suffix(Some(freshness), info.as_deref())));
         pieces.push(Bytes::from_static(b"}"));
         Ok(pieces)
     }

@@ -305,7 +305,7 @@ async fn resources_of_two_services_stay_apart() {
 }
 
 #[tokio::test]
-async fn mirrored_arguments_are_checked_and_passed_on() {
+async fn mirrored_arguments_are_passed_on_when_they_say_one_thing() {
     let tool = json!({ "name": "query", "inputSchema": { "type": "object", "properties": {
         "region": { "type": "string", "x-mcp-header": "Region" } } } });
     let mesh = Mesh::start(&[("a", health(json!({ "tools": [tool] })))]).await;
@@ -323,9 +323,10 @@ async fn mirrored_arguments_are_checked_and_passed_on() {
         (&seen[0].headers["mcp-param-region"], &seen[0].headers["mcp-param-unknown"]),
         (&"eu".parse().unwrap(), &"?".parse().unwrap())
     );
-    for wrong in [&[][..], &[("mcp-param-region", "us")], &[("mcp-param-region", "eu"), ("mcp-param-region", "us")]] {
-        let got = ask(wrong).await;
-        assert_eq!((got.status.as_u16(), got.json()["error"]["code"].clone()), (400, json!(-32020)), "{wrong:?}");
-    }
+    let got = ask(&[("mcp-param-region", "eu"), ("mcp-param-region", "us")]).await;
+    assert_eq!((got.status.as_u16(), got.json()["error"]["code"].clone()), (400, json!(-32020)));
     assert_eq!(mesh.fake("a").seen().len(), 1);
+    // Whether they fit the body is for the sidecar to say, which gets them as they are.
+    ask(&[("mcp-param-region", "us")]).await;
+    assert_eq!(mesh.fake("a").seen()[1].headers["mcp-param-region"], "us");
 }

@@ -21,6 +21,7 @@ pub struct PreparedList {
     items: u32,
     fingerprint: [u8; 16],
     hidden: Vec<String>,
+    filtered: bool,
 }
 
 /// One page of a prepared list.
@@ -44,9 +45,11 @@ impl PreparedList {
     ) -> Self {
         let (mut pages, mut page, mut page_start, mut items, mut hidden) =
             (Vec::new(), Vec::new(), 0, 0_u32, Vec::new());
+        let mut filtered = false;
         for exposed in merged.exposed(kind) {
             let service = &*exposed.service.name;
             if !visible(service, kind, exposed.item.key()) {
+                filtered = true;
                 continue;
             }
             if let (true, ToolHeaders::Invalid(reason)) = (modern_http, exposed.item.headers()) {
@@ -68,7 +71,7 @@ impl PreparedList {
         }
         page.shrink_to_fit();
         pages.push((page_start, Bytes::from(page)));
-        Self { fingerprint: fingerprint(kind, &pages), kind, pages, items, hidden }
+        Self { fingerprint: fingerprint(kind, &pages), kind, pages, items, hidden, filtered }
     }
 
     /// Changes when, and only when, the audience would see something else.
@@ -84,6 +87,11 @@ impl PreparedList {
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.items == 0
+    }
+
+    /// Whether others may see more of it: such a list is nobody else's, whatever its server says.
+    pub fn filtered(&self) -> bool {
+        self.filtered
     }
 
     /// Tools that were left out because of invalid annotations, each with the reason, for a log.
