@@ -71,7 +71,7 @@ async fn list(wire: &mut Wire, kind: Kind, revision: Revision) -> Result<List, T
         match page {
             Ok(page) => cursor = collector.add(page),
             Err(trouble) if cursor.is_none() => return Err(trouble),
-            Err(trouble) => return Ok(collector.abandon(&trouble.what)),
+            Err(trouble) => return Ok(collector.abandon(&trouble.what, &List::default())),
         }
         if cursor.is_none() {
             return Ok(collector.finish());

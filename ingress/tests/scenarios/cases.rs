@@ -57,3 +57,26 @@ async fn case_76_a_token_that_ends_closes_its_streams_and_opens_no_more() {
     eventually("it is not let in again", || async { bob.send(listen()).await.status == 401 }).await;
     assert_eq!(mesh.client.ask("/mcp", "tools/list", json!({})).await.status, 200, "others go on");
 }
+
+#[tokio::test]
+async fn case_77_a_list_of_which_others_see_more_or_less_is_private() {
+    let mut catalog = tools(&["read", "write"]);
+    catalog["lists"] = json!({ "tools": { "complete": true, "ttl_ms": 3_600_000, "cache_scope": "public" } });
+    let scope = async |mesh: &Mesh, client: &crate::mesh::Client, path: &str| {
+        let got = client.ask(path, "tools/list", json!({})).await.json();
+        assert!(mesh.ingress.is_some());
+        got["result"]["cacheScope"].clone()
+    };
+    let mesh = Mesh::start(&[("a", health(catalog.clone()))]).await;
+    for path in ["/mcp", "/s/a/mcp"] {
+        assert_eq!(scope(&mesh, &mesh.client, path).await, "private", "Ada sees more than others");
+        assert_eq!(scope(&mesh, &mesh.client.as_bob(), path).await, "private", "Bob sees less");
+    }
+    // Where everybody sees everything its server decides.
+    let policy = crate::mesh::POLICY.replace(", requires: [ { scope: all } ]", ", requires: [ { anonymous: true } ]");
+    let open = Mesh::with(&[("a", health(catalog.clone()))], &policy, "anonymous: true").await;
+    assert_eq!(scope(&open, &open.client.with_token(None), "/mcp").await, "public");
+    let some = policy.replace("capabilities: [\"*\"]", "capabilities: [\"read\"]");
+    let some = Mesh::with(&[("a", health(catalog))], &some, "anonymous: true").await;
+    assert_eq!(scope(&some, &some.client.with_token(None), "/mcp").await, "private");
+}
