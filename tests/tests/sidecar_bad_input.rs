@@ -218,3 +218,34 @@ async fn bodies_that_are_too_large_or_too_slow() {
     assert!(sidecar.metric("outrigger_bad_requests_total{reason=\"too_slow\"}").await >= 2.0);
     sidecar.stop().await;
 }
+
+#[tokio::test]
+async fn where_headers_are_not_checked_they_decide_nothing() {
+    let server = HttpServer::modern(|received| async move {
+        let headers = ["mcp-method", "mcp-name", "mcp-param-region"].map(|name| received.header(name).to_owned());
+        text(&received, &headers.join(" "))
+    });
+    let mesh = Mesh::new();
+    let policy = "  authorization: { rules: [ { name: some, services: [\"*\"], capabilities: [t] } ] }\n";
+    let settings = format!("{}header_checks: tolerant\n", server.setting());
+    let sidecar = TestSidecar::with_policy(&mesh, policy, &settings).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let bare = |name: &str| {
+        let call = Call::tool(name, r#"{"region":"eu"}"#);
+        ["mcp-method", "mcp-name", "mcp-protocol-version"].into_iter().fold(call, Call::without)
+    };
+    let lies = |call: Call| {
+        call.header("mcp-method", "server/discover").header("mcp-name", "t").header("mcp-param-region", "us")
+    };
+    for call in [bare("t"), lies(bare("t")), bare("t").header("mcp-protocol-version", "2025-11-25")] {
+        assert_eq!(text_of(&client.reply(&call).await.json()), "tools/call t eu", "made from the body");
+    }
+    // Neither does a header let past policy what the body names.
+    expect(&client, "another tool under an allowed name", lies(bare("u")), 200, -32602).await;
+    assert_eq!(server.received_of("tools/call").len(), 3);
+    // What the body leaves out is not taken from a header.
+    let body = String::from_utf8(bare("t").bytes()).unwrap().replace("io.modelcontextprotocol/protocolVersion", "x");
+    let versioned = bare("t").header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/call");
+    expect(&client, "no version in the body", versioned.body(body), 400, -32602).await;
+    sidecar.stop().await;
+}
