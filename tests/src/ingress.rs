@@ -47,12 +47,8 @@ impl TestIngress {
         let admin = plain(running.admin);
         eventually("the ingress knows every replica", || async {
             let page: Value = admin.get("/catalog", &[]).await.json();
-            let mut replicas = page["services"]
-                .as_object()?
-                .values()
-                .map(|service| service["replicas"].as_array())
-                .flatten()
-                .flatten();
+            let mut replicas =
+                page["services"].as_object()?.values().filter_map(|service| service["replicas"].as_array()).flatten();
             replicas.all(|replica| matches!(replica["status"].as_str(), Some("serving" | "degraded"))).then_some(())
         })
         .await;
