@@ -15,7 +15,7 @@
 //! | `entrance`, `identify`, `era` | before anything is known; who calls; what it speaks |
 //! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
-//! | `listen`, `changes`, `subscribe` | telling clients what changes |
+//! | `listen`, `changes`, `subscribe`, `task_news` | telling clients what changes |
 //! | `start`, `reload`, `admin`, `command` | the process around it |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
@@ -44,6 +44,7 @@ mod services;
 mod snapshot;
 pub mod start;
 mod subscribe;
+mod task_news;
 mod trace;
 mod view;
 mod watch;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use outrigger_mcp::bridge::meta_keys::SUBSCRIPTION_ID;
+use outrigger_mcp::bridge::tasks;
+use outrigger_mcp::edit::{Edits, MetaEdit};
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::error::{notification, result_reply};
-use outrigger_mcp::json::{quote, write_string};
+use outrigger_mcp::json::quote;
 use outrigger_mcp::sse;
 use outrigger_proxy::body::{BodySender, OutBody};
 use outrigger_proxy::failure::Failure;
@@ -20,6 +22,7 @@ use crate::changes::Changes;
 use crate::core::{Caller, Change, Declared, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
 use crate::relay::KEEPALIVE;
+use crate::task_news::TaskNews;
 
 /// Notifications that wait for a slow listener. More are not made meanwhile: lists coalesce.
 const QUEUE: usize = 16;
@@ -33,6 +36,8 @@ struct Filter {
     prompts_list_changed: Option<bool>,
     resources_list_changed: Option<bool>,
     resource_subscriptions: Option<Vec<String>>,
+    /// Of the tasks extension.
+    task_ids: Option<Vec<String>>,
 }
 
 /// Begins a listen. The stream is fed by a task that ends with it.
@@ -52,7 +57,11 @@ pub(crate) fn serve(
     if gateway.draining.draining() {
         return Err(Failure::Draining);
     }
-    let filter = filter(message)?;
+    let mut filter = filter(message)?;
+    let named = filter.task_ids.take();
+    if named.is_some() && !tasks::declared(message) {
+        return Err(Failure::MissingExtension(tasks::EXTENSION));
+    }
     let place = Arc::clone(&gateway.listens).try_acquire_owned().map_err(|_| Failure::Limited {
         limit: format!("{} open streams", gateway.limits.listens),
         retry_after: RETRY,
@@ -61,10 +70,11 @@ pub(crate) fn serve(
     let wanted = Wanted { resources: filter.resource_subscriptions.clone().unwrap_or_default(), session: false };
     let caller = Caller { declared: Declared::of(message), ..caller.clone() };
     let changes = gateway.changes(&caller, route, wanted);
+    let news = named.map(|named| TaskNews::begin(gateway, &caller, route, named));
     let listener = Listener { id: message.id().unwrap_or_default(), keepalive: gateway.timeouts.keepalive, filter };
     let (sender, body) = OutBody::channel(QUEUE);
     gateway.tasks.spawn(async move {
-        listener.run(changes, sender).await;
+        listener.run(changes, news, sender).await;
         drop(place);
     });
     Ok(reply::event_stream(body))
@@ -85,11 +95,11 @@ struct Listener {
 }
 
 impl Listener {
-    async fn run(self, mut changes: Changes, sender: BodySender) {
-        tokio::select! {
+    async fn run(mut self, mut changes: Changes, mut news: Option<TaskNews>, sender: BodySender) {
+        self.filter.task_ids = tokio::select! {
             () = sender.gone() => return,
-            () = changes.begun() => {}
-        }
+            ((), honoured) = async { tokio::join!(changes.begun(), honoured(&mut news)) } => honoured,
+        };
         if sender.send(self.acknowledgement(changes.resources())).await.is_err() {
             return;
         }
@@ -101,6 +111,7 @@ impl Listener {
                     Some(change) => self.event(&change),
                     None => break,
                 },
+                told = told(&mut news) => Some(self.stamped(&told)),
                 () = tokio::time::sleep(self.keepalive) => Some(Bytes::from_static(KEEPALIVE)),
             };
             if let Some(event) = event
@@ -142,16 +153,9 @@ impl Listener {
         let lists = names.into_iter().zip(ListKind::ALL).filter(|(_, list)| self.asked(*list));
         let mut honoured: Vec<String> = lists.map(|(name, _)| format!("\"{name}\":true")).collect();
         if self.filter.resource_subscriptions.is_some() {
-            let mut list = b"\"resourceSubscriptions\":[".to_vec();
-            for (at, uri) in resources.iter().enumerate() {
-                if at > 0 {
-                    list.push(b',');
-                }
-                write_string(&mut list, uri);
-            }
-            list.push(b']');
-            honoured.push(String::from_utf8(list).unwrap_or_default());
+            honoured.push(texts("resourceSubscriptions", resources));
         }
+        honoured.extend(self.filter.task_ids.iter().map(|ids| texts("taskIds", ids)));
         let params = format!("\"notifications\":{{{}}},", honoured.join(","));
         self.notify("notifications/subscriptions/acknowledged", &params)
     }
@@ -160,7 +164,33 @@ impl Listener {
         sse::event(&notification(method, Some(format!("{{{params}{}}}", self.meta()).as_bytes())))
     }
 
+    /// A message of a service as one of this stream.
+    fn stamped(&self, message: &Message) -> Bytes {
+        let mut edits = Edits::new();
+        MetaEdit::default().raw(SUBSCRIPTION_ID, self.id.clone()).params(message, &mut edits);
+        sse::event(&edits.apply_flat(message.body()))
+    }
+
     fn meta(&self) -> String {
         format!("\"_meta\":{{\"{SUBSCRIPTION_ID}\":{}}}", String::from_utf8_lossy(&self.id))
+    }
+}
+
+fn texts(name: &str, texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quote(text)).collect();
+    format!("\"{name}\":[{}]", texts.join(","))
+}
+
+async fn honoured(news: &mut Option<TaskNews>) -> Option<Vec<String>> {
+    match news {
+        Some(news) => Some(news.honoured().await),
+        None => None,
+    }
+}
+
+async fn told(news: &mut Option<TaskNews>) -> Message {
+    match news {
+        Some(news) => news.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -63,7 +63,8 @@ impl Rewriter {
         if !self.uris {
             return message.body().clone();
         }
-        let new = message.result_span().map_or_else(|| self.missing(message), |span| self.result(message, span));
+        let answers = self.tasks.as_ref().map(|(_, answers)| *answers);
+        let new = result(message, answers).map_or_else(|| self.missing(message), |span| self.result(message, span));
         let Some((span, new)) = new else { return message.body().clone() };
         let mut edits = Edits::new();
         edits.replace(span, new);
@@ -80,6 +81,17 @@ impl Rewriter {
         let span = member(body, member(body, message.error_span()?, "data")?, "uri")?;
         let uri = self.snapshot.merged.expose_uri(self.service, &decode_string(span.of(body))?)?;
         Some((span, quote(&uri).into_bytes()))
+    }
+}
+
+/// Where a message says the result of what a client called: that of a task that is over is a member of what is said of
+/// the task.
+fn result(message: &Message, answers: Option<Method>) -> Option<Span> {
+    let inner = |at| member(message.body(), at, "result");
+    match (message.method, answers) {
+        (Method::TasksChanged, _) => message.params().object().and_then(inner),
+        (_, Some(Method::TasksGet)) => message.result_span().and_then(inner),
+        _ => message.result_span(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outrigger_mcp::bridge::tasks::ids;
 use outrigger_mcp::catalog::ToolHeaders;
-use outrigger_mcp::catalog::merge::{Merged, Target};
+use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::json::{Span, decode_string, member};
@@ -84,7 +84,7 @@ pub(crate) fn route(
             (kind, token, asked)
         }
         Reference::Completion => completed(message)?,
-        Reference::Task => return of_task(at, services, caller, message),
+        Reference::Task => return of_task(catalog, at, services, caller, message),
         Reference::Service => {
             // Only single routes get here: their catalog has one service, at this index of all.
             let service = at.and_then(|at| services.get(at)).cloned();
@@ -107,7 +107,7 @@ pub(crate) fn route(
         headers: target.item.map_or(ToolHeaders::None, |item| item.headers().clone()),
         asked: asked.clone(),
     };
-    let rewrite = at.is_none() && shares_uris(catalog, &target);
+    let rewrite = at.is_none() && (target.wrapped || shares_uris(catalog, target.service));
     Ok(Destination { service, at: index, wanted: Some(wanted), task: None, rewrite })
 }
 
@@ -138,6 +138,7 @@ fn reference(caller: &Caller, route: &Route, message: &Message) -> Result<Refere
 /// Whose task it is: on the merged endpoint its id begins with the service, whose policy decides then. The service knows
 /// whether it is the caller's.
 fn of_task(
+    catalog: &Merged,
     at: Option<usize>,
     services: &[Arc<Service>],
     caller: &Caller,
@@ -145,6 +146,7 @@ fn of_task(
 ) -> Result<Destination, Failure> {
     let token = message.params().get(Param::TaskId);
     let (token, asked) = token.zip(message.text(Param::TaskId)).ok_or_else(|| missing(Param::TaskId))?;
+    let merged = at.is_none();
     let (at, handle) = match at {
         Some(at) => (Some(at), &*asked),
         None => match ids::split(&asked) {
@@ -157,7 +159,8 @@ fn of_task(
     let usable = service.filter(|service| caller.policy.rules.may_use_service(&caller.principal, &service.name));
     let service = usable.ok_or_else(|| Failure::InvalidParams("Task not found".into()))?;
     let task = Task { handle: handle.to_owned(), token };
-    Ok(Destination { service, at: at.unwrap_or_default(), wanted: None, task: Some(task), rewrite: false })
+    let rewrite = merged && at.is_some_and(|at| shares_uris(catalog, at));
+    Ok(Destination { service, at: at.unwrap_or_default(), wanted: None, task: Some(task), rewrite })
 }
 
 fn missing(field: Param) -> Failure {
@@ -189,8 +192,7 @@ fn completed(message: &Message) -> Result<(Kind, Span, String), Failure> {
 
 /// Whether URIs in answers of a service could mean something else on the merged endpoint: it and another one have
 /// resources.
-fn shares_uris(catalog: &Merged, target: &Target<'_>) -> bool {
+fn shares_uris(catalog: &Merged, service: usize) -> bool {
     let offers = |at: usize| catalog.services().get(at).is_some_and(|service| service.catalog.offers(Kind::Resource));
-    target.wrapped
-        || (offers(target.service) && (0..catalog.services().len()).any(|at| at != target.service && offers(at)))
+    offers(service) && (0..catalog.services().len()).any(|at| at != service && offers(at))
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_mcp::bridge::handshake::modern_params;
-use outrigger_mcp::edit::{Edits, insert_member};
 use outrigger_mcp::envelope::{Message, Param, Shape};
 use outrigger_mcp::error::request;
-use outrigger_mcp::json::write_string;
+use outrigger_mcp::json::quote;
 use outrigger_mcp::method::Method;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::Accepts;
@@ -23,10 +22,10 @@ use crate::core::{Caller, Change, Declared};
 use crate::forward::{AnswerKind, Outgoing, Sent, forward};
 use crate::gateway::Gateway;
 use crate::relay::MessageStream;
-use crate::services::Service;
+use crate::services::{Replica, Service};
 
 /// First and longest pause before a listen that ended is begun again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// A listen may be silent for ever; that its connection lives is checked below HTTP.
 const SILENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -73,41 +72,44 @@ pub(crate) async fn subscribe(
 }
 
 async fn open(gateway: &Gateway, caller: &Caller, subscription: &Subscription) -> Result<MessageStream, Failure> {
-    let permitted = authorize_listen(caller, subscription.at, &subscription.service)?;
-    let message = listen_request(subscription, &caller.declared)?;
+    let uris: Vec<String> = subscription.resources.keys().map(|uri| quote(uri)).collect();
+    let session = if subscription.session { ",\"outrigger.dev/session\":true" } else { "" };
+    let filter = format!("{{\"resourceSubscriptions\":[{}]{session}}}", uris.join(","));
+    listen_at(gateway, caller, (subscription.at, &subscription.service), None, filter.as_bytes()).await
+}
+
+/// Opens a listen of our own at a service, the one of this index, on behalf of a caller. `owner` is the only replica that
+/// will do; `filter` is `params.notifications`, raw.
+pub(crate) async fn listen_at(
+    gateway: &Gateway,
+    caller: &Caller,
+    (at, service): (usize, &Arc<Service>),
+    owner: Option<Arc<Replica>>,
+    filter: &[u8],
+) -> Result<MessageStream, Failure> {
+    let permitted = authorize_listen(caller, at, service)?;
+    let params = params_for(&caller.declared, "notifications", filter);
+    let message = Message::parse(request(b"1", Method::SubscriptionsListen.as_str(), &params))
+        .map_err(|_| Failure::Internal("a listen of ours is no message".into()))?;
     let span = Span { context: TraceContext::new_root(), state: None };
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
     let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
-    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, None, gateway.timeouts.common.request).await?;
-    let service = &subscription.service;
+    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, owner, gateway.timeouts.common.request).await?;
     if upstream.kind != AnswerKind::Stream {
         return Err(Failure::Broken { service: service.name.to_string(), reason: "it does not stream".into() });
     }
     Ok(MessageStream::new(Arc::clone(&service.name), upstream.body, gateway.limits.entrance.event_bytes, SILENCE))
 }
 
-fn listen_request(subscription: &Subscription, declared: &Declared) -> Result<Message, Failure> {
-    let mut filter = b"{\"resourceSubscriptions\":[".to_vec();
-    for (at, uri) in subscription.resources.keys().enumerate() {
-        if at > 0 {
-            filter.push(b',');
-        }
-        write_string(&mut filter, uri);
-    }
-    filter.push(b']');
-    if subscription.session {
-        filter.extend_from_slice(b",\"outrigger.dev/session\":true");
-    }
-    filter.push(b'}');
-    let internal = |_| Failure::Internal("a listen of ours is no message".into());
-    let plain =
-        request(b"1", Method::SubscriptionsListen.as_str(), &modern_params(&declared.capabilities, &declared.info));
-    let message = Message::parse(plain).map_err(internal)?;
-    let mut edits = Edits::new();
-    if let Some(params) = message.params().object() {
-        insert_member(message.body(), params, "\"notifications\":", &filter, &mut edits);
-    }
-    Message::parse(edits.apply_flat(message.body())).map_err(internal)
+/// `params` of a request of our own on behalf of a client, with one member besides its `_meta`.
+pub(crate) fn params_for(declared: &Declared, name: &str, value: &[u8]) -> Vec<u8> {
+    let mut params = modern_params(&declared.capabilities, &declared.info);
+    // The brace at the end.
+    params.pop();
+    params.extend_from_slice(format!(",{}:", quote(name)).as_bytes());
+    params.extend_from_slice(value);
+    params.push(b'}');
+    params
 }
 
 /// Nobody takes the changes any more.

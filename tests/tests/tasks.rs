@@ -59,6 +59,45 @@ async fn a_task_is_found_through_any_ingress_at_the_replica_that_has_it() {
 }
 
 #[tokio::test]
+async fn a_listen_at_the_merged_endpoint_tells_of_tasks_wherever_they_are() {
+    let mesh = Mesh::new();
+    let sidecars = [TestSidecar::start(&mesh, &everything()).await, TestSidecar::of(&mesh, "lab", &everything()).await];
+    for sidecar in &sidecars {
+        sidecar.health_where("its catalog", |health| health["catalog"].is_object()).await;
+    }
+    let services = [("fs", vec![sidecars[0].address()]), ("lab", vec![sidecars[1].address()])];
+    let one = TestIngress::over(&mesh, &services, "").await;
+    let other = TestIngress::over(&mesh, &services, "").await;
+    let mut ids = Vec::new();
+    for tool in ["fs__simulate-research-query", "lab__simulate-research-query"] {
+        let made = one.client.reply(&Call::tool(tool, r#"{"topic":"x"}"#).capabilities(ABLE)).await.json();
+        ids.push(made["result"]["taskId"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned());
+    }
+    let foreign = ids[0].replace("fs~", "lab~");
+    let named = json!({"taskIds": [ids[0], "nothing", foreign, ids[1], "no~x"]});
+    let listen = Call::new("subscriptions/listen").params(&format!("\"notifications\":{named}"));
+    assert_eq!(other.client.reply(&listen).await.error_code(), -32021);
+    let mut stream = other.client.open(&listen.id(Some("7")).capabilities(ABLE)).await;
+    let acknowledged = stream.next().await.unwrap();
+    assert_eq!(acknowledged["params"]["notifications"], json!({"taskIds": ids}), "{acknowledged}");
+    let mut open = ids.clone();
+    while !open.is_empty() {
+        let told = stream.next().await.unwrap();
+        assert_eq!(told["method"], "notifications/tasks", "{told}");
+        assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7, "{told}");
+        let task = told["params"]["taskId"].as_str().unwrap();
+        assert!(ids.iter().any(|id| id == task), "{told}");
+        if told["params"]["status"] == "completed" {
+            assert!(told["params"]["result"]["content"].is_array(), "{told}");
+            open.retain(|id| id != task);
+        }
+    }
+    drop(stream);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_of_2025_11_25_has_tasks_of_its_own_kind() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &everything()).await;

@@ -184,6 +184,12 @@ impl State {
                 response
             }
             (_, "forbidden") => reply::json(StatusCode::FORBIDDEN, "{}"),
+            ("tasks/get", _) => {
+                let link = json!({ "type": "resource_link", "uri": "n:///x", "name": "x" });
+                let task = json!({ "resultType": "complete", "taskId": message["params"]["taskId"], "status": "completed",
+                    "result": { "content": [link] } });
+                result(task)
+            }
             ("resources/read", _) if message["params"]["uri"] == "file:///gone" => {
                 let error = json!({ "code": -32602, "message": "gone", "data": { "uri": "file:///gone" } });
                 reply::json(

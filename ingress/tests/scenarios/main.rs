@@ -13,3 +13,4 @@ mod listens;
 mod mesh;
 mod replicas;
 mod streams;
+mod tasks;

@@ -257,8 +257,15 @@ impl Client {
     pub fn request(&self, path: &str, method: &str, params: Value) -> Request<OutBody> {
         let mut params = params;
         params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
-        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
-        let name = params.get("name").or_else(|| params.get("uri")).and_then(Value::as_str).map(str::to_owned);
+        let able = &mut params["_meta"]["io.modelcontextprotocol/clientCapabilities"];
+        if able.is_null() {
+            *able = json!({});
+        }
+        let name = ["name", "uri", "taskId"]
+            .into_iter()
+            .find_map(|name| params.get(name))
+            .and_then(Value::as_str)
+            .map(str::to_owned);
         let body = json!({ "jsonrpc": "2.0", "id": "q1", "method": method, "params": params }).to_string();
         let mut request = self.raw(path, body);
         request.headers_mut().insert("mcp-protocol-version", "2026-07-28".parse().unwrap());
