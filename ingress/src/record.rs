@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::{Request, Response, Version};
 use outrigger_mcp::envelope::{Field, Message, Param, Shape};
@@ -80,21 +80,7 @@ impl Recorder {
             return;
         }
         // Lost records are counted by the log.
-        let _ = self.audit.record(AuditRecord {
-            time: SystemTime::now(),
-            who: Arc::from(principal.id()),
-            via: None,
-            client: Some(client),
-            action: "session",
-            service: None,
-            capability: None,
-            decision: Decision::Deny,
-            rule: None,
-            outcome: Outcome::Denied,
-            duration: Duration::ZERO,
-            trace: TraceContext::new_root(),
-            argument_digest: None,
-        });
+        let _ = self.audit.record(AuditRecord::foreign_session(principal.id(), client, None));
     }
 }
 

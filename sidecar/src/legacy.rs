@@ -76,7 +76,7 @@ pub(crate) async fn serve(
         },
     };
     if matches!(served, Err(Refused { failure: Failure::ForeignSession, .. })) {
-        tracing::warn!(principal = who.id(), %client, "somebody else's session was tried");
+        inbound.recorders.foreign_session(who, client);
     }
     served
 }

@@ -34,6 +34,17 @@ pub struct Recorders {
 }
 
 impl Recorders {
+    /// Notes that somebody used the session of somebody else.
+    pub fn foreign_session(&self, who: &Principal, client: SocketAddr) {
+        if !self.audit.enabled() {
+            return;
+        }
+        let record = AuditRecord::foreign_session(who.id(), client, Some(self.metrics.name().clone()));
+        if let Err(error) = self.audit.record(record) {
+            tracing::error!(%error, "an audit record was lost");
+        }
+    }
+
     /// Opens log files again, after a rotation.
     pub fn reopen(&self) {
         self.access.reopen();

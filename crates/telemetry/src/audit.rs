@@ -76,6 +76,27 @@ pub struct AuditRecord {
     pub argument_digest: Option<ArgumentDigest>,
 }
 
+impl AuditRecord {
+    /// Somebody presented the id of a session of somebody else. Belongs to no call.
+    pub fn foreign_session(who: &str, client: SocketAddr, service: Option<Arc<str>>) -> Self {
+        Self {
+            time: SystemTime::now(),
+            who: who.into(),
+            via: None,
+            client: Some(client),
+            action: "session",
+            service,
+            capability: None,
+            decision: Decision::Deny,
+            rule: None,
+            outcome: Outcome::Denied,
+            duration: Duration::ZERO,
+            trace: TraceContext::new_root(),
+            argument_digest: None,
+        }
+    }
+}
+
 /// The audit cannot take records now; the caller answers 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuditUnavailable {
