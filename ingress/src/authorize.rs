@@ -68,12 +68,7 @@ pub(crate) fn authorize(
         }
     }
     let permit = service.concurrency.try_acquire().ok_or_else(|| {
-        service.metrics.limited(LimitKind::Concurrency);
-        Failure::Limited {
-            limit: format!("{} calls of {} at once", service.concurrency.limit(), service.name),
-            retry_after: CONCURRENCY_RETRY,
-            service: Some(service.name.to_string()),
-        }
+        Failure::over(&service.metrics, LimitKind::Concurrency, "limits.in_flight", CONCURRENCY_RETRY)
     })?;
     Ok(Permitted { destination, permit: Some(permit) })
 }

@@ -16,8 +16,6 @@ use crate::gateway::Gateway;
 use crate::services::Service;
 use crate::subscribe::{Subscription, subscribe};
 
-/// Resources that one caller may be told of; more are left out of what is honoured.
-const MAX_RESOURCES: usize = 1000;
 /// Changes of resources that wait for a slow listener; then the services wait.
 const QUEUE: usize = 64;
 /// A service that takes longer to say that it listens does not hold up its client.
@@ -177,7 +175,7 @@ impl Changes {
         let snapshot = self.gateway.snapshot.load();
         let Some((catalog, at)) = snapshot.catalog(&self.route) else { return Vec::new() };
         let mut by_service: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
-        for asked in resources.into_iter().take(MAX_RESOURCES) {
+        for asked in resources {
             let Ok(target) = catalog.resolve_uri(&asked) else { continue };
             let Some(service) = catalog.services().get(target.service) else { continue };
             if may_read(&self.caller, &service.name, Kind::Resource, target.original) && tells(&service.catalog) {

@@ -25,6 +25,7 @@ use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 use outrigger_proxy::legacy::http_sse::At;
 use outrigger_proxy::legacy::{Sessions, era, refusal};
+use outrigger_proxy::listens::Listens;
 use outrigger_proxy::peek::{self, Accepts, HeaderChecks, PeekLimits, Refused};
 use outrigger_proxy::pool::PooledBody;
 use outrigger_proxy::reply::{self, Dialect};
@@ -32,7 +33,7 @@ use outrigger_proxy::trace::Span;
 use outrigger_runtime::DrainWatcher;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::Outcome;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::authorize::{authorize, may_read};
@@ -75,7 +76,7 @@ pub struct Gateway {
     pub(crate) generation: watch::Sender<u64>,
     pub(crate) cursors: ArcSwap<CursorKey>,
     pub(crate) sessions: Sessions,
-    pub(crate) listens: Arc<Semaphore>,
+    pub(crate) listens: Arc<Listens>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) draining: DrainWatcher,

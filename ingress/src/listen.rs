@@ -16,6 +16,7 @@ use outrigger_proxy::body::{BodySender, OutBody};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::Accepts;
 use outrigger_proxy::reply;
+use outrigger_telemetry::metrics::LimitKind;
 use serde::Deserialize;
 
 use crate::changes::Changes;
@@ -26,7 +27,7 @@ use crate::task_news::TaskNews;
 
 /// Notifications that wait for a slow listener. More are not made meanwhile: lists coalesce.
 const QUEUE: usize = 16;
-/// When to come back while as many streams as allowed are open.
+/// When to come back with fewer resources: no sooner than anybody could have thought about it.
 const RETRY: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default, Deserialize)]
@@ -62,12 +63,13 @@ pub(crate) fn serve(
     if named.is_some() && !tasks::declared(message) {
         return Err(Failure::MissingExtension(tasks::EXTENSION));
     }
-    let place = Arc::clone(&gateway.listens).try_acquire_owned().map_err(|_| Failure::Limited {
-        limit: format!("{} open streams", gateway.limits.listens),
-        retry_after: RETRY,
-        service: None,
-    })?;
-    let wanted = Wanted { resources: filter.resource_subscriptions.clone().unwrap_or_default(), session: false };
+    let resources = filter.resource_subscriptions.clone().unwrap_or_default();
+    if resources.len() > gateway.limits.session.subscriptions {
+        let merged = &gateway.recorder.merged;
+        return Err(Failure::over(merged, LimitKind::Subscriptions, "limits.subscriptions", RETRY));
+    }
+    let place = gateway.listens.begin(caller.principal.id())?;
+    let wanted = Wanted { resources, session: false };
     let caller = Caller { declared: Declared::of(message), ..caller.clone() };
     let changes = gateway.changes(&caller, route, wanted);
     let news = named.map(|named| TaskNews::begin(gateway, &caller, route, named));

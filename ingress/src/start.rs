@@ -14,6 +14,7 @@ use outrigger_identity::{
 use outrigger_proxy::accept::{self, ListenerSettings};
 use outrigger_proxy::legacy::keys::{Keys, KeysError};
 use outrigger_proxy::legacy::{self, Sessions};
+use outrigger_proxy::listens::Listens;
 use outrigger_proxy::observe::Connections;
 use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
@@ -24,7 +25,7 @@ use outrigger_runtime::{
 use outrigger_telemetry::audit::AuditError;
 use outrigger_telemetry::metrics::{Listener as ListenerLabel, MetricsError};
 use outrigger_telemetry::{AccessLog, AuditLog, Metrics, Role, Sink};
-use tokio::sync::{Notify, Semaphore, watch as channel};
+use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -350,12 +351,15 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         None => Keys::random()?,
     };
     let with_certificates = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let merged = metrics.service("*");
+    let held = &config.limits.session;
+    let listens = Listens::new(held.listens, held.listens_per_principal, Arc::clone(&merged));
     let recorder = Recorder {
         access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped())
             .map_err(|error| Error::Access(error.to_string()))?,
         audit: AuditLog::start(&sink(&config.audit), false, metrics.audit_dropped())?,
         metrics: Arc::clone(metrics),
-        merged: metrics.service("*"),
+        merged: Arc::clone(&merged),
     };
     let (snapshot, _) = Snapshot::take(&services, config.naming, config.timeouts.stale_grace, config.limits.page_bytes);
     Ok(Gateway {
@@ -376,8 +380,8 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         generation: channel::Sender::new(0),
         cursors: ArcSwap::from_pointee(CursorKey::new(keys.cursors())),
         header_checks: config.header_checks,
-        sessions: Sessions::new(session_settings(config), keys, metrics),
-        listens: Arc::new(Semaphore::new(config.limits.listens)),
+        sessions: Sessions::new(session_settings(config, &listens), keys, metrics, Arc::clone(&merged)),
+        listens,
         metrics: Arc::clone(metrics),
         recorder: Arc::new(recorder),
         draining,
@@ -385,17 +389,23 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
     })
 }
 
-fn session_settings(config: &Config) -> legacy::Settings {
+fn session_settings(config: &Config, listens: &Arc<Listens>) -> legacy::Settings {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     legacy::Settings {
         sessions: limits.sessions,
         http_sse: config.http_sse,
         sessions_per_principal: limits.sessions_per_principal,
-        listens: limits.listens,
+        names: ["limits.sessions", "limits.sessions_per_principal"],
+        listens: Arc::clone(listens),
         idle: timeouts.session_idle,
         max_age: config.sessions.max_age,
-        request: timeouts.common.request,
-        keepalive: timeouts.keepalive,
+        each: legacy::Bounds {
+            request: timeouts.common.request,
+            keepalive: timeouts.keepalive,
+            requests: limits.session.session_requests,
+            subscriptions: limits.session.subscriptions,
+            resume: legacy::Kept { bytes: limits.session.resume_bytes, life: timeouts.resume },
+        },
     }
 }
 

@@ -132,12 +132,8 @@ impl Gate {
         match self.concurrency.try_acquire() {
             Some(permit) => record.permit = Some(permit),
             None => {
-                self.metrics.limited(LimitKind::Concurrency);
-                return Err(Failure::Limited {
-                    limit: "in_flight".into(),
-                    retry_after: std::time::Duration::from_secs(1),
-                    service: Some(self.service.to_string()),
-                });
+                let retry = std::time::Duration::from_secs(1);
+                return Err(Failure::over(&self.metrics, LimitKind::Concurrency, "limits.in_flight", retry));
             }
         }
         Ok(())

@@ -37,12 +37,13 @@ use outrigger_proxy::{
         self as sessions, Sessions, era, http_sse,
         seam::{self, Era},
     },
+    listens::Listens,
     peek::{self, Accepts, HeaderChecks, PeekLimits, Refused},
     reply::{self, Dialect},
     trace::{self, TraceRules},
 };
 use outrigger_runtime::drain::DrainWatcher;
-use outrigger_telemetry::Metrics;
+use outrigger_telemetry::{Metrics, metrics::LimitKind};
 
 use crate::{
     authorize::{Gate, Permitted},
@@ -55,7 +56,7 @@ use crate::{
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
     tasks::{self, Names, Tasks, Watch},
-    upstream::{Asker, Upstream, parking::Parking},
+    upstream::{Asker, Upstream, owner::Owner, parking::Parking},
 };
 
 /// Everything that a request needs; shared by all connections.
@@ -88,6 +89,10 @@ pub struct Inbound {
     pub health: HealthDocument,
     /// Sessions of clients of older revisions.
     pub sessions: Sessions,
+    /// Everybody who listens.
+    pub listens: Arc<Listens>,
+    /// Resources that one listen may name.
+    pub subscriptions: usize,
     /// Bytes of one event.
     pub event_bytes: usize,
     /// Where requests are recorded.
@@ -243,7 +248,11 @@ impl Inbound {
     }
 
     /// A message that was looked at: authorize, and everything after it.
-    pub(crate) async fn dispatch(&self, message: &Message, context: Context<'_>) -> Result<Response<OutBody>, Failure> {
+    pub(crate) async fn dispatch(
+        &self,
+        message: &Message,
+        mut context: Context<'_>,
+    ) -> Result<Response<OutBody>, Failure> {
         context.record.message(message);
         if message.shape != Shape::Request {
             // Nothing that a modern client may send without an id concerns the server: cancelling is closing.
@@ -260,6 +269,9 @@ impl Inbound {
                 return Err(mismatch);
             }
             self.check_param_headers(context.head, message)?;
+        }
+        if message.method == Method::SubscriptionsListen {
+            self.place_listen(message, &mut context)?;
         }
         match message.method {
             Method::SubscriptionsListen if self.upstream.relay().is_none() => {
@@ -283,6 +295,18 @@ impl Inbound {
             }
             (None, _) => self.forward(&permitted, &trace, context).await,
         }
+    }
+
+    /// A listen lasts: it has a place among the listens until it ends, and none among the calls.
+    fn place_listen(&self, request: &Message, context: &mut Context<'_>) -> Result<(), Failure> {
+        context.record.permit = None;
+        // A session of ours listens once, whatever its stream is fed from, and has its place already.
+        if !context.record.of_session() {
+            let session = request.meta_text(Meta::Session);
+            let asker = Asker { peer: context.who.id(), session: session.as_deref() };
+            context.record.hold(self.listens.begin(&Owner::of(asker).principal)?);
+        }
+        Ok(())
     }
 
     /// Whether the server is one that has sessions.
@@ -374,6 +398,10 @@ impl Inbound {
         }
         let request = permitted.message();
         let mut filter = Filter::of(request);
+        if filter.resources.len() > self.subscriptions {
+            let (kind, setting) = (LimitKind::Subscriptions, "limits.subscriptions");
+            return Err(Failure::over(&self.recorders.metrics, kind, setting, Duration::from_secs(1)));
+        }
         filter.resources.retain(|uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri));
         if self.upstream.is_shared() {
             filter.forgo_session();
@@ -404,8 +432,6 @@ impl Inbound {
             names,
             patience: self.idle,
         };
-        // A listen lasts: it must not occupy a place among the calls.
-        context.record.permit = None;
         let (sender, body) = OutBody::channel(64);
         let drain = self.drain.clone();
         tokio::spawn(async move { listen.run(sender, drain.signaled()).await });

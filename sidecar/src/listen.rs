@@ -23,9 +23,12 @@ use outrigger_mcp::{
     sse,
 };
 use outrigger_proxy::{body::BodySender, failure::Failure};
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::{Instant, sleep_until},
+};
 
-pub use filter::{Filter, MAX_RESOURCES, MAX_TASKS};
+pub use filter::{Filter, MAX_TASKS};
 pub use passed_on::{closing, narrow, passed_on};
 
 use crate::{
@@ -40,6 +43,9 @@ use crate::{
 
 /// A comment this often keeps middleboxes from cutting the stream.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Between two tellings that a list has changed, at least: a server whose lists flap makes no storm.
+const PACE: Duration = Duration::from_secs(1);
+
 /// What finds the session of a caller who listens.
 pub struct Attach {
     /// The sessions.
@@ -113,6 +119,7 @@ impl Listen {
         tokio::pin!(drain);
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         keep_alive.tick().await;
+        let (mut due, mut told_at) = (None, None::<Instant>);
         loop {
             let next = tokio::select! {
                 () = sender.gone() => return,
@@ -121,10 +128,22 @@ impl Listen {
                     return;
                 }
                 _ = keep_alive.tick() => vec![Bytes::from_static(b":\n\n")],
-                changed = self.offers.changed() => match changed {
-                    Ok(()) => self.list_changes(seen),
+                changed = self.offers.changed(), if due.is_none() => match changed {
+                    Ok(()) => {
+                        let now = Instant::now();
+                        due = Some(told_at.map_or(now, |at| now.max(at + PACE)));
+                        Vec::new()
+                    }
                     Err(_) => return,
                 },
+                () = until(due) => {
+                    due = None;
+                    let changes = self.list_changes(seen);
+                    if !changes.is_empty() {
+                        told_at = Some(Instant::now());
+                    }
+                    changes
+                }
                 lease = attached(self.attach.as_ref().filter(|_| self.lease.is_none())) => {
                     heard.messages = Some(lease.session.subscribe());
                     self.lease = Some(lease);
@@ -259,6 +278,13 @@ impl Listen {
             }
         }
         Ok(())
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -141,6 +141,11 @@ impl Record {
         })
     }
 
+    /// Whether it is a message of a session here, not one that a request brought as it is.
+    pub fn of_session(&self) -> bool {
+        !self.http
+    }
+
     /// Where to put how the reply ended, for who looks at it as it goes by.
     pub fn told(&mut self) -> Arc<OnceLock<Outcome>> {
         self.told.get_or_insert_default().clone()

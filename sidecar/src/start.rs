@@ -17,6 +17,7 @@ use outrigger_proxy::{
     accept::{self, ListenerSettings},
     dial::Endpoint,
     legacy::{self, Sessions, keys::Keys},
+    listens::Listens,
     observe::Connections,
     peek::PeekLimits,
     peers::OpenPeers,
@@ -192,6 +193,8 @@ fn inbound(
     let other = |e: &dyn std::fmt::Display| StartError::Other(e.to_string());
     let service_metrics = metrics.service(&config.service);
     let settings = session_settings(config);
+    let held = &config.limits.session;
+    let listens = Listens::new(held.listens, held.listens_per_principal, service_metrics.clone());
     let upstream = Arc::new(Upstream::new(&config.service, reach(config, guard)?, settings, metrics));
     let keeper = Keeper::new(upstream.clone(), config.catalog.clone(), config.restart.clone(), service_metrics.clone());
     let recorders = Recorders {
@@ -218,11 +221,18 @@ fn inbound(
         parking: Arc::new(
             Parking::new(&replica, &config.service, parking_limits(config), metrics).map_err(|e| other(&e))?,
         ),
-        tasks: Arc::new(Tasks::new(&replica, task_settings(config), service_metrics).map_err(|e| other(&e))?),
+        tasks: Arc::new(Tasks::new(&replica, task_settings(config), service_metrics.clone()).map_err(|e| other(&e))?),
         lists: Lists::default(),
         catalog_mode: config.catalog.mode,
         health: HealthDocument { service: config.service.clone(), replica, limit: config.limits.entrance.in_flight },
-        sessions: Sessions::new(client_sessions(config), Keys::random().map_err(|e| other(&e))?, metrics),
+        sessions: Sessions::new(
+            client_sessions(config, &listens),
+            Keys::random().map_err(|e| other(&e))?,
+            metrics,
+            service_metrics,
+        ),
+        listens,
+        subscriptions: held.subscriptions,
         event_bytes: config.limits.entrance.event_bytes,
         recorders: Arc::new(recorders),
         metrics: metrics.clone(),
@@ -242,18 +252,24 @@ fn parking_limits(config: &Config) -> ParkingLimits {
     }
 }
 
-fn client_sessions(config: &Config) -> legacy::Settings {
+fn client_sessions(config: &Config, listens: &Arc<Listens>) -> legacy::Settings {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     legacy::Settings {
         http_sse: config.http_sse,
         sessions: limits.client_sessions,
         sessions_per_principal: limits.client_sessions_per_principal,
-        listens: limits.listens,
+        names: ["limits.client_sessions", "limits.client_sessions_per_principal"],
+        listens: listens.clone(),
         idle: timeouts.client_session_idle,
         // The key ends with the process, so nobody takes a session up; those that ended stay ended this long.
         max_age: timeouts.client_session_idle,
-        request: timeouts.common.request,
-        keepalive: crate::listen::KEEP_ALIVE,
+        each: legacy::Bounds {
+            request: timeouts.common.request,
+            keepalive: crate::listen::KEEP_ALIVE,
+            requests: limits.session.session_requests,
+            subscriptions: limits.session.subscriptions,
+            resume: legacy::Kept { bytes: limits.session.resume_bytes, life: timeouts.resume },
+        },
     }
 }
 

@@ -129,13 +129,14 @@ impl Tasks {
     pub fn room(&self, owner: &str) -> Result<(), Failure> {
         let kept = self.kept();
         let running = |task: &&Arc<Task>| !task.over.load(Ordering::Relaxed);
-        if kept.len() < self.settings.max
-            && kept.values().filter(|task| task.owner == owner).filter(running).count() < PER_OWNER
-        {
-            return Ok(());
+        let over = |limit| Err(Failure::over(&self.metrics, LimitKind::Tasks, limit, RETRY));
+        if kept.values().filter(|task| task.owner == owner).filter(running).count() >= PER_OWNER {
+            return over("64 tasks at work of one principal");
         }
-        self.metrics.limited(LimitKind::Tasks);
-        Err(Failure::Limited { limit: "tasks".into(), retry_after: RETRY, service: None })
+        if kept.len() >= self.settings.max {
+            return over("limits.tasks");
+        }
+        Ok(())
     }
 
     /// Keeps a task that the server announced, and its session with it. `None` when its id cannot be one.

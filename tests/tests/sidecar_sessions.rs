@@ -126,7 +126,7 @@ async fn children_are_limited_and_the_idle_one_gives_way() {
     let busy = a.open(&Call::tool("progress", "{}").meta(r#""progressToken":1"#)).await;
     let refused = b.reply(&Call::tool("count", "{}")).await;
     assert_eq!(refused.status, 429);
-    assert_eq!(refused.json()["error"]["data"]["limit"], "children");
+    assert_eq!(refused.json()["error"]["data"]["limit"], "limits.children");
     drop(busy);
     eventually("room for b", || async { b.reply(&Call::tool("count", "{}")).await.status.is_success().then_some(()) })
         .await;
@@ -165,7 +165,7 @@ async fn a_principal_with_many_sessions_takes_none_of_the_others() {
     let (one, two) = (client.open(&busy(1)).await, client.open(&busy(6)).await);
     let refused = call("ada", 7).await;
     assert_eq!((refused.status.as_u16(), refused.error_code()), (429, -31429));
-    assert_eq!(refused.json()["error"]["data"]["limit"], "children of one principal");
+    assert_eq!(refused.json()["error"]["data"]["limit"], "limits.children_per_principal");
     assert_eq!(sidecar.metric("outrigger_limited_total{limit=\"children\",service=\"fs\"}").await, 1.0);
     assert_eq!(text_of(&call("bob", 2).await.json()), "1", "others have room");
     drop((one, two));
@@ -190,9 +190,9 @@ async fn parked_calls_of_one_principal_are_limited() {
     for session in [1, 2] {
         assert_eq!(ask("ada", session).await["result"]["resultType"], "input_required");
     }
-    assert_eq!(limit(&ask("ada", 3).await).as_deref(), Some("parked_calls of one principal"));
+    assert_eq!(limit(&ask("ada", 3).await).as_deref(), Some("limits.parked_calls_per_principal"));
     assert_eq!(ask("bob", 1).await["result"]["resultType"], "input_required");
-    assert_eq!(limit(&ask("eve", 1).await).as_deref(), Some("parked_calls"));
+    assert_eq!(limit(&ask("eve", 1).await).as_deref(), Some("limits.parked_calls"));
     assert_eq!(sidecar.metric("outrigger_parked_calls").await, 3.0);
     assert_eq!(sidecar.metric("outrigger_limited_total{limit=\"parked_calls\",service=\"fs\"}").await, 2.0);
     sidecar.stop().await;

@@ -3,6 +3,7 @@
 mod entrance;
 mod identity;
 mod observe;
+mod sessions;
 
 pub use entrance::{
     CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts, entrance_limits,
@@ -10,3 +11,4 @@ pub use entrance::{
 };
 pub use identity::{Identity, identity, service_name, spiffe_id, trust_domain};
 pub use observe::{Log, LogFormat, LogLevel, Output, Trace, access_log, audit, log, trace};
+pub use sessions::{SessionLimits, resume_timeout, session_limits};

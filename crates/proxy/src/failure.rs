@@ -11,7 +11,10 @@ use outrigger_mcp::{
     json::JsonError,
     revision::Revision,
 };
-use outrigger_telemetry::metrics::{BadRequestReason, Outcome};
+use outrigger_telemetry::{
+    ServiceMetrics,
+    metrics::{BadRequestReason, LimitKind, Outcome},
+};
 use thiserror::Error;
 
 /// Whose trouble it is.
@@ -370,6 +373,14 @@ impl Failure {
             | Failure::Broken { service, .. } => plain.with("reason", self.reason()).with("service", service),
             _ => plain.with("reason", self.reason()),
         }
+    }
+
+    /// A limit of ours was reached: counts that, and names the setting that raises it.
+    pub fn over(metrics: &ServiceMetrics, kind: LimitKind, setting: &str, retry_after: Duration) -> Self {
+        metrics.limited(kind);
+        // The ingress counts under `*` what concerns no service.
+        let service = Some(metrics.name()).filter(|name| &***name != "*").map(|name| name.to_string());
+        Failure::Limited { limit: setting.to_owned(), retry_after, service }
     }
 
     /// Seconds for `Retry-After`, rounded up.

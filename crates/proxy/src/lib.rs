@@ -7,6 +7,7 @@ pub mod dial;
 pub mod failure;
 pub mod handshake;
 pub mod legacy;
+pub mod listens;
 pub mod log_bound;
 pub mod observe;
 pub mod peek;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_config::sections::{
-    self, CommonTimeouts, EntranceLimits, KIB, MIB, MINUTE, SECOND, any_duration, how_many,
+    self, CommonTimeouts, EntranceLimits, KIB, MIB, MINUTE, SECOND, SessionLimits, any_duration, how_many,
 };
 use outrigger_config::{Fields, doc, kinds};
 
@@ -16,8 +16,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions of one principal.
     pub sessions_per_principal: usize,
-    /// Streams on which clients listen.
-    pub listens: usize,
+    /// What each session holds, and who listens.
+    pub session: SessionLimits,
     /// Bytes of one page of a merged list.
     pub page_bytes: usize,
     /// Bytes of the merged instructions.
@@ -39,6 +39,8 @@ pub struct Timeouts {
     pub list_changed_coalesce: Duration,
     /// A silent stream getting a sign of life.
     pub keepalive: Duration,
+    /// What a broken stream held can be asked for this long.
+    pub resume: Duration,
 }
 
 pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
@@ -55,16 +57,18 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let sessions_per_principal = f.with_default("sessions_per_principal", text, how_many(), 100);
     // Who lowers `sessions` alone means both.
     let sessions_per_principal = sessions_per_principal.min(sessions);
-    let text = doc("Streams on which clients listen for notifications.")
-        .because("each holds a connection that does nothing else");
-    let listens = f.with_default("listens", text, how_many(), 1000);
+    let session = sections::session_limits(
+        f,
+        (1000, "each holds a connection that does nothing else"),
+        (100, "one for each of its sessions; a client that leaks them harms only itself"),
+    );
     let text = doc("Bytes of one page of a merged list.")
         .because("the lists of most meshes fit one page; a client can parse it in one go");
     let page_bytes = f.with_default("page_bytes", text, kinds::bytes(16 * KIB..=64 * MIB), MIB);
     let text = doc("Bytes of the merged instructions; each service gets a fair share.")
         .because("every agent pays for them in its context, about 2,000 tokens");
     let instructions_bytes = f.with_default("instructions_bytes", text, kinds::bytes(0..=MIB), 8 * KIB);
-    Some(Limits { entrance, sessions, sessions_per_principal, listens, page_bytes, instructions_bytes })
+    Some(Limits { entrance, sessions, sessions_per_principal, session, page_bytes, instructions_bytes })
 }
 
 pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
@@ -89,5 +93,6 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("A silent stream getting a comment line as a sign of life.")
         .because("load balancers cut silent connections after 30 to 60 s");
     let keepalive = any_duration(f, "keepalive", text, 15 * SECOND);
-    Some(Timeouts { common, session_idle, health_wait, stale_grace, list_changed_coalesce, keepalive })
+    let resume = sections::resume_timeout(f);
+    Some(Timeouts { common, session_idle, health_wait, stale_grace, list_changed_coalesce, keepalive, resume })
 }

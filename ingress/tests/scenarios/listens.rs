@@ -150,11 +150,28 @@ async fn hidden_resources_are_not_listened_to() {
 
 #[tokio::test]
 async fn the_number_of_open_streams_is_bounded() {
-    let mesh = Mesh::with(&[("a", health(tools(&["read"])))], POLICY, "limits: { listens: 1 }").await;
+    let mesh = Mesh::with(
+        &[("a", health(tools(&["read"])))],
+        POLICY,
+        "limits: { listens: 3, listens_per_principal: 1, subscriptions: 2 }",
+    )
+    .await;
     let mut first = listen(&mesh.client, "/mcp", all()).await;
     first.next().await;
     let refused = mesh.client.ask("/mcp", "subscriptions/listen", json!({ "notifications": {} })).await;
     assert_eq!(refused.status, 429);
+    assert_eq!(refused.json()["error"]["data"]["limit"], "limits.listens_per_principal");
+    let mut bob = listen(&mesh.client.as_bob(), "/mcp", all()).await;
+    bob.next().await.expect("others have room");
+    let many = json!({ "notifications": { "resourceSubscriptions": ["n:///1", "n:///2", "n:///3"] } });
+    let refused = mesh.client.ask("/mcp", "subscriptions/listen", many).await;
+    assert_eq!(refused.json()["error"]["data"]["limit"], "limits.subscriptions");
+    let metrics = mesh.admin("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body);
+    for limit in ["listens", "subscriptions"] {
+        let line = format!("outrigger_limited_total{{limit=\"{limit}\",service=\"*\"}} 1");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
     drop(first);
     eventually("a free place", || async {
         let request = mesh.client.request("/mcp", "subscriptions/listen", json!({ "notifications": {} }));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_config::sections::{
-    self, CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, how_many, sized,
+    self, CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, SessionLimits, any_duration, how_many, sized,
 };
 use outrigger_config::{Fields, doc, kinds};
 
@@ -30,8 +30,8 @@ pub struct Limits {
     pub client_sessions: usize,
     /// Those of one principal.
     pub client_sessions_per_principal: usize,
-    /// Streams on which such clients listen.
-    pub listens: usize,
+    /// What each of these holds, and who listens.
+    pub session: SessionLimits,
     /// Tasks that are followed.
     pub tasks: usize,
 }
@@ -53,6 +53,8 @@ pub struct Timeouts {
     pub task: Duration,
     /// A client answering what the server asks, while its call waits.
     pub answer: Duration,
+    /// What a broken stream held can be asked for this long.
+    pub resume: Duration,
     /// A child ending by itself, and again after SIGTERM.
     pub child_stop: Duration,
 }
@@ -123,8 +125,11 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let text = doc("Such sessions of one principal; its own oldest gives way.")
         .because("one client that forgets to end its sessions harms only itself");
     let client_sessions_per_principal = f.with_default("client_sessions_per_principal", text, how_many(), 64);
-    let text = doc("Streams on which such clients listen at once.").because("one for each of their sessions");
-    let listens = f.with_default("listens", text, how_many(), 256);
+    let session = sections::session_limits(
+        f,
+        (2000, "as many as two ingresses let in, which listen here for their clients"),
+        (200, "as many as two ingresses let in; counted by who stands behind an ingress"),
+    );
     Some(Limits {
         entrance,
         line_bytes,
@@ -136,7 +141,7 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
         parked_calls_per_principal,
         client_sessions,
         client_sessions_per_principal,
-        listens,
+        session,
         tasks,
     })
 }
@@ -164,7 +169,8 @@ pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {
     let text = doc("A client answering what the server asks of it, while its call waits; then the call is cancelled.")
         .because("a person reads and fills in a form; each such call holds a session with the server");
     let answer = any_duration(f, "answer", text, 5 * MINUTE);
-    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, task, answer, child_stop })
+    let resume = sections::resume_timeout(f);
+    Some(Timeouts { common, upstream_idle, probe, session_idle, client_session_idle, task, answer, resume, child_stop })
 }
 
 pub(super) fn read_restart(f: &mut Fields<'_>) -> Option<Restart> {

@@ -190,7 +190,7 @@ impl Relay<'_> {
             return Err(Failure::NotAcceptable);
         }
         self.inbound.gate.admit(&self.caller.principal)?;
-        let place = self.inbound.sessions.listen_place()?;
+        let place = self.inbound.listens.begin(self.caller.principal.id())?;
         let http = http_session(&lease)?;
         let mut fields = http.listen_fields();
         let again = self.request.headers.get(LAST_EVENT_ID);

@@ -13,8 +13,6 @@ use crate::upstream::session::Declared;
 
 /// Tasks that one listen may watch.
 pub const MAX_TASKS: usize = 64;
-/// Resources that one listen may watch.
-pub const MAX_RESOURCES: usize = 1000;
 
 /// What a client wants to hear.
 #[derive(Debug, Default)]
@@ -40,7 +38,7 @@ impl Filter {
         };
         Self {
             kinds: [flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")],
-            resources: texts("resourceSubscriptions", MAX_RESOURCES),
+            resources: texts("resourceSubscriptions", usize::MAX),
             tasks: texts("taskIds", MAX_TASKS),
             session: flag("outrigger.dev/session"),
         }

@@ -392,8 +392,8 @@ impl Upstream {
             match room(entries.iter().map(|(key, entry)| (key, &**entry)), &owner.principal, self.caps()) {
                 Room::Free => {}
                 Room::After(oldest) => evicted = entries.remove(&oldest),
-                Room::NoneOfOwn => return Err(self.limited(" of one principal")),
-                Room::None => return Err(self.limited("")),
+                Room::NoneOfOwn => return Err(self.limited(true)),
+                Room::None => return Err(self.limited(false)),
             }
             let now = self.started.elapsed().as_millis() as u64;
             let single_use = self.settings.scope == SessionScope::PerRequest;
@@ -419,18 +419,15 @@ impl Upstream {
         }
     }
 
-    /// A limit that was reached, and counted.
-    fn limited(&self, whose: &str) -> Failure {
-        let (what, kind) = match self.reach {
-            Reach::Stdio(_) => ("children", LimitKind::Children),
-            Reach::Http(_) => ("sessions", LimitKind::Sessions),
+    /// A limit was reached: the one of the caller, or the one of all.
+    fn limited(&self, own: bool) -> Failure {
+        let (kind, setting) = match (&self.reach, own) {
+            (Reach::Stdio(_), false) => (LimitKind::Children, "limits.children"),
+            (Reach::Stdio(_), true) => (LimitKind::Children, "limits.children_per_principal"),
+            (Reach::Http(_), false) => (LimitKind::Sessions, "limits.sessions"),
+            (Reach::Http(_), true) => (LimitKind::Sessions, "limits.sessions_per_principal"),
         };
-        self.service_metrics.limited(kind);
-        Failure::Limited {
-            limit: format!("{what}{whose}"),
-            retry_after: Duration::from_secs(5),
-            service: Some(self.service.clone()),
-        }
+        Failure::over(&self.service_metrics, kind, setting, Duration::from_secs(5))
     }
 
     fn forget_dead(&self) {

@@ -17,7 +17,10 @@ impl Owner {
         let tag = asker.session.unwrap_or_default();
         Self {
             exact: format!("{} {tag}", asker.peer),
-            principal: format!("{} {}", asker.peer, principal(tag).unwrap_or_default()),
+            principal: match principal(tag) {
+                Some(principal) => format!("{} {principal}", asker.peer),
+                None => asker.peer.to_owned(),
+            },
         }
     }
 }

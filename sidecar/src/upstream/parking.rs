@@ -121,10 +121,10 @@ impl Parking {
         let mut lots = self.lots();
         let mine = lots.values().filter(|lot| lot.owner.principal == owner.principal).count();
         if mine >= self.limits.each {
-            return Err(self.limited("parked_calls of one principal"));
+            return Err(self.limited("limits.parked_calls_per_principal"));
         }
         if lots.len() >= self.limits.all {
-            return Err(self.limited("parked_calls"));
+            return Err(self.limited("limits.parked_calls"));
         }
         parked.exchange.wait(true);
         let lot = Lot { parked, owner: owner.clone(), digest, until, _counted: self.metrics.call_parked() };
@@ -132,9 +132,8 @@ impl Parking {
         Ok(state)
     }
 
-    fn limited(&self, limit: &str) -> Failure {
-        self.service_metrics.limited(LimitKind::ParkedCalls);
-        Failure::Limited { limit: limit.into(), retry_after: self.limits.patience, service: None }
+    fn limited(&self, setting: &str) -> Failure {
+        Failure::over(&self.service_metrics, LimitKind::ParkedCalls, setting, self.limits.patience)
     }
 
     /// Finds the call that a retry belongs to, and takes it out.

@@ -12,14 +12,12 @@ use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::error::{self, METHOD_NOT_FOUND, RpcError, TIMEOUT};
 use outrigger_mcp::json::{decode_string, quote};
 use outrigger_mcp::method::Method;
+use outrigger_telemetry::metrics::LimitKind;
 use tokio::sync::mpsc;
 
 use super::outlet::Turn;
 use super::seam::{Caller, Route};
 use super::session::Session;
-
-/// Questions of one session that may be open at once.
-const MAX_PENDING: usize = 256;
 
 /// What the ids of our questions begin with.
 const MARK: &str = "outrigger-";
@@ -87,8 +85,8 @@ impl Pending {
     /// Gives ids to some questions.
     fn open(session: &Arc<Session>, count: usize) -> Result<Self, Failure> {
         let mut waiting = session.asks.lock();
-        if waiting.open.len() + count > MAX_PENDING {
-            return Err(super::limited("questions of a session"));
+        if waiting.open.len() + count > session.bounds.requests {
+            return Err(session.limited(LimitKind::SessionQuestions, "limits.session_requests"));
         }
         let (sender, answers) = mpsc::channel(count.max(1));
         let mut ids = Vec::with_capacity(count);
@@ -139,7 +137,7 @@ pub(super) async fn during_call(session: &Arc<Session>, turn: &Turn, questions: 
             round.answer(&response);
         }
     };
-    let patience = session.pace.request;
+    let patience = session.bounds.request;
     tokio::time::timeout(patience, answered)
         .await
         .map_err(|_| broken(format!("the client did not answer its question within {patience:?}")))?;
@@ -192,7 +190,7 @@ impl Answering {
     async fn answer(&self, pending: Result<Pending, RpcError>) {
         let outcome = match pending {
             Ok(mut pending) => {
-                let answer = tokio::time::timeout(self.session.pace.request, pending.answers.recv()).await;
+                let answer = tokio::time::timeout(self.session.bounds.request, pending.answers.recv()).await;
                 answer.ok().flatten().and_then(|response| outcome(&response))
             }
             Err(refused) => Some(("error", refused.object().into())),

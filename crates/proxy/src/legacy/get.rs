@@ -28,7 +28,7 @@ pub(super) fn serve(
     if !accepts(headers)?.stream {
         return Err(Failure::NotAcceptable);
     }
-    let permit = Arc::clone(&sessions.listens).try_acquire_owned().map_err(|_| super::limited("listening streams"))?;
+    let place = sessions.listens.begin(caller.principal.id())?;
     let reader = match headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) {
         Some(id) if !session.resumes_elsewhere(id.to_str().unwrap_or_default()) => {
             resume(session, id.to_str().unwrap_or_default())?
@@ -38,7 +38,7 @@ pub(super) fn serve(
     if reader.reads(&session.outside) {
         subscribe::start(session, caller);
     }
-    Ok(stream_response(session, reader, Some(permit)))
+    Ok(stream_response(session, reader, Some(place)))
 }
 
 /// Never 404, which tells a client that its session is gone.

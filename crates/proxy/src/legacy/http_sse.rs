@@ -22,6 +22,7 @@ use outrigger_mcp::envelope::{EnvelopeError, Message, Rejected, Shape};
 use outrigger_mcp::error::{INVALID_REQUEST, RpcError};
 use outrigger_mcp::method::Method;
 use outrigger_policy::Principal;
+use outrigger_telemetry::metrics::LimitKind;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -110,24 +111,25 @@ fn connect(
     if !accepts(headers)?.stream {
         return Err(Failure::NotAcceptable);
     }
-    let permit = Arc::clone(&sessions.listens).try_acquire_owned().map_err(|_| limited("listening streams"))?;
+    let place = sessions.listens.begin(caller.principal.id())?;
     // 144 bits: nobody guesses it, and it proves nothing all the same.
     let id = format!("{}{}{}", random_prefix()?, random_prefix()?, random_prefix()?);
     let connection = Arc::new(Connection {
         principal: caller.principal.clone(),
         route,
-        stream: EventStream::new(0, None, true),
+        stream: EventStream::new(0, None, true, sessions.each.resume),
         closed: sessions.closed.child_token(),
         greeted: AtomicBool::new(false),
         session: OnceLock::new(),
     });
-    sessions.connections.add(&id, &connection, sessions.max_per_principal)?;
+    let over = || limited(&sessions.refused, LimitKind::ClientSessions, sessions.names[1]);
+    sessions.connections.add(&id, &connection, sessions.max_per_principal).ok_or_else(over)?;
     let reader = connection.stream.attach(&connection.closed);
     let base = path.strip_suffix("/sse").unwrap_or_default();
     connection.stream.push_text(format!("event: endpoint\ndata: {base}/messages?sessionId={id}\n\n").into());
     let (sender, body) = OutBody::channel(4);
     let (connections, table) = (Arc::clone(&sessions.connections), Arc::clone(&sessions.table));
-    let keepalive = sessions.pace.keepalive;
+    let keepalive = sessions.each.keepalive;
     sessions.connections.tasks.spawn(async move {
         let pump = reader.pump(sender, keepalive, Some(SLOW));
         tokio::pin!(pump);
@@ -140,7 +142,7 @@ fn connect(
         }
         connections.lock().remove(&id);
         connection.end(&table);
-        drop(permit);
+        drop(place);
     });
     Ok(reply::event_stream(body))
 }
@@ -150,14 +152,14 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: &str, connection: &Arc<Connection>, max_per_principal: usize) -> Result<(), Failure> {
+    fn add(&self, id: &str, connection: &Arc<Connection>, max_per_principal: usize) -> Option<()> {
         let mut open = self.lock();
         let mine = open.values().filter(|other| other.principal.id() == connection.principal.id()).count();
         if mine >= max_per_principal {
-            return Err(limited("sessions of one principal"));
+            return None;
         }
         open.insert(id.to_owned(), Arc::clone(connection));
-        Ok(())
+        Some(())
     }
 
     /// The connection with this id, if it is this caller's and belongs to this route.

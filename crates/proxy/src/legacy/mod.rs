@@ -43,10 +43,13 @@ use crate::reply::{self, Dialect};
 use http::{HeaderMap, Method, Response, StatusCode};
 use outrigger_mcp::headers::{PROTOCOL_VERSION, SESSION_ID};
 use outrigger_mcp::revision::Revision;
+use outrigger_telemetry::ServiceMetrics;
+use outrigger_telemetry::metrics::LimitKind;
 
+pub use resume::Kept;
 use seam::{Caller, Inbound, Route};
 use session::Session;
-pub use store::{Sessions, Settings};
+pub use store::{Bounds, Sessions, Settings};
 
 /// Serves one HTTP request of a legacy client. The response's body has no `on_end` hook: the proxy sets one.
 ///
@@ -96,8 +99,9 @@ fn find(sessions: &Sessions, caller: &Caller, route: &Route, headers: &HeaderMap
     Ok(session)
 }
 
-fn limited(limit: &str) -> Failure {
-    Failure::Limited { limit: limit.to_owned(), retry_after: Duration::from_secs(1), service: None }
+/// A limit of sessions was reached; `setting` raises it. Room comes soon: what fills it are calls.
+fn limited(metrics: &ServiceMetrics, kind: LimitKind, setting: &str) -> Failure {
+    Failure::over(metrics, kind, setting, Duration::from_secs(1))
 }
 
 /// What a failure calls the service of a route.

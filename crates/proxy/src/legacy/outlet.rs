@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::body::OutBody;
 use crate::failure::Failure;
+use crate::listens::Listening;
 use crate::peek::Accepts;
 use crate::reply::{self, Dialect};
 use bytes::Bytes;
 use http::Response;
 use outrigger_mcp::envelope::Message;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::resume::{EventStream, Reader};
 use super::seam::Route;
@@ -193,18 +194,14 @@ pub(super) fn response(session: &Arc<Session>, first: First, array: bool) -> Res
     }
 }
 
-/// The response that writes what a reader reads. `permit` is given back when it is over.
-pub(super) fn stream_response(
-    session: &Arc<Session>,
-    reader: Reader,
-    permit: Option<OwnedSemaphorePermit>,
-) -> Response<OutBody> {
+/// The response that writes what a reader reads. `place` is given back when it is over.
+pub(super) fn stream_response(session: &Arc<Session>, reader: Reader, place: Option<Listening>) -> Response<OutBody> {
     // Few: the ring behind it is what holds events for a client that reads slowly.
     let (sender, body) = OutBody::channel(4);
-    let keepalive = session.pace.keepalive;
+    let keepalive = session.bounds.keepalive;
     session.tasks.spawn(async move {
         reader.pump(sender, keepalive, None).await;
-        drop(permit);
+        drop(place);
     });
     reply::event_stream(body)
 }

@@ -15,6 +15,7 @@ use outrigger_mcp::error::{INVALID_REQUEST, LEGACY_RESOURCE_NOT_FOUND, RpcError,
 use outrigger_mcp::json::{Scanner, Span, elements};
 use outrigger_mcp::method::Method;
 use outrigger_mcp::revision::Revision;
+use outrigger_telemetry::metrics::LimitKind;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::ask::Answered;
@@ -24,7 +25,7 @@ use super::resume::EventStream;
 use super::seam::{Caller, Inbound, Route};
 use super::session::{Busy, Session};
 use super::store::Sessions;
-use super::{find, initialize, limited};
+use super::{find, initialize};
 
 /// Messages of one batch.
 const MAX_BATCH: usize = 64;
@@ -198,7 +199,7 @@ impl Post {
     fn call(&self, message: Message, outlet: &Arc<Outlet>) -> Result<Call, Refusal> {
         let id = message.id().unwrap_or_default();
         let in_flight = self.session.begin(&id).map_err(|busy| match busy {
-            Busy::TooMany => Refusal::Busy(limited("requests of a session")),
+            Busy::TooMany => Refusal::Busy(self.session.limited(LimitKind::SessionRequests, "limits.session_requests")),
             Busy::Duplicate => {
                 let told = RpcError::new(INVALID_REQUEST, "a request with this id is still at work in this session");
                 Refusal::Duplicate(told.with("reason", "duplicate_id").reply(Some(&id)))

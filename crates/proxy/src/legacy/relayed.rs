@@ -8,14 +8,13 @@ use outrigger_mcp::bridge::to_client::Client;
 use outrigger_mcp::headers::SESSION_ID;
 use outrigger_mcp::revision::Revision;
 use outrigger_policy::Principal;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use super::find;
 use super::seam::{Caller, Route};
 use super::session::Session;
 use super::store::Sessions;
 use super::token::SessionKey;
-use super::{find, limited};
 use crate::failure::Failure;
 
 /// A session that is about to be opened, when its server takes the client.
@@ -120,13 +119,5 @@ impl Sessions {
     /// Ends a session.
     pub fn end_relayed(&self, session: &Relayed) {
         self.end(&session.0);
-    }
-
-    /// A place among the streams on which clients listen.
-    ///
-    /// # Errors
-    /// [`Failure::Limited`].
-    pub fn listen_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.listens).try_acquire_owned().map_err(|_| limited("listening streams"))
     }
 }

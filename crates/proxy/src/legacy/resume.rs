@@ -15,14 +15,19 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Most events that a stream holds for a reader that is late or gone.
+/// Most events that a stream holds for a reader that is late or gone: what small ones cost besides their bytes.
 pub(super) const MAX_EVENTS: usize = 256;
-/// Most bytes of them; one larger event is still held, alone.
-pub(super) const MAX_BYTES: usize = 1 << 20;
-/// How long an event can be asked for again.
-pub(super) const KEPT_FOR: Duration = Duration::from_secs(60);
 /// When a client whose stream broke comes back, in milliseconds: soon, since its call may be over already.
 const RETRY_MS: u32 = 1000;
+
+/// What a stream holds for a reader that is late or gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// Most bytes; one larger event is still held, alone.
+    pub bytes: usize,
+    /// How long an event can be asked for again.
+    pub life: Duration,
+}
 
 /// A stream of events of one session.
 #[derive(Debug)]
@@ -32,6 +37,7 @@ pub(super) struct EventStream {
     prefix: Option<Arc<str>>,
     /// Whether events wait for a reader to come, also where they have no numbers.
     waits: bool,
+    kept: Kept,
     ring: Mutex<Ring>,
     changed: Notify,
 }
@@ -101,8 +107,8 @@ pub(super) struct Reader {
 
 impl EventStream {
     /// A stream without events. See the fields for the arguments.
-    pub(super) fn new(number: u64, prefix: Option<Arc<str>>, waits: bool) -> Arc<Self> {
-        Arc::new(Self { number, prefix, waits, ring: Mutex::default(), changed: Notify::new() })
+    pub(super) fn new(number: u64, prefix: Option<Arc<str>>, waits: bool, kept: Kept) -> Arc<Self> {
+        Arc::new(Self { number, prefix, waits, kept, ring: Mutex::default(), changed: Notify::new() })
     }
 
     /// Its number within the session.
@@ -115,7 +121,7 @@ impl EventStream {
         if let Some(prefix) = &self.prefix {
             let mut ring = self.lock();
             let text = format!("id: {prefix}-{}-{}\nretry: {RETRY_MS}\ndata: \n\n", self.number, ring.next);
-            ring.push(text.into(), true);
+            ring.push(text.into(), true, self.kept.bytes);
         }
     }
 
@@ -126,7 +132,7 @@ impl EventStream {
             let changed = self.changed.notified();
             {
                 let mut ring = self.lock();
-                if ring.reader.is_none() || !ring.full_of_unread() {
+                if ring.reader.is_none() || !ring.full_of_unread(self.kept.bytes) {
                     let keep_unread = ring.reader.is_some();
                     self.add(&mut ring, message, keep_unread);
                     return;
@@ -138,7 +144,7 @@ impl EventStream {
 
     /// Adds an event as it is to be written, without waiting.
     pub(super) fn push_text(&self, text: Bytes) {
-        self.lock().push(text, true);
+        self.lock().push(text, true, self.kept.bytes);
         self.changed.notify_waiters();
     }
 
@@ -155,7 +161,7 @@ impl EventStream {
         let id = self.prefix.as_ref().map(|prefix| format!("{prefix}-{}-{}", self.number, ring.next));
         let mut text = Vec::with_capacity(message.len() + 64);
         sse::encode(&mut text, id.as_deref(), message);
-        ring.push(text.into(), keep_unread);
+        ring.push(text.into(), keep_unread, self.kept.bytes);
         self.changed.notify_waiters();
     }
 
@@ -177,7 +183,7 @@ impl EventStream {
     /// [`Gone`] when events after it have been dropped, or it is in the future.
     pub(super) fn resume(self: &Arc<Self>, after: u64, over: &CancellationToken) -> Result<Reader, Gone> {
         let mut ring = self.lock();
-        ring.expire(Instant::now());
+        ring.expire(Instant::now(), self.kept.life);
         let oldest = ring.events.front().map_or(ring.next, |event| event.number);
         if after >= ring.next || after + 1 < oldest {
             return Err(Gone);
@@ -203,8 +209,8 @@ impl EventStream {
     /// Forgets events that are too old, and says whether the whole stream is.
     pub(super) fn expired(&self, now: Instant) -> bool {
         let mut ring = self.lock();
-        ring.expire(now);
-        ring.reader.is_none() && ring.ended.is_some_and(|at| now.saturating_duration_since(at) >= KEPT_FOR)
+        ring.expire(now, self.kept.life);
+        ring.reader.is_none() && ring.ended.is_some_and(|at| now.saturating_duration_since(at) >= self.kept.life)
     }
 
     /// Bytes that it holds, and when it ended.
@@ -235,11 +241,11 @@ impl EventStream {
 }
 
 impl Ring {
-    fn push(&mut self, text: Bytes, keep_unread: bool) {
+    fn push(&mut self, text: Bytes, keep_unread: bool, most: usize) {
         self.bytes += text.len();
         self.events.push_back(Event { number: self.next, text, made: Instant::now() });
         self.next += 1;
-        while self.events.len() > 1 && (self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES) {
+        while self.events.len() > 1 && (self.events.len() > MAX_EVENTS || self.bytes > most) {
             if keep_unread && self.events.front().is_some_and(|event| event.number >= self.cursor) {
                 break;
             }
@@ -254,20 +260,20 @@ impl Ring {
     }
 
     /// Forgets events that are too old to be asked for; a reader that is late still gets all.
-    fn expire(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant, life: Duration) {
         let late = self.reader.is_some().then_some(self.cursor);
         let over = |event: &Event| {
-            now.saturating_duration_since(event.made) >= KEPT_FOR && late.is_none_or(|cursor| event.number < cursor)
+            now.saturating_duration_since(event.made) >= life && late.is_none_or(|cursor| event.number < cursor)
         };
         while self.events.front().is_some_and(over) {
             self.drop_oldest();
         }
     }
 
-    fn full_of_unread(&self) -> bool {
+    fn full_of_unread(&self, most: usize) -> bool {
         let unread = self.events.iter().rev().take_while(|event| event.number >= self.cursor);
         let (count, bytes) = unread.fold((0, 0), |(count, bytes), event| (count + 1, bytes + event.text.len()));
-        count >= MAX_EVENTS || bytes >= MAX_BYTES
+        count >= MAX_EVENTS || bytes >= most
     }
 }
 

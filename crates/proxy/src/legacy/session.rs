@@ -12,27 +12,24 @@ use outrigger_mcp::bridge::log_level::LogLevel;
 use outrigger_mcp::bridge::to_client::Client;
 use outrigger_mcp::revision::Revision;
 use outrigger_policy::Principal;
-use outrigger_telemetry::metrics::OpenGuard;
+use outrigger_telemetry::ServiceMetrics;
+use outrigger_telemetry::metrics::{LimitKind, OpenGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ask::Asks;
-use super::resume::{EventStream, MAX_BYTES, Place};
+use super::resume::{EventStream, Place};
 use super::seam::{Declared, ListKind, Route};
-use super::store::Pace;
+use super::store::Bounds;
 use super::tasks::SharedLedger;
 use super::token::SessionKey;
 
-/// Requests of one session at work at once: far more than an agent has, and a bound on what it can make us hold.
-pub(super) const MAX_IN_FLIGHT: usize = 256;
-/// URIs that one session may subscribe to.
-pub(super) const MAX_SUBSCRIPTIONS: usize = 1000;
 /// Streams that have ended and are held for a client that may come back.
 const MAX_ENDED: usize = 32;
-/// Bytes that they hold in all.
-const MAX_ENDED_BYTES: usize = 4 * MAX_BYTES;
+/// Bytes that they hold in all, as a multiple of what one may.
+const ENDED_FULL: usize = 4;
 /// The number of the stream that GET opens.
 const GET_STREAM: u64 = 0;
 
@@ -68,7 +65,7 @@ pub(super) struct Session {
     client: Client,
     /// The lists whose changes it was promised to be told of.
     pub(super) lists: Vec<ListKind>,
-    pub(super) pace: Pace,
+    pub(super) bounds: Bounds,
     /// Cancelled when the session ends: all that it has at work ends with it.
     pub(super) closed: CancellationToken,
     /// Its tasks (of the runtime).
@@ -87,6 +84,8 @@ pub(super) struct Session {
     /// Opened by another replica, or before a restart: its client may know of streams that we never had.
     taken_up: bool,
     state: Mutex<State>,
+    /// Where its refusals count.
+    metrics: Arc<ServiceMetrics>,
     _open: OpenGuard,
 }
 
@@ -117,7 +116,8 @@ pub(super) struct Opening {
     pub(super) route: Route,
     pub(super) client: Client,
     pub(super) lists: Vec<ListKind>,
-    pub(super) pace: Pace,
+    pub(super) bounds: Bounds,
+    pub(super) metrics: Arc<ServiceMetrics>,
     pub(super) closed: CancellationToken,
     /// What carries messages outside calls, where that was there before the session.
     pub(super) outside: Option<Arc<EventStream>>,
@@ -166,7 +166,9 @@ impl Session {
         };
         Arc::new(Self {
             asks: Asks::new(&opening.event_prefix),
-            outside: opening.outside.unwrap_or_else(|| EventStream::new(GET_STREAM, prefix, true)),
+            outside: opening
+                .outside
+                .unwrap_or_else(|| EventStream::new(GET_STREAM, prefix, true, opening.bounds.resume)),
             subscriptions: watch::Sender::default(),
             heard: watch::Sender::default(),
             state: Mutex::new(state),
@@ -179,7 +181,8 @@ impl Session {
             route: opening.route,
             client: opening.client,
             lists: opening.lists,
-            pace: opening.pace,
+            bounds: opening.bounds,
+            metrics: opening.metrics,
             closed: opening.closed,
             event_prefix: opening.event_prefix,
             taken_up: opening.taken_up,
@@ -246,7 +249,7 @@ impl Session {
         if state.in_flight.contains_key(id) {
             return Err(Busy::Duplicate);
         }
-        if state.in_flight.len() >= MAX_IN_FLIGHT {
+        if state.in_flight.len() >= self.bounds.requests {
             return Err(Busy::TooMany);
         }
         let cancelled = self.closed.child_token();
@@ -271,9 +274,9 @@ impl Session {
         state.next_stream += 1;
         let numbered = self.client.revision >= Revision::V2025_11_25;
         let prefix = numbered.then(|| Arc::clone(&self.event_prefix));
-        let stream = EventStream::new(number, prefix, false);
+        let stream = EventStream::new(number, prefix, false, self.bounds.resume);
         if numbered {
-            state.keep(number, &stream);
+            state.keep(number, &stream, ENDED_FULL * self.bounds.resume.bytes);
         }
         stream
     }
@@ -301,14 +304,19 @@ impl Session {
     /// Adds a URI to those that the client is told of.
     ///
     /// # Errors
-    /// [`Failure::Limited`] over [`MAX_SUBSCRIPTIONS`].
+    /// [`Failure::Limited`] when there are as many as allowed.
     pub(super) fn subscribe(&self, uri: &str) -> Result<(), Failure> {
         let mut full = false;
         self.subscriptions.send_if_modified(|uris| {
-            full = uris.len() >= MAX_SUBSCRIPTIONS && !uris.contains(uri);
+            full = uris.len() >= self.bounds.subscriptions && !uris.contains(uri);
             !full && uris.insert(uri.to_owned())
         });
-        if full { Err(super::limited("subscriptions of a session")) } else { Ok(()) }
+        if full { Err(self.limited(LimitKind::Subscriptions, "limits.subscriptions")) } else { Ok(()) }
+    }
+
+    /// A limit of the session was reached; `setting` raises it.
+    pub(super) fn limited(&self, kind: LimitKind, setting: &str) -> Failure {
+        super::limited(&self.metrics, kind, setting)
     }
 
     /// Takes a URI out of them.
@@ -370,8 +378,8 @@ impl Session {
 }
 
 impl State {
-    /// Adds a stream; the ones that ended first give way to it.
-    fn keep(&mut self, number: u64, stream: &Arc<EventStream>) {
+    /// Adds a stream; the ones that ended first give way to it, from `full` bytes on.
+    fn keep(&mut self, number: u64, stream: &Arc<EventStream>, full: usize) {
         loop {
             let held = self.streams.iter().filter_map(|(number, stream)| {
                 let (bytes, ended) = stream.held();
@@ -381,7 +389,7 @@ impl State {
                 (count + 1, sum + bytes, Some(oldest.map_or((at, number), |o| (at, number).min(o))))
             });
             match oldest {
-                Some((_, number)) if count >= MAX_ENDED || bytes > MAX_ENDED_BYTES => self.streams.remove(&number),
+                Some((_, number)) if count >= MAX_ENDED || bytes > full => self.streams.remove(&number),
                 _ => break,
             };
         }

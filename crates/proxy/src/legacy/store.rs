@@ -6,11 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::listens::Listens;
 use arc_swap::ArcSwap;
 use outrigger_mcp::bridge::to_client::Client;
-use outrigger_telemetry::Metrics;
-use outrigger_telemetry::metrics::SessionKind;
-use tokio::sync::Semaphore;
+use outrigger_telemetry::metrics::{LimitKind, SessionKind};
+use outrigger_telemetry::{Metrics, ServiceMetrics};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use super::ended::Ended;
 use super::http_sse::Connections;
 use super::initialize::Line;
 use super::keys::Keys;
+use super::resume::Kept;
 use super::seam::{Caller, ListKind, Route};
 use super::session::{Opening, Session, SessionId};
 use super::token::{self, SessionKey, Token};
@@ -25,32 +26,38 @@ use super::token::{self, SessionKey, Token};
 /// How often idle sessions and old events are looked for, at most: events are kept for a minute.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// How long things take in a session.
+/// What one session is held to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub struct Bounds {
     /// A question to the client, or a silent call.
-    pub(super) request: Duration,
+    pub request: Duration,
     /// A silent stream getting a sign of life.
-    pub(super) keepalive: Duration,
+    pub keepalive: Duration,
+    /// Requests at work at once, and as many questions to the client (`limits.session_requests`).
+    pub requests: usize,
+    /// Resources that it subscribes to (`limits.subscriptions`).
+    pub subscriptions: usize,
+    /// What a client whose stream broke may still ask for.
+    pub resume: Kept,
 }
 
 /// What sessions are held to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Sessions in all.
     pub sessions: usize,
     /// Sessions of one principal.
     pub sessions_per_principal: usize,
-    /// Streams on which clients listen.
-    pub listens: usize,
+    /// What the settings of these two are called.
+    pub names: [&'static str; 2],
+    /// Streams on which clients listen, of every revision.
+    pub listens: Arc<Listens>,
     /// A session in which nothing happens.
     pub idle: Duration,
     /// How long after its beginning a session may be taken up by others.
     pub max_age: Duration,
-    /// A question to the client, or a silent call.
-    pub request: Duration,
-    /// A silent stream getting a sign of life.
-    pub keepalive: Duration,
+    /// What each session is held to.
+    pub each: Bounds,
     /// Whether clients may use HTTP+SSE.
     pub http_sse: bool,
 }
@@ -63,12 +70,14 @@ pub(super) type Table = RwLock<HashMap<SessionId, Arc<Session>>>;
 pub struct Sessions {
     max: usize,
     pub(super) max_per_principal: usize,
+    pub(super) names: [&'static str; 2],
     idle: Duration,
     max_age: Duration,
-    pub(super) pace: Pace,
+    pub(super) each: Bounds,
     metrics: Arc<Metrics>,
-    /// One permit for each stream on which a client may listen.
-    pub(super) listens: Arc<Semaphore>,
+    /// Where refusals count.
+    pub(super) refused: Arc<ServiceMetrics>,
+    pub(super) listens: Arc<Listens>,
     pub(super) closed: CancellationToken,
     http_sse: bool,
     keys: ArcSwap<Keys>,
@@ -79,17 +88,19 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// No session yet. `keys` seal the ids.
-    pub fn new(settings: Settings, keys: Keys, metrics: &Arc<Metrics>) -> Self {
+    /// No session yet. `keys` seal the ids; what is refused counts in `refused`.
+    pub fn new(settings: Settings, keys: Keys, metrics: &Arc<Metrics>, refused: Arc<ServiceMetrics>) -> Self {
         Self {
             max: settings.sessions,
             max_per_principal: settings.sessions_per_principal,
             idle: settings.idle,
             max_age: settings.max_age,
-            pace: Pace { request: settings.request, keepalive: settings.keepalive },
+            names: settings.names,
+            each: settings.each,
             http_sse: settings.http_sse,
             metrics: Arc::clone(metrics),
-            listens: Arc::new(Semaphore::new(settings.listens)),
+            refused,
+            listens: settings.listens,
             closed: CancellationToken::new(),
             keys: ArcSwap::from_pointee(keys),
             ended: Ended::new(settings.max_age),
@@ -215,7 +226,8 @@ impl Sessions {
             route: token.route,
             client,
             lists: token.lists,
-            pace: self.pace,
+            bounds: self.each,
+            metrics: Arc::clone(&self.refused),
             closed,
             outside,
             open: self.metrics.session_opened(SessionKind::Client),
@@ -227,11 +239,13 @@ impl Sessions {
 
     fn make_room(&self, table: &mut HashMap<SessionId, Arc<Session>>, caller: &Caller) -> Result<(), Failure> {
         let mine = |session: &Session| session.principal.id() == caller.principal.id();
+        let [all, each] = self.names;
+        let over = |setting| super::limited(&self.refused, LimitKind::ClientSessions, setting);
         if table.values().filter(|session| mine(session)).count() >= self.max_per_principal {
-            self.give_way(table, mine).ok_or_else(|| super::limited("sessions of one principal"))?;
+            self.give_way(table, mine).ok_or_else(|| over(each))?;
         }
         if table.len() >= self.max {
-            self.give_way(table, |_| true).ok_or_else(|| super::limited("sessions"))?;
+            self.give_way(table, |_| true).ok_or_else(|| over(all))?;
         }
         Ok(())
     }

@@ -149,14 +149,22 @@ closed_label! {
         Budget = "budget",
         /// Waiting requests or messages.
         Queue = "queue",
-        /// Open sessions.
+        /// Open sessions with a server.
         Sessions = "sessions",
+        /// Open sessions of clients.
+        ClientSessions = "client_sessions",
+        /// Requests at work in one session of a client.
+        SessionRequests = "session_requests",
+        /// Questions that one session of a client has not answered.
+        SessionQuestions = "session_questions",
+        /// Resources that one session or listen subscribes to.
+        Subscriptions = "subscriptions",
         /// Child processes.
         Children = "children",
         /// Calls that wait for their client's answer.
         ParkedCalls = "parked_calls",
-        /// Open event streams.
-        Streams = "streams",
+        /// Streams on which callers listen.
+        Listens = "listens",
         /// Tasks that are followed.
         Tasks = "tasks",
         /// Bytes of headers.

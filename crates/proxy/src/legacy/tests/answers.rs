@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 
-use super::support::{World, call, message};
+use super::support::{BOUNDS, World, call, message};
 
 const PROGRESS: &str =
     r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}"#;
@@ -136,7 +136,7 @@ async fn a_session_has_a_bounded_number_of_requests_at_work() {
     let mut world = World::new();
     let client = world.client("2025-06-18", "{}").await;
     let mut at_work = Vec::new();
-    for id in 0..super::super::session::MAX_IN_FLIGHT {
+    for id in 0..BOUNDS.requests {
         drop(client.begin(&call(&id.to_string())));
         at_work.push(world.asked().await);
     }

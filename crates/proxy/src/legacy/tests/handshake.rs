@@ -152,7 +152,7 @@ async fn over_the_caps_idle_sessions_give_way_and_busy_ones_do_not() {
     let at_work = busy.begin(&call("1"));
     let asked = world.asked().await;
     let refused = world.stranger("ada").post(&initialize("2025-06-18", "{}")).await.text().await;
-    assert!(refused.contains("limit reached: sessions of one principal"), "{refused}");
+    assert!(refused.contains("limit reached: limits.sessions_per_principal"), "{refused}");
     asked.result("{}");
     assert_eq!(at_work.await.unwrap().status, 200);
 }

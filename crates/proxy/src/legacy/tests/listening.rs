@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::listens::Listens;
+use outrigger_telemetry::{Metrics, Role};
+
 use super::super::seam::{Change, ListKind, Route};
 use super::support::{World, id_text, message};
 
@@ -231,11 +234,15 @@ async fn a_slow_listener_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn streams_are_limited_in_number() {
-    let world = World::with(|settings| settings.listens = 1);
+    let metrics = Metrics::new(Role::Ingress).unwrap();
+    let listens = Listens::new(2, 1, metrics.service("*"));
+    let world = World::with(|settings| settings.listens = listens);
     let first = world.client("2025-06-18", "{}").await;
     let second = world.client("2025-06-18", "{}").await;
     let stream = first.get().await;
-    assert_eq!(second.get().await.status, 429);
+    let refused = second.get().await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.text().await.contains("limit reached: limits.listens_per_principal"));
     drop(stream);
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(second.get().await.status, 200);

@@ -87,7 +87,7 @@ async fn a_refusal_ends_the_call_and_a_refused_form_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_answer_fails_the_call() {
-    let mut world = World::with(|settings| settings.request = std::time::Duration::from_secs(40));
+    let mut world = World::with(|settings| settings.each.request = std::time::Duration::from_secs(40));
     let client = world.client("2025-06-18", ALL).await;
     let answer = client.begin(&call("1"));
     world.asked().await.result(ASK);

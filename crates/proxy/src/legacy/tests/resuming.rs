@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::support::{Client, Reply, World, call, message};
+use super::support::{BOUNDS, Client, Reply, World, call, message};
 
 fn progress(n: usize) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":1,"progress":{n}}}}}"#)
@@ -209,12 +209,12 @@ async fn big_events_reach_a_slow_reader_too() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_held_for_nobody() {
-    let stream = super::super::resume::EventStream::new(1, None, false);
+    let stream = super::super::resume::EventStream::new(1, None, false, BOUNDS.resume);
     stream.push(b"{}").await;
     assert_eq!(stream.held().0, 0, "without ids and without a reader it can never be asked for");
-    let numbered = super::super::resume::EventStream::new(1, Some("p".into()), false);
+    let numbered = super::super::resume::EventStream::new(1, Some("p".into()), false, BOUNDS.resume);
     for _ in 0..1000 {
         numbered.push(b"{}").await;
     }
-    assert!((1..super::super::resume::MAX_BYTES).contains(&numbered.held().0));
+    assert!((1..BOUNDS.resume.bytes).contains(&numbered.held().0));
 }

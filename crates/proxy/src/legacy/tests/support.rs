@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::body::OutBody;
 use crate::failure::Failure;
+use crate::listens::Listens;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::BodyExt;
@@ -20,9 +21,18 @@ use tokio::task::JoinHandle;
 use super::super::keys::Keys;
 use super::super::mesh::{Given, Later, Mesh, Messages, Told};
 use super::super::seam::{Caller, Change, Declared, Inbound, Route, Wanted};
-use super::super::{Sessions, Settings, http_sse, refusal, serve};
+use super::super::{Bounds, Kept, Sessions, Settings, http_sse, refusal, serve};
 
 pub(super) const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"extensions":{"x":{}}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
+
+/// What a session is held to, unless a test changes it.
+pub(super) const BOUNDS: Bounds = Bounds {
+    request: Duration::from_secs(300),
+    keepalive: Duration::from_secs(15),
+    requests: 256,
+    subscriptions: 1000,
+    resume: Kept { bytes: 1 << 20, life: Duration::from_secs(60) },
+};
 
 /// The mesh as the test plays it.
 #[derive(Clone)]
@@ -166,22 +176,23 @@ impl World {
     /// A world with other settings than these.
     #[expect(clippy::disallowed_methods, reason = "a test reads what it makes happen")]
     pub(super) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let metrics = Metrics::new(Role::Ingress).unwrap();
+        let merged = metrics.service("*");
         let mut settings = Settings {
             sessions: 10_000,
             sessions_per_principal: 100,
-            listens: 1000,
             idle: Duration::from_secs(30 * 60),
             max_age: Duration::from_secs(7 * 24 * 3600),
-            request: Duration::from_secs(300),
-            keepalive: Duration::from_secs(15),
+            names: ["limits.sessions", "limits.sessions_per_principal"],
+            listens: Listens::new(1000, 100, Arc::clone(&merged)),
+            each: BOUNDS,
             http_sse: true,
         };
         change(&mut settings);
-        let metrics = Metrics::new(Role::Ingress).unwrap();
         let (call_sender, calls) = mpsc::unbounded_channel();
         let (listen_sender, listens) = mpsc::unbounded_channel();
         Self {
-            sessions: Arc::new(Sessions::new(settings, Keys::random().unwrap(), &metrics)),
+            sessions: Arc::new(Sessions::new(settings, Keys::random().unwrap(), &metrics, merged)),
             mesh: Arc::new(Script { tag: "p.x".into(), calls: call_sender, listens: listen_sender }),
             calls,
             listens,
