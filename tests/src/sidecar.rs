@@ -50,9 +50,13 @@ impl TestSidecar {
 
     async fn launch(mesh: &Mesh, service: &str, policy: &str, settings: &str) -> Result<Self, StartError> {
         let policy = mesh.policy(policy);
+        let audit = if settings.contains("audit:") {
+            String::new()
+        } else {
+            format!("audit: {}\n", Self::audit(mesh, service).display())
+        };
         let text = format!(
-            "service: {service}\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\naudit: {}\npolicy: [{}]\n{}{settings}",
-            Self::audit(mesh, service).display(),
+            "service: {service}\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\n{audit}policy: [{}]\n{}{settings}",
             policy.display(),
             mesh.identity_section(service),
         );

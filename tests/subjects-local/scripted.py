@@ -36,7 +36,8 @@ MODERN = "2026-07-28"
 P = "io.modelcontextprotocol/"
 INFO = {"name": "scripted", "version": "1"}
 out_lock = threading.Lock()
-state = {"seen": [], "cancelled": [], "subscribed": [], "count": 0, "extra": 0, "lists": 0, "reading": True, "listens": []}
+state = {"seen": [], "cancelled": [], "subscribed": [], "count": 0, "extra": 0, "reading": True, "listens": [],
+         "lists": 0, "lists_now": 0, "lists_at_once": 0}
 waiting = {}
 next_id = [100]
 
@@ -135,6 +136,7 @@ def tool_flood(a, call):
     for n in range(a["n"]):
         progress(call, n)
     state["flooded"] = a["n"]
+    state["floods"] = state.get("floods", 0) + 1
     return "flooded"
 
 
@@ -256,9 +258,12 @@ def tool_outside(a, call):
 
 
 def tool_change(a, call):
-    for _ in range(a.get("times", 1)):
+    began = time.monotonic()
+    for n in range(a.get("times", 1)):
         state["extra"] += 1
         notify("notifications/tools/list_changed")
+        if "per_second" in a:
+            time.sleep(max(0, began + (n + 1) / a["per_second"] - time.monotonic()))
     return "changed"
 
 
@@ -297,8 +302,11 @@ RESOURCES = [{"uri": "test://a", "name": "a"}, {"uri": "test://hidden", "name": 
 
 def tool_list(cursor):
     state["lists"] += cursor is None
+    state["lists_now"] += 1
+    state["lists_at_once"] = max(state["lists_at_once"], state["lists_now"])
     if options.slow_list:
         time.sleep(options.slow_list / 1000)
+    state["lists_now"] -= 1
     tools = [{"name": n, "inputSchema": {"type": "object"}, "x-unknown": 1.0} for n in TOOLS]
     tools += [{"name": f"extra{n}", "inputSchema": {"type": "object"}} for n in range(state["extra"])]
     if options.endless_pages:
