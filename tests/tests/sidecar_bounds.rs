@@ -184,7 +184,7 @@ async fn storm(sidecar: &TestSidecar, client: &Client, prefix: &str) {
     assert_eq!(seen["lists_at_once"], 1, "one refetch at a time");
     let seconds = began.elapsed().as_secs_f64();
     let lists = seen["lists"].as_f64().unwrap();
-    assert!(lists <= 10.0 * seconds + 4.0, "{lists} pages in {seconds} s");
+    assert!(lists <= 5.0 * seconds + 2.0, "{lists} fetches in {seconds} s");
     // The last change is told a second after the one before it, at the latest; then nothing more comes.
     let mut told = 0;
     while let Ok(Some(message)) = tokio::time::timeout(std::time::Duration::from_secs(3), stream.next()).await {
