@@ -27,8 +27,6 @@ use crate::task_news::TaskNews;
 
 /// Notifications that wait for a slow listener. More are not made meanwhile: lists coalesce.
 const QUEUE: usize = 16;
-/// When to come back with fewer resources: no sooner than anybody could have thought about it.
-const RETRY: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -63,10 +61,11 @@ pub(crate) fn serve(
     if named.is_some() && !tasks::declared(message) {
         return Err(Failure::MissingExtension(tasks::EXTENSION));
     }
-    let resources = filter.resource_subscriptions.clone().unwrap_or_default();
+    let mut resources = filter.resource_subscriptions.clone().unwrap_or_default();
     if resources.len() > gateway.limits.session.subscriptions {
-        let merged = &gateway.recorder.merged;
-        return Err(Failure::over(merged, LimitKind::Subscriptions, "limits.subscriptions", RETRY));
+        // The acknowledgement says what is honoured.
+        gateway.recorder.merged.limited(LimitKind::Subscriptions);
+        resources.truncate(gateway.limits.session.subscriptions);
     }
     let place = gateway.listens.begin(caller.principal.id())?;
     let wanted = Wanted { resources, session: false };

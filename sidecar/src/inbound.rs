@@ -399,8 +399,9 @@ impl Inbound {
         let request = permitted.message();
         let mut filter = Filter::of(request);
         if filter.resources.len() > self.subscriptions {
-            let (kind, setting) = (LimitKind::Subscriptions, "limits.subscriptions");
-            return Err(Failure::over(&self.recorders.metrics, kind, setting, Duration::from_secs(1)));
+            // The acknowledgement says what is honoured.
+            self.recorders.metrics.limited(LimitKind::Subscriptions);
+            filter.resources.truncate(self.subscriptions);
         }
         filter.resources.retain(|uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri));
         if self.upstream.is_shared() {

@@ -71,8 +71,10 @@ async fn subscriptions_are_limited_for_each_listen_and_session() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &format!("{}limits: {{ subscriptions: 1 }}\n", scripted(&[]))).await;
     let client = sidecar.ready_client(&mesh).await;
-    assert_eq!(limit(&client.reply(&listen(&["test://a", "test://hidden"])).await), "limits.subscriptions");
-    drop(opened(&client, &listen(&["test://a"])).await);
+    let mut honoured = opened(&client, &listen(&["test://a", "test://hidden"])).await;
+    let told = honoured.next().await.unwrap();
+    assert_eq!(told["params"]["notifications"]["resourceSubscriptions"], json!(["test://a"]));
+    drop(honoured);
     let session = Session::open(&client, "2025-11-25", &json!({})).await;
     let subscribe = |uri: &'static str| {
         let session = session.clone();
@@ -144,7 +146,7 @@ async fn sessions_with_a_server_over_http_are_limited_for_each_principal() {
 #[tokio::test]
 async fn a_question_is_given_up_after_the_configured_time() {
     let mesh = Mesh::new();
-    let settings = format!("{}timeouts: {{ parked: 100ms }}\n", scripted(&[]));
+    let settings = format!("{}timeouts: {{ answer: 100ms }}\n", scripted(&[]));
     let sidecar = TestSidecar::start(&mesh, &settings).await;
     let client = sidecar.ready_client(&mesh).await;
     let call = Call::tool("elicit", "{}").capabilities(r#"{"elicitation":{}}"#);
