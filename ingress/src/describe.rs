@@ -1,7 +1,8 @@
 //! `server/discover`: what an endpoint can do, merged from its services or as its one service says it.
 
 use bytes::Bytes;
-use outrigger_mcp::bridge::tasks::EXTENSION;
+use outrigger_mcp::apps;
+use outrigger_mcp::bridge::tasks;
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{Merged, ServiceState};
 use outrigger_mcp::catalog_kind::Kind;
@@ -63,9 +64,13 @@ fn meta_with(meta: &[u8], info: &[u8]) -> Vec<u8> {
     outrigger_mcp::edit::rebuild_object(meta, span, |_| false, &[(outrigger_mcp::bridge::meta_keys::SERVER_INFO, info)])
 }
 
+/// The extensions that pass through the merge: the ids of tasks say whose they are, and pages of apps are resources.
+const EXTENSIONS: [&str; 2] = [tasks::EXTENSION, apps::EXTENSION];
+
 /// What any of the services can do. Changes of lists are always announced, because we notice them ourselves.
 fn union<'a>(catalogs: impl Iterator<Item = &'a Catalog>) -> Bytes {
-    let (mut kinds, mut subscribe, mut tasks, mut others) = ([false; 4], false, false, Vec::new());
+    let (mut kinds, mut subscribe, mut others) = ([false; 4], false, Vec::new());
+    let mut extensions = EXTENSIONS.map(|name| (name, false));
     for catalog in catalogs {
         for (seen, kind) in kinds.iter_mut().zip(Kind::ALL) {
             *seen |= catalog.offers(kind);
@@ -73,7 +78,9 @@ fn union<'a>(catalogs: impl Iterator<Item = &'a Catalog>) -> Bytes {
         let declared = catalog.about().capabilities.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok());
         let declared = declared.unwrap_or_default();
         subscribe |= declared["resources"]["subscribe"] == true;
-        tasks |= declared["extensions"][EXTENSION].is_object();
+        for (name, offered) in &mut extensions {
+            *offered |= declared["extensions"][*name].is_object();
+        }
         others.extend(["completions", "logging"].into_iter().filter(|name| declared[name].is_object()));
     }
     let [tools, prompts, resources, templates] = kinds;
@@ -89,9 +96,10 @@ fn union<'a>(catalogs: impl Iterator<Item = &'a Catalog>) -> Bytes {
     others.sort_unstable();
     others.dedup();
     members.extend(others.into_iter().map(|name| format!("\"{name}\":{{}}")));
-    // Of the extensions only this one passes through the merge: the ids of tasks say whose they are.
-    if tasks {
-        members.push(format!("\"extensions\":{{\"{EXTENSION}\":{{}}}}"));
+    let offered = extensions.iter().filter(|(_, offered)| *offered);
+    let offered: Vec<_> = offered.map(|(name, _)| format!("\"{name}\":{{}}")).collect();
+    if !offered.is_empty() {
+        members.push(format!("\"extensions\":{{{}}}", offered.join(",")));
     }
     Bytes::from(format!("{{{}}}", members.join(",")))
 }
@@ -145,12 +153,12 @@ mod tests {
         let (a, b) = (
             catalog(r#"{"tools":{},"logging":{}}"#),
             catalog(
-                r#"{"resources":{"subscribe":true},"x":{},"extensions":{"io.modelcontextprotocol/tasks":{},"y":{}}}"#,
+                r#"{"resources":{"subscribe":true},"x":{},"extensions":{"io.modelcontextprotocol/tasks":{},"y":{},"io.modelcontextprotocol/ui":{}}}"#,
             ),
         );
         assert_eq!(
             union([&a, &b].into_iter()),
-            r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"logging":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#
+            r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"logging":{},"extensions":{"io.modelcontextprotocol/tasks":{},"io.modelcontextprotocol/ui":{}}}"#
         );
     }
 }

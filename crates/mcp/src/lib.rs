@@ -9,6 +9,7 @@
 //! Messages stay the sender's bytes: unknown members, number spellings and key order survive.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
+pub mod apps;
 pub mod bridge;
 pub mod catalog;
 pub mod catalog_kind;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
+    apps,
     edit::{Edits, MetaEdit, insert_member, rebuild_object},
     envelope::{Field, Message, Meta, Shape},
     error::{
@@ -119,7 +120,7 @@ fn is_url(params: &[u8]) -> bool {
     member(params, whole(params), "mode").is_some_and(|mode| mode.of(params) == b"\"url\"")
 }
 
-/// The capabilities that mean something to a legacy client; extensions need both ends of one era.
+/// The capabilities that mean something to a legacy client; most extensions need both ends of one era.
 const LEGACY_CAPABILITIES: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
 
 /// The reply to `initialize` from the result of `server/discover`. `None` when that is no result.
@@ -132,8 +133,15 @@ pub fn initialize_reply(id: &[u8], revision: Revision, discovered: &Message) -> 
         |span| {
             // Tasks are the only extension that 2025-11-25 has a form for.
             let tasks = revision >= Revision::V2025_11_25 && super::tasks::has_extension(body, span);
-            let set: &[(&str, &[u8])] = if tasks { &[("tasks", super::tasks::to_client::CAPABILITY)] } else { &[] };
-            rebuild_object(body, span, |name| !LEGACY_CAPABILITIES.contains(&name), set)
+            let mut set: Vec<(&str, &[u8])> = Vec::new();
+            if tasks {
+                set.push(("tasks", super::tasks::to_client::CAPABILITY));
+            }
+            // Pages of apps are resources: hosts of every revision show them.
+            let pages = member(body, span, "extensions").and_then(|list| member(body, list, apps::EXTENSION));
+            let pages = pages.map(|says| [b"{\"", apps::EXTENSION.as_bytes(), b"\":", says.of(body), b"}"].concat());
+            set.extend(pages.as_deref().map(|pages| ("extensions", pages)));
+            rebuild_object(body, span, |name| !LEGACY_CAPABILITIES.contains(&name), &set)
         },
     );
     let info =

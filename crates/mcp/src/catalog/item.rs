@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    apps,
     bridge::tasks::TaskSupport,
     catalog_kind::Kind,
     json::{MAX_DEPTH, Scanner, Span, decode_string, members},
@@ -23,6 +24,8 @@ pub struct Item {
     key: Box<str>,
     /// The string token of the name, with its quotes.
     key_at: Range<u32>,
+    /// The tokens of URIs in a tool's `_meta` that name its page, with their quotes, in the order of the text.
+    pages: Box<[Span]>,
     headers: ToolHeaders,
     repeatable: bool,
     tasks: TaskSupport,
@@ -53,13 +56,14 @@ impl Item {
     pub(super) fn read(kind: Kind, raw: Bytes) -> Result<Self, String> {
         let whole = Span { start: 0, end: u32::try_from(raw.len()).map_err(|e| e.to_string())? };
         let member_name = kind.key_member();
-        let (mut key, mut schema, mut hints, mut execution) = (None, None, None, None);
+        let (mut key, mut schema, mut hints, mut execution, mut meta) = (None, None, None, None, None);
         for (name, value) in members(&raw, whole) {
             let slot = match &*name.decode(&raw) {
                 name if name == member_name => &mut key,
                 "inputSchema" => &mut schema,
                 "annotations" => &mut hints,
                 "execution" => &mut execution,
+                "_meta" => &mut meta,
                 _ => continue,
             };
             if slot.replace(value).is_some() {
@@ -79,7 +83,8 @@ impl Item {
         let repeatable = tool && hints.is_some_and(|hints| says_repeatable(&raw, hints));
         let tasks =
             execution.filter(|_| tool).map_or(TaskSupport::Forbidden, |span| TaskSupport::of_execution(span.of(&raw)));
-        Ok(Self { key: text, key_at: at.start..at.end, headers, repeatable, tasks, raw })
+        let pages = meta.filter(|_| tool).map(|meta| apps::pages(&raw, meta)).unwrap_or_default().into();
+        Ok(Self { key: text, key_at: at.start..at.end, pages, headers, repeatable, tasks, raw })
     }
 
     /// The definition, byte for byte as the server sent it.
@@ -108,15 +113,29 @@ impl Item {
         self.tasks
     }
 
-    /// Appends the definition with another name; every other byte stays.
-    pub fn write_as(&self, exposed: &str, out: &mut Vec<u8>) {
-        if exposed == &*self.key {
-            out.extend_from_slice(&self.raw);
-            return;
+    /// Appends the definition with another name, and with the URIs of its page that `expose` gives; every other byte stays.
+    pub fn write_as(&self, exposed: &str, expose: impl Fn(&str) -> Option<String>, out: &mut Vec<u8>) {
+        let mut copied = 0;
+        let mut put = |span: Range<usize>, new: &str, out: &mut Vec<u8>| {
+            out.extend_from_slice(&self.raw[copied..span.start]);
+            crate::json::write_string(out, new);
+            copied = span.end;
+        };
+        let name = (exposed != &*self.key).then_some((self.key_at.start as usize..self.key_at.end as usize, exposed));
+        let mut name = name.into_iter().peekable();
+        for page in &self.pages {
+            let uri = decode_string(page.of(&self.raw)).and_then(|uri| expose(&uri));
+            if let Some((span, exposed)) = name.next_if(|(span, _)| span.start < page.range().start) {
+                put(span, exposed, out);
+            }
+            if let Some(uri) = uri {
+                put(page.range(), &uri, out);
+            }
         }
-        out.extend_from_slice(&self.raw[..self.key_at.start as usize]);
-        crate::json::write_string(out, exposed);
-        out.extend_from_slice(&self.raw[self.key_at.end as usize..]);
+        if let Some((span, exposed)) = name.next() {
+            put(span, exposed, out);
+        }
+        out.extend_from_slice(&self.raw[copied..]);
     }
 }
 
@@ -151,8 +170,28 @@ mod tests {
         assert_eq!(item.raw(), text);
         assert_eq!(item.key(), "ab");
         let mut out = Vec::new();
-        item.write_as("fs__ab", &mut out);
+        item.write_as("fs__ab", |_| None, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), text.replace(r#""a\u0062""#, r#""fs__ab""#));
+    }
+
+    #[test]
+    fn a_page_is_named_as_it_can_be_read() {
+        let wrap = |uri: &str| (uri != "ui://own").then(|| format!("ui://fs+{uri}"));
+        let meta = r#""_meta":{"ui":{"resourceUri":"ui:\/\/a"},"ui/resourceUri":"ui://a","x":"ui://a"}"#;
+        let renamed =
+            r#""_meta":{"ui":{"resourceUri":"ui://fs+ui://a"},"ui/resourceUri":"ui://fs+ui://a","x":"ui://a"}"#;
+        for (text, new) in [
+            (format!("{{{meta},\"name\":\"t\"}}"), format!("{{{renamed},\"name\":\"fs__t\"}}")),
+            (format!("{{\"name\":\"t\",{meta},\"n\":1.0}}"), format!("{{\"name\":\"fs__t\",{renamed},\"n\":1.0}}")),
+            (
+                r#"{"name":"t","_meta":{"ui":{"resourceUri":"ui://own"}}}"#.into(),
+                r#"{"name":"fs__t","_meta":{"ui":{"resourceUri":"ui://own"}}}"#.into(),
+            ),
+        ] {
+            let mut out = Vec::new();
+            tool(&text).write_as("fs__t", wrap, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), new);
+        }
     }
 
     #[test]
@@ -196,7 +235,7 @@ mod tests {
             let item = tool(&format!("{head}{token}{tail}"));
             prop_assert_eq!(item.key(), name.as_str());
             let mut out = Vec::new();
-            item.write_as(&exposed, &mut out);
+            item.write_as(&exposed, |_| None, &mut out);
             prop_assert_eq!(String::from_utf8(out).unwrap(), format!("{head}{}{tail}", crate::json::quote(&exposed)));
         }
     }

@@ -80,6 +80,8 @@ pub struct Target<'a> {
 /// One listed capability.
 #[derive(Debug, Clone)]
 pub struct Exposed<'a> {
+    /// Index of the service in [`Merged::services`].
+    pub at: usize,
     /// The service that has it.
     pub service: &'a ServiceView,
     /// Its definition.
@@ -158,6 +160,7 @@ impl Merged {
         self.listed().flat_map(move |(at, service)| {
             let items = service.catalog.list(kind).items().iter().enumerate();
             items.filter(move |(i, _)| !self.omitted.contains(&(at, kind, *i as u32))).map(move |(_, item)| Exposed {
+                at: at as usize,
                 service,
                 item,
                 name: self.exposed_name(service, kind, item.key()),

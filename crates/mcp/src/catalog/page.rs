@@ -60,7 +60,7 @@ impl PreparedList {
             if before > 0 {
                 page.push(b',');
             }
-            exposed.item.write_as(&exposed.name, &mut page);
+            exposed.item.write_as(&exposed.name, |uri| merged.expose_uri(exposed.at, uri), &mut page);
             if before > 0 && page.len() > page_bytes {
                 let next = page.split_off(before + 1);
                 page.truncate(before);

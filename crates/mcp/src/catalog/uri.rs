@@ -1,11 +1,13 @@
 //! Resource URIs of several services on one endpoint: `<service>+<scheme>:` where two services claim one URI.
 //!
 //! Only the scheme changes, so the same rule serves URIs and RFC 6570 templates, and clients that look at the path or
-//! the file ending still can. `ns+scheme` is a valid scheme (RFC 3986 section 3.1).
+//! the file ending still can. `ns+scheme` is a valid scheme (RFC 3986 section 3.1). Pages of MCP Apps keep their scheme, on
+//! which hosts insist: `ui://<service>+ui://...`.
 
 use std::borrow::Cow;
 
 use crate::{
+    apps,
     json::{JsonError, MAX_DEPTH, Scanner, Span, decode_string, write_string},
     names::check_service,
 };
@@ -13,10 +15,14 @@ use crate::{
 /// Stands before service names that start with a digit, as a scheme must start with a letter. No service name holds
 /// a dot, so nothing else can look like it.
 const DIGIT_PREFIX: &str = "n.";
+/// Stands before service names in URIs of pages.
+const PAGE_PREFIX: &str = "ui://";
 
 /// `uri` (or a template) under the name of a service. `None` when it has no literal scheme to extend.
 pub fn wrap(service: &str, uri: &str) -> Option<String> {
-    scheme(uri)?;
+    if scheme(uri)? == apps::SCHEME {
+        return Some([PAGE_PREFIX, service, "+", uri].concat());
+    }
     let prefix = if service.starts_with(|c: char| c.is_ascii_digit()) { DIGIT_PREFIX } else { "" };
     Some([prefix, service, "+", uri].concat())
 }
@@ -24,6 +30,10 @@ pub fn wrap(service: &str, uri: &str) -> Option<String> {
 /// Splits a wrapped URI or template into service and original. The caller decides whether it knows the service:
 /// `git+ssh:` is also somebody's scheme.
 pub fn unwrap(uri: &str) -> Option<(&str, &str)> {
+    if let Some((service, original)) = uri.strip_prefix(PAGE_PREFIX).and_then(|rest| rest.split_once('+')) {
+        check_service(service).ok()?;
+        return (scheme(original)? == apps::SCHEME).then_some((service, original));
+    }
     let (head, original) = uri.split_once('+')?;
     let digit = |name: &&str| name.starts_with(|c: char| c.is_ascii_digit());
     let service = match head.strip_prefix(DIGIT_PREFIX) {
@@ -49,7 +59,7 @@ pub fn literal_prefix(template: &str) -> &str {
 }
 
 /// Rewrites the URIs of a result (raw JSON): `contents[].uri`, and `uri` of resource links and embedded resources in
-/// `content[]` and `messages[].content`. `map` gives the new URI or `None` to keep it; nothing else changes.
+/// `content[]` and `messages[].content`, and the page of an app in `_meta`. `map` gives the new URI or `None` to keep it; nothing else changes.
 /// `None` when nothing changed at all, or the result is not a JSON object.
 pub fn rewrite_uris(result: &[u8], map: impl Fn(&str) -> Option<String>) -> Option<Vec<u8>> {
     let mut finder = UriFinder { body: result, found: Vec::new() };
@@ -86,6 +96,10 @@ impl UriFinder<'_> {
             "contents" => each(s, |s| self.holder(s).map(drop)),
             "content" => self.blocks(s),
             "messages" => each(s, |s| self.message(s)),
+            "_meta" => {
+                self.found.extend(apps::pages(body, s.value()?));
+                Ok(())
+            }
             _ => s.value().map(drop),
         })?;
         scanner.finish()
@@ -173,6 +187,7 @@ mod tests {
         assert_eq!(wrap("fs", "file:///a").as_deref(), Some("fs+file:///a"));
         assert_eq!(wrap("fs", "repo://{owner}/x").as_deref(), Some("fs+repo://{owner}/x"));
         assert_eq!(wrap("7zip", "file:///a").as_deref(), Some("n.7zip+file:///a"));
+        assert_eq!(wrap("7zip", "ui://a/b").as_deref(), Some("ui://7zip+ui://a/b"));
         for none in ["no-scheme", "{+path}", "{scheme}://x", "1a:b", "", ":x", "a b:c"] {
             assert_eq!(wrap("fs", none), None, "{none}");
         }
@@ -183,6 +198,10 @@ mod tests {
         assert_eq!(unwrap("fs+file:///a+b"), Some(("fs", "file:///a+b")));
         assert_eq!(unwrap("a+git+ssh://x"), Some(("a", "git+ssh://x")));
         assert_eq!(unwrap("n.7zip+file:///a"), Some(("7zip", "file:///a")));
+        assert_eq!(unwrap("ui://7zip+ui://a/b+c"), Some(("7zip", "ui://a/b+c")));
+        for none in ["ui://a", "ui://a+b", "ui://a+file:///b", "ui://A+ui://b", "ui://a/b+ui://c"] {
+            assert_eq!(unwrap(none), None, "{none}");
+        }
         for none in
             ["file:///a+b:c", "7zip+file:///a", "n.fs+file:///a", "FS+file:///a", "fs+nothing", "+a:b", "file:///a"]
         {
@@ -200,12 +219,13 @@ mod tests {
             "content":[{"uri":"file:///c","type":"resource_link","n":1.0},{"type":"text","uri":"file:///no"},
               {"resource":{"uri":"file:\/\/\/d","blob":""},"type":"resource"},{"type":"resource_link","resource":{"uri":"file:///no"}}, 7],
             "messages":[{"role":"user","content":{"type":"resource","resource":{"uri":"file:///e"}}},null],
-            "structuredContent":{"uri":"file:///no","contents":[{"uri":"file:///no"}]},"_meta":{"uri":"file:///no"}}"#;
+            "structuredContent":{"uri":"file:///no","contents":[{"uri":"file:///no"}]},"_meta":{"uri":"file:///no","ui":{"resourceUri":"file:///f"}}}"#;
         let expected = String::from_utf8_lossy(result)
             .replace(r#"{"uri":"file:///a","#, r#"{"uri":"fs+file:///a","#)
             .replace(r#""file:///c""#, r#""fs+file:///c""#)
             .replace(r#""file:\/\/\/d""#, r#""fs+file:///d""#)
-            .replace(r#""file:///e""#, r#""fs+file:///e""#);
+            .replace(r#""file:///e""#, r#""fs+file:///e""#)
+            .replace(r#""file:///f""#, r#""fs+file:///f""#);
         let got = rewrite_uris(result, shout).unwrap();
         assert_eq!(String::from_utf8(got).unwrap(), expected);
     }
@@ -226,7 +246,7 @@ mod tests {
     proptest! {
         #[test]
         fn wrap_and_unwrap_round_trip(
-            service in "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", uri in "[a-zA-Z][a-zA-Z0-9+.-]{0,6}:\\PC{0,20}"
+            service in "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", uri in "([a-zA-Z][a-zA-Z0-9+.-]{0,6}|ui):\\PC{0,20}"
         ) {
             let wrapped = wrap(&service, &uri).unwrap();
             prop_assert!(scheme(&wrapped).is_some());

@@ -214,7 +214,7 @@ proptest! {
     fn everything_listed_leads_back(
         parts in proptest::collection::vec((
             proptest::collection::vec("(a|b|_|\\.|é){1,4}|n{55,58}", 0..5),
-            proptest::collection::vec("(s0\\+|s1\\+|n\\.7\\+)?(file|web|7x)?:?/{0,2}[ab+]{0,2}", 0..5),
+            proptest::collection::vec("(s0\\+|s1\\+|n\\.7\\+|ui://s0\\+|ui://7\\+)?(file|web|7x|ui)?:?/{0,2}[ab+]{0,2}", 0..5),
         ), 0..4)
     ) {
         let names = ["s0", "s1", "7", "s0-x"];
