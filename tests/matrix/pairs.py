@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from drivers.client import Client
 from drivers.sdk import Driver, Place, Sdk, SdkClient
 from drivers.transports import Http, Stdio
 from mesh import Mesh, Processes, Subjects, free_port
+from sidecar import Authority, start_sidecar
 
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 REFERENCE = Path(__file__).resolve().parent / "server" / "reference.py"
@@ -23,6 +25,9 @@ AT_ONCE = 6
 FEATURE_SECONDS = 60
 # Services that raw clients also reach through the merged endpoint, and over stdio through `outrigger connect`.
 MERGED = ("stdio-20251125", "http-20250618", "http-20260728")
+WITH_SSE = ("2024-11-05", "2025-11-25")
+# And at a sidecar of their own, with a client certificate and without an ingress.
+ALONE = ("stdio-20241105", "http-20250618", "http-20251125", "sse-20241105", "stdio-20260728", "http-20260728")
 CONNECTED = ("stdio-20250326", "http-20251125", "stdio-20260728")
 
 
@@ -67,6 +72,8 @@ class World:
     logs: Path
     subjects: Subjects
     sdks: list[Sdk]
+    # By service: the sidecars of `ALONE`, as acceptance describes places.
+    alone: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,9 @@ def servers(processes: Processes, subjects: Subjects) -> list[Server]:
         if revision > REVISIONS[0]:
             url = f"http://127.0.0.1:{port}/{revision}/mcp"
             out.append(Server(f"http-{short(revision)}", revision, "Streamable HTTP", {"url": url}))
+        if revision in WITH_SSE:
+            url = f"http://127.0.0.1:{port}/{revision}/sse"
+            out.append(Server(f"sse-{short(revision)}", revision, "HTTP+SSE", {"url": url}))
     return out
 
 
@@ -164,6 +174,8 @@ async def run_all(all_servers: list[Server], world: World, wanted: Selection) ->
             queue += [(PairResult(r, "merged", server), partial(raw_merged, world, wanted)) for r in REVISIONS]
         if server.name in CONNECTED:
             queue += [(PairResult(r, "connect", server), partial(raw_connect, world, wanted)) for r in REVISIONS]
+        if server.name in ALONE:
+            queue += [(PairResult(r, "sidecar", server), partial(raw_sidecar, world, wanted)) for r in REVISIONS]
         queues.append([(r, run) for r, run in queue if wanted.pair(r.name)])
     results += [r for queue in queues for r, _ in queue]
     # Each SDK begins with another server, so that they seldom wait for each other.
@@ -195,6 +207,25 @@ async def raw_connect(world: World, wanted: Selection, result: PairResult) -> No
     log = world.logs / f"connect-{result.client}-{result.server.name}.log"
     stdio = Stdio(connect_command(world, result.server), str(log))
     await try_pair(result, Client(result.client, stdio), wanted, world.logs)
+
+
+async def raw_sidecar(world: World, wanted: Selection, result: PairResult) -> None:
+    place = world.alone[result.server.name]
+    context = ssl.create_default_context(cafile=place["MESH_CA"])
+    context.load_cert_chain(place["MESH_CLIENT_CERT"], place["MESH_CLIENT_KEY"])
+    http = httpx2.AsyncClient(verify=context, trust_env=False, timeout=httpx2.Timeout(30, read=120))
+    await try_pair(result, Client(result.client, Http(http, place["MESH_INGRESS_URL"], result.client)), wanted, world.logs)
+
+
+def sidecars(processes: Processes, binary: str, all_servers: list[Server]) -> dict[str, dict[str, str]]:
+    """Starts a sidecar without an ingress for each of `ALONE`."""
+    authority = Authority(binary, processes.logs / "authority")
+    out = {}
+    for server in all_servers:
+        if server.name in ALONE:
+            service = {"upstream": server.service["url"]} if "url" in server.service else server.service
+            out[server.name] = start_sidecar(processes, binary, authority, server.name, service)
+    return out
 
 
 def connect_command(world: World, server: Server) -> list[str]:

@@ -44,7 +44,7 @@ but for what the fourth column names.
 | client | speaks | over | differs in | not tried |
 |---|---|---|---|---|"""
 # What a cell says of the way in, where ways differ.
-VIA = {"http": "", "merged": " at `/mcp`", "connect": " by `connect`"}
+VIA = {"http": "", "merged": " at `/mcp`", "connect": " by `connect`", "sidecar": " without an ingress"}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def main() -> int:
             }
             state = processes.logs / "state"
             mesh: Mesh = start_mesh(processes, args.start, manifest, state, [s.name for s in servers])
-            world = pairs.World(mesh, args.start, processes.logs, subjects, pairs.sdks(subjects))
+            alone = pairs.sidecars(processes, args.start, servers)
+            world = pairs.World(mesh, args.start, processes.logs, subjects, pairs.sdks(subjects), alone)
             wanted = pairs.Selection(tuple(args.only), tuple(args.feature))
             results = asyncio.run(pairs.run_all(servers, world, wanted))
             sins = pairs.sins(processes.logs)
