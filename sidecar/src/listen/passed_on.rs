@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use outrigger_mcp::{
-    edit::Edits,
+    bridge::meta_keys::mesh_only,
+    edit::{Edits, rebuild_object},
     envelope::{Message, Param},
-    json::{Span, decode_string, elements, member},
+    json::{Span, decode_string, elements, member, members},
     sse,
 };
 use outrigger_proxy::{body::OutBody, pool::PooledBody};
@@ -13,16 +14,23 @@ use outrigger_runtime::drain::DrainWatcher;
 
 use super::ended;
 
-/// Takes resources that the caller may not read out of a listen that is passed on.
+/// The member that lists resources.
+const RESOURCES: &str = "resourceSubscriptions";
+
+/// Takes resources that the caller may not read out of a listen that is passed on, and what only the mesh understands.
 pub fn narrow(request: &Message, visible: impl Fn(&str) -> bool, edits: &mut Edits) {
     let body = request.body();
-    let list = request.params().get(Param::Notifications).and_then(|span| member(body, span, "resourceSubscriptions"));
-    let Some((list, uris)) = list.and_then(|list| Some((list, elements(body, list)?))) else { return };
+    let Some(wanted) = request.params().get(Param::Notifications) else { return };
+    let ours = members(body, wanted).into_iter().any(|(key, _)| mesh_only(&key.decode(body)));
+    let uris = member(body, wanted, RESOURCES).and_then(|list| elements(body, list));
     let may = |span: &&Span| decode_string(request.raw(**span)).is_some_and(|uri| visible(&uri));
-    let kept: Vec<&[u8]> = uris.iter().filter(may).map(|span| request.raw(*span)).collect();
-    if kept.len() < uris.len() {
-        edits.replace(list, [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
+    let kept = uris.as_ref().map(|uris| uris.iter().filter(may).map(|span| request.raw(*span)).collect::<Vec<_>>());
+    if !ours && uris.as_ref().map(Vec::len) == kept.as_ref().map(Vec::len) {
+        return;
     }
+    let kept = kept.map(|kept| [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
+    let set: Vec<_> = kept.iter().map(|list| (RESOURCES, list.as_slice())).collect();
+    edits.replace(wanted, rebuild_object(body, wanted, mesh_only, &set));
 }
 
 /// The message that ends a listen.
@@ -70,4 +78,31 @@ pub fn passed_on(farewell: Option<Bytes>, mut body: PooledBody, drain: DrainWatc
         }
     });
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn narrowed(filter: &str) -> String {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{{"notifications":{filter}}}}}"#
+        );
+        let request = Message::parse(Bytes::from(text)).unwrap();
+        let mut edits = Edits::new();
+        narrow(&request, |uri| uri != "a:hidden", &mut edits);
+        let got = Message::parse(edits.apply_flat(request.body())).unwrap();
+        let span = got.params().get(Param::Notifications).unwrap();
+        String::from_utf8(got.raw(span).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_server_is_asked_for_what_the_caller_may_read_and_for_nothing_of_ours() {
+        let untouched = r#"{ "toolsListChanged":true,"resourceSubscriptions":["a:1"] }"#;
+        assert_eq!(narrowed(untouched), untouched);
+        let hidden = r#"{"resourceSubscriptions":["a:1","a:hidden"],"toolsListChanged":true}"#;
+        assert_eq!(narrowed(hidden), r#"{"toolsListChanged":true,"resourceSubscriptions":["a:1"]}"#);
+        let ours = r#"{"resourceSubscriptions":["a:1"],"outrigger.dev/session":true}"#;
+        assert_eq!(narrowed(ours), r#"{"resourceSubscriptions":["a:1"]}"#);
+    }
 }
