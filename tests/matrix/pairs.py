@@ -14,7 +14,7 @@ import httpx2
 from checks import FEATURES, UNDECLARED, Feature, Impossible, Lossy, Pair, same
 from drivers.client import Client
 from drivers.sdk import Driver, Place, Sdk, SdkClient
-from drivers.transports import Http, Stdio
+from drivers.transports import Http, Sse, Stdio
 from mesh import Mesh, Processes, Subjects, free_port
 from sidecar import Authority, start_sidecar
 
@@ -117,6 +117,7 @@ def sdks(subjects: Subjects) -> list[Sdk]:
     official = str(package("@modelcontextprotocol", "client"))
     return [
         # Has no Streamable HTTP.
+        Sdk("typescript-1.9-sse", "2024-11-05", (subjects.node, ts1, str(package("sdk-2024-11-05"))), over_sse=True),
         Sdk("typescript-1.9", "2024-11-05", (subjects.node, ts1, str(package("sdk-2024-11-05"))), over_connect=True,
             # Forgets who waits for progress when the answer comes in the same piece.
             skips=frozenset({"progress", "tasks"})),
@@ -170,6 +171,7 @@ async def run_all(all_servers: list[Server], world: World, wanted: Selection) ->
     queues = []
     for server in all_servers:
         queue = [(PairResult(r, "http", server), partial(raw_http, world, wanted)) for r in REVISIONS]
+        queue.append((PairResult(REVISIONS[0], "sse", server), partial(raw_sse, world, wanted)))
         if server.name in MERGED:
             queue += [(PairResult(r, "merged", server), partial(raw_merged, world, wanted)) for r in REVISIONS]
         if server.name in CONNECTED:
@@ -195,6 +197,15 @@ async def run_all(all_servers: list[Server], world: World, wanted: Selection) ->
 async def raw_http(world: World, wanted: Selection, result: PairResult) -> None:
     http = Http(http_client(world.mesh), world.mesh.service(result.server.name), result.client)
     await try_pair(result, Client(result.client, http), wanted, world.logs)
+
+
+async def raw_sse(world: World, wanted: Selection, result: PairResult) -> None:
+    sse = Sse(http_client(world.mesh), sse_url(world, result.server))
+    await try_pair(result, Client(result.client, sse), wanted, world.logs)
+
+
+def sse_url(world: World, server: Server) -> str:
+    return world.mesh.service(server.name).removesuffix("/mcp") + "/sse"
 
 
 async def raw_merged(world: World, wanted: Selection, result: PairResult) -> None:
@@ -243,7 +254,8 @@ async def with_sdk(
                 place = Place(command=tuple(connect_command(world, result.server)))
             else:
                 headers = {"Authorization": f"Bearer {world.mesh.credentials()['MESH_TOKEN']}"}
-                place = Place(world.mesh.service(result.server.name), headers)
+                url = sse_url(world, result.server) if sdk.over_sse else world.mesh.service(result.server.name)
+                place = Place(url, headers)
             async with turns[result.server.name]:
                 await try_pair(result, SdkClient(driver, place), wanted, world.logs, skips=sdk.skips)
 

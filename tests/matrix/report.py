@@ -44,7 +44,7 @@ but for what the fourth column names.
 | client | speaks | over | differs in | not tried |
 |---|---|---|---|---|"""
 # What a cell says of the way in, where ways differ.
-VIA = {"http": "", "merged": " at `/mcp`", "connect": " by `connect`", "sidecar": " without an ingress"}
+VIA = {"http": "", "merged": " at `/mcp`", "connect": " by `connect`", "sse": " at `/sse`", "sidecar": " without an ingress"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def document(results: list[PairResult]) -> str:
     parts.append(SDKS)
     for sdk in dict.fromkeys(r.sdk for r in results if r.sdk):
         mine = [r for r in results if r.sdk == sdk]
-        through = "stdio, `outrigger connect`" if sdk.over_connect else "Streamable HTTP"
+        through = "stdio, `outrigger connect`" if sdk.over_connect else "HTTP+SSE" if sdk.over_sse else "Streamable HTTP"
         differ = dict.fromkeys(n for r in mine for n, o in r.features.items() if sdk_differs(results, r, n, o))
         parts.append(f"| {sdk.name} | {sdk.revision} | {through} | {', '.join(differ)} | {', '.join(sorted(sdk.skips))} |")
     parts.append("\n## Notes\n")

@@ -42,7 +42,7 @@ def main() -> int:
             servers = pairs.servers(processes, subjects)
             manifest = {
                 "mesh": "matrix",
-                "ingress": {"listen": "127.0.0.1:0"},
+                "ingress": {"listen": "127.0.0.1:0", "http_sse": True},
                 "services": {s.name: s.service for s in servers},
             }
             state = processes.logs / "state"

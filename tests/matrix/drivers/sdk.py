@@ -35,6 +35,7 @@ class Sdk:
     not_found: int | None = None
     # It reaches the mesh over stdio, through `outrigger connect`.
     over_connect: bool = False
+    over_sse: bool = False
 
 
 @dataclass(frozen=True)
