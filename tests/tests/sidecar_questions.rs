@@ -213,6 +213,21 @@ async fn an_error_that_asks_for_a_visit_becomes_a_question_and_the_retry_calls_a
 }
 
 #[tokio::test]
+async fn the_session_of_a_legacy_client_gets_the_error_that_asks_for_a_visit_as_it_is() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let url = Call::tool("url", "{}")
+        .meta(r#""outrigger.dev/session":"c.1.ada""#)
+        .capabilities(r#"{"elicitation":{"url":{}}}"#);
+    let reply = client.reply(&url).await;
+    assert_eq!(reply.error_code(), -32042, "{reply:?}");
+    assert_eq!(reply.json()["error"]["data"]["elicitations"][0]["elicitationId"], "e1");
+    assert_eq!(text_of(&client.reply(&url).await.json()), "welcome");
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn two_calls_of_one_caller_that_ask_are_not_confused() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;

@@ -31,7 +31,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use outrigger_mcp::bridge::handshake::Greeted;
+use outrigger_mcp::bridge::{handshake::Greeted, meta_keys::CLIENT_SESSION};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{
     Metrics, ServiceMetrics,
@@ -52,9 +52,6 @@ use crate::{
     child::ChildSpec,
     config::{Era, SessionScope},
 };
-
-/// How the ingress marks the tag of one client's session (docs/decisions/0002-session-extension.md).
-const CLIENT_SESSION: &str = "c.";
 
 /// How a server is reached.
 pub enum Reach {

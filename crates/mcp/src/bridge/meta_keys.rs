@@ -18,6 +18,8 @@ pub const PROGRESS_TOKEN: &str = "progressToken";
 pub const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// Which client session or principal a request belongs to (docs/decisions/0002-session-extension.md).
 pub const SESSION: &str = "outrigger.dev/session";
+/// How its value begins when it stands for one session of a legacy client.
+pub const CLIENT_SESSION: &str = "c.";
 
 /// Whether a key means something only on the modern or mesh-internal leg, so that it must not reach a legacy server.
 pub fn internal(key: &str) -> bool {

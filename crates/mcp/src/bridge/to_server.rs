@@ -14,10 +14,11 @@ use crate::{
 
 use super::{
     log_level::LogLevel,
-    meta_keys::{PROGRESS_TOKEN, RELATED_TASK, SERVER_INFO, internal, mesh_only},
+    meta_keys::{CLIENT_SESSION, PROGRESS_TOKEN, RELATED_TASK, SERVER_INFO, internal, mesh_only},
 };
 
-/// Asked by 2025-11-25 servers with an error instead of a request: the call needs the user to visit a URL.
+/// Asked by 2025-11-25 servers with an error instead of a request: the call needs the user to visit a URL. A client of that
+/// era knows the error, waits for `notifications/elicitation/complete` in its session and calls again.
 const URL_ELICITATION_REQUIRED: i64 = -32042;
 
 /// One call in flight on a legacy server.
@@ -32,6 +33,7 @@ pub struct Call {
     log_level: Option<LogLevel>,
     modern: bool,
     wants_task: bool,
+    legacy_client: bool,
 }
 
 /// A request of the server to the client, met during a call.
@@ -67,6 +69,7 @@ impl Call {
             log_level: None,
             modern: false,
             wants_task: request.method == Method::ToolsCall && request.params().get(Param::Task).is_some(),
+            legacy_client: request.meta_text(Meta::Session).is_some_and(|tag| tag.starts_with(CLIENT_SESSION)),
         };
         call.reattach(request);
         call
@@ -225,7 +228,8 @@ impl Call {
 
     /// The URL questions of a reply that says -32042, so that it can become `input_required`.
     fn url_questions(&self, reply: &Message) -> Vec<Ask> {
-        if self.modern || reply.error_code() != Some(URL_ELICITATION_REQUIRED) || !self.method.may_ask() {
+        let passes = self.modern || self.legacy_client;
+        if passes || reply.error_code() != Some(URL_ELICITATION_REQUIRED) || !self.method.may_ask() {
             return Vec::new();
         }
         let body = reply.body();
@@ -424,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_asks_for_a_visit_becomes_a_question() {
+    fn an_error_that_asks_for_a_visit_becomes_a_question_for_clients_that_do_not_know_it() {
         let refusal = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32042,"message":"m","data":{"elicitations":[{"mode":"url","elicitationId":"e","url":"https://a"}]}}}"#;
         let (pieces, ended) = Call::new(&message(CALL), 9).reply(&message(refusal), &Bytes::from_static(b"{}"));
         assert_eq!(ended, Ended::Ok);
@@ -432,6 +436,11 @@ mod tests {
         assert_eq!(concat(&pieces), expected.as_bytes());
         let modern = Call::new(&message(CALL), 9).on(Revision::MODERN);
         assert_eq!(modern.reply(&message(refusal), &Bytes::new()).1, Ended::RpcError(-32042));
+        let legacy = CALL.replace("\"_meta\":{", "\"_meta\":{\"outrigger.dev/session\":\"c.1\",");
+        assert_ne!(legacy, CALL);
+        let (pieces, ended) = Call::new(&message(&legacy), 9).reply(&message(refusal), &Bytes::new());
+        assert_eq!(ended, Ended::RpcError(-32042));
+        assert_eq!(concat(&pieces), refusal.replace("\"id\":9", "\"id\":\"a\"").as_bytes());
     }
 
     #[test]
