@@ -21,6 +21,7 @@ from typing import Any
 from drivers.client import PATIENCE, ROOTS, SAMPLED, USED, PERSON, Ears, RpcError, capabilities
 
 HERE = Path(__file__).resolve().parent
+ENDED = "the driver of the SDK ended; see its log"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class SdkClient(Ears):
         await self.do("close")
 
     async def do(self, what: str, token: Any = None, **more: Any) -> Any:
+        if self.driver.reading.done():
+            raise RuntimeError(ENDED)
         own = next(self.driver.ids)
         future = self.pending[own] = asyncio.get_running_loop().create_future()
         self.tokens[own] = token
@@ -156,4 +159,4 @@ class SdkClient(Ears):
     def ended(self) -> None:
         for future in self.pending.values():
             if not future.done():
-                future.set_exception(RuntimeError("the driver of the SDK ended; see its log"))
+                future.set_exception(RuntimeError(ENDED))

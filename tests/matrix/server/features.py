@@ -105,13 +105,20 @@ def tool_visit(call: Call) -> dict:
 
 
 def tool_visit_first(call: Call) -> dict:
-    """The error that asks for a visit to a URL; the second try of a session succeeds."""
+    """The error that asks for a visit to a URL; the second try of a session succeeds. With a key it says when it is over."""
     if "url" not in (call.caps.get("elicitation") or {}):
         return text(UNDECLARED)
     call.session.count += 1
     if call.arguments.get("done") or call.session.count > 1:
         return text("welcome")
     wanted = {"mode": "url", "elicitationId": "first-1", "url": "https://example.com/first", "message": "log in"}
+    if key := call.arguments.get("key"):
+
+        def complete() -> None:
+            call.session.notify("notifications/elicitation/complete", {"elicitationId": "first-1"})
+            call.server.outside(key, {"said": True})
+
+        after(call, complete)
     raise Refuse(-32042, "URL elicitation required", {"elicitations": [wanted]})
 
 
