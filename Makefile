@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance matrix matrix-doc conformance bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance matrix matrix-doc conformance drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc acceptance conformance ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc acceptance matrix conformance ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
