@@ -269,16 +269,26 @@ impl Drive {
     async fn ask(mut self, first: Ask, stream: Option<&BodySender>) -> Result<End, Failure> {
         let mut asks = vec![first];
         while let Ok(event) = tokio::time::timeout(QUIET, self.exchange.next()).await {
-            match event? {
-                Event::Question(ask) => asks.push(ask),
-                Event::Task(reply) if declared(&self.request) => return self.keep(&reply),
-                Event::Task(reply) => Box::pin(self.wait(&reply)).await?,
-                Event::Alive => {}
-                Event::Done(pieces, ended) => return Ok(done(pieces, ended)),
-                Event::Notification(bytes) => {
+            match event {
+                Ok(Event::Question(ask)) => asks.push(ask),
+                Ok(Event::Alive) => {}
+                Ok(Event::Notification(bytes)) => {
                     if let Some(sender) = stream {
                         let _ = sender.send(sse::event(&bytes)).await;
                     }
+                }
+                Ok(Event::Task(reply)) if !declared(&self.request) => Box::pin(self.wait(&reply)).await?,
+                Ok(Event::Task(reply)) => {
+                    self.refuse(&asks).await;
+                    return self.keep(&reply);
+                }
+                Ok(Event::Done(pieces, ended)) => {
+                    self.refuse(&asks).await;
+                    return Ok(done(pieces, ended));
+                }
+                Err(failure) => {
+                    self.refuse(&asks).await;
+                    return Err(failure);
                 }
             }
         }
@@ -292,6 +302,18 @@ impl Drive {
         let parked = Parked { exchange: self.exchange, lease: self.lease, asks, answers };
         let reply = park(parked, &self.request, &self.owner, &self.parking)?;
         Ok(End { status: StatusCode::OK, pieces: vec![reply], outcome: Outcome::Ok })
+    }
+
+    /// The call ended without waiting for its answers: they were asked on behalf of something else.
+    fn refuse(&self, asks: &[Ask]) -> impl Future<Output = ()> + Send + use<> {
+        let refusals: Vec<_> = asks.iter().map(|ask| self.exchange.send(ask.stray())).collect();
+        async move {
+            for refusal in refusals {
+                if let Err(error) = refusal.await {
+                    tracing::debug!(%error, "could not refuse a question");
+                }
+            }
+        }
     }
 }
 

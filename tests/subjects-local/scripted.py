@@ -257,6 +257,15 @@ def tool_outside(a, call):
     return "later"
 
 
+def tool_astray(a, call):
+    """Asks for roots and does not wait; the tool `seen` tells what came back."""
+    def later():
+        state["seen"].append({"astray": ask("roots/list", {}, 5)})
+    threading.Thread(target=later, daemon=True).start()
+    time.sleep(0.005)
+    return "gone on"
+
+
 def tool_change(a, call):
     began = time.monotonic()
     for n in range(a.get("times", 1)):

@@ -245,13 +245,15 @@ async fn a_question_that_cannot_be_tied_to_a_call_is_refused_to_the_server() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
     let client = sidecar.ready_client(&mesh).await;
-    client.reply(&ask("outside")).await;
-    let seen = eventually("the server got its answer", || async {
-        let seen: Value = serde_json::from_str(&text_of(&client.reply(&ask("seen")).await.json())).unwrap();
-        seen["seen"].as_array().unwrap().iter().find_map(|s| s.get("outside").cloned())
-    })
-    .await;
-    assert_eq!(seen["error"]["code"], -32601, "{seen}");
+    for (tool, reply) in [("outside", "later"), ("astray", "gone on")] {
+        assert_eq!(text_of(&client.reply(&ask(tool)).await.json()), reply);
+        let seen = eventually("the server got its answer", || async {
+            let seen: Value = serde_json::from_str(&text_of(&client.reply(&ask("seen")).await.json())).unwrap();
+            seen["seen"].as_array().unwrap().iter().find_map(|s| s.get(tool).cloned())
+        })
+        .await;
+        assert_eq!(seen["error"]["code"], -32601, "{tool}: {seen}");
+    }
     sidecar.stop().await;
 }
 

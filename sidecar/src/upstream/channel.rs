@@ -17,9 +17,11 @@ use std::{
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::demux::{Demux, Route},
+    bridge::{
+        demux::{Demux, Route},
+        to_server::stray,
+    },
     envelope::{Message, Shape},
-    error::{METHOD_NOT_FOUND, RpcError},
 };
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{ServiceMetrics, metrics::UpstreamErrorKind};
@@ -343,8 +345,7 @@ impl Channel {
             self.metrics.upstream_error(UpstreamErrorKind::Stray);
             let method = message.method_name();
             tracing::debug!(service = self.service, %method, "a request of the server that belongs to no call; refused");
-            let error = RpcError::new(METHOD_NOT_FOUND, format!("{method} cannot be tied to one call of one client"));
-            self.write_now(error.reply(message.id().as_deref()));
+            self.write_now(stray(&method, message.id().as_deref()));
             return;
         }
         let _ = self.session.send(message);

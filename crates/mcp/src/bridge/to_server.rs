@@ -335,6 +335,17 @@ impl Ask {
         }
         crate::error::RpcError::new(crate::error::INTERNAL, "the client did not answer").reply(Some(&self.id))
     }
+
+    /// What the server is told when the question turned out to belong to no call.
+    pub fn stray(&self) -> Bytes {
+        stray(self.method.as_str(), Some(&self.id))
+    }
+}
+
+/// What a server is told that asks something outside the calls of a client.
+pub fn stray(method: &str, id: Option<&[u8]>) -> Bytes {
+    let text = format!("{method} cannot be tied to one call of one client");
+    crate::error::RpcError::new(crate::error::METHOD_NOT_FOUND, text).reply(id)
 }
 
 /// Splits the answers of a retry: what was answered, by index, and whether all were.
