@@ -290,6 +290,7 @@ impl Running {
             http: HttpLimits {
                 head_timeout: timeouts.idle.max(timeouts.header),
                 max_head_bytes: limits.header_bytes,
+                stall_timeout: timeouts.stalled,
                 ..HttpLimits::default()
             },
             observer: Connections::new(&parts.metrics, ListenerLabel::Public),

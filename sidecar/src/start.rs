@@ -342,6 +342,7 @@ fn listener_settings(
         http: HttpLimits {
             head_timeout: config.timeouts.common.header.max(config.timeouts.common.idle),
             max_head_bytes: config.limits.entrance.header_bytes,
+            stall_timeout: config.timeouts.common.stalled,
             ..HttpLimits::default()
         },
         observer: Connections::new(metrics, ListenerLabel::Mesh),

@@ -13,6 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use outrigger_runtime::drain::DrainWatcher;
 use outrigger_runtime::listen::Listener;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -171,6 +172,8 @@ async fn prepare(
     // Fails only on a socket whose peer is gone.
     let local = socket.local_addr().ok()?;
     let settings = &shared.settings;
+    // Ends the connection of a client that takes nothing, however politely its kernel answers probes.
+    let _ = SockRef::from(&socket).set_tcp_user_timeout(Some(settings.http.stall_timeout));
     let Some(provider) = &settings.tls else {
         return Some((Stream::Plain(Socket::Tcp(socket)), ConnInfo::new(peer, local, None), None));
     };

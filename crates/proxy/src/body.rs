@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::pool::PooledBody;
+use crate::serve::stalled;
 
 mod read;
 #[cfg(test)]
@@ -187,6 +188,7 @@ impl Body for OutBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = this.poll_source(cx);
+        stalled::polled(polled.is_ready());
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);

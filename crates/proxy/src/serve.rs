@@ -22,10 +22,12 @@ use crate::body::OutBody;
 use crate::handshake::{ConnInfo, HttpVersion};
 use crate::peers::{CutWatch, Peer};
 use crate::stream::Stream;
-use crate::tasks::TrackedExecutor;
 
+pub(crate) mod stalled;
 #[cfg(test)]
 mod tests;
+
+use stalled::Streams;
 
 /// Limits on what a client may make us hold.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct HttpLimits {
     pub max_head_bytes: usize,
     /// Open streams of one h2 connection.
     pub max_streams: u32,
+    /// How long a client may take nothing of an answer that waits for it.
+    pub stall_timeout: Duration,
     /// h2: how often an otherwise silent connection is pinged.
     pub ping_interval: Duration,
     /// h2: how long the answer to a ping may take before the connection is cut.
@@ -51,6 +55,8 @@ impl Default for HttpLimits {
             // Bearer tokens with many claims reach 8 KiB.
             max_head_bytes: 32 * 1024,
             max_streams: 200,
+            // Longer than a phone is without a network in a lift.
+            stall_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
         }
@@ -115,7 +121,11 @@ where
     let service = service_fn(move |request| {
         info.count_request();
         let response = service(Arc::clone(&info), request);
-        async move { Ok::<_, Infallible>(response.await) }
+        async move {
+            let response = response.await;
+            stalled::begun();
+            Ok::<_, Infallible>(response)
+        }
     });
     match version {
         HttpVersion::Http1 => {
@@ -150,8 +160,8 @@ fn http1(limits: &HttpLimits) -> http1::Builder {
     builder
 }
 
-fn http2(limits: &HttpLimits, tasks: TaskTracker) -> http2::Builder<TrackedExecutor> {
-    let mut builder = http2::Builder::new(TrackedExecutor(tasks));
+fn http2(limits: &HttpLimits, tasks: TaskTracker) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams { tasks, patience: limits.stall_timeout });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams)
@@ -214,12 +224,12 @@ where
     }
 }
 
-impl<S, B> Drainable for http2::Connection<TokioIo<Stream>, S, TrackedExecutor>
+impl<S, B> Drainable for http2::Connection<TokioIo<Stream>, S, Streams>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
-    TrackedExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+    Streams: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
 {
     fn drain(self: Pin<&mut Self>) {
         self.graceful_shutdown();

@@ -48,6 +48,8 @@ pub struct CommonTimeouts {
     pub connect: Duration,
     /// A client connection without a request.
     pub idle: Duration,
+    /// A client that takes nothing of what waits for it.
+    pub stalled: Duration,
     /// Calls finishing after SIGTERM.
     pub drain: Duration,
 }
@@ -110,11 +112,14 @@ pub fn common_timeouts(f: &mut Fields<'_>) -> CommonTimeouts {
     let text =
         doc("A client connection without a request.").because("clients pause between calls; a place costs little");
     let idle = any_duration(f, "idle", text, 60 * SECOND);
+    let text = doc("A client taking nothing of an answer or stream that waits for it; then it is cut off.")
+        .because("longer than a phone is without a network in a lift; what waits holds the place of a call");
+    let stalled = any_duration(f, "stalled", text, MINUTE);
     let text = doc("Calls finishing after SIGTERM, before they are cut.")
         .because("Kubernetes kills after 30 s; 5 s remain for stopping children")
         .env("OUTRIGGER_DRAIN_TIMEOUT");
     let drain = any_duration(f, "drain", text, 25 * SECOND);
-    CommonTimeouts { handshake, header, body, request, connect, idle, drain }
+    CommonTimeouts { handshake, header, body, request, connect, idle, stalled, drain }
 }
 
 /// Declares `header_checks`; the value is whether they are tolerant.

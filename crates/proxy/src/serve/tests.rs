@@ -219,3 +219,169 @@ async fn a_service_that_panics_costs_only_its_connection() {
     assert!(read_request(&mut good).await.ends_with("fine"));
     assert_eq!(served.counts.ended(1).await, [None]);
 }
+
+/// An h2 client that speaks in frames (RFC 9113 §4.1), past the greeting.
+async fn frames(served: &Served, tls: &Tls) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let connector = TlsConnector::from(Arc::clone(&tls.client));
+    let name = ServerName::try_from("server.test").unwrap();
+    let mut stream = within(connector.connect(name, served.connect().await)).await.unwrap();
+    within(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")).await.unwrap();
+    within(stream.write_all(&frame(0x4, 0, 0, &[]))).await.unwrap();
+    stream
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// `GET https://a/` without Huffman codes (RFC 7541 appendix A: 2, 7 and 4 are whole, 1 is the authority's name).
+const GET: &[u8] = &[0x82, 0x87, 0x84, 0x41, 0x01, b'a'];
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+
+/// Writes `attack` again and again; the bytes that were taken before the connection was cut.
+async fn taken(stream: &mut (impl AsyncWriteExt + Unpin), attack: impl Fn(u32) -> Vec<u8>, times: u32) -> usize {
+    let mut taken = 0;
+    for n in 0..times {
+        let bytes = attack(n);
+        if within(stream.write_all(&bytes)).await.is_err() {
+            break;
+        }
+        taken += bytes.len();
+        tokio::task::yield_now().await;
+    }
+    taken
+}
+
+fn over_h2(tls: &Tls) -> impl FnOnce(&mut ListenerSettings) + use<> {
+    let provider = tls.provider();
+    |settings| settings.tls = Some(provider)
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_at_once_end_their_connection() {
+    let tls = Tls::new(&[b"h2"]);
+    let served = Served::start(over_h2(&tls), |_, _| std::future::pending());
+    let mut hostile = frames(&served, &tls).await;
+    let attack = |n: u32| {
+        let id = 2 * n + 1;
+        let mut pair = frame(0x1, END_STREAM | END_HEADERS, id, GET);
+        pair.extend(frame(0x3, 0, id, &8u32.to_be_bytes()));
+        pair
+    };
+    taken(&mut hostile, attack, 50_000).await;
+    let ended = served.counts.ended(1).await;
+    assert!(matches!(ended[..], [Some(ConnEnd::Broken | ConnEnd::Malformed)]), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_ends_its_connection() {
+    let tls = Tls::new(&[b"h2"]);
+    let served = Served::start(over_h2(&tls), hello);
+    let mut hostile = frames(&served, &tls).await;
+    // A field without indexing, its name and value of one letter each, many times.
+    let fields = [0x00, 0x01, b'x', 0x01, b'y'].repeat(3000);
+    let attack = |n: u32| match n {
+        0 => frame(0x1, END_STREAM, 1, GET),
+        _ => frame(0x9, 0, 1, &fields),
+    };
+    let taken = taken(&mut hostile, attack, 10_000).await;
+    let ended = served.counts.ended(1).await;
+    assert!(matches!(ended[..], [Some(ConnEnd::Broken | ConnEnd::Malformed)]), "{ended:?}");
+    assert!(taken < 16 << 20, "{taken} bytes");
+}
+
+/// Bytes more than any buffer between two sockets of one machine holds.
+const LARGE: usize = 64 << 20;
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut() {
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let tls = Tls::new(&[alpn]);
+        let provider = tls.provider();
+        let (ends, mut ended) = mpsc::channel(1);
+        let settings = |settings: &mut ListenerSettings| {
+            settings.tls = Some(provider);
+            settings.http.stall_timeout = Duration::from_millis(300);
+        };
+        let served = Served::start(settings, move |_, _| {
+            let ends = ends.clone();
+            async move {
+                // Longer than the patience: what takes time here is not the client's fault.
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                let body = OutBody::full(vec![b'x'; LARGE]);
+                Response::new(body.on_end(Box::new(move |_, end| ends.try_send(end).unwrap())))
+            }
+        });
+        let mut client = hyper_client(&served, &tls).await;
+        let response = within(client.send_request(http::Request::get("https://a/").body(OutBody::empty()).unwrap()));
+        let response = response.await.unwrap();
+        assert_eq!(within(ended.recv()).await, Some(BodyEnd::Dropped), "{}", alpn.escape_ascii());
+        assert!(within(response.into_body().collect()).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_with_nothing_to_say_may_be_silent() {
+    let tls = Tls::new(&[b"h2"]);
+    let provider = tls.provider();
+    let settings = |settings: &mut ListenerSettings| {
+        settings.tls = Some(provider);
+        settings.http.stall_timeout = Duration::from_millis(100);
+    };
+    let served = Served::start(settings, |_, _| async {
+        let (sender, body) = OutBody::channel(1);
+        tokio::spawn(async move {
+            for word in ["slow", "ly"] {
+                sender.send(Bytes::from_static(word.as_bytes())).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+            sender.finish().await.unwrap();
+        });
+        Response::new(body)
+    });
+    let mut client = hyper_client(&served, &tls).await;
+    let request = http::Request::get("https://a/").body(OutBody::empty()).unwrap();
+    let response = within(client.send_request(request)).await.unwrap();
+    assert_eq!(crate::testing::text(response).await, "slowly");
+}
+
+/// A client of hyper that reads its answers only when they are collected.
+async fn hyper_client(served: &Served, tls: &Tls) -> Sender {
+    let connector = TlsConnector::from(Arc::clone(&tls.client));
+    let name = ServerName::try_from("server.test").unwrap();
+    let stream = within(connector.connect(name, served.connect().await)).await.unwrap();
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    if h2 {
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, driver) = within(hyper::client::conn::http2::handshake(executor, io)).await.unwrap();
+        tokio::spawn(driver);
+        Sender::H2(sender)
+    } else {
+        let (sender, driver) = within(hyper::client::conn::http1::handshake(io)).await.unwrap();
+        tokio::spawn(driver);
+        Sender::H1(sender)
+    }
+}
+
+enum Sender {
+    H1(hyper::client::conn::http1::SendRequest<OutBody>),
+    H2(hyper::client::conn::http2::SendRequest<OutBody>),
+}
+
+impl Sender {
+    async fn send_request(
+        &mut self,
+        request: http::Request<OutBody>,
+    ) -> hyper::Result<Response<hyper::body::Incoming>> {
+        match self {
+            Sender::H1(sender) => sender.send_request(request).await,
+            Sender::H2(sender) => sender.send_request(request).await,
+        }
+    }
+}
