@@ -13,7 +13,7 @@ use outrigger_mcp::cursor::Cursor;
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_proxy::failure::Failure;
 
-use crate::core::{Caller, Route};
+use crate::core::{Caller, Era, Route};
 use crate::describe::describe;
 use crate::snapshot::Snapshot;
 use crate::view::View;
@@ -77,7 +77,8 @@ pub(crate) fn list(
     // An offset that we sealed for this very list is the start of a page.
     let page = list.page(offset).ok_or_else(|| Failure::InvalidParams("the cursor leads nowhere".into()))?;
     let next = page.next.map(|offset| Cursor { offset, ..cursor }.seal(&mac));
-    let suffix = suffix(Some(freshness(catalog, &view, kind)), Some(&view.meta));
+    let freshness = (caller.era == Era::Modern).then(|| freshness(catalog, &view, kind));
+    let suffix = suffix(freshness, Some(&view.meta));
     Ok(reply(&message.id().unwrap_or_default(), list.result(&page, next.as_deref(), &suffix)))
 }
 

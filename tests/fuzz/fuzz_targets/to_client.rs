@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use outrigger_mcp::bridge::to_client::{Reply, Round, fitted, reply};
+use outrigger_mcp::bridge::narrow;
+use outrigger_mcp::bridge::to_client::{Reply, Round, reply};
 use outrigger_mcp::envelope::{Message, Param, Shape};
 use outrigger_mcp::json::members;
 use outrigger_mcp::method::Method;
@@ -38,7 +39,7 @@ fuzz_target!(|play: Play| {
         }
         for revision in Revision::ALL {
             for method in [Method::ToolsCall, Method::ToolsList, Method::ResourcesRead] {
-                if let Some(fit) = fitted(&answer, method, revision) {
+                if let Some(fit) = narrow::result(&answer, method, revision) {
                     Message::parse(fit).expect("what fits a client is a message");
                 }
             }

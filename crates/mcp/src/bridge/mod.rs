@@ -11,6 +11,7 @@ pub mod demux;
 pub mod handshake;
 pub mod log_level;
 pub mod meta_keys;
+pub mod narrow;
 pub mod owner;
 pub mod tasks;
 pub mod to_client;

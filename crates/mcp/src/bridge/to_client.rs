@@ -12,7 +12,7 @@ use crate::{
         self, HEADER_MISMATCH, INTERNAL, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, MISSING_CAPABILITY,
         UNSUPPORTED_VERSION,
     },
-    json::{Span, decode_string, elements, member, members},
+    json::{Span, decode_string, member, members},
     method::Method,
     revision::Revision,
 };
@@ -52,10 +52,14 @@ impl Client {
                 .map(|span| request.slice(span))
         };
         let mut capabilities = object(Param::Capabilities).unwrap_or_else(|| Bytes::from_static(b"{}"));
-        if revision < Revision::V2025_06_18 {
-            // Elicitation does not exist before 2025-06-18: asking such a client would only time out.
-            capabilities =
-                rebuild_object(&capabilities, whole(&capabilities), |name| name == "elicitation", &[]).into();
+        // Elicitation does not exist before 2025-06-18: asking such a client would only time out. Tasks of clients have no
+        // form in the middle.
+        let cannot = |name: &str| name == "tasks" || (name == "elicitation" && revision < Revision::V2025_06_18);
+        if ["tasks", "elicitation"]
+            .iter()
+            .any(|name| cannot(name) && member(&capabilities, whole(&capabilities), name).is_some())
+        {
+            capabilities = rebuild_object(&capabilities, whole(&capabilities), cannot, &[]).into();
         }
         Self {
             revision,
@@ -98,12 +102,16 @@ impl Client {
             _ => return Err("of answering this kind of request"),
         };
         let declared = member(&self.capabilities, whole(&self.capabilities), name).ok_or(name)?;
+        let modes = members(&self.capabilities, declared);
+        let has = |mode: &str| modes.iter().any(|(key, _)| key.decode(&self.capabilities) == mode);
+        if method == Method::SamplingCreateMessage {
+            let offers = ["tools", "toolChoice"].iter().any(|name| member(params, whole(params), name).is_some());
+            return if offers && !has("tools") { Err("sampling.tools") } else { Ok(()) };
+        }
         if method != Method::ElicitationCreate {
             return Ok(());
         }
         // An empty declaration means forms alone (2025-11-25, client/elicitation).
-        let modes = members(&self.capabilities, declared);
-        let has = |mode: &str| modes.iter().any(|(key, _)| key.decode(&self.capabilities) == mode);
         match is_url(params) {
             true if !has("url") => Err("elicitation.url"),
             false if has("url") && !has("form") => Err("elicitation.form"),
@@ -193,69 +201,6 @@ pub fn reply(message: &Message, asked_uri: Option<&str>) -> Reply {
             .reply(message.id().as_deref()),
         ),
     }
-}
-
-/// A result without what the client's revision has no form for; `None` when it can stay as it is. Structured content
-/// and its schema may be any JSON since 2026-07-28, objects since 2025-06-18, and did not exist before; neither did
-/// links to resources.
-pub fn fitted(message: &Message, method: Method, revision: Revision) -> Option<Bytes> {
-    let (body, result) = (message.body(), message.result_span()?);
-    // What is of another type is not this method's result: `reply` says so in its place.
-    if !matches!(message.result_text(Field::ResultType).as_deref(), None | Some("complete")) {
-        return None;
-    }
-    let mut edits = Edits::new();
-    match method {
-        Method::ToolsCall => {
-            let object = |span: &Span| span.of(body).first() == Some(&b'{');
-            let structured = member(body, result, "structuredContent")
-                .is_some_and(|content| revision < Revision::V2025_06_18 || !object(&content));
-            let links = if revision < Revision::V2025_06_18 { links(message) } else { Vec::new() };
-            if structured {
-                let content = message.results().get(Field::Content).map(|content| {
-                    let mut edits = Edits::new();
-                    links.iter().for_each(|(at, text)| edits.replace(within(*at, content), text.clone()));
-                    edits.apply_flat(&message.slice(content))
-                });
-                let set: Vec<(&str, &[u8])> = content.iter().map(|content| ("content", &content[..])).collect();
-                edits.replace(result, rebuild_object(body, result, |name| name == "structuredContent", &set));
-            } else {
-                links.into_iter().for_each(|(at, text)| edits.replace(at, text));
-            }
-        }
-        Method::ToolsList => {
-            for tool in message.results().get(Field::Tools).and_then(|tools| elements(body, tools)).unwrap_or_default()
-            {
-                let Some(schema) = member(body, tool, "outputSchema") else { continue };
-                let object = member(body, schema, "type").is_some_and(|kind| kind.of(body) == b"\"object\"");
-                if !object || revision < Revision::V2025_06_18 {
-                    edits.replace(tool, rebuild_object(body, tool, |name| name == "outputSchema", &[]));
-                }
-            }
-        }
-        _ => return None,
-    }
-    Some(edits.apply_flat(body))
-}
-
-/// The links to resources in the content of a result, each with the text that says the same.
-fn links(message: &Message) -> Vec<(Span, Bytes)> {
-    let body = message.body();
-    let blocks = message.results().get(Field::Content).and_then(|content| elements(body, content)).unwrap_or_default();
-    let link = |block: Span| {
-        let kind = member(body, block, "type")?;
-        let uri = member(body, block, "uri").filter(|_| kind.of(body) == b"\"resource_link\"")?;
-        let mut text = b"{\"type\":\"text\",\"text\":".to_vec();
-        text.extend_from_slice(uri.of(body));
-        text.push(b'}');
-        Some((block, Bytes::from(text)))
-    };
-    blocks.into_iter().filter_map(link).collect()
-}
-
-/// A span of a message as a span of a part of it.
-fn within(span: Span, part: Span) -> Span {
-    Span { start: span.start - part.start, end: span.end - part.start }
 }
 
 fn error_reply(message: &Message, asked_uri: Option<&str>) -> Bytes {
@@ -426,6 +371,12 @@ mod tests {
         assert_eq!(init("1999-01-01").revision, Revision::V2025_11_25);
         assert_eq!(init("2026-07-28").revision, Revision::V2025_11_25);
         assert_eq!(init("2025-03-26").capabilities, br#"{"roots":{}}"#[..]);
+        let hosts = client("2025-11-25", r#"{"tasks":{"list":{}},"sampling":{"tools":{}}}"#);
+        assert_eq!(hosts.capabilities, br#"{"sampling":{"tools":{}}}"#[..]);
+        assert_eq!(hosts.can_answer(Method::SamplingCreateMessage, br#"{"tools":[]}"#), Ok(()));
+        let plain = client("2025-11-25", r#"{"sampling":{}}"#);
+        assert_eq!(plain.can_answer(Method::SamplingCreateMessage, br#"{"messages":[]}"#), Ok(()));
+        assert_eq!(plain.can_answer(Method::SamplingCreateMessage, br#"{"toolChoice":{}}"#), Err("sampling.tools"));
     }
 
     #[test]
@@ -531,34 +482,5 @@ mod tests {
         client("2025-06-18", "{}").modern_meta().params(&request, &mut edits);
         let modern = String::from_utf8(edits.apply_flat(request.body()).to_vec()).unwrap();
         assert!(!modern.contains("outrigger.dev") && modern.contains("\"a\":1"), "{modern}");
-    }
-
-    #[test]
-    fn results_lose_what_older_revisions_cannot_say() {
-        let called = message(
-            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"t"},{"type":"resource_link","uri":"a:b","name":"n"}],"structuredContent":[1],"z":1.50}}"#,
-        );
-        let fit =
-            |m: &Message, method, revision| String::from_utf8(fitted(m, method, revision).unwrap().to_vec()).unwrap();
-        assert_eq!(
-            fit(&called, Method::ToolsCall, Revision::V2025_11_25),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"z":1.50,"content":[{"type":"text","text":"t"},{"type":"resource_link","uri":"a:b","name":"n"}]}}"#
-        );
-        assert_eq!(
-            fit(&called, Method::ToolsCall, Revision::V2025_03_26),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"z":1.50,"content":[{"type":"text","text":"t"},{"type":"text","text":"a:b"}]}}"#
-        );
-        let unknown = message(r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"task","content":[]}}"#);
-        assert!(fitted(&unknown, Method::ToolsCall, Revision::V2025_11_25).is_none());
-        let Reply::Final(told) = reply(&unknown, None) else { panic!("nothing is asked") };
-        assert_eq!(message(std::str::from_utf8(&told).unwrap()).error_code(), Some(-32603));
-        let object = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"structuredContent":{"a": 1}}}"#;
-        assert_eq!(fit(&message(object), Method::ToolsCall, Revision::V2025_06_18), object);
-        let list = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a","outputSchema":{"type":"array"}},{"name":"b","outputSchema":{"type":"object"}}]}}"#;
-        assert_eq!(
-            fit(&message(list), Method::ToolsList, Revision::V2025_11_25),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a"},{"name":"b","outputSchema":{"type":"object"}}]}}"#
-        );
-        assert!(fitted(&message(list), Method::PromptsList, Revision::V2025_11_25).is_none());
     }
 }

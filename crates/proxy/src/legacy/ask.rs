@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::failure::Failure;
 use bytes::Bytes;
+use outrigger_mcp::bridge::narrow;
 use outrigger_mcp::bridge::to_client::{Questions, Round};
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Message, Param};
@@ -114,13 +115,18 @@ impl Drop for Pending {
 ///
 /// # Errors
 /// The client cannot be asked, refuses something that the server cannot do without, or does not answer in time.
-pub(super) async fn during_call(session: &Arc<Session>, turn: &Turn, questions: Questions) -> Result<Round, Failure> {
+pub(super) async fn during_call(
+    session: &Arc<Session>,
+    turn: &Turn,
+    mut questions: Questions,
+) -> Result<Round, Failure> {
     let broken = |reason: String| Failure::Broken { service: super::service_name(&session.route), reason };
     let client = session.client();
-    for (_, method, params) in &questions.asks {
+    for (_, method, params) in &mut questions.asks {
         client.can_answer(*method, params).map_err(|name| {
             broken(format!("it needs the client's capability `{name}`, which was not declared in initialize"))
         })?;
+        *params = narrow::question(*method, std::mem::take(params), client.revision);
     }
     if !turn.can_stream() {
         return Err(Failure::NotAcceptable);
@@ -163,6 +169,7 @@ pub(super) async fn outside_call(session: &Arc<Session>, caller: &Caller, servic
     if let Ok(Pending { ids, .. }) = &pending
         && let Some(ours) = ids.first()
     {
+        let asked = narrow::question(known, asked, session.revision());
         session.outside.push(&error::request(quote(ours).as_bytes(), &method, &asked)).await;
     }
     let answer = Answering { session: Arc::clone(session), caller: caller.clone(), service, id };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::failure::Failure;
 use bytes::Bytes;
+use outrigger_mcp::bridge::narrow;
 use outrigger_mcp::bridge::to_client::{self, MAX_ROUNDS, Questions, Reply, Round};
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Field, Message, Shape};
@@ -82,7 +83,7 @@ pub(super) async fn exchange(
         }
         match to_client::reply(&last, target.as_deref()) {
             Reply::Final(bytes) => {
-                let fitted = to_client::fitted(&last, message.method, session.revision()).unwrap_or(bytes);
+                let fitted = narrow::result(&last, message.method, session.revision()).unwrap_or(bytes);
                 return Ok((fitted, last));
             }
             Reply::Ask(questions) => round = Some(next_round(session, turn, questions, number).await?),

@@ -193,7 +193,7 @@ impl Work<'_> {
     fn fitted(&self, result: &[u8]) -> Bytes {
         let reply = result_reply(&self.id, result);
         let Ok(message) = Message::parse(reply.clone()) else { return reply };
-        outrigger_mcp::bridge::to_client::fitted(&message, Method::ToolsCall, self.session.revision()).unwrap_or(reply)
+        outrigger_mcp::bridge::narrow::result(&message, Method::ToolsCall, self.session.revision()).unwrap_or(reply)
     }
 
     /// The refusal to cancel what has ended.
