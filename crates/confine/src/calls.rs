@@ -1,0 +1,135 @@
+//! Which system calls a confined child may make. Runtimes need most of them; refused are other ways out (socket families,
+//! UDP, io_uring), other ways in (tracing, namespaces), and what administers the machine.
+
+use libc::{EACCES, ENOSYS, EPERM, c_long};
+
+use crate::{
+    Plan,
+    program::{Rule, Test, Verdict},
+};
+
+/// The address families and types of sockets that stay.
+const ANY: u32 = u32::MAX;
+const TYPE: u32 = 0xf;
+const UNIX: u32 = libc::AF_UNIX as u32;
+const STREAM: u32 = libc::SOCK_STREAM as u32;
+const SEQPACKET: u32 = libc::SOCK_SEQPACKET as u32;
+/// Connects by sending, past what looks at connections.
+const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
+/// Every namespace of its own that a process can ask for, that of time (0x80, clone3 and unshare only) included.
+const NAMESPACES: u32 = 0x7e02_0080;
+/// As above; below 0x100 the flags of `clone` are a signal.
+const CLONED_NAMESPACES: u32 = 0x7e02_0000;
+
+/// Calls that fail with "not permitted".
+const FORBIDDEN: &[c_long] = &[
+    // Looking into, or acting as, other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_setns,
+    // Large parts of the kernel that servers have no use for.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_fanotify_init,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_nfsservctl,
+    // File systems.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    // The machine.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
+];
+
+/// Calls that are answered as by a kernel without them, because programs then do without: io_uring opens sockets past any
+/// filter, and the flags of clone3 lie where a filter cannot read them.
+const ABSENT: &[c_long] =
+    &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_clone3];
+
+/// The rules of a plan. Without a warden (`asks`) no socket files are reached, and `listen` is by configuration alone.
+pub(crate) fn rules(plan: &Plan, asks: bool) -> Vec<Rule> {
+    let mut rules = sockets(asks);
+    rules.extend(FORBIDDEN.iter().map(|&call| rule(call, &[], Verdict::Refuse(EPERM))));
+    rules.extend(ABSENT.iter().map(|&call| rule(call, &[], Verdict::Refuse(ENOSYS))));
+    rules.push(rule(libc::SYS_clone, &[Test::Any(0, CLONED_NAMESPACES)], Verdict::Refuse(EPERM)));
+    rules.push(rule(libc::SYS_unshare, &[Test::Any(0, NAMESPACES)], Verdict::Refuse(EPERM)));
+    if asks {
+        rules.push(rule(libc::SYS_connect, &[], Verdict::Ask));
+        rules.push(rule(libc::SYS_listen, &[], Verdict::Ask));
+    } else if plan.listen.is_empty() {
+        rules.push(rule(libc::SYS_listen, &[], Verdict::Refuse(EACCES)));
+    }
+    rules
+}
+
+fn sockets(asks: bool) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET as u32, libc::AF_INET6 as u32] {
+        // Protocols are named: MPTCP and SCTP have streams too, and Landlock does not know them.
+        for protocol in [0, libc::IPPROTO_TCP as u32] {
+            let tests = [Test::Is(0, ANY, family), Test::Is(1, TYPE, STREAM), Test::Is(2, ANY, protocol)];
+            rules.push(rule(libc::SYS_socket, &tests, Verdict::Allow));
+        }
+    }
+    // Which interfaces there are: `getaddrinfo` and `os.networkInterfaces()` ask; to change them takes privileges.
+    let route = [Test::Is(0, ANY, libc::AF_NETLINK as u32), Test::Is(2, ANY, libc::NETLINK_ROUTE as u32)];
+    rules.push(rule(libc::SYS_socket, &route, Verdict::Allow));
+    // No datagrams: they are sent to any address without `connect`.
+    for kind in [STREAM, SEQPACKET] {
+        let unix = [Test::Is(0, ANY, UNIX), Test::Is(1, TYPE, kind)];
+        if asks {
+            rules.push(rule(libc::SYS_socket, &unix, Verdict::Allow));
+        }
+        rules.push(rule(libc::SYS_socketpair, &unix, Verdict::Allow));
+    }
+    rules.push(rule(libc::SYS_socket, &[], Verdict::Refuse(EACCES)));
+    rules.push(rule(libc::SYS_socketpair, &[], Verdict::Refuse(EACCES)));
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        rules.push(rule(call, &[Test::Any(flags, FAST_OPEN)], Verdict::Refuse(EACCES)));
+    }
+    rules
+}
+
+fn rule(call: c_long, tests: &[Test], verdict: Verdict) -> Rule {
+    Rule { call, tests: tests.to_vec(), verdict }
+}

@@ -1,0 +1,215 @@
+"""What a confined child tries. Prints one JSON object: attempt -> "" when it worked, else why not."""
+import ctypes, errno, json, os, socket, struct, subprocess, sys, threading, time
+
+given = json.loads(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+port, other = given["allowed"], given["other"]
+found = {}
+
+
+def attempt(name):
+    def run(tried):
+        try:
+            tried()
+            found[name] = ""
+        except OSError as e:
+            found[name] = errno.errorcode.get(e.errno, repr(e))
+        except Exception as e:
+            found[name] = repr(e)
+    return run
+
+
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+
+def tcp(host, to, family=socket.AF_INET):
+    s = socket.socket(family, socket.SOCK_STREAM)
+    s.settimeout(5)
+    s.connect((host, to))
+    return s
+
+
+# What must work.
+@attempt("+ the allowed address")
+def _():
+    s = tcp("127.0.0.1", port)
+    s.sendall(b"hello")
+    assert s.recv(5) == b"hello"
+
+@attempt("+ the allowed address, mapped")
+def _(): tcp("::ffff:127.0.0.1", port, socket.AF_INET6)
+
+@attempt("+ without waiting")
+def _():
+    import asyncio
+    async def go():
+        r, w = await asyncio.open_connection("127.0.0.1", port)
+        w.write(b"hello")
+        assert await r.readexactly(5) == b"hello"
+    asyncio.run(go())
+
+@attempt("+ a subprocess and threads")
+def _():
+    assert subprocess.run([sys.executable, "-c", "print(6*7)"], capture_output=True, text=True).stdout == "42\n"
+    t = threading.Thread(target=lambda: None); t.start(); t.join()
+
+@attempt("+ its own directory")
+def _():
+    with open(given["own"] + "/file", "w") as f: f.write("x")
+    os.rename(given["own"] + "/file", given["own"] + "/renamed")
+    assert open(given["own"] + "/renamed").read() == "x"
+
+@attempt("+ a socket file of its own")
+def _():
+    s = socket.socket(socket.AF_UNIX); s.bind(given["own"] + "/s"); s.listen()
+    c = socket.socket(socket.AF_UNIX); c.connect(given["own"] + "/s")
+    a, _ = s.accept(); c.sendall(b"y"); assert a.recv(1) == b"y"
+
+@attempt("+ a socket file that is named")
+def _():
+    s = socket.socket(socket.AF_UNIX); s.connect(given["named_socket"])
+
+@attempt("+ socket pairs")
+def _():
+    a, b = socket.socketpair(); a.sendall(b"z"); assert b.recv(1) == b"z"
+
+@attempt("+ interfaces")
+def _(): assert any(name == "lo" for _, name in socket.if_nameindex())
+
+@attempt("+ it reads what it may")
+def _(): open(given["readable"]).read()
+
+# Ways out.
+@attempt("another port")
+def _(): tcp("127.0.0.1", other)
+@attempt("the same port of another address")
+def _(): tcp("127.0.0.2", port)
+@attempt("the same port, IPv6")
+def _(): tcp("::1", port, socket.AF_INET6)
+@attempt("UDP")
+def _(): socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+@attempt("UDP, IPv6")
+def _(): socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+@attempt("raw")
+def _(): socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+@attempt("ping")
+def _(): socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+@attempt("packet")
+def _(): socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+@attempt("MPTCP")
+def _(): socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+@attempt("SCTP")
+def _(): socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+@attempt("vsock")
+def _(): socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+@attempt("SMC")
+def _(): socket.socket(43, socket.SOCK_STREAM)
+@attempt("netfilter")
+def _(): socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+@attempt("XDP")
+def _(): socket.socket(44, socket.SOCK_RAW)
+@attempt("the number of the call for another machine (x32)")
+def _(): call(0x40000000 + 41, 2, 1, 0)
+@attempt("fast open by sendto")
+def _(): socket.socket().sendto(b"x", 0x20000000, ("127.0.0.1", other))
+@attempt("fast open by sendmsg")
+def _(): socket.socket().sendmsg([b"x"], [], 0x20000000, ("127.0.0.1", other))
+@attempt("fast open by connect")
+def _():
+    s = socket.socket(); s.setsockopt(socket.IPPROTO_TCP, 30, 1); s.connect(("127.0.0.1", other)); s.send(b"x")
+@attempt("io_uring")
+def _(): call(425, 4, ctypes.create_string_buffer(256))
+@attempt("listening")
+def _(): socket.socket().listen()
+@attempt("binding")
+def _(): socket.socket().bind(("127.0.0.1", 0))
+@attempt("an abstract socket")
+def _(): socket.socket(socket.AF_UNIX).connect("\0" + given["abstract"])
+@attempt("a socket file outside")
+def _(): socket.socket(socket.AF_UNIX).connect(given["socket"])
+@attempt("a socket file by a link")
+def _():
+    os.symlink(given["socket"], given["own"] + "/link")
+    socket.socket(socket.AF_UNIX).connect(given["own"] + "/link")
+@attempt("a socket file by a linked directory")
+def _():
+    os.symlink(os.path.dirname(given["socket"]), given["own"] + "/dir")
+    socket.socket(socket.AF_UNIX).connect(given["own"] + "/dir/" + os.path.basename(given["socket"]))
+@attempt("a socket file upwards")
+def _(): socket.socket(socket.AF_UNIX).connect(given["own"] + "/../" + os.path.basename(given["socket"]))
+@attempt("a hard link to a socket file")
+def _():
+    os.link(given["socket"], given["own"] + "/hard")
+    socket.socket(socket.AF_UNIX).connect(given["own"] + "/hard")
+@attempt("a datagram to a socket file")
+def _(): socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", given["socket"])
+@attempt("a datagram pair")
+def _(): socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+# Files and processes.
+@attempt("a secret")
+def _(): open(given["secret"]).read()
+@attempt("a secret by a link")
+def _():
+    os.symlink(given["secret"], given["own"] + "/secret"); open(given["own"] + "/secret").read()
+@attempt("truncating")
+def _(): os.truncate(given["secret"], 0)
+@attempt("writing what is only read")
+def _(): open(given["readable"], "a")
+@attempt("making a file outside")
+def _(): open(given["secret"] + ".new", "w")
+@attempt("the memory of its parent")
+def _(): open(f"/proc/{os.getppid()}/mem", "rb").read(1)
+@attempt("the environment of its parent")
+def _(): open(f"/proc/{os.getppid()}/environ", "rb").read(1)
+@attempt("the root of its parent")
+def _(): os.listdir(f"/proc/{os.getppid()}/root{os.path.dirname(given['secret'])}")
+@attempt("tracing")
+def _(): call(101, 16, os.getppid(), 0, 0)
+@attempt("reading memory by process_vm_readv")
+def _(): call(310, os.getppid(), 0, 0, 0, 0, 0)
+@attempt("a descriptor of its parent")
+def _(): call(438, os.pidfd_open(os.getppid()), 0, 0)
+@attempt("a signal to its parent")
+def _(): os.kill(os.getppid(), 0)
+@attempt("a namespace of its own")
+def _(): call(272, 0x10000000)
+@attempt("a cloned namespace of its own")
+def _(): call(56, 0x10000000 | 17, 0, 0, 0, 0)
+@attempt("mounting")
+def _(): call(165, b"none", given["own"].encode(), b"tmpfs", 0, None)
+@attempt("another user")
+def _(): os.setuid(1 if os.getuid() == 0 else 0)
+@attempt("a device")
+def _(): open("/dev/kmsg", "w") if os.path.exists("/dev/kmsg") else os.mknod(given["own"] + "/null", 0o20666, os.makedev(1, 3))
+@attempt("a name of the outside, without hanging")
+def _():
+    begin = time.monotonic()
+    try: socket.getaddrinfo("secret.data.example.com", 443)
+    except socket.gaierror as e:
+        assert time.monotonic() - begin < 10
+        raise OSError(errno.EACCES, "") from e
+
+# The address changes while it is looked at: nothing must arrive at the other one.
+def flip():
+    good = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton("127.0.0.1"))
+    evil = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton("127.0.0.2"))
+    memory = ctypes.create_string_buffer(good, 16)
+    stop = []
+    def swap():
+        while not stop:
+            ctypes.memmove(memory, evil, 16); ctypes.memmove(memory, good, 16)
+    t = threading.Thread(target=swap); t.start()
+    refused = reached = 0
+    sys.setswitchinterval(1e-6)
+    for _ in range(400):
+        s = socket.socket()
+        if libc.connect(s.fileno(), memory, 16) == 0: reached += 1
+        else: refused += 1
+        s.close()
+    stop.append(1); t.join()
+    found["race"] = f"{reached} {refused}"
+flip()
+print(json.dumps(found))
