@@ -9,7 +9,7 @@ use outrigger_config::kinds::Url;
 use outrigger_config::{Diagnostic, Diagnostics, Env, Secret, Settings, load};
 use outrigger_ingress::config::Tls;
 use outrigger_mcp::names::Naming;
-use outrigger_sidecar::config::{Era, SessionScope};
+use outrigger_sidecar::config::{Era, Sandbox, SessionScope};
 
 use read::{default_listen, read};
 
@@ -85,6 +85,8 @@ pub struct Service {
     pub env: Vec<(String, Secret)>,
     /// Working directory of what `up` starts.
     pub cwd: Option<PathBuf>,
+    /// How what `up` starts is confined.
+    pub sandbox: Sandbox,
     /// The MCP that the server speaks.
     pub era: Era,
     /// What one session of the server is shared by.
@@ -154,6 +156,7 @@ impl Manifest {
             ),
             env: Vec::new(),
             cwd: None,
+            sandbox: Sandbox::default(),
             era: Era::Auto,
             session: SessionScope::PerPrincipal,
             tolerant: None,

@@ -5,8 +5,11 @@
 //! server that asks the kernel for a signal when its parent dies and then takes the group down. The guard leads that
 //! group and the server is in it, so that what we send reaches the server even when the guard is gone.
 
-use std::{collections::BTreeMap, ffi::OsString, io::ErrorKind, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, io::ErrorKind, path::PathBuf, process::Stdio, sync::Arc, time::Duration,
+};
 
+use outrigger_confine::{ConfineError, Plan, inside};
 use rustix::process::{
     Pid, Signal, getpgrp, getpid, getppid, kill_process_group, set_parent_process_death_signal, setpgid,
 };
@@ -15,6 +18,8 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     signal::unix::{SignalKind, signal},
 };
+
+use crate::sandbox::{Confinement, HOMES, OwnDirectory};
 
 /// The hidden subcommand under which our binaries act as the guard.
 pub const GUARD_COMMAND: &str = "child-guard";
@@ -26,6 +31,8 @@ const STDERR_LINE: usize = 8 * 1024;
 /// it cannot be executed. When the server did start, the guard ends by a signal, so no server can say this.
 pub(crate) const NO_SUCH_PROGRAM: u8 = 127;
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// It was not started, because it could not be confined.
+pub(crate) const NOT_CONFINED: u8 = 125;
 
 /// How long a guard whose pipes are closed may take to be gone.
 const GUARD_END: Duration = Duration::from_secs(1);
@@ -39,6 +46,8 @@ pub struct ChildSpec {
     pub env: BTreeMap<String, String>,
     /// Working directory; ours when absent.
     pub cwd: Option<PathBuf>,
+    /// What it may do; without this, whatever we may.
+    pub confinement: Option<Arc<Confinement>>,
     /// How to call ourselves as the guard (program and leading arguments); without it the server is started directly.
     pub guard: Option<Vec<OsString>>,
     /// How long each step of stopping may take.
@@ -54,6 +63,8 @@ pub struct RunningChild {
     group: Option<Pid>,
     guarded: bool,
     stop: Duration,
+    /// Where a confined one keeps its files; goes away with it.
+    _own: Option<OwnDirectory>,
 }
 
 /// The pipes of a server that was just started.
@@ -71,14 +82,31 @@ pub struct Pipes {
 /// What the operating system says, with the command it was about.
 pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), String> {
     let Some((program, args)) = spec.command.split_first() else { return Err("the command is empty".into()) };
+    let (plan, own) = match &spec.confinement {
+        Some(confinement) => {
+            let (plan, own) = own_plan(confinement).map_err(|e| format!("cannot confine {program:?}: {e}"))?;
+            (Some(plan), Some(own))
+        }
+        None => (None, None),
+    };
     let mut command = match spec.guard.as_deref().and_then(<[OsString]>::split_first) {
         Some((guard, leading)) => {
             let mut command = Command::new(guard);
-            command.args(leading).arg(GUARD_COMMAND).arg("--").arg(program);
+            command.args(leading).arg(GUARD_COMMAND);
+            if let Some(plan) = &plan {
+                command.arg("--confine").arg(serde_json::to_string(plan).map_err(|e| e.to_string())?);
+            }
+            command.arg("--").arg(program);
             command
         }
         None => Command::new(program),
     };
+    if let (Some(own), Some(confinement)) = (&own, &spec.confinement) {
+        for name in HOMES {
+            command.env_remove(name);
+        }
+        command.envs(own.variables(confinement.home.as_deref()));
+    }
     command.args(args).envs(&spec.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A guard that is killed could not stop its server any more; it is sent SIGTERM instead.
     command.process_group(0).kill_on_drop(spec.guard.is_none());
@@ -91,7 +119,18 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
         }
         command.current_dir(cwd);
     }
-    let mut child = command.spawn().map_err(|e| cannot_start(program, &e.kind(), &e))?;
+    let tell = {
+        let service = service.to_owned();
+        move |line: &str| tracing::info!(target: "child", service, "{line}")
+    };
+    // A guard confines its server, and is itself free to end it.
+    let started = match plan.filter(|_| spec.guard.is_none()) {
+        Some(plan) => {
+            spawn_inside(&plan, tell, &mut command).map_err(|e| format!("cannot confine {program:?}: {e}"))?
+        }
+        None => command.spawn(),
+    };
+    let mut child = started.map_err(|e| cannot_start(program, &e.kind(), &e))?;
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(format!("{program:?} started without pipes"));
@@ -100,9 +139,31 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let program = program.clone();
     Ok((
-        RunningChild { program, child, group, guarded: spec.guard.is_some(), stop: spec.stop },
+        RunningChild { program, child, group, guarded: spec.guard.is_some(), stop: spec.stop, _own: own },
         Pipes { stdin, stdout },
     ))
+}
+
+/// The plan of one child, with a directory of its own in it.
+fn own_plan(confinement: &Confinement) -> std::io::Result<(Plan, OwnDirectory)> {
+    let own = OwnDirectory::make()?;
+    let mut plan = confinement.plan.clone();
+    plan.write.push(own.path().to_owned());
+    plan.own = Some(own.path().to_owned());
+    Ok((plan, own))
+}
+
+/// Starts a program inside a plan. The runtime is entered there too: it watches the child.
+fn spawn_inside(
+    plan: &Plan,
+    tell: impl Fn(&str) + Send + 'static,
+    command: &mut Command,
+) -> Result<std::io::Result<Child>, ConfineError> {
+    let runtime = tokio::runtime::Handle::current();
+    inside(plan, tell, move || {
+        let _entered = runtime.enter();
+        command.spawn()
+    })
 }
 
 /// In words for people, with what to do where that is clear.
@@ -126,6 +187,7 @@ impl RunningChild {
         let kind = match u8::try_from(status.code()?).ok()? {
             NO_SUCH_PROGRAM => ErrorKind::NotFound,
             NOT_EXECUTABLE => ErrorKind::PermissionDenied,
+            NOT_CONFINED => return Some(format!("cannot confine {:?}: the log says why", self.program)),
             _ => return None,
         };
         Some(cannot_start(&self.program, &kind, &kind))
@@ -196,19 +258,15 @@ async fn read_line(reader: &mut BufReader<ChildStderr>, line: &mut Vec<u8>) -> s
 /// Why a guard ends by itself.
 #[derive(Debug)]
 pub struct GuardError {
-    /// What the operating system said of the server's program.
-    kind: Option<ErrorKind>,
+    /// The code that tells the sidecar.
+    code: u8,
     text: String,
 }
 
 impl GuardError {
     /// The code that tells the sidecar.
     pub fn exit_code(&self) -> u8 {
-        match self.kind {
-            Some(ErrorKind::NotFound) => NO_SUCH_PROGRAM,
-            Some(_) => NOT_EXECUTABLE,
-            None => outrigger_runtime::Exit::Failed.code(),
-        }
+        self.code
     }
 }
 
@@ -220,16 +278,22 @@ impl std::fmt::Display for GuardError {
 
 impl From<String> for GuardError {
     fn from(text: String) -> Self {
-        Self { kind: None, text }
+        Self { code: outrigger_runtime::Exit::Failed.code(), text }
     }
 }
 
-/// The guard: runs the server with our own pipes and in our own process group, and takes the group down, ourselves
+impl From<ConfineError> for GuardError {
+    fn from(error: ConfineError) -> Self {
+        Self { code: NOT_CONFINED, text: format!("cannot confine the server: {error}") }
+    }
+}
+
+/// The guard: runs the server, confined to `plan` if there is one, with our own pipes and in our own process group, and takes the group down, ourselves
 /// included, when the server has ended or the sidecar has died. Returns only when the server cannot be started.
 ///
 /// # Errors
 /// When the server cannot be started.
-pub async fn guard(command: &[String]) -> Result<std::convert::Infallible, GuardError> {
+pub async fn guard(plan: Option<&Plan>, command: &[String]) -> Result<std::convert::Infallible, GuardError> {
     const PATIENCE: Duration = Duration::from_secs(3);
     let (program, args) = command.split_first().ok_or_else(|| "usage: child-guard -- COMMAND [ARGS...]".to_owned())?;
     let parent = getppid();
@@ -243,9 +307,16 @@ pub async fn guard(command: &[String]) -> Result<std::convert::Infallible, Guard
     }
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    let started = Command::new(program).args(args).spawn();
-    let mut child =
-        started.map_err(|e| GuardError { kind: Some(e.kind()), text: cannot_start(program, &e.kind(), &e) })?;
+    let mut server = Command::new(program);
+    server.args(args);
+    let started = match plan {
+        Some(plan) => spawn_inside(plan, report, &mut server)?,
+        None => server.spawn(),
+    };
+    let mut child = started.map_err(|e| {
+        let code = if e.kind() == ErrorKind::NotFound { NO_SUCH_PROGRAM } else { NOT_EXECUTABLE };
+        GuardError { code, text: cannot_start(program, &e.kind(), &e) }
+    })?;
     let ended = tokio::select! {
         status = child.wait() => Some(status),
         _ = term.recv() => None,

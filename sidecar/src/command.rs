@@ -3,6 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use outrigger_confine::Plan;
 use outrigger_runtime::start::{Exit, run};
 
 use crate::{child, config::Config};
@@ -25,6 +26,9 @@ enum Action {
     /// Run a server and take it down when the parent dies. Used by the sidecar itself.
     #[command(name = "child-guard", hide = true)]
     ChildGuard {
+        /// What the server may do, as the sidecar wrote it.
+        #[arg(long, value_name = "JSON")]
+        confine: Option<String>,
         /// The server's command line.
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -44,7 +48,7 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
         }
     };
     match arguments.action {
-        Some(Action::ChildGuard { command }) => guard(&command),
+        Some(Action::ChildGuard { confine, command }) => guard(confine.as_deref(), &command),
         Some(Action::Health) => {
             with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin)))
         }
@@ -74,12 +78,20 @@ fn read(path: Option<PathBuf>) -> Result<Config, String> {
     Config::from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())
 }
 
-fn guard(command: &[String]) -> ExitCode {
+fn guard(plan: Option<&str>, command: &[String]) -> ExitCode {
     let mut code = Exit::Failed.code();
+    let plan = plan.map(serde_json::from_str::<Plan>).transpose();
     // What the runtime makes of it says less.
     let _ = run(1, async {
-        let Err(why) = child::guard(command).await;
         use std::io::Write;
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "--confine: {error}");
+                return Exit::Usage;
+            }
+        };
+        let Err(why) = child::guard(plan.as_ref(), command).await;
         let _ = writeln!(std::io::stderr(), "{why}");
         code = why.exit_code();
         Exit::Failed

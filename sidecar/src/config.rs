@@ -2,6 +2,7 @@
 //! `docs/CONFIGURATION.md` and the JSON Schema come from these declarations.
 
 mod limits;
+mod sandbox;
 mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +13,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kind
 use outrigger_proxy::peek::HeaderChecks;
 
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts};
+pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};
 
 /// All settings of one sidecar. Immutable: a reload makes a new one.
@@ -25,6 +27,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The server behind this sidecar.
     pub upstream: Upstream,
+    /// How the child is confined.
+    pub sandbox: Sandbox,
     /// The revisions to speak with the server.
     pub era: Era,
     /// How many sessions of the server there are.
@@ -84,6 +88,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let listen = read_listen(f);
     let admin = f.section("admin", "Health, metrics and the catalog, in plain text and without secrets.", read_admin);
     let upstream = upstream::read(f);
+    let sandbox = sandbox::read(f, Some("OUTRIGGER_SANDBOX"), "upstream");
     let era = upstream::read_era(f);
     let session = upstream::read_session(f);
     let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
@@ -108,6 +113,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         listen,
         admin: admin?,
         upstream: upstream?,
+        sandbox: sandbox?,
         era,
         session,
         http_sse,

@@ -24,6 +24,7 @@ pub mod listen;
 pub mod own_answers;
 pub mod record;
 pub mod reload;
+pub mod sandbox;
 pub mod start;
 pub mod tasks;
 pub mod upstream;

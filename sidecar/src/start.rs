@@ -40,13 +40,14 @@ use thiserror::Error;
 use crate::{
     authorize::Gate,
     child::ChildSpec,
-    config::{Config, Upstream as UpstreamConfig},
+    config::{Command, Config, Upstream as UpstreamConfig},
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
     own_answers::Lists,
     record::Recorders,
     reload,
+    sandbox::{self, Confinement},
     tasks::{self, Tasks},
     upstream::{
         Reach, SessionSettings, Upstream,
@@ -297,6 +298,7 @@ fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartEr
             command: command.words.clone(),
             env: command.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
             cwd: command.cwd.clone(),
+            confinement: confinement(config, command)?,
             guard,
             stop: config.timeouts.child_stop,
         })),
@@ -325,6 +327,11 @@ fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartEr
             }))
         }
     }
+}
+
+fn confinement(config: &Config, command: &Command) -> Result<Option<Arc<Confinement>>, StartError> {
+    let confinement = sandbox::confinement(&config.sandbox, command, None).map_err(StartError::Other)?;
+    Ok(confinement.map(Arc::new))
 }
 
 fn listener_settings(

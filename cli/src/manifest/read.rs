@@ -6,7 +6,7 @@ use outrigger_config::kinds::{self, Checked, Kind};
 use outrigger_config::{Fields, doc, sections};
 use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
 use outrigger_policy::Principal;
-use outrigger_sidecar::config::{Era, SessionScope, era, session_scope, variables};
+use outrigger_sidecar::config::{Era, SessionScope, era, read_sandbox, session_scope, variables};
 
 use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, Source, Token};
 use crate::up::INGRESS;
@@ -102,6 +102,7 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
         doc("Working directory of what `up` starts; without it, that of `outrigger up`."),
         kinds::path(),
     );
+    let sandbox = read_sandbox(f, None, "url");
     let text = doc(
         "The MCP that the server speaks: `legacy` up to 2025-11-25, `modern` from 2026-07-28, `http+sse` for the HTTP transport of 2024-11-05.",
     );
@@ -124,6 +125,7 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
         source: source?,
         env,
         cwd,
+        sandbox: sandbox?,
         era,
         session,
         tolerant,

@@ -51,6 +51,9 @@ impl Plan<'_> {
         if let Some(cwd) = &service.cwd {
             set("cwd", json!(files::absolute(cwd)?));
         }
+        for (name, value) in service.sandbox.settings() {
+            set(&name, value);
+        }
         set("era", json!(era(service.era)));
         set("session", json!(session(service.session)));
         set("identity", self.identity(&service.name));
