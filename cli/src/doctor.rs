@@ -21,6 +21,7 @@ mod stdio;
 mod subject;
 mod wire;
 
+use outrigger_confine::Kernel;
 use outrigger_runtime::{Exit, ShutdownSignals};
 use outrigger_telemetry::log::{self, LogFormat};
 
@@ -65,6 +66,7 @@ async fn examine(subject: &Subject, service: &str) -> Option<Report> {
 
 async fn look(subject: &Subject, service: &str) -> Report {
     let mut report = Report::new(subject.name());
+    report.sandbox = subject.is_program().then(|| Kernel::look().into());
     let best = revisions::find(subject, &mut report).await;
     if let Some((transport, revision)) = best {
         catalog::read(subject, transport, revision, &mut report).await;

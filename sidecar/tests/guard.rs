@@ -46,6 +46,10 @@ impl Running {
     }
 
     async fn serving(command: impl Fn(&str) -> String) -> Self {
+        Self::serving_with(command, |_| String::new()).await
+    }
+
+    async fn serving_with(command: impl Fn(&str) -> String, more: impl Fn(&str) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let domain = TrustDomain::parse("test.local").unwrap();
         let authority = Authority::init(&dir.path().join("ca"), &domain, &AuthorityOptions::default()).unwrap();
@@ -56,7 +60,8 @@ impl Running {
         let settings = format!(
             "service: fs\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\naudit: off\n\
              identity: {{ trust_domain: test.local, cert: {root}/fs.pem, key: {root}/fs.key, ca: {root}/ca/ca.pem }}\n\
-             command: {command}\ntimeouts: {{ child_stop: 500ms, drain: 1s }}\n"
+             command: {command}\ntimeouts: {{ child_stop: 500ms, drain: 1s }}\n{}",
+            more(&root.to_string())
         );
         std::fs::write(dir.path().join("sidecar.yaml"), settings).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_outrigger-sidecar"))
@@ -195,4 +200,24 @@ fn descendants(of: u32) -> Vec<u32> {
         }
     }
     found
+}
+
+#[tokio::test]
+async fn a_guard_confines_its_server_and_not_itself() {
+    let mut running = Running::serving_with(
+        |dir| format!("[python3, {dir}/server.py, {dir}/pids]"),
+        |dir| {
+            std::fs::write(format!("{dir}/pids"), "").unwrap();
+            format!("sandbox: strict\nconfine: {{ write: [{dir}/pids] }}\n")
+        },
+    )
+    .await;
+    eventually("the server and its helper run", || running.left().len() == 2).await;
+    let status = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let server = *running.left().iter().min().unwrap();
+    assert!(status(server).contains("Seccomp:\t2") && status(server).contains("NoNewPrivs:\t1"), "{}", status(server));
+    assert!(status(parent(server)).contains("Seccomp:\t0"), "the guard is free");
+    running.signal(Signal::KILL);
+    running.ends().await;
+    eventually("the server is gone", || running.left().is_empty()).await;
 }

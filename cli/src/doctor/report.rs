@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use outrigger_confine::Kernel;
 use outrigger_mcp::catalog::List;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::revision::Revision;
@@ -23,10 +24,27 @@ pub(super) struct Report {
     pub(super) lists_ms: Option<f64>,
     /// What it lists.
     pub(super) catalog: Catalog,
+    /// How far a sidecar on this machine could confine it; only for programs.
+    pub(super) sandbox: Option<Sandbox>,
     /// What will give trouble, the worst first.
     pub(super) findings: Vec<Finding>,
     #[serde(skip)]
     manners: Manners,
+}
+
+/// What this machine can enforce on a program that a sidecar starts.
+#[derive(Debug, Serialize)]
+pub(super) struct Sandbox {
+    /// The version of Landlock; 0 without it.
+    landlock: i32,
+    /// What `sandbox: strict` needs and is not here.
+    missing: Vec<String>,
+}
+
+impl From<Kernel> for Sandbox {
+    fn from(kernel: Kernel) -> Self {
+        Self { landlock: kernel.landlock, missing: kernel.missing() }
+    }
 }
 
 /// One greeting.
@@ -160,6 +178,7 @@ impl Report {
             server: None,
             lists_ms: None,
             catalog: Catalog::default(),
+            sandbox: None,
             findings: Vec::new(),
             manners: Manners::default(),
         }
@@ -235,6 +254,15 @@ impl Report {
             for (what, keys) in self.catalog.lists() {
                 writeln!(out, "  {:3} {what}{}", keys.len(), shown(keys))?;
             }
+        }
+        match &self.sandbox {
+            Some(Sandbox { landlock, missing }) if missing.is_empty() => {
+                writeln!(out, "on this machine `sandbox: strict` is possible (Landlock {landlock})")?;
+            }
+            Some(Sandbox { missing, .. }) => {
+                writeln!(out, "on this machine `sandbox: strict` is not possible, missing: {}", missing.join("; "))?;
+            }
+            None => {}
         }
         if self.findings.is_empty() {
             return writeln!(out, "nothing that will give trouble");

@@ -51,6 +51,11 @@ impl Subject {
         &self.name
     }
 
+    /// Whether it is a program that is started.
+    pub(super) fn is_program(&self) -> bool {
+        matches!(self.kind, Kind::Program(_))
+    }
+
     /// The ways of talking that can be tried.
     pub(super) fn transports(&self) -> &'static [Transport] {
         match self.kind {

@@ -82,6 +82,8 @@ fn everything_wrong_with_a_server_is_told_at_once() {
 fn a_good_server_gives_no_trouble() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(dir.path(), &["doctor", "--json", env!("CARGO_BIN_EXE_outrigger"), "example", "vector"]);
+    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(told["sandbox"]["landlock"].is_number() && told["sandbox"]["missing"].is_array(), "{told}");
     let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     assert!(spoken(&report).contains(&("stdio", "2026-07-28")), "{report:#}");
