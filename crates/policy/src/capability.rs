@@ -69,7 +69,7 @@ impl fmt::Display for Capability<'_> {
 
 /// Walks the URI once, decoding as it goes, and looks for a segment that is exactly two dots. `/`, `\`, `:` (after
 /// a scheme) and the start of a query, fragment or path parameter end a segment.
-fn has_parent_segment(uri: &str) -> bool {
+pub(crate) fn has_parent_segment(uri: &str) -> bool {
     let mut rest = uri.as_bytes();
     // Dots seen since the last separator; `None` once the segment holds anything else.
     let mut dots = Some(0_u32);

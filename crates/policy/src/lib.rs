@@ -13,6 +13,7 @@
 pub mod capability;
 pub mod compile;
 mod document;
+pub mod egress;
 pub mod explain;
 pub mod glob;
 pub mod limit;
