@@ -5,7 +5,8 @@
 //!    |
 //!  record   --> metrics    counters and histograms, resolved handles only
 //!           --> access     one JSON line per HTTP request     \  bounded queue, one writer
-//!           --> audit      one JSON line per decision         /  thread each, formatted there
+//!           --> audit      one JSON line per decision          | thread each, formatted there
+//!           --> egress     one JSON line per outbound connection /
 //!  operator --> log        `tracing` to stderr
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod egress;
 pub mod log;
 pub mod metrics;
 mod render;
@@ -24,6 +26,7 @@ mod writer;
 
 pub use access::{AccessLog, AccessRecord};
 pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision};
+pub use egress::{EgressLog, EgressRecord};
 pub use metrics::{Metrics, Role, ServiceMetrics};
 pub use sink::Sink;
 pub use trace::TraceContext;

@@ -4,6 +4,7 @@
 //! that the catalog knows. Nothing that a caller sends becomes a label. Per-service handles live in
 //! [`ServiceMetrics`]; resolve one when a snapshot is compiled, never per request.
 
+mod egress;
 mod families;
 pub mod labels;
 mod service;
@@ -14,11 +15,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+pub use egress::EgressMetrics;
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
-    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, HandshakeOutcome, LimitKind, Listener, Outcome,
-    ReloadKind, ReloadOutcome, Role, SessionKind, UpstreamErrorKind,
+    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, EgressVerdict, HandshakeOutcome,
+    LimitKind, Listener, Outcome, ReloadKind, ReloadOutcome, Role, SessionKind, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -161,6 +163,16 @@ impl Metrics {
     /// For [`crate::AccessLog`].
     pub fn access_dropped(&self) -> DropCounter {
         DropCounter(self.access_dropped.clone())
+    }
+
+    /// For [`crate::EgressLog`].
+    pub fn egress_dropped(&self) -> DropCounter {
+        DropCounter(self.families.egress_dropped.with_label_values::<&str>(&[]))
+    }
+
+    /// The metrics of what a service dials out.
+    pub fn egress(&self, service: &str) -> EgressMetrics {
+        EgressMetrics::new(service.into(), Arc::clone(&self.families))
     }
 
     fn lock_services(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<ServiceMetrics>>> {

@@ -98,6 +98,14 @@ pub fn audit(f: &mut Fields<'_>) -> Output {
     f.with_default("audit", text, output(), Output::Stderr)
 }
 
+/// Reads the `log` setting of the outbound half.
+pub fn egress_log(f: &mut Fields<'_>) -> Output {
+    let text = doc("Where a JSON line per outbound connection goes (host, rule, verdict, bytes; never what was sent): off, stderr, stdout, or a file.")
+        .because("where a server connects to is what one wants to know of it")
+        .env("OUTRIGGER_EGRESS_LOG");
+    f.with_default("log", text, output(), Output::Stderr)
+}
+
 /// Reads the `trace` section.
 pub fn trace(f: &mut Fields<'_>) -> Option<Trace> {
     let text = doc("A valid `traceparent` from the peer becomes the parent of our span.")

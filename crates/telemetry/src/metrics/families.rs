@@ -103,6 +103,32 @@ const SESSIONS_OPEN: MetricDoc =
     doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
 const PARKED_CALLS: MetricDoc =
     doc("outrigger_parked_calls", Gauge, &[], "Calls that wait for their client to answer a question of the server.");
+const EGRESS: MetricDoc = doc(
+    "outrigger_egress_total",
+    Counter,
+    &["service", "host", "verdict"],
+    "Outbound connections and requests of a server, by destination and what became of them.",
+);
+const EGRESS_BYTES: MetricDoc = doc(
+    "outrigger_egress_bytes_total",
+    Counter,
+    &["service", "host", "direction"],
+    "Bytes that went out and came back over outbound connections.",
+);
+const EGRESS_CONNECT: MetricDoc = doc(
+    "outrigger_egress_connect_seconds",
+    Histogram,
+    &["service"],
+    "Time to look up and connect to a destination of a server.",
+);
+const EGRESS_OPEN: MetricDoc =
+    doc("outrigger_egress_open", Gauge, &["service"], "Outbound connections of a server that are open.");
+const EGRESS_DROPPED: MetricDoc = doc(
+    "outrigger_egress_log_dropped_total",
+    Counter,
+    &[],
+    "Lines of the egress log lost because the writer could not keep up.",
+);
 const AUDIT_DROPPED: MetricDoc =
     doc("outrigger_audit_dropped_total", Counter, &[], "Audit records lost because the writer could not keep up.");
 const ACCESS_DROPPED: MetricDoc = doc(
@@ -134,6 +160,11 @@ pub fn describe() -> Vec<MetricDoc> {
         CHILD_RESTARTS,
         SESSIONS_OPEN,
         PARKED_CALLS,
+        EGRESS,
+        EGRESS_BYTES,
+        EGRESS_CONNECT,
+        EGRESS_OPEN,
+        EGRESS_DROPPED,
         RELOADS,
         AUDIT_DROPPED,
         ACCESS_DROPPED,
@@ -161,6 +192,11 @@ pub(super) struct Families {
     pub(super) upstream_errors: IntCounterVec,
     pub(super) sessions_open: IntGaugeVec,
     pub(super) parked_calls: IntGaugeVec,
+    pub(super) egress: IntCounterVec,
+    pub(super) egress_bytes: IntCounterVec,
+    pub(super) egress_connect: HistogramVec,
+    pub(super) egress_open: IntGaugeVec,
+    pub(super) egress_dropped: IntCounterVec,
     pub(super) audit_dropped: IntCounterVec,
     pub(super) access_dropped: IntCounterVec,
     pub(super) build_info: IntGaugeVec,
@@ -169,6 +205,7 @@ pub(super) struct Families {
 impl Families {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let duration = HistogramOpts::new(DURATION.name, DURATION.help).buckets(DURATION_BUCKETS.to_vec());
+        let connect = HistogramOpts::new(EGRESS_CONNECT.name, EGRESS_CONNECT.help).buckets(DURATION_BUCKETS.to_vec());
         Ok(Self {
             requests: counter(registry, &REQUESTS)?,
             duration: registered(registry, HistogramVec::new(duration, DURATION.labels)?)?,
@@ -188,6 +225,11 @@ impl Families {
             upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,
             sessions_open: gauge(registry, &SESSIONS_OPEN)?,
             parked_calls: gauge(registry, &PARKED_CALLS)?,
+            egress: counter(registry, &EGRESS)?,
+            egress_bytes: counter(registry, &EGRESS_BYTES)?,
+            egress_connect: registered(registry, HistogramVec::new(connect, EGRESS_CONNECT.labels)?)?,
+            egress_open: gauge(registry, &EGRESS_OPEN)?,
+            egress_dropped: counter(registry, &EGRESS_DROPPED)?,
             audit_dropped: counter(registry, &AUDIT_DROPPED)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,
             build_info: gauge(registry, &BUILD_INFO)?,

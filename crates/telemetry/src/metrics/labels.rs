@@ -199,6 +199,34 @@ closed_label! {
 }
 
 closed_label! {
+    /// What became of an outbound connection or request; the same words in metrics and the egress log.
+    EgressVerdict {
+        /// A rule let it through.
+        Allowed = "allowed",
+        /// No rule did; it went through because rules are only observed.
+        Observed = "observed",
+        /// Refused by the rules or by the guard over addresses.
+        Denied = "denied",
+        /// A limit was passed.
+        Limited = "limited",
+        /// What was asked is no valid request, or took too long.
+        Invalid = "invalid",
+        /// Allowed, and the destination could not be reached or broke its protocol.
+        Failed = "failed",
+    }
+}
+
+closed_label! {
+    /// Which way bytes went.
+    Direction {
+        /// From the server to the destination.
+        Up = "up",
+        /// Back.
+        Down = "down",
+    }
+}
+
+closed_label! {
     /// What was loaded again.
     ReloadKind {
         /// The configuration file.

@@ -12,6 +12,11 @@ use super::*;
 /// Metrics in which every family has a sample.
 fn touched() -> Arc<Metrics> {
     let metrics = Metrics::new(Role::Sidecar).unwrap();
+    let egress = metrics.egress("fs");
+    egress.record(None, EgressVerdict::Allowed, 1, 1);
+    egress.connected(Duration::from_millis(1));
+    drop(egress.open());
+    metrics.egress_dropped();
     let fs = metrics.service("fs");
     fs.record(Method::Ping, None, Outcome::Ok, Duration::from_millis(1));
     fs.limited(LimitKind::Queue);
@@ -151,6 +156,9 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("state", "catalog", words(CatalogState::ALL, CatalogState::as_str)),
         ("kind", "catalog items", words(&Kind::ALL, Kind::as_str)),
         ("kind", "sessions", words(SessionKind::ALL, SessionKind::as_str)),
+        ("host", "egress", "destinations as the rules write them, at most 500, else `other`".to_owned()),
+        ("verdict", "egress", words(EgressVerdict::ALL, EgressVerdict::as_str)),
+        ("direction", "egress bytes", words(Direction::ALL, Direction::as_str)),
         ("what", "reloads", words(ReloadKind::ALL, ReloadKind::as_str)),
         ("outcome", "reloads", words(ReloadOutcome::ALL, ReloadOutcome::as_str)),
         ("name", "certificates", "the certificate's use, as `workload` or `public`".to_owned()),
