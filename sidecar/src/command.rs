@@ -3,10 +3,15 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use outrigger_config::{Diagnostics, Env};
 use outrigger_confine::Plan;
 use outrigger_runtime::start::{Exit, run};
 
-use crate::{child, config::Config};
+use crate::{
+    child,
+    config::{Config, EgressOnly},
+    outbound,
+};
 
 /// The proxy beside one MCP server: mTLS, policy, limits, trace and metrics, without a change to the server.
 #[derive(Debug, Parser)]
@@ -15,6 +20,10 @@ struct Arguments {
     /// Settings file (YAML). Without it everything comes from OUTRIGGER_* variables, which also override the file.
     #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Only the outbound half, for anything that should reach no more than it may: an allowlist over HTTP and SOCKS5
+    /// (`egress:` in the file, or OUTRIGGER_EGRESS_LISTEN, OUTRIGGER_EGRESS_ALLOW, OUTRIGGER_EGRESS_MODE).
+    #[arg(long)]
+    egress_only: bool,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -52,6 +61,10 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
         Some(Action::Health) => {
             with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin)))
         }
+        None if arguments.egress_only => match read(arguments.config, EgressOnly::from_sources) {
+            Ok(config) => run(config.threads, outbound::alone::process(config)).into(),
+            Err(text) => usage(&text),
+        },
         None => with_config(arguments.config, |config| {
             let threads = config.threads;
             run(threads, crate::process(config, self_command))
@@ -60,22 +73,28 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
 }
 
 fn with_config(path: Option<PathBuf>, go: impl FnOnce(Config) -> Exit) -> ExitCode {
-    match read(path) {
+    match read(path, Config::from_sources) {
         Ok(config) => go(config).into(),
-        Err(text) => {
-            use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "{text}");
-            Exit::Usage.into()
-        }
+        Err(text) => usage(&text),
     }
 }
 
-fn read(path: Option<PathBuf>) -> Result<Config, String> {
+fn usage(text: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+    Exit::Usage.into()
+}
+
+/// Reads settings of one kind or the other.
+fn read<T>(
+    path: Option<PathBuf>,
+    from_sources: impl Fn(Option<(&str, &str)>, Env<'_>) -> Result<T, Diagnostics>,
+) -> Result<T, String> {
     let env = |name: &str| std::env::var(name).ok();
-    let Some(path) = path else { return Config::from_sources(None, &env).map_err(|e| e.to_string()) };
+    let Some(path) = path else { return from_sources(None, &env).map_err(|e| e.to_string()) };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {name}: {e}"))?;
-    Config::from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())
+    from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())
 }
 
 fn guard(plan: Option<&str>, command: &[String]) -> ExitCode {

@@ -1,6 +1,8 @@
 //! The settings of the sidecar, from a file, the environment, or both. Every one is declared here and nowhere else;
 //! `docs/CONFIGURATION.md` and the JSON Schema come from these declarations.
 
+mod alone;
+pub mod egress;
 mod limits;
 mod sandbox;
 mod upstream;
@@ -12,6 +14,8 @@ use outrigger_config::sections::{self, Identity, Log, Output, Trace};
 use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kinds, load};
 use outrigger_proxy::peek::HeaderChecks;
 
+pub use alone::EgressOnly;
+pub use egress::{Egress, EgressLimits, EgressTimeouts, Mode};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts};
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};
@@ -57,6 +61,8 @@ pub struct Config {
     pub access_log: Output,
     /// Where a line per decision goes.
     pub audit: Output,
+    /// What the server may reach; nothing listens for it where absent.
+    pub egress: Option<Egress>,
     /// Trace context.
     pub trace: Trace,
     /// Threads that handle requests.
@@ -104,10 +110,9 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let log = f.section("log", "The log, on standard error.", sections::log);
     let access_log = sections::access_log(f);
     let audit = sections::audit(f);
+    let egress = f.section("egress", "What the server may reach, and the proxy that it finds for it.", egress::read);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
-    let text = doc("Threads that handle requests.").env("OUTRIGGER_THREADS");
-    let reason = "one server seldom fills a core of its proxy, and one thread keeps memory small beside each server";
-    let threads = f.with_default("threads", text.because(reason), kinds::count(1..=256), 1);
+    let threads = read_threads(f);
     Some(Config {
         service: service?,
         listen,
@@ -128,6 +133,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         log: log?,
         access_log,
         audit,
+        egress: egress?,
         trace: trace?,
         threads,
         warnings: Vec::new(),
@@ -145,6 +151,12 @@ fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
     let reason =
         "it is not encrypted: kubelet and Prometheus in other network namespaces need `0.0.0.0:15020`, set by choice";
     Some(f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::LOCALHOST, 15020).into()))
+}
+
+fn read_threads(f: &mut Fields<'_>) -> usize {
+    let text = doc("Threads that handle requests.").env("OUTRIGGER_THREADS");
+    let reason = "one server seldom fills a core of its proxy, and one thread keeps memory small beside each server";
+    f.with_default("threads", text.because(reason), kinds::count(1..=256), 1)
 }
 
 fn read_allowed_callers(f: &mut Fields<'_>) -> Vec<String> {

@@ -53,6 +53,7 @@ use crate::{
     keeper::Keeper,
     legacy,
     listen::{self, Attach, Filter, Listen},
+    outbound::identify::Calls,
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
     tasks::{self, Names, Tasks, Watch},
@@ -103,6 +104,8 @@ pub struct Inbound {
     pub idle: Duration,
     /// Requests so far, to know when there are none.
     pub served: AtomicU64,
+    /// Calls of tools at work, where the outbound half wants to know.
+    pub calls: Option<Arc<Calls>>,
     /// What of an incoming trace counts.
     pub trace: TraceRules,
     /// Requests after which a connection is closed.
@@ -263,6 +266,10 @@ impl Inbound {
         }
         let trace = self.trace(&context.head.headers, message, context.record);
         let permitted = self.gate.permit(context.who, message, context.record)?;
+        if let (Some(calls), Method::ToolsCall, Some(tool)) = (&self.calls, message.method, &context.record.capability)
+        {
+            context.record.at_work = Some(calls.begin(tool.clone(), context.record.trace));
+        }
         if let Err(mismatch) = self.check_param_headers(context.head, message) {
             // The client may know a newer list than we do.
             if !Box::pin(self.keeper.look_again()).await {

@@ -21,6 +21,7 @@ pub mod inbound;
 pub mod keeper;
 mod legacy;
 pub mod listen;
+pub mod outbound;
 pub mod own_answers;
 pub mod record;
 pub mod reload;

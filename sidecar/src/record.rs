@@ -23,6 +23,8 @@ use outrigger_telemetry::{
 };
 use tokio::time::Instant;
 
+use crate::outbound::identify::AtWork;
+
 /// Where records go.
 pub struct Recorders {
     /// Metrics of the one service.
@@ -87,6 +89,8 @@ pub struct Record {
     /// Held until the end.
     pub permit: Option<ConcurrencyPermit>,
     in_flight: Option<InFlight>,
+    /// The call of a tool, for the outbound half; held until the end.
+    pub at_work: Option<AtWork>,
     /// What else lasts as long as the reply.
     held: Option<Box<dyn Any + Send>>,
     /// Whether it is an HTTP request, which has a line in the access log.
@@ -135,6 +139,7 @@ impl Record {
             told: None,
             permit: None,
             in_flight: Some(recorders.metrics.enter()),
+            at_work: None,
             held: None,
             http: true,
             written: false,

@@ -1,6 +1,7 @@
 //! Puts the parts of a sidecar together: bind first, serve, then be ready when the server is.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     net::SocketAddr,
     sync::{
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::sections::{LogFormat as ConfigFormat, LogLevel, Output};
+use outrigger_config::sections::{Log, LogFormat as ConfigFormat, LogLevel, Output};
 use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, TrustDomain, install_provider, warm_up};
 use outrigger_policy::glob::Glob;
 use outrigger_proxy::{
@@ -44,6 +45,7 @@ use crate::{
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
+    outbound::{self, Outbound, child_env::proxy_variables},
     own_answers::Lists,
     record::Recorders,
     reload,
@@ -82,6 +84,8 @@ pub struct Sidecar {
     pub mesh: SocketAddr,
     /// Where health and metrics are shown.
     pub admin: SocketAddr,
+    /// Where the server finds its proxy, if there is one.
+    pub egress: Option<SocketAddr>,
     /// Whether it is ready for traffic.
     pub readiness: Readiness,
     inbound: Arc<Inbound>,
@@ -106,13 +110,17 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
     metrics.certificate_expiry("workload", credentials.not_after());
     let (trigger, drain) = channel();
-    let inbound = inbound(&config, guard, credentials.clone(), policy, &metrics, drain.clone())?;
+    let outbound =
+        config.egress.as_ref().map(|egress| outbound::bind(&config.service, egress, &metrics)).transpose()?;
+    let egress = outbound.as_ref().map(|(_, outbound)| outbound.as_ref());
+    let inbound = inbound(&config, egress, guard, credentials.clone(), policy, &metrics, drain.clone())?;
 
     let readiness = Readiness::new();
     readiness.set("server", Err("starting".into()));
     let sidecar = Sidecar {
         mesh: mesh.address(),
         admin: admin.address(),
+        egress: egress.map(Outbound::listen_address),
         readiness: readiness.clone(),
         inbound: inbound.clone(),
         drain: trigger,
@@ -124,6 +132,10 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     warmed.map_err(|e| StartError::Other(e.to_string()))?.map_err(|e| StartError::Identity(e.to_string()))?;
 
     let tasks = &sidecar.tasks;
+    if let Some((listener, outbound)) = outbound {
+        // Until the end: what calls do while the drain waits for them must still get out.
+        tasks.spawn("egress", outbound.run(listener, tasks.stopping(), tasks.stopping()));
+    }
     endless(tasks, "keeper", inbound.keeper.clone().run());
     endless(tasks, "readiness", follow_readiness(inbound.clone(), readiness.clone()));
     endless(tasks, "housekeeping", housekeeping(inbound.clone()));
@@ -185,6 +197,7 @@ fn credentials(config: &Config) -> Result<Arc<Credentials>, StartError> {
 
 fn inbound(
     config: &Config,
+    outbound: Option<&Outbound>,
     guard: Option<Vec<OsString>>,
     credentials: Arc<Credentials>,
     policy: outrigger_policy::PolicySet,
@@ -196,7 +209,7 @@ fn inbound(
     let settings = session_settings(config);
     let held = &config.limits.session;
     let listens = Listens::new(held.listens, held.listens_per_principal, service_metrics.clone());
-    let upstream = Arc::new(Upstream::new(&config.service, reach(config, guard)?, settings, metrics));
+    let upstream = Arc::new(Upstream::new(&config.service, reach(config, outbound, guard)?, settings, metrics));
     let keeper = Keeper::new(upstream.clone(), config.catalog.clone(), config.restart.clone(), service_metrics.clone());
     let recorders = Recorders {
         metrics: service_metrics.clone(),
@@ -239,6 +252,7 @@ fn inbound(
         metrics: metrics.clone(),
         idle: config.timeouts.common.request,
         served: AtomicU64::new(0),
+        calls: outbound.map(|outbound| outbound.calls.clone()),
         trace: TraceRules { incoming: config.trace.accept_incoming, mcpx: config.trace.accept_mcpx },
         requests_per_connection: config.limits.entrance.requests_per_connection,
         drain,
@@ -292,16 +306,19 @@ fn session_settings(config: &Config) -> SessionSettings {
     }
 }
 
-fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartError> {
+fn reach(config: &Config, outbound: Option<&Outbound>, guard: Option<Vec<OsString>>) -> Result<Reach, StartError> {
     match &config.upstream {
-        UpstreamConfig::Command(command) => Ok(Reach::Stdio(ChildSpec {
-            command: command.words.clone(),
-            env: command.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
-            cwd: command.cwd.clone(),
-            confinement: confinement(config, command)?,
-            guard,
-            stop: config.timeouts.child_stop,
-        })),
+        UpstreamConfig::Command(command) => {
+            let mut env: BTreeMap<_, _> =
+                command.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect();
+            if let Some(outbound) = outbound {
+                proxy_variables(outbound.listen_address(), &mut env);
+            }
+            let stop = config.timeouts.child_stop;
+            let confinement = confinement(config, command, outbound)?;
+            let (command, cwd) = (command.words.clone(), command.cwd.clone());
+            Ok(Reach::Stdio(ChildSpec { command, env, cwd, confinement, guard, stop }))
+        }
         UpstreamConfig::Url(url) => {
             use outrigger_config::kinds::Scheme;
             let endpoint = match &url.scheme {
@@ -329,8 +346,13 @@ fn reach(config: &Config, guard: Option<Vec<OsString>>) -> Result<Reach, StartEr
     }
 }
 
-fn confinement(config: &Config, command: &Command) -> Result<Option<Arc<Confinement>>, StartError> {
-    let confinement = sandbox::confinement(&config.sandbox, command, None).map_err(StartError::Other)?;
+fn confinement(
+    config: &Config,
+    command: &Command,
+    outbound: Option<&Outbound>,
+) -> Result<Option<Arc<Confinement>>, StartError> {
+    let proxy = outbound.map(Outbound::listen_address);
+    let confinement = sandbox::confinement(&config.sandbox, command, proxy).map_err(StartError::Other)?;
     Ok(confinement.map(Arc::new))
 }
 
@@ -398,6 +420,15 @@ async fn housekeeping(inbound: Arc<Inbound>) {
     }
 }
 
+/// Starts the log as the settings say.
+pub(crate) fn init_log(log: &Log) -> Result<(), impl std::fmt::Display + use<>> {
+    let format = match log.format {
+        ConfigFormat::Text => LogFormat::Text,
+        ConfigFormat::Json => LogFormat::Json,
+    };
+    outrigger_telemetry::log::init(format, level(log.level))
+}
+
 fn level(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Error => "error",
@@ -408,7 +439,7 @@ fn level(level: LogLevel) -> &'static str {
     }
 }
 
-fn sink(output: &Output) -> Sink {
+pub(crate) fn sink(output: &Output) -> Sink {
     match output {
         Output::Off => Sink::Off,
         Output::Stderr => Sink::Stderr,
@@ -427,11 +458,7 @@ fn replica_id() -> Result<String, &'static str> {
 
 /// The whole life of the process: start, report where it listens, wait for a signal, drain.
 pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
-    let format = match config.log.format {
-        ConfigFormat::Text => LogFormat::Text,
-        ConfigFormat::Json => LogFormat::Json,
-    };
-    if let Err(error) = outrigger_telemetry::log::init(format, level(config.log.level)) {
+    if let Err(error) = init_log(&config.log) {
         return fail(&error);
     }
     let mut signals = match ShutdownSignals::install() {
@@ -444,8 +471,12 @@ pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
         Err(error) => return fail(&error),
     };
     tracing::info!(service, mesh = %sidecar.mesh, admin = %sidecar.admin, "listening");
+    if let Some(egress) = sidecar.egress {
+        tracing::info!(service, %egress, "listening for what the server dials");
+    }
     if let Some(path) = std::env::var_os("OUTRIGGER_REPORT") {
-        let text = format!("{{\"mesh\":\"{}\",\"admin\":\"{}\"}}\n", sidecar.mesh, sidecar.admin);
+        let egress = sidecar.egress.map(|egress| format!(",\"egress\":\"{egress}\"")).unwrap_or_default();
+        let text = format!("{{\"mesh\":\"{}\",\"admin\":\"{}\"{egress}}}\n", sidecar.mesh, sidecar.admin);
         if let Err(error) = report(path.as_ref(), &text) {
             return fail(&format!("cannot write {}: {error}", path.display()));
         }
@@ -462,13 +493,13 @@ pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
 }
 
 /// Writes a small file so that a reader sees all of it or nothing.
-fn report(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn report(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, text)?;
     std::fs::rename(temporary, path)
 }
 
-fn fail(error: &dyn std::fmt::Display) -> Exit {
+pub(crate) fn fail(error: &dyn std::fmt::Display) -> Exit {
     tracing::error!("{error}");
     // The log may not be up yet, and this is the last word.
     use std::io::Write;

@@ -1,0 +1,171 @@
+//! The outbound path of one connection, top to bottom:
+//!
+//! ```text
+//!  accept > identify > peek > authorize > forward > record
+//! ```
+//!
+//! The server finds an HTTP and SOCKS5 proxy on loopback; on Linux its connections can be redirected here without its
+//! knowledge. Whatever the way in, [`Outbound::admit`] decides, and only addresses that it checked are dialled.
+//!
+//! - accept is here: connections under a permit, told apart by their first byte.
+//! - identify (`identify.rs`) says which tool calls are behind a connection.
+//! - peek is reading what is wanted: `http.rs`, `socks.rs`, `transparent.rs`, and the first words of a tunnel (`tunnel.rs`).
+//! - authorize (`authorize.rs`) holds it against the rules, looks the name up once and guards every address.
+//! - forward is `Outbound::dial`, then `relay.rs` or `http/exchange.rs`.
+//! - record (`record.rs`) writes metrics and the egress log.
+
+pub mod alone;
+pub mod authorize;
+pub mod child_env;
+pub mod http;
+pub mod identify;
+mod io;
+pub mod record;
+pub mod refusal;
+mod relay;
+pub mod resolve;
+mod socks;
+pub mod target;
+mod transparent;
+mod tunnel;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrigger_egress::socks::VERSION as SOCKS5;
+use outrigger_policy::egress::{Destination, Rules};
+use outrigger_runtime::{ListenOptions, Listener};
+use outrigger_telemetry::metrics::{ConnectionOutcome, DenyReason, EgressMetrics, Listener as ListenerLabel};
+use outrigger_telemetry::{EgressLog, Metrics, ServiceMetrics};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Egress;
+use crate::start::{StartError, sink};
+use identify::Calls;
+use resolve::Resolver;
+pub use transparent::transparent;
+
+/// Destinations that metrics tell apart; the rest share `other`.
+const MAX_LABELS: usize = 500;
+
+/// The outbound half of a sidecar, shared by all its connections.
+pub struct Outbound {
+    settings: Egress,
+    service: Arc<str>,
+    address: SocketAddr,
+    resolver: Resolver,
+    log: EgressLog,
+    metrics: EgressMetrics,
+    service_metrics: Arc<ServiceMetrics>,
+    process_metrics: Arc<Metrics>,
+    labels: HashMap<Destination, Arc<str>>,
+    /// The tool calls at work, noted by the inbound half.
+    pub calls: Arc<Calls>,
+}
+
+/// Binds the proxy's port, and makes the outbound half that will serve it.
+///
+/// # Errors
+/// When the address cannot be listened on, or the log cannot be opened.
+pub fn bind(service: &str, settings: &Egress, metrics: &Arc<Metrics>) -> Result<(Listener, Arc<Outbound>), StartError> {
+    let listener = Listener::bind(ListenOptions::new(settings.listen, "egress.listen"))?;
+    let log = EgressLog::start(&sink(&settings.log), metrics.egress_dropped());
+    let log = log.map_err(|error| StartError::Other(error.to_string()))?;
+    let outbound = Outbound::new(service, settings.clone(), listener.address(), log, metrics);
+    Ok((listener, Arc::new(outbound)))
+}
+
+impl Outbound {
+    /// The outbound half of a service, listening at `address`.
+    pub fn new(service: &str, settings: Egress, address: SocketAddr, log: EgressLog, metrics: &Arc<Metrics>) -> Self {
+        let destinations = settings.rules.rules().iter().flat_map(|rule| &rule.hosts);
+        let labels = destinations.take(MAX_LABELS).map(|to| (to.clone(), to.to_string().into())).collect();
+        Self {
+            service: service.into(),
+            address,
+            resolver: Resolver::new(settings.timeouts.resolve),
+            log,
+            metrics: metrics.egress(service),
+            service_metrics: metrics.service(service),
+            process_metrics: Arc::clone(metrics),
+            labels,
+            calls: Arc::default(),
+            settings,
+        }
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> &Rules {
+        &self.settings.rules
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Egress {
+        &self.settings
+    }
+
+    /// Where the proxy listens.
+    pub fn listen_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// accept: serves until `stop`, then waits for open connections until `cut`.
+    pub async fn run(self: Arc<Self>, listener: Listener, stop: CancellationToken, cut: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(self.settings.limits.connections.min(Semaphore::MAX_PERMITS)));
+        let tasks = TaskTracker::new();
+        loop {
+            let (stream, _) = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                self.process_metrics.connection(ListenerLabel::Outbound, ConnectionOutcome::Limited);
+                continue;
+            };
+            let (outbound, cut) = (Arc::clone(&self), cut.clone());
+            tasks.spawn(async move {
+                let _open = outbound.process_metrics.connection_accepted(ListenerLabel::Outbound);
+                cut.run_until_cancelled(outbound.serve(stream)).await;
+                drop(permit);
+            });
+        }
+        drop(listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    async fn serve(self: &Arc<Self>, stream: TcpStream) {
+        let mut first = [0];
+        let waiting = tokio::time::timeout(self.settings.timeouts.header, stream.peek(&mut first));
+        match waiting.await {
+            // Boxed: what one way needs, the other ways' connections need not hold.
+            Ok(Ok(1)) if first == [SOCKS5] => Box::pin(socks::serve(self, stream, Vec::new())).await,
+            Ok(Ok(1)) => Box::pin(http::serve(self, stream, Vec::new(), None)).await,
+            // Said nothing, or is gone.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Writes what is queued for the log.
+    pub fn close(&self) {
+        self.log.close();
+    }
+
+    /// Opens the log's file again, after a rotation.
+    pub fn reopen(&self) {
+        self.log.reopen();
+    }
+
+    fn denied(&self, reason: DenyReason) {
+        self.service_metrics.denied(reason);
+    }
+
+    /// How metrics call a destination of the rules.
+    fn label(&self, destination: &Destination) -> Option<Arc<str>> {
+        self.labels.get(destination).cloned()
+    }
+}

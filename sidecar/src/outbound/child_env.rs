@@ -1,0 +1,38 @@
+//! The variables by which a child process finds its proxy, in every spelling that runtimes read.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Adds the variables to `env`, where the settings do not say something else about them.
+///
+/// curl reads `http_proxy` in lower case only, because a CGI server would let a request set the other; Go, Python and Rust
+/// read both; `ALL_PROXY` serves what has a scheme of its own. Node reads none of them before it is told to.
+/// `NO_PROXY` is empty: connections to loopback must not be an exception, and what is set outside is not ours.
+pub fn proxy_variables(proxy: SocketAddr, env: &mut BTreeMap<String, String>) {
+    let url = format!("http://{proxy}");
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        for spelling in [name.to_owned(), name.to_ascii_lowercase()] {
+            env.entry(spelling).or_insert_with(|| url.clone());
+        }
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        env.entry(name.to_owned()).or_default();
+    }
+    env.entry("NODE_USE_ENV_PROXY".to_owned()).or_insert_with(|| "1".to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_there_and_settings_win() {
+        let mut env = BTreeMap::from([("https_proxy".to_owned(), "http://other:1".to_owned())]);
+        proxy_variables("127.0.0.1:15001".parse().unwrap(), &mut env);
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
+            assert_eq!(env[name], "http://127.0.0.1:15001", "{name}");
+        }
+        assert_eq!(env["https_proxy"], "http://other:1");
+        assert_eq!((env["NO_PROXY"].as_str(), env["NODE_USE_ENV_PROXY"].as_str()), ("", "1"));
+    }
+}

@@ -1,0 +1,222 @@
+//! The HTTP proxy: CONNECT, and plain requests in absolute form, one after the other on each connection.
+
+mod exchange;
+mod heads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_egress::request::{self, Authority, Framing};
+use outrigger_policy::egress::{Host, Request};
+use tokio::net::TcpStream;
+
+use super::Outbound;
+use super::io::{linger, read_into, write_all};
+use super::record::Record;
+use super::refusal::{Refusal, Why};
+use super::target::{Target, Way};
+
+/// The port of a plain request that names none.
+const HTTP: u16 = 80;
+
+/// Serves one connection to its end. `redirected`: the port that the client dialled without knowing of us; it then speaks as
+/// to a server.
+pub(super) async fn serve(outbound: &Arc<Outbound>, client: TcpStream, mut buffer: Vec<u8>, redirected: Option<u16>) {
+    loop {
+        let head = match read_head(outbound, &client, &mut buffer).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return,
+            Err(why) => {
+                let way = if redirected.is_some() { Way::Transparent } else { Way::Forward };
+                let mut record = Record::begin(outbound, way);
+                return refuse(outbound, &client, &why.into(), &mut record).await;
+            }
+        };
+        let mut conversation = Conversation { outbound, client: &client, buffer: &mut buffer, redirected };
+        match conversation.request(&head).await {
+            Next::Request => {}
+            Next::Close => return linger(&client).await,
+            Next::Over => return,
+        }
+    }
+}
+
+/// What comes after a request.
+enum Next {
+    /// Another one.
+    Request,
+    /// The connection is closed, the last reply being on its way.
+    Close,
+    /// The connection is over.
+    Over,
+}
+
+/// One connection of a client.
+struct Conversation<'c> {
+    outbound: &'c Arc<Outbound>,
+    client: &'c TcpStream,
+    /// Read and not understood yet.
+    buffer: &'c mut Vec<u8>,
+    redirected: Option<u16>,
+}
+
+impl Conversation<'_> {
+    async fn request(&mut self, head: &[u8]) -> Next {
+        let outbound = self.outbound;
+        let connect = head.starts_with(b"CONNECT ") && self.redirected.is_none();
+        let way = match (connect, self.redirected) {
+            (true, _) => Way::Connect,
+            (false, None) => Way::Forward,
+            (false, Some(_)) => Way::Transparent,
+        };
+        let mut record = Record::begin(outbound, way);
+        let asked = request::parse(head).map_err(|error| Why::BadRequest(error).into());
+        let outcome: Result<Next, Refusal> = match asked {
+            Ok(asked) => match target(&asked, self.redirected, &mut record) {
+                Ok((target, _)) if connect => self.connect(&target, &mut record).await,
+                Ok((target, path)) => self.forward(&asked, &target, &path, &mut record).await,
+                Err(refusal) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        match outcome {
+            Ok(next) => next,
+            Err(refusal) => {
+                refuse(outbound, self.client, &refusal, &mut record).await;
+                Next::Over
+            }
+        }
+    }
+
+    async fn connect(&mut self, target: &Target, record: &mut Record) -> Result<Next, Refusal> {
+        let outbound = self.outbound;
+        record.wants(target, Request::Sealed);
+        let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
+        let (origin, address) = outbound.dial(&permitted).await?;
+        record.permitted(&permitted);
+        record.address = Some(address);
+        if write_all(self.client, heads::CONNECTED).await.is_ok() {
+            let said = std::mem::take(self.buffer);
+            outbound.tunnel((self.client, &origin), said, target, &permitted, record).await;
+        }
+        Ok(Next::Over)
+    }
+
+    async fn forward(
+        &mut self,
+        asked: &request::Request<'_>,
+        target: &Target,
+        path: &str,
+        record: &mut Record,
+    ) -> Result<Next, Refusal> {
+        let outbound = self.outbound;
+        let request = Request::Read { method: asked.method, path };
+        record.wants(target, request);
+        let permitted = outbound.admit(target, record.behind(), request).await?;
+        let (origin, address) = outbound.dial(&permitted).await?;
+        record.permitted(&permitted);
+        record.address = Some(address);
+        let head = heads::request(asked, target, path);
+        let exchange = exchange::Exchange {
+            client: self.client,
+            origin: &origin,
+            method: asked.method,
+            framing: asked.framing,
+            keep_alive: asked.keep_alive,
+            times: &outbound.settings.timeouts,
+        };
+        let done = exchange.run(&head, self.buffer, record).await;
+        match done {
+            Ok(true) => Ok(Next::Request),
+            Ok(false) => Ok(Next::Close),
+            Err(why) => Err(Refusal { why, rule: permitted.rule }),
+        }
+    }
+}
+
+/// Where a request wants to go, and its path. `Host` must say the same.
+fn target(
+    asked: &request::Request<'_>,
+    redirected: Option<u16>,
+    record: &mut Record,
+) -> Result<(Target, String), Refusal> {
+    let (authority, path) = match (asked.target, redirected) {
+        (request::Target::Connect(authority), None) => (authority, String::new()),
+        (request::Target::Absolute { authority, path }, None) => (authority, path.to_owned()),
+        (request::Target::Origin { path }, Some(port)) => {
+            let host = asked.host.ok_or(Why::BadRequest(request::BadRequest::Host))?;
+            // The port that counts is the one that was dialled.
+            (Authority { host: host.host, port: Some(port) }, path.to_owned())
+        }
+        (request::Target::Origin { .. }, None) => return Err(Why::NotProxied.into()),
+        (request::Target::Connect(_) | request::Target::Absolute { .. }, Some(_)) => {
+            return Err(Why::BadRequest(request::BadRequest::Target).into());
+        }
+    };
+    let port = authority.port.unwrap_or(HTTP);
+    record.wrote(authority.host, port);
+    let target = Target::parse(authority.host, port).map_err(Why::Host)?;
+    if let Some(host) = asked.host {
+        let same_host = Host::parse(host.host).is_ok_and(|host| host == target.host);
+        let expected = if authority.port.is_none() { HTTP } else { port };
+        // A CONNECT may leave the port out of Host; a request's own port is 80.
+        let same_port =
+            host.port.map_or(path.is_empty() || expected == HTTP || redirected.is_some(), |own| own == port);
+        if !same_host || !same_port {
+            return Err(Why::HostMismatch.into());
+        }
+    }
+    // RFC 9112 section 3.2.1: an empty path is written as `/`.
+    let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    Ok((target, path))
+}
+
+/// Reads one head. `None`: the client is done.
+async fn read_head(outbound: &Outbound, client: &TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Why> {
+    let times = &outbound.settings.timeouts;
+    if buffer.is_empty() {
+        match within(times.idle, read_into(client, buffer)).await {
+            Some(Ok(read)) if read > 0 => {}
+            _ => return Ok(None),
+        }
+    }
+    let most = outbound.settings.limits.header_bytes;
+    let reading = async {
+        loop {
+            if let Some(end) = request::end(buffer) {
+                if end > most {
+                    return Err(Why::TooLarge);
+                }
+                let rest = buffer.split_off(end);
+                return Ok(Some(std::mem::replace(buffer, rest)));
+            }
+            if buffer.len() > most {
+                return Err(Why::TooLarge);
+            }
+            match read_into(client, buffer).await {
+                Ok(read) if read > 0 => {}
+                // In the middle of a head: nobody waits for an answer.
+                Ok(_) | Err(_) => return Ok(None),
+            }
+        }
+    };
+    within(times.header, reading).await.unwrap_or(Err(Why::TooSlow))
+}
+
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(time, work).await.ok()
+}
+
+/// reply and record, for what was refused. The connection ends: what follows may be the body of what was refused.
+async fn refuse(outbound: &Outbound, client: &TcpStream, refusal: &Refusal, record: &mut Record) {
+    record.refused(refusal);
+    let reply = heads::refusal(&outbound.service, refusal, record);
+    if write_all(client, &reply).await.is_ok() {
+        linger(client).await;
+    }
+}
+
+/// Whether a request has a body.
+fn has_body(framing: Framing) -> bool {
+    framing != Framing::Empty
+}

@@ -1,0 +1,150 @@
+//! One plain request and its reply, both streamed; each end is known from what goes by.
+
+use std::io;
+
+use outrigger_egress::body::Body;
+use outrigger_egress::reply;
+use outrigger_egress::request::{BadRequest, Framing};
+use tokio::net::TcpStream;
+
+use super::super::io::{read, read_into, write_all};
+use super::super::record::Record;
+use super::super::refusal::Why;
+use super::super::relay::Moved;
+use super::{has_body, heads};
+use crate::config::EgressTimeouts;
+
+/// Bytes of a reply's head at most.
+const MAX_REPLY_HEAD: usize = 64 * 1024;
+
+/// A request that may be sent.
+pub(super) struct Exchange<'e> {
+    pub(super) client: &'e TcpStream,
+    pub(super) origin: &'e TcpStream,
+    pub(super) method: &'e str,
+    pub(super) framing: Framing,
+    pub(super) keep_alive: bool,
+    pub(super) times: &'e EgressTimeouts,
+}
+
+/// How one half ended when it did not go well.
+enum Ended {
+    /// Something that can still be told.
+    Told(Why),
+    /// The connection to one of the two broke, or a reply had begun.
+    Broken,
+}
+
+impl Exchange<'_> {
+    /// Sends the head, the body and the reply. `true`: the client's connection is ready for another request.
+    pub(super) async fn run(&self, head: &[u8], buffer: &mut Vec<u8>, record: &mut Record) -> Result<bool, Why> {
+        if write_all(self.origin, head).await.is_err() {
+            return Err(Why::NoReply);
+        }
+        let moved = Moved::new();
+        let outcome = tokio::select! {
+            outcome = self.both(buffer, &moved) => outcome,
+            () = moved.over(self.times.idle, self.times.total) => Err(Ended::Broken),
+        };
+        (record.up, record.down) = moved.bytes();
+        match outcome {
+            Ok(next) => Ok(next),
+            Err(Ended::Told(why)) => Err(why),
+            Err(Ended::Broken) => Ok(false),
+        }
+    }
+
+    async fn both(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<bool, Ended> {
+        let upload = self.upload(buffer, moved);
+        let download = self.download(moved);
+        tokio::pin!(upload, download);
+        tokio::select! {
+            uploaded = &mut upload => match uploaded {
+                Ok(()) => download.await,
+                Err(ended) => Err(ended),
+            },
+            // A reply before the body's end: what is left of the body cannot be told from another request.
+            downloaded = &mut download => downloaded.map(|next| next && !has_body(self.framing)),
+        }
+    }
+
+    async fn upload(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<(), Ended> {
+        let malformed = |_| Ended::Told(Why::BadRequest(BadRequest::Length));
+        let mut body = Body::strict(self.framing);
+        if body.done() {
+            return Ok(());
+        }
+        let said = std::mem::take(buffer);
+        let used = body.advance(&said).map_err(malformed)?;
+        let (now, later) = said.split_at(used);
+        write_all(self.origin, now).await.map_err(|_| Ended::Told(Why::NoReply))?;
+        moved.count_up(now.len());
+        buffer.extend_from_slice(later);
+        while !body.done() {
+            let (mut chunk, bytes) = read(self.client).await.map_err(|_| Ended::Broken)?;
+            if bytes == 0 {
+                return Err(Ended::Broken);
+            }
+            let bytes = chunk.bytes().get(..bytes).unwrap_or_default();
+            let used = body.advance(bytes).map_err(malformed)?;
+            let (now, later) = bytes.split_at(used);
+            // A destination that closed may have answered already: the reply is still read.
+            if write_all(self.origin, now).await.is_err() {
+                return std::future::pending().await;
+            }
+            moved.count_up(now.len());
+            buffer.extend_from_slice(later);
+        }
+        Ok(())
+    }
+
+    async fn download(&self, moved: &Moved) -> Result<bool, Ended> {
+        let to_head = self.method == "HEAD";
+        let mut buffer = Vec::new();
+        loop {
+            let read = read_into(self.origin, &mut buffer).await;
+            if !matches!(read, Ok(bytes) if bytes > 0) {
+                return Err(Ended::Told(Why::NoReply));
+            }
+            while let Some(reply) = reply::parse(&buffer, to_head).map_err(|bad| Ended::Told(Why::BadReply(bad)))? {
+                // 101 would end HTTP on this connection; Upgrade is never passed on, so nobody asked for it.
+                if reply.status == 101 {
+                    return Err(Ended::Told(Why::BadReply(reply::BadReply::Malformed)));
+                }
+                let mut body = Body::lenient(reply.framing);
+                let keep_alive = self.keep_alive && !body.ends_with_connection();
+                let head = heads::reply(&reply, keep_alive, to_head);
+                write_all(self.client, &head).await.map_err(|_| Ended::Broken)?;
+                let interim = reply.status < 200;
+                buffer.drain(..reply.length);
+                if !interim {
+                    self.rest(&mut body, buffer, moved).await.map_err(|_| Ended::Broken)?;
+                    return Ok(keep_alive);
+                }
+            }
+            if buffer.len() > MAX_REPLY_HEAD {
+                return Err(Ended::Told(Why::BadReply(reply::BadReply::Malformed)));
+            }
+        }
+    }
+
+    /// The body of a reply. What follows it is dropped with the connection.
+    async fn rest(&self, body: &mut Body, begun: Vec<u8>, moved: &Moved) -> io::Result<()> {
+        let broken = |_| io::Error::from(io::ErrorKind::InvalidData);
+        let used = body.advance(&begun).map_err(broken)?;
+        write_all(self.client, begun.get(..used).unwrap_or_default()).await?;
+        moved.count_down(used);
+        drop(begun);
+        while !body.done() {
+            let (mut chunk, bytes) = read(self.origin).await?;
+            if bytes == 0 {
+                return if body.ends_with_connection() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            let bytes = chunk.bytes().get(..bytes).unwrap_or_default();
+            let used = body.advance(bytes).map_err(broken)?;
+            write_all(self.client, bytes.get(..used).unwrap_or_default()).await?;
+            moved.count_down(used);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! The heads that the proxy writes: requests to destinations, replies to clients, refusals.
+
+use outrigger_egress::reply::Reply;
+use outrigger_egress::request::{Field, Framing, Request, has_word, named};
+use serde_json::json;
+
+use super::super::record::Record;
+use super::super::refusal::Refusal;
+use super::super::target::Target;
+use super::HTTP;
+
+/// The answer to a CONNECT.
+pub(super) const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// Fields that concern one connection only (RFC 9110 section 7.6.1), or that we write ourselves.
+const NOT_PASSED_ON: [&str; 12] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "content-length",
+    "upgrade",
+    "host",
+];
+
+/// The head of a request as the destination gets it.
+pub(super) fn request(asked: &Request<'_>, target: &Target, path: &str) -> Vec<u8> {
+    let mut head = Vec::with_capacity(512);
+    let host = if target.port == HTTP { target.host.to_string() } else { target.to_string() };
+    head.extend_from_slice(format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", asked.method).as_bytes());
+    passed_on(&mut head, &asked.fields, &[]);
+    framing(&mut head, asked.framing);
+    head.extend_from_slice(b"Connection: close\r\n\r\n");
+    head
+}
+
+/// The head of a reply as the client gets it.
+pub(super) fn reply(reply: &Reply<'_>, keep_alive: bool, to_head: bool) -> Vec<u8> {
+    let mut head = Vec::with_capacity(512);
+    head.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", reply.status, reply.reason).as_bytes());
+    // Where there is no body, a length says what it would have been.
+    let told = (to_head || reply.status == 304) && named(&reply.fields, "content-length").count() == 1;
+    passed_on(&mut head, &reply.fields, if told { &["content-length"] } else { &[] });
+    if !told && reply.status >= 200 && reply.status != 204 && reply.status != 304 {
+        if reply.framing == Framing::Empty {
+            head.extend_from_slice(b"Content-Length: 0\r\n");
+        }
+        framing(&mut head, reply.framing);
+    }
+    if reply.status >= 200 {
+        head.extend_from_slice(if keep_alive { b"Connection: keep-alive\r\n" } else { b"Connection: close\r\n" });
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn passed_on(head: &mut Vec<u8>, fields: &[Field<'_>], also: &[&str]) {
+    let is = |field: &Field<'_>, name: &str| field.name.eq_ignore_ascii_case(name);
+    for field in fields {
+        let kept = also.iter().any(|name| is(field, name));
+        let hop = NOT_PASSED_ON.iter().any(|name| is(field, name))
+            || named(fields, "connection").any(|list| has_word(list, field.name));
+        if hop && !kept {
+            continue;
+        }
+        head.extend_from_slice(field.name.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(field.value);
+        head.extend_from_slice(b"\r\n");
+    }
+}
+
+fn framing(head: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::Length(length) => head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes()),
+        Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Empty | Framing::UntilClose => {}
+    }
+}
+
+/// A whole reply that says why not, and what to do about it.
+pub(super) fn refusal(service: &str, refusal: &Refusal, record: &Record) -> Vec<u8> {
+    let told = refusal.why.told();
+    let mut body = json!({
+        "reason": told.reason,
+        "host": record.asked_for(),
+        "rule": refusal.rule.as_ref().map(|rule| rule.as_str()),
+        "service": service,
+        "hint": refusal.why.hint(),
+    });
+    if let ([tool], Some(members)) = (record.behind().names().as_slice(), body.as_object_mut()) {
+        members.insert("tool".into(), (*tool).into());
+    }
+    let body = format!("{body}\n");
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        told.status,
+        phrase(told.status),
+        body.len()
+    );
+    [head.into_bytes(), body.into_bytes()].concat()
+}
+
+fn phrase(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Refused")
+}

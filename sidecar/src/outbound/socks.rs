@@ -1,0 +1,100 @@
+//! SOCKS5 on the port of the proxy: a greeting, a request, and then a tunnel.
+
+use std::sync::Arc;
+
+use outrigger_egress::socks::{self, Address, BadSocks, Code};
+use outrigger_policy::egress::{Host, Request};
+use tokio::net::TcpStream;
+
+use super::Outbound;
+use super::io::{linger, read_into, write_all};
+use super::record::Record;
+use super::refusal::{Refusal, Why};
+use super::target::{Target, Way};
+
+/// Serves one connection whose first byte is that of SOCKS5. `buffer` holds what was read already.
+pub(super) async fn serve(outbound: &Arc<Outbound>, client: TcpStream, mut buffer: Vec<u8>) {
+    let mut record = Record::begin(outbound, Way::Socks);
+    let asked = tokio::time::timeout(outbound.settings.timeouts.header, ask(&client, &mut buffer, &mut record)).await;
+    let refusal = match asked.unwrap_or(Err(Some(Why::TooSlow.into()))) {
+        Ok(target) => match open(outbound, &target, &client, buffer, &mut record).await {
+            Ok(()) => return,
+            Err(refusal) => refusal,
+        },
+        Err(Some(refusal)) => refusal,
+        // Gone before it asked for anything.
+        Err(None) => return,
+    };
+    record.refused(&refusal);
+    if write_all(&client, &socks::reply(refusal.why.told().socks)).await.is_ok() {
+        linger(&client).await;
+    }
+}
+
+async fn ask(client: &TcpStream, buffer: &mut Vec<u8>, record: &mut Record) -> Result<Target, Option<Refusal>> {
+    loop {
+        let (plain, used) = match socks::greeting(buffer).map_err(bad)? {
+            Some(found) => found,
+            None => {
+                more(client, buffer).await?;
+                continue;
+            }
+        };
+        buffer.drain(..used);
+        let answer = if plain { socks::NO_AUTHENTICATION } else { socks::NO_METHOD };
+        write_all(client, &answer).await.map_err(|_| None)?;
+        if plain {
+            break;
+        }
+        return Err(None);
+    }
+    loop {
+        let Some(((address, port), used)) = socks::request(buffer).map_err(bad)? else {
+            more(client, buffer).await?;
+            continue;
+        };
+        let target = match address {
+            Address::Ip(address) => Target { host: Host::Address(address), port },
+            Address::Name(name) => {
+                record.wrote(name, port);
+                Target::parse(name, port).map_err(|error| Some(Why::Host(error).into()))?
+            }
+        };
+        buffer.drain(..used);
+        return Ok(target);
+    }
+}
+
+async fn open(
+    outbound: &Arc<Outbound>,
+    target: &Target,
+    client: &TcpStream,
+    buffer: Vec<u8>,
+    record: &mut Record,
+) -> Result<(), Refusal> {
+    record.wants(target, Request::Sealed);
+    let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
+    let (origin, address) = outbound.dial(&permitted).await?;
+    record.permitted(&permitted);
+    record.address = Some(address);
+    if write_all(client, &socks::reply(Code::Succeeded)).await.is_ok() {
+        outbound.tunnel((client, &origin), buffer, target, &permitted, record).await;
+    }
+    Ok(())
+}
+
+async fn more(client: &TcpStream, buffer: &mut Vec<u8>) -> Result<(), Option<Refusal>> {
+    match read_into(client, buffer).await {
+        Ok(read) if read > 0 => Ok(()),
+        Ok(_) | Err(_) => Err(None),
+    }
+}
+
+fn bad(error: BadSocks) -> Option<Refusal> {
+    let (code, what) = match error {
+        BadSocks::Malformed => (Code::Failure, "not SOCKS5"),
+        BadSocks::Command => (Code::Command, "only CONNECT is served over SOCKS5"),
+        BadSocks::AddressType => (Code::AddressType, "an unknown kind of address"),
+    };
+    Some(Why::Socks(code, what).into())
+}

@@ -1,0 +1,86 @@
+//! A tunnel: what CONNECT, SOCKS and redirected TLS become. Its first words are held against what it was opened for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_egress::client_hello::{self, BadHello, ClientHello};
+use outrigger_policy::egress::Host;
+use tokio::net::TcpStream;
+
+use super::authorize::Permitted;
+use super::io::{read_into, write_all};
+use super::record::Record;
+use super::refusal::{Refusal, Why};
+use super::relay::{Moved, relay};
+use super::{Outbound, target::Target};
+
+/// A fatal TLS alert, `access_denied` (RFC 8446 section 6): the best that can be said inside a tunnel.
+pub(super) const ACCESS_DENIED: [u8; 7] = [21, 3, 1, 0, 2, 2, 49];
+
+impl Outbound {
+    /// Checks the first words of a tunnel that is open on both sides, then relays. `buffer` holds what was read already.
+    pub(super) async fn tunnel(
+        self: &Arc<Self>,
+        (client, origin): (&TcpStream, &TcpStream),
+        mut buffer: Vec<u8>,
+        target: &Target,
+        permitted: &Permitted,
+        record: &mut Record,
+    ) {
+        if (!permitted.raw || permitted.observed.is_some())
+            && let Err(why) = self.check_hello(client, &mut buffer, target, permitted).await
+        {
+            let refusal = Refusal { why, rule: permitted.rule.clone() };
+            if permitted.observed.is_none() {
+                record.refused(&refusal);
+                if !matches!(refusal.why, Why::NotTls | Why::Silent) {
+                    // The client may be gone; there is nobody else to tell.
+                    let _ = write_all(client, &ACCESS_DENIED).await;
+                }
+                return;
+            }
+            record.observed(&refusal);
+        }
+        let moved = Moved::new();
+        if write_all(origin, &buffer).await.is_ok() {
+            moved.count_up(buffer.len());
+            drop(buffer);
+            let times = &self.settings.timeouts;
+            relay(client, origin, &moved, times.idle, times.total).await;
+        }
+        (record.up, record.down) = moved.bytes();
+    }
+
+    async fn check_hello(
+        &self,
+        client: &TcpStream,
+        buffer: &mut Vec<u8>,
+        target: &Target,
+        permitted: &Permitted,
+    ) -> Result<(), Why> {
+        let hello = read_hello(client, buffer, self.settings.timeouts.hello).await?;
+        match &hello.name {
+            Some(name) if Host::parse(name).as_ref() != Ok(&target.host) => return Err(Why::Sni(name.clone())),
+            None if matches!(target.host, Host::Name(_)) => return Err(Why::NoSni),
+            Some(_) | None => {}
+        }
+        if hello.hidden && !permitted.ech { Err(Why::HiddenSni) } else { Ok(()) }
+    }
+}
+
+/// Reads up to and with the ClientHello.
+pub(super) async fn read_hello(client: &TcpStream, buffer: &mut Vec<u8>, within: Duration) -> Result<ClientHello, Why> {
+    let reading = async {
+        loop {
+            match client_hello::parse(buffer) {
+                Ok(Some(hello)) => return Ok(hello),
+                Ok(None) => {}
+                Err(BadHello::NotTls | BadHello::Malformed) => return Err(Why::NotTls),
+            }
+            if !matches!(read_into(client, buffer).await, Ok(read) if read > 0) {
+                return Err(Why::Silent);
+            }
+        }
+    };
+    tokio::time::timeout(within, reading).await.unwrap_or(Err(Why::Silent))
+}
