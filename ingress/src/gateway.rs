@@ -447,6 +447,18 @@ impl Gateway {
         service.is_some_and(|service| may_read(caller, &service.name, Kind::Resource, target.original))
     }
 
+    /// The services on a route that keep sessions for their clients, if the caller may use them.
+    pub(crate) fn stateful(&self, caller: &Caller, route: &Route) -> Vec<Arc<str>> {
+        let snapshot = self.snapshot.load();
+        let here = |service: &Service| match route {
+            Route::Merged => true,
+            Route::Service(name) => service.name == *name,
+        };
+        let may = |service: &Service| caller.policy.rules.may_use_service(&caller.principal, &service.name);
+        let found = snapshot.services.iter().filter(|service| here(service) && service.stateful() && may(service));
+        found.map(|service| Arc::clone(&service.name)).collect()
+    }
+
     /// Tells of the shutdown.
     pub fn draining(&self) -> &DrainWatcher {
         &self.draining

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use http::{Response, Uri};
+use outrigger_mcp::bridge::handshake::modern_params;
 use outrigger_mcp::envelope::Message;
+use outrigger_mcp::error::request;
+use outrigger_mcp::method::Method;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::legacy::http_sse::{self, At};
@@ -67,6 +70,23 @@ impl Mesh for Door {
 
     fn changes(&self, route: &Route, wanted: Wanted) -> Box<dyn Told> {
         Box::new(self.gateway.changes(&self.caller, route, wanted))
+    }
+
+    fn ended(&self, route: &Route) {
+        for service in self.gateway.stateful(&self.caller, route) {
+            let (gateway, caller) = (Arc::clone(&self.gateway), self.caller.clone());
+            self.gateway.tasks.spawn(async move { end(&gateway, &caller, service).await });
+        }
+    }
+}
+
+/// Tells a service that the caller's session is over. Whoever does not hear it ends its own by and by, when nobody uses it.
+async fn end(gateway: &Gateway, caller: &Caller, service: Arc<str>) {
+    let params = modern_params(&caller.declared.capabilities, &caller.declared.info);
+    let Ok(message) = Message::parse(request(b"\"end\"", Method::SessionEnd.as_str(), &params)) else { return };
+    let route = Route::Service(service);
+    if let Err(failure) = gateway.call(caller, &route, message).await {
+        tracing::debug!(?route, reason = failure.reason(), "a service was not told that a session is over");
     }
 }
 

@@ -129,8 +129,9 @@ fn reference(caller: &Caller, route: &Route, message: &Message) -> Result<Refere
         Method::ResourcesRead => Ok(Reference::Direct(Kind::Resource, Param::Uri)),
         Method::CompletionComplete => Ok(Reference::Completion),
         Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => Ok(Reference::Task),
-        // What a legacy client answered to a server outside any call; only our own sessions may say that.
-        Method::SessionRespond if single && caller.era == Era::Legacy => Ok(Reference::Service),
+        // What a legacy client answered to a server outside any call, or that its session is over; only our own sessions may
+        // say that.
+        Method::SessionRespond | Method::SessionEnd if single && caller.era == Era::Legacy => Ok(Reference::Service),
         _ => Err(Failure::UnknownMethod(message.method_name().into_owned())),
     }
 }

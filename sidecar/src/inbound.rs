@@ -20,7 +20,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Re
 use hyper::body::Incoming;
 use outrigger_identity::Credentials;
 use outrigger_mcp::{
-    bridge::tasks::{EXTENSION, declared as declared_tasks},
+    bridge::{
+        meta_keys::CLIENT_SESSION,
+        tasks::{EXTENSION, declared as declared_tasks},
+    },
     catalog::ToolHeaders,
     catalog_kind::Kind,
     envelope::{Message, Meta, Param, Rejected, Shape},
@@ -288,6 +291,7 @@ impl Inbound {
                 return Box::pin(self.task(&permitted, context.who.id())).await;
             }
             Method::SessionRespond => return self.session_respond(&permitted, context).await,
+            Method::SessionEnd => return Ok(Box::pin(self.session_end(&permitted, context.who.id())).await),
             Method::ServerDiscover if self.upstream.relay().is_none() => {
                 let known = self.upstream.known().ok_or_else(|| self.starting())?;
                 return Ok(reply::json(StatusCode::OK, discover(message, &known)));
@@ -467,6 +471,17 @@ impl Inbound {
         let found: Vec<_> = filter.tasks.iter().filter_map(|handle| self.tasks.find(owner, handle).ok()).collect();
         filter.tasks = found.iter().map(|task| task.handle.clone()).collect();
         Ok((!found.is_empty()).then(|| Watch::begin(found, self.idle, &declared(request).capabilities)))
+    }
+
+    /// A client has ended its session: so ends the server's. What calls of no such session share stays.
+    async fn session_end(&self, permitted: &Permitted<'_>, peer: &str) -> Response<OutBody> {
+        let request = permitted.message();
+        let session = request.meta_text(Meta::Session);
+        if session.as_deref().is_some_and(|tag| tag.starts_with(CLIENT_SESSION)) {
+            self.upstream.end(Asker { peer, session: session.as_deref() }).await;
+        }
+        let id = request.id().unwrap_or_default();
+        reply::json(StatusCode::OK, outrigger_mcp::error::result_reply(&id, b"{\"resultType\":\"complete\"}"))
     }
 
     async fn session_respond(

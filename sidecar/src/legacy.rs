@@ -39,6 +39,7 @@ use crate::{
     inbound::{Context, Inbound},
     own_answers::policy_kind,
     record::Record,
+    upstream::Asker,
 };
 use ears::Ears;
 
@@ -155,6 +156,11 @@ impl Mesh for Door {
 
     fn changes(&self, _: &Route, wanted: Wanted) -> Box<dyn Told> {
         Box::new(Ears::new(self.clone(), wanted))
+    }
+
+    fn ended(&self, _: &Route) {
+        let (upstream, peer, tag) = (self.inbound.upstream.clone(), self.who.id().to_owned(), self.tag.clone());
+        tokio::spawn(async move { upstream.end(Asker { peer: &peer, session: tag.as_deref() }).await });
     }
 }
 

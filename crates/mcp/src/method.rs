@@ -68,6 +68,7 @@ methods! {
     TasksStatus = "notifications/tasks/status",
     TasksChanged = "notifications/tasks",
     SessionRespond = "outrigger.dev/respond",
+    SessionEnd = "outrigger.dev/end",
     SessionEvent = "notifications/outrigger.dev/request",
 }
 

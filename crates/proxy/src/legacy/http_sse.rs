@@ -26,6 +26,7 @@ use outrigger_telemetry::metrics::LimitKind;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::mesh::Mesh;
 use super::post::Post;
 use super::resume::EventStream;
 use super::seam::{Caller, Inbound, Route};
@@ -71,7 +72,8 @@ struct Connection {
     /// Cancelled when the connection or its session ends.
     closed: CancellationToken,
     greeted: AtomicBool,
-    session: OnceLock<Arc<Session>>,
+    /// The session, and the mesh as it sees it.
+    session: OnceLock<(Arc<Session>, Arc<dyn Mesh>)>,
 }
 
 impl fmt::Debug for Connection {
@@ -185,9 +187,12 @@ impl Connection {
 
     fn end(&self, table: &Table) {
         self.closed.cancel();
-        if let Some(session) = self.session.get() {
-            table.write().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
+        if let Some((session, mesh)) = self.session.get() {
+            let held = table.write().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
             session.close();
+            if held.is_some() {
+                mesh.ended(&session.route);
+            }
         }
     }
 }
@@ -212,7 +217,7 @@ async fn post(
         Ok(message) if asks && message.method == Method::Initialize => {
             greet(sessions, &connection, caller, route, message).await
         }
-        message => match connection.session.get().cloned() {
+        message => match connection.session.get().map(|(session, _)| Arc::clone(session)) {
             Some(session) => {
                 session.touch();
                 let caller = caller.in_session(Arc::clone(&session.tag), session.declared());
@@ -252,7 +257,7 @@ async fn greet(
         Ok((told, begun)) => {
             match begun {
                 Some((session, caller)) => {
-                    let _ = connection.session.set(Arc::clone(&session));
+                    let _ = connection.session.set((Arc::clone(&session), Arc::clone(&caller.mesh)));
                     if connection.closed.is_cancelled() {
                         connection.end(&sessions.table);
                     }

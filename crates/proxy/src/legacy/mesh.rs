@@ -27,6 +27,9 @@ pub trait Mesh: Send + Sync {
 
     /// Listens to what the caller may hear of.
     fn changes(&self, route: &Route, wanted: Wanted) -> Box<dyn Told>;
+
+    /// The client has ended its session: what servers keep for it is of no use any more. Nobody waits for that.
+    fn ended(&self, route: &Route);
 }
 
 /// What a call gave.

@@ -67,6 +67,7 @@ pub async fn serve(
     let session = find(sessions, &caller, &route, &request.headers)?;
     if request.method == Method::DELETE {
         sessions.end(&session);
+        caller.in_session(Arc::clone(&session.tag), session.declared()).mesh.ended(&route);
         let mut response = Response::new(OutBody::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);

@@ -304,9 +304,11 @@ fn answer_here(session: &Session, message: &Message) -> Option<Result<&'static [
         Method::ResourcesSubscribe => uri(message).and_then(|uri| session.subscribe(&uri)),
         Method::ResourcesUnsubscribe => uri(message).map(|uri| session.unsubscribe(&uri)),
         // Methods of the modern revision and of the mesh itself, which older revisions do not have.
-        Method::ServerDiscover | Method::SubscriptionsListen | Method::SessionRespond | Method::TasksUpdate => {
-            Err(Failure::UnknownMethod(message.method_name().into_owned()))
-        }
+        Method::ServerDiscover
+        | Method::SubscriptionsListen
+        | Method::SessionRespond
+        | Method::SessionEnd
+        | Method::TasksUpdate => Err(Failure::UnknownMethod(message.method_name().into_owned())),
         _ => return None,
     };
     Some(done.map(|()| &b"{}"[..]))

@@ -106,8 +106,10 @@ async fn a_deleted_session_is_gone_with_all_that_it_had_at_work() {
     let mut stream = client.get().await;
     let at_work = client.begin(&call("1"));
     let asked = world.asked().await;
+    let tag = asked.tag.clone();
     assert_eq!(client.send(Method::DELETE, "").await.status, 204);
     asked.dropped().await;
+    assert_eq!(*world.mesh.ended.borrow(), [tag], "the mesh is told");
     at_work.await.unwrap();
     assert!(stream.event().await.is_none());
     assert_eq!(client.send(Method::DELETE, "").await.status, 404);

@@ -106,10 +106,12 @@ async fn a_stream_that_closes_ends_its_session_and_its_calls() {
     let line = Line::greeted(&mut world, "2024-11-05").await;
     assert_eq!(line.post(&call("1")).await, 202);
     let asked = world.asked().await;
+    let tag = asked.tag.clone();
     drop(line.stream);
     tokio::time::timeout(Duration::from_secs(60), asked.dropped()).await.unwrap();
     let reply = line.client.at_door(Method::POST, &line.endpoint, &call("2")).await;
     assert_eq!(reply.status, 404);
+    assert_eq!(*world.mesh.ended.borrow(), [tag], "the mesh is told, once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,6 +40,8 @@ pub(super) struct Script {
     tag: Arc<str>,
     calls: mpsc::UnboundedSender<Asked>,
     listens: mpsc::UnboundedSender<Listening>,
+    /// The tags of sessions that their clients have ended.
+    pub(super) ended: watch::Sender<Vec<String>>,
 }
 
 /// A call that reached the mesh.
@@ -90,6 +92,10 @@ impl Mesh for Script {
         let (holds, held) = watch::channel(false);
         self.listens.send(Listening { wanted, changes, resources, holds }).ok();
         Box::new(Ears(ears, set, held))
+    }
+
+    fn ended(&self, _: &Route) {
+        self.ended.send_modify(|tags| tags.push(self.tag.to_string()));
     }
 }
 
@@ -193,7 +199,12 @@ impl World {
         let (listen_sender, listens) = mpsc::unbounded_channel();
         Self {
             sessions: Arc::new(Sessions::new(settings, Keys::random().unwrap(), &metrics, merged)),
-            mesh: Arc::new(Script { tag: "p.x".into(), calls: call_sender, listens: listen_sender }),
+            mesh: Arc::new(Script {
+                tag: "p.x".into(),
+                calls: call_sender,
+                listens: listen_sender,
+                ended: watch::Sender::default(),
+            }),
             calls,
             listens,
         }
