@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::{
     envelope::{Field, Message, Shape},
     error::{self, HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
-    json::{elements, quote},
+    json::{elements, member, quote},
     revision::Revision,
 };
 
@@ -133,6 +133,11 @@ impl Handshake {
                 }
                 self.fall_back("the server speaks no revision that we know")
             }
+            // It names the very revision that it was asked in, so asking again is what it wants (2026-07-28, basic/versioning).
+            Shape::Error if refused_for_its_version(reply) && !self.asked_again => {
+                self.asked_again = true;
+                Step::Send(self.discover())
+            }
             // The three errors that only modern servers send: it understood the probe but wants something else.
             Shape::Error
                 if matches!(reply.error_code(), Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION))
@@ -171,6 +176,19 @@ fn supported(reply: &Message) -> Vec<Revision> {
     let Some(list) = reply.results().get(Field::SupportedVersions) else { return Vec::new() };
     let spans = elements(reply.body(), list).unwrap_or_default();
     spans.iter().filter_map(|s| Revision::parse(std::str::from_utf8(reply.raw(*s)).ok()?.trim_matches('"'))).collect()
+}
+
+/// Whether a server refuses the version of the probe and says in the same breath that it speaks it.
+fn refused_for_its_version(reply: &Message) -> bool {
+    let body = reply.body();
+    let versions = reply
+        .error_span()
+        .and_then(|error| member(body, error, "data"))
+        .and_then(|data| member(body, data, "supported"))
+        .and_then(|list| elements(body, list))
+        .unwrap_or_default();
+    let ours = quote(Revision::MODERN.as_str());
+    reply.error_code() == Some(UNSUPPORTED_VERSION) && versions.iter().any(|span| reply.raw(*span) == ours.as_bytes())
 }
 
 fn greeted(reply: &Message) -> Greeted {
@@ -237,8 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_speaks_what_it_refuses_is_asked_once_more() {
+        let refused = reply(
+            r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32022,"message":"no","data":{"supported":["2026-07-28"]}}}"#,
+        );
+        let mut h = handshake(Era::Auto);
+        for (again, probing) in
+            [(crate::method::Method::ServerDiscover, true), (crate::method::Method::Initialize, false)]
+        {
+            let Step::Send(next) = h.on_reply(&refused) else { panic!("{again:?}") };
+            assert_eq!((Message::parse(next).unwrap().method, h.probing()), (again, probing));
+        }
+    }
+
+    #[test]
     fn anything_else_means_initialize() {
         for answer in [
+            r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32022,"message":"no","data":{"supported":["2027-01-01"]}}}"#,
             r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"no"}}"#,
             r#"{"jsonrpc":"2.0","id":0,"result":{"hello":1}}"#,
             r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32001,"message":"draft"}}"#,
