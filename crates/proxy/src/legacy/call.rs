@@ -9,6 +9,7 @@ use outrigger_mcp::bridge::narrow;
 use outrigger_mcp::bridge::to_client::{self, MAX_ROUNDS, Questions, Reply, Round};
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Field, Message, Shape};
+use outrigger_mcp::json::quote;
 use outrigger_mcp::method::Method;
 
 use super::mesh::{Given, Messages};
@@ -73,11 +74,14 @@ pub(super) async fn exchange(
     let target = message.target().filter(|_| message.method == Method::ResourcesRead);
     let mut round = None;
     for number in 0..=MAX_ROUNDS {
-        let request = introduce(session, message, round.as_ref(), tasks)?;
-        let last = match caller.mesh.call(&session.route, request).await? {
+        let request = introduce(session, message, round.as_ref(), number, tasks)?;
+        let mut last = match caller.mesh.call(&session.route, request).await? {
             Given::Message(body) => read(&session.route, body)?,
             Given::Stream(stream) => follow(session, stream, turn).await?,
         };
+        if number > 0 {
+            last = renamed(session, &last, message.id().unwrap_or_default())?;
+        }
         if tasks && last.result_text(Field::ResultType).as_deref() == Some("task") {
             return Ok((last.body().clone(), last));
         }
@@ -92,11 +96,27 @@ pub(super) async fn exchange(
     Err(broken(session, "it asked the client again and again"))
 }
 
-/// The request as a modern client would have sent it.
-fn introduce(session: &Session, message: &Message, round: Option<&Round>, tasks: bool) -> Result<Message, Failure> {
+/// The same message under another id.
+fn renamed(session: &Session, message: &Message, id: Bytes) -> Result<Message, Failure> {
+    let mut edits = Edits::new();
+    edits.set_id(message, id);
+    read(&session.route, edits.apply_flat(message.body()))
+}
+
+/// The request as a modern client would have sent it. Each retry has an id of its own (basic/patterns/mrtr).
+fn introduce(
+    session: &Session,
+    message: &Message,
+    round: Option<&Round>,
+    number: u8,
+    tasks: bool,
+) -> Result<Message, Failure> {
     let retry = round.map(|round| read(&session.route, round.retry(message))).transpose()?;
     let message = retry.as_ref().unwrap_or(message);
     let mut edits = Edits::new();
+    if let Some(id) = message.id().filter(|_| number > 0) {
+        edits.set_id(message, quote(&format!("{}/{number}", String::from_utf8_lossy(&id))));
+    }
     let client = session.client();
     let meta = if tasks { client.modern_meta_with_tasks() } else { client.modern_meta() };
     meta.params(message, &mut edits);

@@ -29,6 +29,7 @@ async fn questions_go_out_on_the_answer_and_answers_go_into_a_retry() {
     assert!(retried.contains(r#""inputResponses":{"r":{"roots":[]},"k":{"action":"accept"}}"#), "{retried}");
     assert!(retried.contains(r#""requestState":"s1""#) && retried.contains(r#""name":"t","arguments":{}"#));
     assert!(retried.contains("io.modelcontextprotocol/clientCapabilities"));
+    assert!(retried.contains(r#""id":"1/1""#), "a retry is a request of its own: {retried}");
     retry.result(r#"{"content":[]}"#);
     assert_eq!(answer.next_text().await, r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#);
     assert!(answer.event().await.is_none());
