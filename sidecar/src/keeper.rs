@@ -390,7 +390,12 @@ impl Keeper {
                 return Ok(collector.abandon(why, known));
             }
             match ListPage::parse(kind, &reply.slice(result)) {
-                Ok(parsed) => cursor = collector.add(parsed),
+                Ok(mut parsed) => {
+                    if greeted.revision.is_modern() && self.upstream.http().is_some() {
+                        parsed.skip_invalid_headers();
+                    }
+                    cursor = collector.add(parsed);
+                }
                 Err(error) => return Ok(collector.abandon(&error.to_string(), known)),
             }
             if cursor.is_none() {

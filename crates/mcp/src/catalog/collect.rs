@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Item, List};
+use super::{Item, List, item::ToolHeaders};
 use crate::{
     catalog_kind::Kind,
     headers::MAX_SAFE_INTEGER,
@@ -118,6 +118,18 @@ impl ListPage {
     }
 
     /// A page that is just an array of definitions, which lies in `body`. `None` when it is no array.
+    /// Skips tools with invalid `x-mcp-header` annotations, as clients of modern servers over HTTP must (server/tools).
+    pub fn skip_invalid_headers(&mut self) {
+        let (items, skipped) = (&mut self.items, &mut self.skipped);
+        items.retain(|item| match item.headers() {
+            ToolHeaders::Invalid(reason) => {
+                skipped.push(format!("{}: {reason}", item.key()));
+                false
+            }
+            _ => true,
+        });
+    }
+
     pub(super) fn read_items(kind: Kind, body: &Bytes, list: Span) -> Option<Self> {
         let elements = elements(body, list)?;
         let mut page = Self {

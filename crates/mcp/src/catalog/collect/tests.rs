@@ -19,6 +19,17 @@ fn pages_give_their_items_and_how_to_go_on() {
 }
 
 #[test]
+fn tools_that_a_client_over_http_must_reject_are_skipped() {
+    let mut got = page(
+        r#"{"tools":[{"name":"a","inputSchema":{"properties":{"x":{"type":"number","x-mcp-header":"X"}}}},{"name":"b"}]}"#,
+    )
+    .unwrap();
+    got.skip_invalid_headers();
+    assert_eq!(got.items.iter().map(Item::key).collect::<Vec<_>>(), ["b"]);
+    assert!(got.skipped[0].starts_with("a: x-mcp-header"), "{:?}", got.skipped);
+}
+
+#[test]
 fn unusable_pages_are_errors() {
     assert_eq!(page("[]").unwrap_err(), PageError::Items("tools"));
     assert_eq!(page("{}").unwrap_err(), PageError::Items("tools"));
