@@ -1,8 +1,18 @@
 //! What a legacy server asks during a call becomes `input_required`, and the answers find their call again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
 
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use outrigger_proxy::body::BodySender;
 use outrigger_tests::{
     Call, Client, Mesh, Reply, TestSidecar, eventually,
+    http_server::{HttpServer, error, event, result, status, stream},
     sidecar::text_of,
     subjects::{HttpBackend, backend_stdio, scripted},
 };
@@ -52,6 +62,69 @@ async fn elicitation_sampling_and_roots_park_the_call_and_resume_it() {
         assert_eq!(done["id"], "retry");
         assert_eq!(serde_json::from_str::<Value>(&text_of(&done)).unwrap(), answer);
     }
+    sidecar.stop().await;
+}
+
+/// Streams of sessions, by the HTTP method that opened them and the session.
+type Open = Arc<Mutex<HashMap<(String, String), Arc<BodySender>>>>;
+
+/// A server whose tool asks on the GET stream of the session, as SDKs do that are not told for which call; what it asks
+/// before that stream is open is lost. Its questions have the id of the call.
+fn asks_aside() -> HttpServer {
+    let (open, sessions) = (Open::default(), Arc::new(AtomicUsize::new(0)));
+    HttpServer::start(move |received| {
+        let (open, sessions) = (open.clone(), sessions.clone());
+        async move {
+            let key = |method: &str| (method.to_owned(), received.header("mcp-session-id").to_owned());
+            let opened = || {
+                let (sender, response) = stream();
+                open.lock().unwrap().insert(key(received.method.as_str()), Arc::new(sender));
+                response
+            };
+            let tell = async |method: &str, message: Value| {
+                let sender = open.lock().unwrap().get(&key(method)).cloned();
+                sender.expect("the stream is open").send(event(&message)).await.unwrap();
+            };
+            let id = received.json()["id"].clone();
+            match (received.method.as_str(), received.rpc_method().as_str()) {
+                ("GET", _) => opened(),
+                (_, "initialize") => {
+                    let info = json!({"name": "h", "version": "1"});
+                    let greeting =
+                        json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info});
+                    let mut reply = result(&received, greeting);
+                    let session = sessions.fetch_add(1, Ordering::Relaxed).to_string();
+                    reply.headers_mut().insert("mcp-session-id", session.parse().unwrap());
+                    reply
+                }
+                (_, "tools/list") => result(&received, json!({"tools": [{"name": "t", "inputSchema": {}}]})),
+                (_, "tools/call") => {
+                    let answer = opened();
+                    tell("GET", json!({"jsonrpc": "2.0", "id": id, "method": "roots/list"})).await;
+                    answer
+                }
+                ("POST", "") => {
+                    let content = json!([{"type": "text", "text": received.json()["result"].to_string()}]);
+                    tell("POST", json!({"jsonrpc": "2.0", "id": id, "result": {"content": content}})).await;
+                    status(202)
+                }
+                (_, method) if method.starts_with("notifications/") => status(202),
+                _ => error(&received, 200, -32601, "no such method"),
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_question_beside_the_only_call_of_a_session_is_about_that_call() {
+    let mesh = Mesh::new();
+    let server = asks_aside();
+    let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let (requests, state) = asked(&client, &ask("t")).await;
+    assert_eq!(requests["r1"]["method"], "roots/list");
+    let done = client.reply(&retry(ask("t"), &state, &json!({"r1": {"roots": []}}))).await.json();
+    assert_eq!(text_of(&done), r#"{"roots":[]}"#);
     sidecar.stop().await;
 }
 

@@ -21,7 +21,7 @@ use super::{
     channel::{CallReceiver, Inbound},
     channel_session::ChannelSession,
     http::{Answer, EventStream, legacy_fields},
-    http_session::{HttpSession, Occupied},
+    http_session::{Asked, HttpSession, Occupied},
     session::Session,
 };
 
@@ -57,7 +57,15 @@ pub struct Exchange {
 
 enum Link {
     Channel(Arc<ChannelSession>, CallReceiver),
-    Http(Arc<HttpSession>, Source, #[expect(dead_code, reason = "held to count the call")] Occupied),
+    Http(Arc<HttpSession>, Source, InFlight),
+}
+
+/// What a call on an HTTP session holds while it is in flight.
+struct InFlight {
+    #[expect(dead_code, reason = "held to count the call")]
+    occupied: Occupied,
+    /// What it is asked outside its own stream; `None` when it cannot be asked.
+    asked: Option<Asked>,
 }
 
 enum Source {
@@ -92,8 +100,9 @@ impl Exchange {
             Answer::Stream(events) => Source::Stream { events, resumes: 0 },
             Answer::Empty => return Err(session.server.broken("it accepted a request without answering it")),
         };
-        let occupied = session.occupy();
-        Ok(Self { call, link: Link::Http(session, source, occupied), finished: false, running: None })
+        let asked = call.method.may_ask().then(|| session.ask_on(call.upstream_id));
+        let in_flight = InFlight { occupied: session.occupy(), asked };
+        Ok(Self { call, link: Link::Http(session, source, in_flight), finished: false, running: None })
     }
 
     /// Resolves once there is something for [`Exchange::next`].
@@ -106,10 +115,12 @@ impl Exchange {
     /// Says that the call waits for its client to answer, or goes on.
     pub fn wait(&self, waits: bool) {
         // One that waits for a task is not in flight in the sense that matters here.
-        if let Link::Channel(session, receiver) = &self.link
-            && self.running.is_none()
-        {
-            session.channel.wait_call(receiver.id, waits);
+        match &self.link {
+            Link::Channel(session, receiver) if self.running.is_none() => {
+                session.channel.wait_call(receiver.id, waits);
+            }
+            Link::Http(_, _, InFlight { asked: Some(asked), .. }) => asked.wait(waits),
+            Link::Channel(..) | Link::Http(..) => {}
         }
     }
 
@@ -209,6 +220,11 @@ impl Exchange {
                     Err(Failure::ReplyTooLarge { service: session.service().to_owned(), limit })
                 }
                 Inbound::Gone(why) => Err(session.broken(&why)),
+            },
+            Link::Http(session, source, InFlight { asked: Some(asked), .. }) => tokio::select! {
+                biased;
+                Some(question) = asked.next() => Ok(question),
+                received = receive_http(session, source, self.call.upstream_id) => received,
             },
             Link::Http(session, source, _) => receive_http(session, source, self.call.upstream_id).await,
         }

@@ -14,16 +14,16 @@ use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use outrigger_mcp::{
     bridge::{
         handshake::{Era, Greeted, Handshake, Step, initialized},
-        to_server::Call,
+        to_server::{Ask, Call},
     },
-    envelope::{Message, Shape},
+    envelope::{Message, Meta, Shape},
     error::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, notification},
     headers,
     method::Method,
     revision::Revision,
 };
 use outrigger_proxy::failure::Failure;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,6 +31,12 @@ use super::{
     http::{Answer, EventStream, HttpServer, copy_trace, legacy_fields, modern_fields},
     session::Declared,
 };
+
+/// How long a new session waits for the head of its GET stream: what a server says before somebody listens is lost, and
+/// some send no head before they have something to say.
+const LISTENING: Duration = Duration::from_millis(250);
+/// Questions that may wait for one call.
+const QUESTIONS: usize = 16;
 
 /// A session of a legacy HTTP server.
 pub struct HttpSession {
@@ -46,6 +52,10 @@ pub struct HttpSession {
     pub(super) ended: CancellationToken,
     pub(super) messages: broadcast::Sender<Message>,
     pub(super) takes_requests: AtomicUsize,
+    /// Calls in flight that may be asked something.
+    askable: std::sync::Mutex<HashMap<u64, Askable>>,
+    /// Several callers use it, so that nothing is tied to a call for being the only one.
+    pub(super) shared: AtomicBool,
     pub(super) subscriptions: std::sync::Mutex<HashMap<String, usize>>,
     /// A client speaks with the server in it by itself: we send nothing of our own and keep no stream.
     pub relayed: bool,
@@ -132,10 +142,14 @@ impl HttpSession {
     async fn begin(server: &HttpServer, greeted: Greeted, id: Option<HeaderValue>) -> Result<Arc<Self>, Failure> {
         let session = Self::new(server, greeted, id, false);
         session.post(notification("notifications/initialized", None)).await?;
-        let listening = tokio::spawn(listen(Arc::downgrade(&session), server.clone(), session.listen_fields()));
+        let (answered, answer) = oneshot::channel();
+        let fields = session.listen_fields();
+        let listening = tokio::spawn(listen(Arc::downgrade(&session), server.clone(), fields, answered));
         if let Ok(mut slot) = session.listener.lock() {
             *slot = Some(listening.abort_handle());
         }
+        // Resolves when the sender is dropped.
+        let _ = tokio::time::timeout(LISTENING, answer).await;
         Ok(session)
     }
 
@@ -151,6 +165,8 @@ impl HttpSession {
             ended: CancellationToken::new(),
             messages,
             takes_requests: AtomicUsize::new(0),
+            askable: std::sync::Mutex::default(),
+            shared: AtomicBool::new(false),
             subscriptions: std::sync::Mutex::default(),
             relayed,
             listener: std::sync::Mutex::new(None),
@@ -250,7 +266,45 @@ impl HttpSession {
         }
     }
 
+    /// Lets a call be asked what comes on the GET stream, until it is dropped.
+    pub(super) fn ask_on(self: &Arc<Self>, call: u64) -> Asked {
+        let (sender, questions) = mpsc::channel(QUESTIONS);
+        self.askable().insert(call, Askable { sender, waits: false });
+        Asked { session: self.clone(), call, questions }
+    }
+
+    /// The call that a question on the GET stream must be about, as far as can be told: SDKs send what a tool asks there
+    /// unless they are told for which call.
+    fn only_call(&self) -> Option<mpsc::Sender<Message>> {
+        if self.shared.load(Ordering::Relaxed) {
+            return None;
+        }
+        let calls = self.askable();
+        let mut running = calls.values().filter(|call| !call.waits);
+        let only = match (running.next(), running.next()) {
+            (Some(only), None) => Some(only),
+            (None, _) if calls.len() == 1 => calls.values().next(),
+            _ => None,
+        };
+        only.map(|call| call.sender.clone())
+    }
+
+    /// Hands a question to the call that it is about, if one can be found and takes it. What names a task is of no call.
+    fn ask(&self, message: &Message) -> bool {
+        let tied = Ask::from_request(message).is_some() && message.meta().get(Meta::RelatedTask).is_none();
+        let call = if tied { self.only_call() } else { None };
+        call.is_some_and(|call| call.try_send(message.clone()).is_ok())
+    }
+
+    fn askable(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Askable>> {
+        // Every use is one map operation, so a panic elsewhere leaves nothing half done.
+        self.askable.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     async fn on_message(&self, message: Message) {
+        if self.ask(&message) {
+            return;
+        }
         match (message.shape, message.method) {
             (Shape::Request, Method::Ping) => {
                 let id = message.id().unwrap_or_default();
@@ -283,6 +337,40 @@ impl Drop for Unanswered {
         if let Some(message) = self.cancellation.take() {
             self.session.send_detached(message);
         }
+    }
+}
+
+/// A call that may be asked something on the GET stream.
+struct Askable {
+    sender: mpsc::Sender<Message>,
+    /// It waits for its client to answer.
+    waits: bool,
+}
+
+/// What one call is asked on the GET stream of its session.
+pub(super) struct Asked {
+    session: Arc<HttpSession>,
+    call: u64,
+    questions: mpsc::Receiver<Message>,
+}
+
+impl Asked {
+    /// The next question.
+    pub(super) async fn next(&mut self) -> Option<Message> {
+        self.questions.recv().await
+    }
+
+    /// Says that the call waits for its client to answer, or goes on.
+    pub(super) fn wait(&self, waits: bool) {
+        if let Some(call) = self.session.askable().get_mut(&self.call) {
+            call.waits = waits;
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.session.askable().remove(&self.call);
     }
 }
 
@@ -344,10 +432,17 @@ async fn post_greeting(server: &HttpServer, request: &Bytes, modern: bool) -> Re
 }
 
 /// Keeps the session's GET stream open, where the server offers one.
-async fn listen(session: std::sync::Weak<HttpSession>, server: HttpServer, mut fields: http::HeaderMap) {
-    let mut failures = 0u32;
+async fn listen(
+    session: std::sync::Weak<HttpSession>,
+    server: HttpServer,
+    mut fields: http::HeaderMap,
+    answered: oneshot::Sender<()>,
+) {
+    let (mut failures, mut first) = (0u32, Some(answered));
     loop {
-        match server.send(HttpMethod::GET, fields.clone(), Vec::new()).await {
+        let opened = server.send(HttpMethod::GET, fields.clone(), Vec::new()).await;
+        drop(first.take());
+        match opened {
             // Most servers offer none; that is their right.
             Ok(response) if response.status().is_client_error() => return,
             Ok(response) if response.status() == StatusCode::OK => {

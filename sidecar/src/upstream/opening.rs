@@ -61,7 +61,7 @@ impl Upstream {
                 self.known.store(Some(Arc::new(greeted)));
                 None
             }
-            Met::Session(session) => Some(Arc::new(Session::Http(session))),
+            Met::Session(session) => Some(self.on_http(session)),
             Met::Older(_) if era == Era::HttpSse => Some(self.open_stream(server, declared).await?),
             Met::Older(why) if era == Era::Auto => match self.open_stream(server, declared).await {
                 Ok(session) => Some(session),
@@ -129,7 +129,7 @@ impl Upstream {
             Reach::Http(server) if self.http_sse.load(Ordering::Relaxed) => self.open_stream(server, declared).await,
             Reach::Http(server) => {
                 match HttpSession::greet(server, handshake::Era::Legacy, declared, self.patience()).await? {
-                    Met::Session(session) => Ok(Arc::new(Session::Http(session))),
+                    Met::Session(session) => Ok(self.on_http(session)),
                     Met::Modern(_) | Met::Older(_) => Err(self.unavailable("it speaks another revision than before")),
                 }
             }
@@ -197,6 +197,12 @@ impl Upstream {
             session.channel.share();
         }
         Arc::new(Session::Channel(session))
+    }
+
+    /// Says whether the calls of a session are of several callers.
+    fn on_http(&self, session: Arc<HttpSession>) -> Arc<Session> {
+        session.shared.store(self.settings.scope == SessionScope::Shared, Ordering::Relaxed);
+        Arc::new(Session::Http(session))
     }
 
     /// How long the probe and `initialize` may take.
