@@ -6,8 +6,10 @@
                                                       a mesh that runs already, with one service named after each row
 
 A row is one backend; the suite runs against it at every revision of the row, once directly and once at
-`/s/<row>/mcp`, in the same run. Every check that passes directly must pass through the mesh. What may differ is listed
-with its reason in expected.yaml, and an entry there that no longer differs is a failure. Last line: `N passed, M failed`.
+`/s/<row>/mcp`, in the same run. The rows `client` and `client-bridge` are the suite's client mode: the official Python
+client meets the suite's own servers, once directly and once through a mesh, of either era in the second row. Every check
+that passes directly must pass through the mesh. What may differ is listed with its reason in expected.yaml, and an entry
+there that no longer differs is a failure. Last line: `N passed, M failed`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -47,16 +51,35 @@ class Row:
     stdio: bool = False
 
 
+MODERN = "2026-07-28"
 ROWS = {
-    "modern": Row(("2026-07-28",), {"ERA": "modern"}),
+    "modern": Row((MODERN,), {"ERA": "modern"}),
     # A legacy reply may be one JSON document or a stream; the stream is the harder one to relay.
     "legacy": Row(LEGACY, {"ERA": "legacy", "ALWAYS_SSE": "1"}),
-    "dual": Row(LEGACY, {"ERA": "dual", "ALWAYS_SSE": "1"}),
-    "stdio": Row(("2026-07-28", "2025-11-25"), {"ERA": "dual"}, stdio=True),
-    "bridge-up": Row(("2026-07-28",), {"ERA": "legacy"}, control={"ERA": "dual"}),
-    "bridge-down": Row(LEGACY[:2], {"ERA": "modern"}, control={"ERA": "dual"}),
+    "dual": Row((MODERN, *LEGACY), {"ERA": "dual"}),
+    "bridge-up": Row((MODERN,), {"ERA": "legacy"}, control={"ERA": "dual"}),
+    "bridge-down": Row(LEGACY, {"ERA": "modern"}, control={"ERA": "dual"}),
+    "stdio-modern": Row((MODERN,), {"ERA": "modern"}, stdio=True),
+    "stdio-legacy": Row(LEGACY, {"ERA": "legacy"}, stdio=True),
+    "stdio-dual": Row((MODERN, *LEGACY), {"ERA": "dual"}, stdio=True),
+    "stdio-bridge-up": Row((MODERN,), {"ERA": "legacy"}, control={"ERA": "dual"}, stdio=True),
+    "stdio-bridge-down": Row(LEGACY, {"ERA": "modern"}, control={"ERA": "dual"}, stdio=True),
 }
-REQUIRED = list(ROWS)
+# The suite's client mode, by the era of the client that reaches the mesh; directly it is of the server's.
+CLIENT_ROWS = {"client": lambda modern: "auto" if modern else "legacy",
+               "client-bridge": lambda modern: "legacy" if modern else "auto"}
+# The scenarios of the client mode. Those of OAuth are left out: no proxy logs in to a server.
+CLIENT_SCENARIOS = {
+    MODERN: ("tools_call", "request-metadata", "sep-2322-client-request-state", "http-standard-headers",
+             "http-custom-headers", "http-invalid-tool-headers", "json-schema-ref-no-deref",
+             "json-schema-2020-12-preservation"),
+    "2025-11-25": ("initialize", "tools_call", "elicitation-sep1034-client-defaults", "sse-retry",
+                   "json-schema-2020-12-preservation"),
+    "2025-06-18": ("initialize", "tools_call"),
+}
+# Each scenario has a mesh of its own.
+CLIENTS_AT_ONCE = 3
+ALL = (*ROWS, *CLIENT_ROWS)
 
 
 @dataclass(frozen=True)
@@ -81,19 +104,41 @@ class Results:
         return cls(passed, failed)
 
 
-def run_suite(url: str, revision: str, folder: Path, subjects: Subjects) -> Results:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
+def run_suite(target: list[str], revision: str, folder: Path, log: Path, subjects: Subjects) -> None:
+    """Runs the suite once; `target` is a URL, or `--client` and a command, and what else it is to be told."""
+    with open(log, "w", encoding="utf-8") as out:
         # The exit status says "some check failed", which the comparison below judges.
         subprocess.run(
-            [str(HERE / "run.sh"), url, revision, "--out", str(folder)],
+            [str(HERE / "run.sh"), *target, revision, "--out", str(folder)],
             env={**subjects.environment(), "OUTRIGGER_SUBJECTS": str(subjects.root)},
-            stdout=log,
+            stdout=out,
             stderr=subprocess.STDOUT,
             timeout=SUITE_SECONDS,
             check=False,
         )
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def try_server(url: str, revision: str, folder: Path, subjects: Subjects) -> Results:
+    run_suite([url], revision, fresh(folder), folder.with_suffix(".log"), subjects)
+    return Results.read(folder)
+
+
+def try_client(options: list[str], revision: str, folder: Path, subjects: Subjects) -> Results:
+    """Each scenario of the client mode; `options` are those of client.py."""
+    command = " ".join([subjects.python, str(HERE / "client.py"), "--logs", str(fresh(folder) / "logs"), *options])
+
+    def scenario(name: str) -> None:
+        target = ["--client", command, "--scenario", name]
+        run_suite(target, revision, folder, folder / f"{name}.log", subjects)
+
+    with ThreadPoolExecutor(CLIENTS_AT_ONCE) as pool:
+        list(pool.map(scenario, CLIENT_SCENARIOS[revision]))
     return Results.read(folder)
 
 
@@ -112,7 +157,7 @@ def judge(row: str, revision: str, direct: Results, mesh: Results, expected: dic
     if not direct.passed:
         problems["control"] = "nothing passed directly; see the log"
     through, reference = mesh.passed.total(), direct.passed.total()
-    print(f"{row:<13}{revision:<12}{reference:>7}{through:>7}{len(set(lost) & set(expected)):>10}{len(problems):>7}")
+    print(f"{row:<18}{revision:<12}{reference:>7}{through:>7}{len(set(lost) & set(expected)):>10}{len(problems):>7}")
     shown = sorted(problems.items())[:SHOWN]
     for name, note in shown:
         print(f"    lost: {name}  -- {note[:120]}")
@@ -153,15 +198,38 @@ def expected_differences() -> dict[str, dict[str, dict[str, str]]]:
     }
 
 
-def run_rows(rows: list[str], base: str, direct_urls: dict[str, str], logs: Path, subjects: Subjects) -> int:
+@dataclass(frozen=True, eq=False)
+class World:
+    """What the rows run against."""
+
+    base: str
+    direct: dict[str, str]
+    binary: str
+    logs: Path
+    subjects: Subjects
+
+    def run(self, name: str, revision: str) -> tuple[Results, Results]:
+        """One row at one revision: directly, and through the mesh."""
+        where = self.logs / "results" / name / revision
+        if own_era := CLIENT_ROWS.get(name):
+            options = ["--start", self.binary, "--era", own_era(revision >= MODERN)]
+            return self.client(revision), try_client(options, revision, where / "mesh", self.subjects)
+        direct = try_server(self.direct[name], revision, where / "direct", self.subjects)
+        return direct, try_server(f"{self.base}/s/{name}/mcp", revision, where / "mesh", self.subjects)
+
+    @cache
+    def client(self, revision: str) -> Results:
+        """The client by itself, with the suite's own servers."""
+        return try_client([], revision, self.logs / "results" / "client-direct" / revision, self.subjects)
+
+
+def run_rows(rows: list[str], world: World) -> int:
     expected = expected_differences()
     passed = failed = 0
-    print(f"\n{'row':<13}{'revision':<12}{'direct':>7}{'mesh':>7}{'expected':>10}{'lost':>7}")
+    print(f"\n{'row':<18}{'revision':<12}{'direct':>7}{'mesh':>7}{'expected':>10}{'lost':>7}")
     for name in rows:
-        for revision in ROWS[name].revisions:
-            where = logs / "results" / name / revision
-            direct = run_suite(direct_urls[name], revision, where / "direct", subjects)
-            mesh = run_suite(f"{base}/s/{name}/mcp", revision, where / "mesh", subjects)
+        for revision in CLIENT_SCENARIOS if name in CLIENT_ROWS else ROWS[name].revisions:
+            direct, mesh = world.run(name, revision)
             p, f = judge(name, revision, direct, mesh, expected.get(name, {}).get(revision, {}))
             passed, failed = passed + p, failed + f
     print(f"{passed} passed, {failed} failed")
@@ -174,27 +242,31 @@ def main() -> int:
     source.add_argument("--start", metavar="OUTRIGGER", help="start a mesh with this binary")
     source.add_argument("--base", metavar="URL", help="ingress of a running mesh, without a path")
     parser.add_argument("--direct", action="append", default=[], metavar="ROW=URL", help="with --base: its backends")
-    parser.add_argument("--rows", default=",".join(REQUIRED), help=f"of {','.join(ROWS)}, or all; default %(default)s")
+    parser.add_argument("--rows", default=",".join(ALL), help="default %(default)s")
     parser.add_argument("--subjects", type=Path, default=ROOT / "target" / "subjects")
     parser.add_argument("--dir", type=Path, default=ROOT / "target" / "conformance", help="logs and results")
     args = parser.parse_args()
 
-    rows = list(ROWS) if args.rows == "all" else args.rows.split(",")
-    if unknown := set(rows) - set(ROWS):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    rows = args.rows.split(",")
+    if unknown := set(rows) - set(ALL if args.start else ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; the rows of clients need --start")
+    servers = [name for name in rows if name in ROWS]
     subjects = Subjects(args.subjects.resolve())
     logs = args.dir.resolve()
     try:
         subjects.check()
         with Processes(logs, subjects.environment()) as processes:
-            if args.start:
-                controls = {name: ROWS[name].control or ROWS[name].backend for name in rows}
-                direct = {n: backend(processes, subjects, f"direct-{n}", env) for n, env in controls.items()}
-                base = mesh_of(processes, subjects, rows, args.start, logs / "state")
-            else:
-                direct = dict(pair.split("=", 1) for pair in args.direct)
+            base, binary = "", ""
+            direct = dict(pair.split("=", 1) for pair in args.direct)
+            if args.base:
                 base = args.base.rstrip("/")
-            return run_rows(rows, base, direct, logs, subjects)
+            else:
+                binary = str(Path(args.start).resolve())
+                controls = {name: ROWS[name].control or ROWS[name].backend for name in servers}
+                direct = {n: backend(processes, subjects, f"direct-{n}", env) for n, env in controls.items()}
+                if servers:
+                    base = mesh_of(processes, subjects, servers, binary, logs / "state")
+            return run_rows(rows, World(base, direct, binary, logs, subjects))
     except NotReady as problem:
         print(problem, file=sys.stderr)
         print("0 passed, 1 failed")
