@@ -11,6 +11,7 @@ use crate::{
     child,
     config::{Config, EgressOnly},
     outbound,
+    redirect::{self, RedirectCommand},
 };
 
 /// The proxy beside one MCP server: mTLS, policy, limits, trace and metrics, without a change to the server.
@@ -32,6 +33,9 @@ struct Arguments {
 enum Action {
     /// Ask a running sidecar whether it is ready; exit code 0 or 1. For container health checks.
     Health,
+    /// Rules of the kernel that send what the server dials to the sidecar, for servers that the sidecar does not start.
+    #[command(subcommand)]
+    Redirect(RedirectCommand),
     /// Run a server and take it down when the parent dies. Used by the sidecar itself.
     #[command(name = "child-guard", hide = true)]
     ChildGuard {
@@ -58,6 +62,7 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
     };
     match arguments.action {
         Some(Action::ChildGuard { confine, command }) => guard(confine.as_deref(), &command),
+        Some(Action::Redirect(command)) => redirect(&command),
         Some(Action::Health) => {
             with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin)))
         }
@@ -95,6 +100,22 @@ fn read<T>(
     let name = path.display().to_string();
     let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {name}: {e}"))?;
     from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())
+}
+
+fn redirect(command: &RedirectCommand) -> ExitCode {
+    use std::io::Write;
+    match redirect::run(command) {
+        Ok(None) => Exit::Clean.into(),
+        Ok(Some(rules)) => {
+            // A closed terminal is nobody to tell.
+            let _ = write!(std::io::stdout(), "{rules}");
+            Exit::Clean.into()
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            Exit::Failed.into()
+        }
+    }
 }
 
 fn guard(plan: Option<&str>, command: &[String]) -> ExitCode {

@@ -24,6 +24,7 @@ pub mod listen;
 pub mod outbound;
 pub mod own_answers;
 pub mod record;
+pub mod redirect;
 pub mod reload;
 pub mod sandbox;
 pub mod start;

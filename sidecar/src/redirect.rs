@@ -1,0 +1,322 @@
+//! `outrigger-sidecar redirect`: rules of the kernel by which whatever the server dials arrives at the sidecar, and
+//! nothing else leaves. Installed once, by whoever has NET_ADMIN; the sidecar itself needs no privilege.
+//!
+//! ```text
+//!  nat    output: not the sidecar's user, not loopback, TCP  -> the proxy's port here (SO_ORIGINAL_DST says where to)
+//!                 DNS over UDP and TCP                       -> the resolver's port here
+//!  filter output: not the sidecar's user, not loopback       -> refused, unless it answers a connection from outside
+//! ```
+//!
+//! nftables takes the whole set at once or not at all. Where there is no `nft`, the same is said to iptables.
+
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, Write as _},
+    process::{Command, Stdio},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use thiserror::Error;
+
+/// What is done with the rules.
+#[derive(Debug, Subcommand)]
+pub enum RedirectCommand {
+    /// Send what others than the sidecar's user dial to the sidecar, and let nothing else out. Needs NET_ADMIN, once.
+    Install(Install),
+    /// Take the rules away.
+    Remove {
+        /// What understands the rules.
+        #[arg(long, value_enum, default_value = "auto")]
+        backend: Backend,
+    },
+}
+
+/// How connections are redirected.
+#[derive(Debug, Clone, Args)]
+pub struct Install {
+    /// The user that the sidecar runs as; what it dials leaves. Nothing else may run as this user.
+    #[arg(long, env = "OUTRIGGER_REDIRECT_UID", default_value_t = 1337, value_name = "UID")]
+    pub uid: u32,
+    /// The port of `egress.listen`.
+    #[arg(long, default_value_t = 15001, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// The port of `egress.dns.listen`; without it no names are looked up.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub dns_port: Option<u16>,
+    /// What understands the rules.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: Backend,
+    /// Only print the rules.
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// What understands the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// `nft`, or iptables where there is none.
+    Auto,
+    /// The program `nft` of nftables.
+    Nft,
+    /// The programs `iptables-restore` and `ip6tables-restore`.
+    Iptables,
+}
+
+/// Why there are no rules.
+#[derive(Debug, Error)]
+pub enum RedirectError {
+    /// Neither program is installed.
+    #[error("neither `nft` nor `iptables-restore` is installed; install nftables")]
+    NoProgram,
+    /// The one that was asked for is not installed.
+    #[error("`{0}` is not installed")]
+    Missing(&'static str),
+    /// It refused.
+    #[error("{program}: {said}{hint}")]
+    Refused {
+        /// Who.
+        program: &'static str,
+        /// In its words.
+        said: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It could not be talked to.
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+}
+
+/// Does it.
+///
+/// # Errors
+/// [`RedirectError`]; with nftables nothing has changed then.
+pub fn run(command: &RedirectCommand) -> Result<Option<String>, RedirectError> {
+    match command {
+        RedirectCommand::Install(install) if install.print => Ok(Some(match install.backend {
+            Backend::Iptables => {
+                format!("{}{}", iptables(install, Family::V4), iptables(install, Family::V6))
+            }
+            Backend::Auto | Backend::Nft => nftables(install),
+        })),
+        RedirectCommand::Install(install) => {
+            choose(
+                install.backend,
+                || feed("nft", &["-f", "-"], &nftables(install)),
+                || {
+                    Family::BOTH.iter().try_for_each(|family| {
+                        forget(*family)?;
+                        feed(family.restore(), &["--noflush"], &iptables(install, *family))
+                    })
+                },
+            )?;
+            Ok(None)
+        }
+        RedirectCommand::Remove { backend } => {
+            choose(
+                *backend,
+                || feed("nft", &["-f", "-"], REMOVED),
+                || Family::BOTH.iter().try_for_each(|family| forget(*family)),
+            )?;
+            Ok(None)
+        }
+    }
+}
+
+fn choose(
+    backend: Backend,
+    nft: impl FnOnce() -> Result<(), RedirectError>,
+    iptables: impl FnOnce() -> Result<(), RedirectError>,
+) -> Result<(), RedirectError> {
+    match backend {
+        Backend::Nft => nft(),
+        Backend::Iptables => iptables(),
+        Backend::Auto => match nft() {
+            Err(RedirectError::Missing(_)) => match iptables() {
+                Err(RedirectError::Missing(_)) => Err(RedirectError::NoProgram),
+                other => other,
+            },
+            other => other,
+        },
+    }
+}
+
+/// A table is made before it is deleted, so that both work whether or not it was there.
+const REMOVED: &str = "table inet outrigger\ndelete table inet outrigger\n";
+
+/// The whole set for `nft -f -`, which takes it as one transaction. It replaces one that was there.
+fn nftables(install: &Install) -> String {
+    let (uid, port) = (install.uid, install.port);
+    let dns = install.dns_port.map_or_else(String::new, |dns| {
+        format!("    udp dport 53 redirect to :{dns}\n    tcp dport 53 redirect to :{dns}\n")
+    });
+    // Before dstnat (-100), where container engines have rules of their own for DNS.
+    format!(
+        "{REMOVED}\
+table inet outrigger {{
+  chain to_sidecar {{
+    type nat hook output priority -150; policy accept;
+    meta skuid {uid} return
+{dns}    ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+    meta l4proto tcp redirect to :{port}
+  }}
+  chain only_sidecar {{
+    type filter hook output priority 0; policy accept;
+    meta skuid {uid} accept
+    ip daddr 127.0.0.0/8 accept
+    ip6 daddr ::1 accept
+    meta l4proto tcp ct direction reply ct state established accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
+    meta l4proto {{ icmp, ipv6-icmp }} meta skuid 0-4294967295 drop
+    icmp type destination-unreachable accept
+    icmpv6 type destination-unreachable accept
+    meta l4proto udp reject
+    drop
+  }}
+}}
+"
+    )
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+
+    fn restore(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables-restore",
+            Self::V6 => "ip6tables-restore",
+        }
+    }
+
+    fn loopback(self) -> &'static str {
+        match self {
+            Self::V4 => "127.0.0.0/8",
+            Self::V6 => "::1/128",
+        }
+    }
+}
+
+/// The same for `iptables-restore --noflush`, one family at a time. Our chains go first: others must not decide before.
+fn iptables(install: &Install, family: Family) -> String {
+    let (uid, port, loopback) = (install.uid, install.port, family.loopback());
+    let mut text = String::from("*nat\n:OUTRIGGER_REDIRECT - [0:0]\n-I OUTPUT 1 -j OUTRIGGER_REDIRECT\n");
+    let mut add = |line: std::fmt::Arguments<'_>| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{line}");
+    };
+    add(format_args!("-A OUTRIGGER_REDIRECT -m owner --uid-owner {uid} -j RETURN"));
+    for protocol in ["udp", "tcp"].iter().filter(|_| install.dns_port.is_some()) {
+        let dns = install.dns_port.unwrap_or_default();
+        add(format_args!("-A OUTRIGGER_REDIRECT -p {protocol} --dport 53 -j REDIRECT --to-ports {dns}"));
+    }
+    add(format_args!("-A OUTRIGGER_REDIRECT -d {loopback} -j RETURN"));
+    add(format_args!("-A OUTRIGGER_REDIRECT -p tcp -j REDIRECT --to-ports {port}\nCOMMIT"));
+    add(format_args!("*filter\n:OUTRIGGER_GUARD - [0:0]\n-I OUTPUT 1 -j OUTRIGGER_GUARD"));
+    add(format_args!("-A OUTRIGGER_GUARD -m owner --uid-owner {uid} -j RETURN"));
+    add(format_args!("-A OUTRIGGER_GUARD -d {loopback} -j RETURN"));
+    add(format_args!("-A OUTRIGGER_GUARD -p tcp -m conntrack --ctdir REPLY --ctstate ESTABLISHED -j RETURN"));
+    if family == Family::V6 {
+        for kind in ["neighbour-solicitation", "neighbour-advertisement", "router-solicitation"] {
+            add(format_args!("-A OUTRIGGER_GUARD -p icmpv6 --icmpv6-type {kind} -j RETURN"));
+        }
+    }
+    add(format_args!("-A OUTRIGGER_GUARD -j DROP\nCOMMIT"));
+    text
+}
+
+/// Takes our chains of iptables away, if they are there.
+fn forget(family: Family) -> Result<(), RedirectError> {
+    let program = family.program();
+    for (table, chain) in [("nat", "OUTRIGGER_REDIRECT"), ("filter", "OUTRIGGER_GUARD")] {
+        let steps: [&[&str]; 3] = [&["-D", "OUTPUT", "-j", chain], &["-F", chain], &["-X", chain]];
+        if let Err(error) = feed(program, &["-w", "-t", table, "-n", "-L", chain], "") {
+            match error {
+                // There is no such chain; whoever lacks the privilege hears of it at the next step.
+                RedirectError::Refused { .. } => continue,
+                other => return Err(other),
+            }
+        }
+        for step in steps {
+            feed(program, &[&["-w", "-t", table], step].concat(), "")?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a program with this input.
+fn feed(program: &'static str, arguments: &[&str], input: &str) -> Result<(), RedirectError> {
+    let io = |error| RedirectError::Io(program, error);
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(RedirectError::Missing(program)),
+        Err(error) => return Err(io(error)),
+    };
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ended early says why on stderr.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(io)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let denied = said.to_ascii_lowercase();
+    let hint = if denied.contains("permitted") || denied.contains("permission") || denied.contains("are you root") {
+        "; it needs the capability NET_ADMIN (in an init container, or `docker run --cap-add NET_ADMIN`)"
+    } else {
+        ""
+    };
+    Err(RedirectError::Refused { program, said, hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn install(dns_port: Option<u16>) -> Install {
+        Install { uid: 1337, port: 15001, dns_port, backend: Backend::Auto, print: false }
+    }
+
+    #[test]
+    fn the_sidecar_is_exempt_before_anything_else() {
+        for text in [nftables(&install(Some(15053))), iptables(&install(Some(15053)), Family::V4)] {
+            for verdict in ["redirect to", "REDIRECT --to-ports", "drop", "DROP"] {
+                if let Some(at) = text.find(verdict) {
+                    assert!(text[..at].contains("1337"), "{verdict} before the exemption in {text}");
+                }
+            }
+            assert!(text.contains("15053"));
+        }
+    }
+
+    #[test]
+    fn without_a_resolver_no_name_is_looked_up() {
+        assert!(!nftables(&install(None)).contains("dport 53"));
+        assert!(!iptables(&install(None), Family::V6).contains("--dport 53"));
+    }
+
+    #[test]
+    fn nftables_is_tried_first_and_iptables_only_where_there_is_none() {
+        let refused = || Err(RedirectError::Refused { program: "nft", said: String::new(), hint: "" });
+        assert!(choose(Backend::Auto, refused, || panic!("not asked")).is_err());
+        assert!(choose(Backend::Auto, || Err(RedirectError::Missing("nft")), || Ok(())).is_ok());
+        let neither =
+            choose(Backend::Auto, || Err(RedirectError::Missing("nft")), || Err(RedirectError::Missing("iptables")));
+        assert!(matches!(neither, Err(RedirectError::NoProgram)));
+    }
+}
