@@ -21,6 +21,7 @@ pub mod http;
 pub mod identify;
 mod io;
 pub mod record;
+mod redirected;
 pub mod refusal;
 mod relay;
 pub mod resolve;
@@ -35,7 +36,6 @@ use std::sync::Arc;
 
 use outrigger_egress::socks::VERSION as SOCKS5;
 use outrigger_policy::egress::{Destination, Rules};
-use outrigger_runtime::{ListenOptions, Listener};
 use outrigger_telemetry::metrics::{ConnectionOutcome, DenyReason, EgressMetrics, Listener as ListenerLabel};
 use outrigger_telemetry::{EgressLog, Metrics, ServiceMetrics};
 use tokio::net::TcpStream;
@@ -46,6 +46,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::Egress;
 use crate::start::{StartError, sink};
 use identify::Calls;
+pub use redirected::Entrance;
+use redirected::original_destination;
 use resolve::Resolver;
 pub use transparent::transparent;
 
@@ -71,12 +73,12 @@ pub struct Outbound {
 ///
 /// # Errors
 /// When the address cannot be listened on, or the log cannot be opened.
-pub fn bind(service: &str, settings: &Egress, metrics: &Arc<Metrics>) -> Result<(Listener, Arc<Outbound>), StartError> {
-    let listener = Listener::bind(ListenOptions::new(settings.listen, "egress.listen"))?;
+pub fn bind(service: &str, settings: &Egress, metrics: &Arc<Metrics>) -> Result<(Entrance, Arc<Outbound>), StartError> {
+    let entrance = Entrance::bind(settings.listen, settings.transparent)?;
     let log = EgressLog::start(&sink(&settings.log), metrics.egress_dropped());
     let log = log.map_err(|error| StartError::Other(error.to_string()))?;
-    let outbound = Outbound::new(service, settings.clone(), listener.address(), log, metrics);
-    Ok((listener, Arc::new(outbound)))
+    let outbound = Outbound::new(service, settings.clone(), entrance.address(), log, metrics);
+    Ok((entrance, Arc::new(outbound)))
 }
 
 impl Outbound {
@@ -114,12 +116,12 @@ impl Outbound {
     }
 
     /// accept: serves until `stop`, then waits for open connections until `cut`.
-    pub async fn run(self: Arc<Self>, listener: Listener, stop: CancellationToken, cut: CancellationToken) {
+    pub async fn run(self: Arc<Self>, entrance: Entrance, stop: CancellationToken, cut: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.settings.limits.connections.min(Semaphore::MAX_PERMITS)));
         let tasks = TaskTracker::new();
         loop {
-            let (stream, _) = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let stream = tokio::select! {
+                stream = entrance.accept() => stream,
                 () = stop.cancelled() => break,
             };
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
@@ -133,12 +135,17 @@ impl Outbound {
                 drop(permit);
             });
         }
-        drop(listener);
+        drop(entrance);
         tasks.close();
         tasks.wait().await;
     }
 
     async fn serve(self: &Arc<Self>, stream: TcpStream) {
+        if self.settings.transparent
+            && let Some(original) = original_destination(&stream)
+        {
+            return Box::pin(transparent(Arc::clone(self), stream, original)).await;
+        }
         let mut first = [0];
         let waiting = tokio::time::timeout(self.settings.timeouts.header, stream.peek(&mut first));
         match waiting.await {

@@ -132,9 +132,9 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     warmed.map_err(|e| StartError::Other(e.to_string()))?.map_err(|e| StartError::Identity(e.to_string()))?;
 
     let tasks = &sidecar.tasks;
-    if let Some((listener, outbound)) = outbound {
+    if let Some((entrance, outbound)) = outbound {
         // Until the end: what calls do while the drain waits for them must still get out.
-        tasks.spawn("egress", outbound.run(listener, tasks.stopping(), tasks.stopping()));
+        tasks.spawn("egress", outbound.run(entrance, tasks.stopping(), tasks.stopping()));
     }
     endless(tasks, "keeper", inbound.keeper.clone().run());
     endless(tasks, "readiness", follow_readiness(inbound.clone(), readiness.clone()));

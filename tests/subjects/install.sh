@@ -25,6 +25,11 @@ python_is_usable() {
 
 find_missing_packages() {
   debian_packages=()
+  # Network namespaces and the kernel's rules, for the tests of redirection.
+  PATH="$PATH:/usr/sbin:/sbin" command -v nft >/dev/null || debian_packages+=(nftables)
+  PATH="$PATH:/usr/sbin:/sbin" command -v iptables-restore >/dev/null || debian_packages+=(iptables)
+  PATH="$PATH:/usr/sbin:/sbin" command -v ip >/dev/null || debian_packages+=(iproute2)
+  command -v openssl >/dev/null || debian_packages+=(openssl)
   node_is_usable 18 || debian_packages+=(nodejs npm)
   python_is_usable || debian_packages+=(python3 python3-venv)
 }

@@ -37,6 +37,8 @@ impl Mode {
 pub struct Egress {
     /// Where the server finds its proxy.
     pub listen: SocketAddr,
+    /// Whether connections that the kernel redirected are taken too.
+    pub transparent: bool,
     /// Whether rules are enforced.
     pub mode: Mode,
     /// What may be reached.
@@ -92,6 +94,13 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
         .env("OUTRIGGER_EGRESS_LISTEN")
         .example("127.0.0.1:15001");
     let listen = f.optional("listen", text, kinds::listen());
+    let text = doc(
+        "Also takes connections that `outrigger-sidecar redirect install` sends here, over IPv4 and IPv6, for servers \
+         that do not use a proxy.",
+    )
+    .because("the rules of the kernel are installed by choice")
+    .env("OUTRIGGER_EGRESS_TRANSPARENT");
+    let transparent = f.optional("transparent", text, kinds::boolean());
     let text = doc("`enforce` refuses what no rule allows; `observe` lets it through, and records it as refused.")
         .because("`enforce`: an allowlist that lets everything through protects nobody")
         .env("OUTRIGGER_EGRESS_MODE");
@@ -120,13 +129,14 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     let log = egress_log(f);
     let limits = f.section("limits", "What the outbound half holds at most.", read_limits);
     let timeouts = f.section("timeouts", "How long each step of an outbound connection may take.", read_timeouts);
-    let given = listen.is_some() || mode.is_some() || allow.is_some() || f.has("rules");
+    let given = listen.is_some() || transparent.is_some() || mode.is_some() || allow.is_some() || f.has("rules");
     let short = allow.unwrap_or_default().into_iter().map(EgressRule::short);
     let rules = Rules::new(short.chain(rules).collect());
     warn_about(f, &rules);
     let read = || {
         Some(Egress {
             listen: listen.unwrap_or(DEFAULT_LISTEN),
+            transparent: transparent.unwrap_or(false),
             mode: mode.unwrap_or(Mode::Enforce),
             rules,
             log,

@@ -35,11 +35,11 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
         tracing::warn!("{warning}");
     }
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
-    let (listener, outbound) = bind(&config.service, &config.egress, &metrics)?;
+    let (entrance, outbound) = bind(&config.service, &config.egress, &metrics)?;
     let admin = config.admin.map(|at| Listener::bind(ListenOptions::new(at, "admin.listen"))).transpose()?;
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let alone = Alone {
-        egress: listener.address(),
+        egress: outbound.listen_address(),
         admin: admin.as_ref().map(Listener::address),
         tasks: TaskGroup::new("egress"),
         stop: stop.clone(),
@@ -49,7 +49,7 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
     if let Some(admin) = admin {
         alone.tasks.spawn("admin", AdminServer::new(metrics, Readiness::new()).serve(admin, cut.clone()));
     }
-    alone.tasks.spawn("egress", outbound.run(listener, stop, cut));
+    alone.tasks.spawn("egress", outbound.run(entrance, stop, cut));
     Ok(alone)
 }
 

@@ -1,0 +1,101 @@
+//! Where connections arrive, also those that the kernel sent here, and where those were going.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use outrigger_runtime::{ListenError, ListenOptions, Listener};
+use rustix::io::Errno;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+/// The setting that names the port.
+const SETTING: &str = "egress.listen";
+
+/// Where connections of the server arrive.
+pub struct Entrance {
+    proxy: Listener,
+    /// The same port of the other loopback address: the kernel redirects within a family.
+    twin: Option<Listener>,
+}
+
+impl Entrance {
+    /// Binds; also for redirected connections when it is to be `transparent`.
+    pub(super) fn bind(address: SocketAddr, transparent: bool) -> Result<Self, ListenError> {
+        let proxy = Listener::bind(ListenOptions::new(address, SETTING))?;
+        let twin = other_loopback(proxy.address()).filter(|_| transparent);
+        let twin = match twin.map(|twin| Listener::bind(ListenOptions::new(twin, SETTING))).transpose() {
+            // A machine without that family redirects nothing of it.
+            Err(ListenError { cause, .. })
+                if matches!(cause.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+                    || cause.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) =>
+            {
+                None
+            }
+            other => other?,
+        };
+        Ok(Self { proxy, twin })
+    }
+
+    /// Where the server finds its proxy.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.proxy.address()
+    }
+
+    /// The next connection. Safe to cancel.
+    pub(super) async fn accept(&self) -> TcpStream {
+        let Some(twin) = &self.twin else { return self.proxy.accept().await.0 };
+        tokio::select! {
+            (stream, _) = self.proxy.accept() => stream,
+            (stream, _) = twin.accept() => stream,
+        }
+    }
+}
+
+/// What a redirected connection dialled; `None` for one that dialled us. The kernel says it (`SO_ORIGINAL_DST`), so that
+/// the client cannot.
+pub(super) fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let own = canonical(stream.local_addr().ok()?);
+    let socket = SockRef::from(stream);
+    // Without connection tracking there is no answer, and there are no redirections either.
+    let original = if own.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = canonical(original.ok()?.as_socket()?);
+    (original != own).then_some(original)
+}
+
+/// The loopback address of the other family, where redirected connections of that family arrive: the kernel sends them to
+/// its own loopback address.
+fn other_loopback(address: SocketAddr) -> Option<SocketAddr> {
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some((Ipv6Addr::LOCALHOST, address.port()).into()),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some((Ipv4Addr::LOCALHOST, address.port()).into()),
+        // Whoever listens on all addresses, or on one of another network, hears what is sent there.
+        _ => None,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_us_was_not_redirected() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            assert_eq!(original_destination(&stream), None);
+        }
+    }
+
+    #[test]
+    fn the_other_loopback_address_has_the_same_port() {
+        let of = |text: &str| other_loopback(text.parse().unwrap()).map(|address| address.to_string());
+        assert_eq!(of("127.0.0.1:15001").as_deref(), Some("[::1]:15001"));
+        assert_eq!(of("[::1]:15001").as_deref(), Some("127.0.0.1:15001"));
+        assert_eq!(of("0.0.0.0:15001"), None);
+    }
+}
