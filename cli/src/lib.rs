@@ -70,7 +70,7 @@ fn finish(result: anyhow::Result<Exit>) -> ExitCode {
         Err(error) => error,
     };
     let Some(mistakes) = error.downcast_ref::<Diagnostics>() else {
-        output::say(&format!("outrigger: {error:#}"));
+        output::say(&format!("outrigger: {}", output::chain(&error)));
         return Exit::Failed.into();
     };
     output::say(&mistakes.to_string());

@@ -37,7 +37,7 @@ pub(crate) fn example(name: &str, args: Vec<OsString>) -> ExitCode {
             let _ = usage.print();
             return Exit::Usage;
         }
-        output::say(&format!("outrigger example {name}: {error:#}"));
+        output::say(&format!("outrigger example {name}: {}", output::chain(&error)));
         Exit::Failed
     };
     // Two threads: the service's own work must not keep its protocol waiting.

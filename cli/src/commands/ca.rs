@@ -88,8 +88,20 @@ fn show(dir: &CaDir, json: bool) -> anyhow::Result<()> {
 }
 
 fn load(dir: &CaDir) -> anyhow::Result<Authority> {
-    let hint = || format!("no usable authority in {} (make one: outrigger ca init)", dir.dir.display());
-    Authority::load(&dir.dir).with_context(hint)
+    Authority::load(&dir.dir).with_context(|| unusable(&dir.dir))
+}
+
+/// What to do about an authority that cannot be used: one that is there in part is precious.
+fn unusable(dir: &Path) -> String {
+    let there = ["ca.key", "ca.pem"].iter().any(|name| dir.join(name).symlink_metadata().is_ok());
+    if !there {
+        return format!("no authority in {} (make one: outrigger ca init)", dir.display());
+    }
+    let what = "restore ca.key and ca.pem from a backup and see that you may read them";
+    format!(
+        "the authority in {} cannot be used ({what}; or move the directory away and make a new one, whose certificates every member then needs)",
+        dir.display()
+    )
 }
 
 /// When something ends, as a person counts.

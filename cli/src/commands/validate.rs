@@ -36,7 +36,7 @@ pub(crate) fn main(args: ValidateArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Clean);
     }
     let environment = |name: &str| args.environment.then(|| std::env::var(name).ok()).flatten();
-    let found = check(&args, &environment)?;
+    let found = check(&args, &environment);
     if args.json {
         let valid = found.mistakes.is_empty();
         output::json(&json!({"valid": valid, "mistakes": found.mistakes, "warnings": found.warnings}))?;
@@ -46,12 +46,19 @@ pub(crate) fn main(args: ValidateArgs) -> anyhow::Result<Exit> {
     Ok(if found.mistakes.is_empty() { Exit::Clean } else { Exit::Failed })
 }
 
-fn check(args: &ValidateArgs, env: Env<'_>) -> anyhow::Result<Findings> {
+fn check(args: &ValidateArgs, env: Env<'_>) -> Findings {
     let mut found = Findings::default();
     let mut policies = Vec::new();
     for path in &args.files {
-        let text = files::read(path)?;
         let name = path.display().to_string();
+        let text = match files::read(path) {
+            Ok(text) => text,
+            // One of many: the rest is looked at all the same.
+            Err(error) => {
+                found.mistakes.push(Diagnostic::file(&name, format!("cannot be read: {}", error.root_cause())));
+                continue;
+            }
+        };
         let kind = match args.kind {
             Some(kind) => kind,
             None => match recognise(&name, &text) {
@@ -85,7 +92,7 @@ fn check(args: &ValidateArgs, env: Env<'_>) -> anyhow::Result<Findings> {
     if let (false, Err(wrong)) = (policies.is_empty(), PolicySet::compile(&policies)) {
         found.mistakes.extend(wrong.0);
     }
-    Ok(found)
+    found
 }
 
 /// Tells the kind of a file by what stands in it, then by its name.

@@ -92,7 +92,10 @@ fn authority(dir: &Path, trust_domain: &str) -> anyhow::Result<Authority> {
     if !dir.join("ca.pem").exists() {
         return Ok(Authority::init(dir, &wanted, &AuthorityOptions::default())?);
     }
-    let broken = || format!("the authority in {} cannot be used; move the directory away to start anew", dir.display());
+    let broken = || {
+        let what = "restore ca.key and ca.pem from a backup, or move the directory away to start anew";
+        format!("the authority in {} cannot be used; {what}", dir.display())
+    };
     let authority = Authority::load(dir).with_context(broken)?;
     if *authority.trust_domain() != wanted {
         let made = authority.trust_domain();

@@ -47,7 +47,26 @@ fn validate_tells_every_mistake_of_every_kind_of_file() {
     let output = run(dir.path(), &["validate", "policy.yaml"]);
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
     assert!(stderr(&output).contains("1 file without mistakes"));
-    assert_eq!(run(dir.path(), &["validate", "missing.yaml"]).status.code(), Some(1));
+}
+
+#[test]
+fn validate_goes_on_after_a_file_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "mesh.yaml", "services: { fs: { example: fss } }\n");
+    fs::write(dir.path().join("binary.yaml"), b"\xff\xfe").unwrap();
+    let files = ["missing.yaml", "mesh.yaml", "binary.yaml", "gone.yaml"];
+    let output = run(dir.path(), &[&["validate"][..], &files].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let shown = stdout(&output);
+    for expected in ["missing.yaml: ", "mesh.yaml:1:28:", "binary.yaml: ", "gone.yaml: ", "No such file"] {
+        assert!(shown.contains(expected), "missing: {expected}\nin:\n{shown}");
+    }
+    assert_eq!(shown.matches("No such file").count(), 2, "each reason is said once: {shown}");
+    assert!(stderr(&output).contains("4 mistakes"), "{}", stderr(&output));
+    let output = run(dir.path(), &["validate", "--json", "missing.yaml", "mesh.yaml"]);
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let files: Vec<_> = json["mistakes"].as_array().unwrap().iter().map(|one| one["file"].clone()).collect();
+    assert_eq!((&json["valid"], files), (&Value::from(false), vec!["missing.yaml".into(), "mesh.yaml".into()]));
 }
 
 #[test]
@@ -111,6 +130,30 @@ fn an_authority_is_made_used_and_shown() {
         (shown["trust_domain"].as_str(), shown["revoked"][0].as_str()),
         (Some("demo.example"), Some(serial.trim()))
     );
+}
+
+#[test]
+fn an_authority_that_is_there_in_part_is_not_to_be_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = |args: &[&str]| stderr(&run(dir.path(), &[&["ca"][..], args, &["--dir", "ca"]].concat()));
+    assert!(ca(&["show"]).contains("make one: outrigger ca init"), "{}", ca(&["show"]));
+    ca(&["init", "--trust-domain", "demo.example"]);
+    let key = fs::read(dir.path().join("ca/ca.key")).unwrap();
+    let broken = |name: &str, why: &str| {
+        let said = ca(&["issue", "fs"]);
+        assert!(said.contains("restore ca.key and ca.pem") && said.contains(name) && said.contains(why), "{said}");
+        assert!(!said.contains("make one:") && said.matches(why).count() == 1, "{said}");
+    };
+    write(dir.path(), "ca/ca.key", "no key");
+    broken("ca/ca.key", "holds no private key in PEM");
+    fs::remove_file(dir.path().join("ca/ca.key")).unwrap();
+    broken("ca/ca.key", "No such file");
+    fs::create_dir(dir.path().join("ca/ca.key")).unwrap();
+    broken("ca/ca.key", "Is a directory");
+    fs::remove_dir(dir.path().join("ca/ca.key")).unwrap();
+    fs::write(dir.path().join("ca/ca.key"), key).unwrap();
+    fs::remove_file(dir.path().join("ca/ca.pem")).unwrap();
+    broken("ca/ca.pem", "No such file");
 }
 
 #[test]

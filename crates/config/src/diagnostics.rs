@@ -55,11 +55,16 @@ impl Diagnostic {
 
     /// A mistake in an environment variable.
     pub fn environment(variable: &str, message: impl Into<String>) -> Self {
+        Self { path: variable.to_owned(), ..Self::file(ENVIRONMENT, message) }
+    }
+
+    /// What is wrong with a file as a whole, such as that it cannot be read.
+    pub fn file(file: &str, message: impl Into<String>) -> Self {
         Self {
-            file: ENVIRONMENT.to_owned(),
+            file: file.to_owned(),
             line: 0,
             column: 0,
-            path: variable.to_owned(),
+            path: String::new(),
             message: message.into(),
             hint: None,
             excerpt: None,
