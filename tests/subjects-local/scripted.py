@@ -60,16 +60,25 @@ def notify(method, params=None):
     out({"jsonrpc": "2.0", "method": method, **({"params": params} if params is not None else {})})
 
 
-def ask(method, params, patience=60):
+def question(method, params):
+    """A request of ours, whose answer `answer` waits for."""
     with out_lock:
         next_id[0] += 1
         own = f"ask-{next_id[0]}"
-    arrived = threading.Event()
-    waiting[own] = [arrived, None]
-    out({"jsonrpc": "2.0", "id": own, "method": method, "params": params})
-    if not arrived.wait(patience):
+    waiting[own] = [threading.Event(), None]
+    return {"jsonrpc": "2.0", "id": own, "method": method, "params": params}
+
+
+def answer(asked, patience=60):
+    if not waiting[asked["id"]][0].wait(patience):
         return {"error": "nobody answered"}
-    return waiting.pop(own)[1]
+    return waiting.pop(asked["id"])[1]
+
+
+def ask(method, params, patience=60):
+    asked = question(method, params)
+    out(asked)
+    return answer(asked, patience)
 
 
 def elicitation(text):
@@ -258,12 +267,11 @@ def tool_outside(a, call):
 
 
 def tool_astray(a, call):
-    """Asks for roots and does not wait; the tool `seen` tells what came back."""
-    def later():
-        state["seen"].append({"astray": ask("roots/list", {}, 5)})
-    threading.Thread(target=later, daemon=True).start()
-    time.sleep(0.005)
-    return "gone on"
+    """Asks for roots and goes on in the same breath; the tool `seen` tells what came back."""
+    asked = question("roots/list", {})
+    reply = {"jsonrpc": "2.0", "id": call["id"], "result": {"content": [{"type": "text", "text": "gone on"}]}}
+    out_bytes("".join(json.dumps(message) + "\n" for message in (asked, reply)).encode())
+    threading.Thread(target=lambda: state["seen"].append({"astray": answer(asked, 5)}), daemon=True).start()
 
 
 def tool_change(a, call):
