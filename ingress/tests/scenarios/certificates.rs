@@ -93,3 +93,33 @@ async fn a_revoked_sidecar_loses_its_calls_and_gets_no_more() {
     let got = tokio::time::timeout(PATIENCE, kept).await.unwrap().unwrap();
     assert_eq!(got.status, 200, "a call to another sidecar goes on");
 }
+
+#[tokio::test]
+async fn a_new_certificate_of_the_edge_reaches_new_connections_and_disturbs_no_old_one() {
+    let mesh = Mesh::with(&[("a", health(tools(&["read"])))], POLICY, "").await.with_tls_at_the_edge().await;
+    let client = mesh.credentials("agent");
+    let first = mesh.served(&client).await;
+    assert_eq!(mesh.served(&client).await, first, "nothing has changed yet");
+    let old = mesh.member(Arc::clone(&client), Some("ada-token"));
+    let filter = json!({ "notifications": { "toolsListChanged": true } });
+    let mut events = Events::of(old.open(old.request("/mcp", "subscriptions/listen", filter)).await);
+    events.next().await.unwrap();
+
+    // Half of a pair, or nonsense, is not taken: the good one stays.
+    std::fs::write(mesh.path("edge.pem"), "no certificate").unwrap();
+    eventually("the failure is counted", || async {
+        let metrics = String::from_utf8_lossy(&mesh.admin("/metrics").await.body).into_owned();
+        metrics.lines().any(|line| {
+            line.starts_with("outrigger_reloads_total{") && line.contains("failed") && !line.ends_with(" 0")
+        })
+    })
+    .await;
+    assert_eq!(mesh.served(&client).await, first);
+
+    mesh.credentials("edge");
+    eventually("another certificate is shown", || async { mesh.served(&client).await != first }).await;
+    mesh.fake("a").publish(health(tools(&["read", "write"])));
+    assert_eq!(events.next().await.unwrap()["method"], "notifications/tools/list_changed", "the old connection lives");
+    assert_eq!(old.call("a__read").await.json()["result"]["by"], "a");
+    assert_eq!(mesh.member(client, Some("ada-token")).call("a__write").await.json()["result"]["by"], "a");
+}

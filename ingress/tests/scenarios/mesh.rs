@@ -16,8 +16,9 @@ use outrigger_ingress::Running;
 use outrigger_ingress::config::Config;
 use outrigger_mcp::sse::Parser;
 use outrigger_proxy::body::OutBody;
-use outrigger_proxy::dial::{ClientTls, Endpoint};
+use outrigger_proxy::dial::{ClientTls, Endpoint, dial};
 use outrigger_proxy::pool::{Pool, PoolSettings, PooledBody, SendError};
+use outrigger_proxy::stream::Stream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -178,12 +179,23 @@ impl Mesh {
 
     /// A client over TLS that shows these credentials.
     pub fn member(&self, credentials: Arc<Credentials>, token: Option<&'static str>) -> Client {
+        Client::over(Pool::new(self.edge(credentials), PoolSettings::default()), token)
+    }
+
+    /// The certificate that a new connection to the edge is shown, as DER.
+    pub async fn served(&self, credentials: &Arc<Credentials>) -> Vec<u8> {
+        match dial(&self.edge(Arc::clone(credentials)), PATIENCE).await.unwrap() {
+            Stream::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap()[0].to_vec(),
+            Stream::Plain(_) => panic!("no TLS at the edge"),
+        }
+    }
+
+    fn edge(&self, credentials: Arc<Credentials>) -> Endpoint {
         let address = self.ingress.as_ref().unwrap().mcp;
         let edge = SpiffeId::parse("spiffe://test.local/edge").unwrap();
         let provider = Arc::new(move || credentials.client_config(&edge));
         let tls = ClientTls { provider, server_name: server_name(address.ip()) };
-        let endpoint = Endpoint::tcp(address.ip().to_string(), address.port()).with_tls(tls);
-        Client::over(Pool::new(endpoint, PoolSettings::default()), token)
+        Endpoint::tcp(address.ip().to_string(), address.port()).with_tls(tls)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
