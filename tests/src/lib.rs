@@ -14,6 +14,7 @@
 //! | `ingress` | an ingress in front of sidecars |
 //! | `client`, `call` | a modern client that can also send nonsense |
 //! | `session` | a client of an older revision |
+//! | `egress` | the outbound half by itself, and origins for it |
 //! | `http_server` | a Streamable HTTP server whose every answer a test decides |
 //! | `sse_server` | an HTTP+SSE server, the transport of 2024-11-05 |
 //! | `subjects` | the servers that tests start, and what is missing when they cannot |
@@ -27,6 +28,7 @@
 
 pub mod call;
 pub mod client;
+pub mod egress;
 pub mod http_server;
 pub mod ingress;
 pub mod mesh;
@@ -43,4 +45,4 @@ pub use ingress::TestIngress;
 pub use mesh::Mesh;
 pub use session::Session;
 pub use sidecar::TestSidecar;
-pub use wait::eventually;
+pub use wait::{eventually, within};

@@ -20,6 +20,12 @@ pub fn scripted(options: &[&str]) -> String {
     format!("command: {}\n", words(&command))
 }
 
+/// The `command:` setting of the server whose tools fetch URLs.
+pub fn fetching() -> String {
+    let script = root().join("tests/subjects-local/fetching.py");
+    format!("command: {}\n", words(&["python3", script.to_str().unwrap()]))
+}
+
 /// The program of the conformance backend.
 pub fn conformance_backend() -> PathBuf {
     root().join("tests/conformance/backend.mjs")
