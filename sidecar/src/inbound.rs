@@ -320,6 +320,13 @@ impl Inbound {
         Ok(())
     }
 
+    /// Notes a permitted call of a tool for the outbound half, until its record is written.
+    pub(crate) fn note_call(&self, message: &Message, record: &mut Record) {
+        if let (Some(calls), Method::ToolsCall, Some(tool)) = (&self.calls, message.method, &record.capability) {
+            record.at_work = Some(calls.begin(tool.clone(), record.trace));
+        }
+    }
+
     /// Whether the server is one that has sessions.
     fn older_server(&self) -> bool {
         self.upstream.known().is_some_and(|known| !known.revision.is_modern())

@@ -1,5 +1,5 @@
-"""A stdio MCP server with two tools that fetch a URL, `weather` and `news`, by the proxy that the environment names.
-Standard library only. `weather` waits for `seconds` first, so that another call can be at work beside it.
+"""A stdio MCP server with two tools that fetch a URL, `weather` and `news`, by the proxy that the environment names,
+or past it with `direct`. Standard library only. `weather` waits for `seconds` first, so that another call can be at work beside it.
 """
 
 import json
@@ -18,9 +18,10 @@ def out(message):
         sys.stdout.flush()
 
 
-def fetch(url):
+def fetch(url, direct):
+    handlers = [urllib.request.ProxyHandler({})] if direct else []
     try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.build_opener(*handlers).open(url, timeout=10) as reply:
             return f"{reply.status} {reply.read().decode()}"
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode()}"
@@ -31,11 +32,12 @@ def fetch(url):
 def call(request):
     arguments = request["params"].get("arguments", {})
     time.sleep(arguments.get("seconds", 0))
-    text = fetch(arguments["url"]) if "url" in arguments else "rested"
+    text = fetch(arguments["url"], arguments.get("direct", False)) if "url" in arguments else "rested"
     out({"jsonrpc": "2.0", "id": request["id"], "result": {"content": [{"type": "text", "text": text}]}})
 
 
-SCHEMA = {"type": "object", "properties": {"url": {"type": "string"}, "seconds": {"type": "number"}}}
+SCHEMA = {"type": "object", "properties": {"url": {"type": "string"}, "seconds": {"type": "number"},
+                                           "direct": {"type": "boolean"}}}
 for line in sys.stdin:
     request = json.loads(line)
     method = request.get("method")

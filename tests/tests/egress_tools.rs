@@ -88,3 +88,23 @@ async fn an_unchanged_fetch_server_reaches_what_is_allowed_and_nothing_else() {
     assert_eq!((origin.seen().len(), other.seen().len()), (1, 0));
     sidecar.stop().await;
 }
+
+#[tokio::test]
+async fn a_confined_server_has_no_way_but_its_proxy() {
+    let (mesh, origin) = (Mesh::new(), Origin::http(OK).await);
+    let port = origin.address.port();
+    let rules = [("weather", "localhost", port, "tools: [weather]")];
+    let settings = format!("{}sandbox: strict\n{}", fetching(), section(&mesh, &rules));
+    let sidecar = TestSidecar::start(&mesh, &settings).await;
+    let client = sidecar.ready_client(&mesh).await;
+    assert_eq!(fetch(&client, "weather", &format!("http://localhost:{port}/")).await, "200 sunny");
+    assert!(fetch(&client, "news", &format!("http://localhost:{port}/")).await.starts_with("403 "));
+    // Past the variables.
+    let direct = json!({ "url": format!("http://127.0.0.1:{port}/"), "direct": true }).to_string();
+    for tool in ["weather", "news"] {
+        let reply = text_of(&client.reply(&Call::tool(tool, &direct)).await.json());
+        assert!(reply.starts_with("no connection: "), "{reply}");
+    }
+    assert_eq!(origin.seen().len(), 1);
+    sidecar.stop().await;
+}

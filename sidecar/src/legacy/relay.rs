@@ -178,6 +178,7 @@ impl Relay<'_> {
         }
         let trace = self.inbound.trace(&self.request.headers, message, self.record);
         self.inbound.gate.permit(&self.caller.principal, message, self.record)?;
+        self.inbound.note_call(message, self.record);
         let mut edits = Edits::new();
         MetaEdit { drop: Some(mesh_only), set: trace.clone() }.params(message, &mut edits);
         Ok((trace, edits.apply(message.body())))
