@@ -9,7 +9,8 @@ use outrigger_config::kinds::Url;
 use outrigger_config::{Diagnostic, Diagnostics, Env, Secret, Settings, load};
 use outrigger_ingress::config::Tls;
 use outrigger_mcp::names::Naming;
-use outrigger_sidecar::config::{Era, Sandbox, SessionScope};
+use outrigger_policy::egress::Destination;
+use outrigger_sidecar::config::{Era, Mode, Sandbox, SessionScope};
 
 use read::{default_listen, read};
 
@@ -93,8 +94,19 @@ pub struct Service {
     pub session: SessionScope,
     /// Whether headers that repeat the body may be wrong; without it, as for the merged endpoint.
     pub tolerant: Option<bool>,
-    /// Hosts that the service may reach. Stored; nothing enforces it yet.
-    pub egress_allow: Vec<String>,
+    /// What it may reach through its sidecar; no proxy where absent.
+    pub egress: Option<ServiceEgress>,
+}
+
+/// What a service may reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceEgress {
+    /// Where the service finds its proxy; without it, on a port that the system chooses.
+    pub listen: Option<SocketAddr>,
+    /// Whether the rules are enforced.
+    pub mode: Mode,
+    /// Hosts that it may reach.
+    pub allow: Vec<Destination>,
 }
 
 /// What serves a service.
@@ -160,7 +172,7 @@ impl Manifest {
             era: Era::Auto,
             session: SessionScope::PerPrincipal,
             tolerant: None,
-            egress_allow: Vec::new(),
+            egress: None,
         };
         let ingress = Ingress {
             listen: default_listen(),

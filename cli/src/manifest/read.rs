@@ -6,9 +6,10 @@ use outrigger_config::kinds::{self, Checked, Kind};
 use outrigger_config::{Fields, doc, sections};
 use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
 use outrigger_policy::Principal;
-use outrigger_sidecar::config::{Era, SessionScope, era, read_sandbox, session_scope, variables};
+use outrigger_sidecar::config::egress::destination;
+use outrigger_sidecar::config::{Era, Firmness, Mode, SessionScope, era, read_sandbox, session_scope, variables};
 
-use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, Source, Token};
+use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, ServiceEgress, Source, Token};
 use crate::up::INGRESS;
 
 /// Declares every setting. All are read before the first `?`, so that every mistake is found.
@@ -112,7 +113,10 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
     let session = f.with_default("session", text, session_scope(), SessionScope::PerPrincipal);
     let text = doc("As `ingress.header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
     let tolerant = f.optional("header_checks", text, sections::tolerance());
-    let egress_allow = f.section("egress", "What the service itself may reach.", read_egress);
+    let runs = matches!(source, Some(Source::Url(_)));
+    let confined = sandbox.as_ref().is_some_and(|sandbox| sandbox.firmness != Firmness::Off);
+    let text = "What the service itself may reach: its sidecar then has a proxy for it (HTTP and SOCKS5).";
+    let egress = f.optional_section("egress", text, |f| read_egress(f, runs, confined));
     if let Some(Source::Url(_)) = source {
         for (name, given) in [("env", !env.is_empty()), ("cwd", cwd.is_some())] {
             if given {
@@ -129,7 +133,7 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
         era,
         session,
         tolerant,
-        egress_allow: egress_allow?,
+        egress,
     })
 }
 
@@ -159,37 +163,31 @@ fn read_source(f: &mut Fields<'_>) -> Option<Source> {
     example.or(command.map(Source::Command)).or(url.map(Source::Url))
 }
 
-fn read_egress(f: &mut Fields<'_>) -> Option<Vec<String>> {
-    let text = doc("Hosts that it may reach; `*.` in front stands for any subdomain. Not enforced yet.")
-        .example("[example.com]");
+fn read_egress(f: &mut Fields<'_>, runs: bool, confined: bool) -> Option<ServiceEgress> {
+    let text = doc("As `egress.allow` of a sidecar: hosts, `*.` for every name below, ports, ranges of addresses.")
+        .example("[api.example.com, \"*.wikipedia.org\"]");
     let text = text.because("a tool server has no business elsewhere until somebody says so");
-    let allow = f.with_default("allow", text, kinds::list_of(egress_host()), Vec::new());
-    if f.has("allow") {
-        let hint =
-            "enforcement arrives with the outbound half of the sidecar; until then the service can reach any host";
-        f.warn("allow", "this list is read but not enforced", hint);
+    let allow = f.with_default("allow", text, kinds::list_of(destination()), Vec::new());
+    let text =
+        doc("As `egress.mode` of a sidecar: `observe` lets everything through and records what would be refused.");
+    let modes = kinds::choice(&[("enforce", Mode::Enforce), ("observe", Mode::Observe)]);
+    let mode = f.with_default("mode", text.because("rules are there to be kept"), modes, Mode::Enforce);
+    let text = doc("Where the service finds its proxy; a service that `up` starts is told by its environment.");
+    let listen = f.optional("listen", text.example("127.0.0.1:15001"), kinds::listen());
+    if runs && listen.is_none() {
+        let hint = "set `listen: 127.0.0.1:15001` here, and HTTP_PROXY and HTTPS_PROXY for the server to that address";
+        f.warn("", "this server runs already, and does not know of its proxy", hint);
+    } else if !runs && !confined {
+        let hint = "set `sandbox: strict` to leave it no other way out";
+        f.warn("", "the server is told of its proxy, and nothing makes it use it", hint);
     }
-    Some(allow)
+    Some(ServiceEgress { listen, mode, allow })
 }
 
 /// An argument may be empty, unlike other texts.
 fn argument() -> Kind<String> {
     let accepts = |text: &str| !text.contains('\0');
     kinds::checked(Checked { name: "argument", pattern: "", accepts, hint: "remove the zero byte" })
-}
-
-fn egress_host() -> Kind<String> {
-    kinds::checked(Checked {
-        name: "host to reach",
-        pattern: "^(\\*\\.)?[A-Za-z0-9._-]+(:[0-9]+)?$",
-        accepts: |text| {
-            let text = text.strip_prefix("*.").unwrap_or(text);
-            let (host, port) = text.split_once(':').unwrap_or((text, "443"));
-            let good = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-            !host.is_empty() && host.bytes().all(good) && port.parse::<u16>().is_ok_and(|port| port > 0)
-        },
-        hint: "a host, with a port when it matters: example.com, *.wikipedia.org, db.internal:5432",
-    })
 }
 
 /// Also the address of the mesh that runs without a file.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use outrigger_config::Diagnostics;
+use outrigger_sidecar::config::Mode;
 
 use super::{Example, Manifest, Source};
 
@@ -34,15 +35,26 @@ fn the_manifest_of_the_design_is_read() {
     assert_eq!(manifest.services[0].source, Source::Example(Example::Fs, vec!["--root".into(), "./data".into()]));
     assert!(matches!(&manifest.services[1].source, Source::Command(words) if words.len() == 4));
     assert!(matches!(&manifest.services[2].source, Source::Url(url) if url.to_string() == "http://127.0.0.1:9001/mcp"));
-    assert_eq!(manifest.services[2].egress_allow, ["example.com", "*.wikipedia.org"]);
+    let egress = manifest.services[2].egress.as_ref().unwrap();
+    let allow: Vec<_> = egress.allow.iter().map(ToString::to_string).collect();
+    assert_eq!((allow, egress.mode), (vec!["example.com".to_owned(), "*.wikipedia.org".to_owned()], Mode::Enforce));
+    assert_eq!(manifest.services[0].egress, None);
 }
 
 #[test]
 fn an_allowlist_that_nothing_enforces_is_said_so() {
-    let warnings = read(DESIGN).unwrap().warnings;
-    assert_eq!(warnings.len(), 1);
-    assert_eq!(warnings[0].path, "services.notes.egress.allow");
-    assert!(warnings[0].message.contains("not enforced"));
+    let warnings = |service: &str| {
+        let text = format!("mesh: demo\nservices:\n  a:\n{service}");
+        read(&text).unwrap().warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    let running = "    url: http://127.0.0.1:9001/mcp\n";
+    let started = "    command: [a-server]\n";
+    let egress = "    egress: { allow: [example.com] }\n";
+    assert!(warnings(&format!("{running}{egress}"))[0].contains("does not know of its proxy"));
+    assert!(warnings(&format!("{started}{egress}"))[0].contains("nothing makes it use it"));
+    assert_eq!(warnings(&format!("{started}    sandbox: strict\n{egress}")), Vec::<String>::new());
+    let known = "    egress: { allow: [example.com], listen: \"127.0.0.1:15001\" }\n";
+    assert_eq!(warnings(&format!("{running}{known}")), Vec::<String>::new());
 }
 
 #[test]

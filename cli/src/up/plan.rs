@@ -61,6 +61,12 @@ impl Plan<'_> {
         set("allowed_callers", json!([ingress]));
         set("policy", json!([self.state.inside_policy()]));
         set("audit", json!(self.state.audit(&service.name)));
+        if let Some(egress) = &service.egress {
+            let allow: Vec<String> = egress.allow.iter().map(ToString::to_string).collect();
+            let listen = egress.listen.unwrap_or(any_port);
+            let log = self.state.egress(&service.name);
+            set("egress", json!({"listen": listen, "mode": egress.mode.as_str(), "allow": allow, "log": log}));
+        }
         set("timeouts", json!({"drain": DRAIN}));
         Ok(yaml::document(COMMENT, &settings.into()))
     }

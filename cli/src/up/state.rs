@@ -102,6 +102,11 @@ impl StateDir {
         self.root.join("logs").join(format!("{name}.audit.jsonl"))
     }
 
+    /// What one service dialled.
+    pub(crate) fn egress(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.egress.jsonl"))
+    }
+
     /// Where one part tells the addresses that it listens on.
     pub(crate) fn report(&self, name: &str) -> PathBuf {
         self.root.join("run").join(format!("{name}.json"))
