@@ -2,6 +2,7 @@
 
 pub(crate) mod ca;
 pub(crate) mod docs;
+pub(crate) mod egress;
 pub(crate) mod new;
 pub(crate) mod policy;
 pub(crate) mod validate;

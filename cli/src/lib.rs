@@ -56,6 +56,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => finish(doctor::main(args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
         Command::Validate(args) => finish(commands::validate::main(args)),
+        Command::Egress(command) => finish(commands::egress::main(command)),
         Command::Policy(command) => finish(commands::policy::main(command)),
         Command::New(args) => finish(commands::new::main(&args)),
         Command::Docs { page } => finish(commands::docs::main(page)),

@@ -1,0 +1,277 @@
+//! `outrigger egress test` and `outrigger egress suggest`: what may be reached and why, and rules made of what was observed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use outrigger_egress::request::authority;
+use outrigger_policy::RuleId;
+use outrigger_policy::egress::{Ask, EgressRule, Host, Request, Rules, Tools};
+use outrigger_runtime::Exit;
+use outrigger_sidecar::config::{Config, EgressOnly, Mode};
+use outrigger_sidecar::outbound::refusal::Why;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::args::{EgressCommand, EgressTestArgs};
+use crate::manifest::Manifest;
+use crate::{files, output};
+
+/// Runs one of the commands.
+pub(crate) fn main(command: EgressCommand) -> anyhow::Result<Exit> {
+    match command {
+        EgressCommand::Test(args) => test(&args),
+        EgressCommand::Suggest { logs } => suggest(&logs),
+    }
+}
+
+fn test(args: &EgressTestArgs) -> anyhow::Result<Exit> {
+    let (rules, mode) = rules(args)?;
+    let wanted = Wanted::read(&args.url)?;
+    let tools: Vec<&str> = args.tools.iter().map(String::as_str).collect();
+    let request = match &wanted.path {
+        Some(path) => Request::Read { method: &args.method, path },
+        None => Request::Sealed,
+    };
+    let own = match &wanted.host {
+        Host::Address(address) => vec![*address],
+        Host::Name(_) => args.addresses.clone(),
+    };
+    let ask = Ask {
+        host: &wanted.host,
+        port: wanted.port,
+        tools: if tools.is_empty() { Tools::Outside } else { Tools::Among(&tools) },
+        request,
+        addresses: &own,
+    };
+    let decision = rules.decide(&ask);
+    let (allowed, rule) = match &decision {
+        Ok(allowed) => (true, Some(allowed.rule.id.as_str())),
+        Err(denied) => (false, denied.nearest.map(RuleId::as_str)),
+    };
+    let refused = decision.err().map(|denied| Why::Rules(denied.reason, denied.apex));
+    let (reason, hint) = (refused.as_ref().map(|why| why.told().reason), refused.as_ref().map(Why::hint));
+    let host = wanted.host.to_string();
+    if args.json {
+        let port = wanted.port;
+        output::json(
+            &json!({"allowed": allowed, "host": host, "port": port, "rule": rule, "reason": reason, "hint": hint}),
+        )?;
+    } else {
+        let rule = rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
+        let why = hint.map(|hint| format!(": {hint}")).unwrap_or_default();
+        output::result(&format!("{host}:{} {}{rule}{why}", wanted.port, if allowed { "allowed" } else { "denied" }));
+    }
+    if mode == Mode::Observe && !allowed {
+        output::say("the mode is `observe`: it would be let through if its addresses are public, and recorded");
+    }
+    if allowed && own.is_empty() {
+        output::say("its addresses are checked when it is looked up; --address judges one");
+    }
+    Ok(if allowed { Exit::Clean } else { Exit::Failed })
+}
+
+/// The rules of a service in `mesh.yaml`, or of a settings file.
+fn rules(args: &EgressTestArgs) -> anyhow::Result<(Rules, Mode)> {
+    if let Some(path) = &args.config {
+        return rules_of_sidecar(path);
+    }
+    let name = args.mesh.display().to_string();
+    let text = files::read(&args.mesh)?;
+    let manifest = Manifest::from_sources(Some((&name, &text)), &|_| None)?;
+    let services = manifest.services;
+    let service = match (&args.service, services.len()) {
+        (Some(wanted), _) => services.into_iter().find(|service| service.name == *wanted),
+        (None, 1) => services.into_iter().next(),
+        (None, _) => bail!("{name} has several services: name one with --service"),
+    };
+    let service = service.with_context(|| format!("{name} has no such service"))?;
+    let Some(egress) = service.egress else {
+        bail!("the service `{}` has no `egress`: it has no proxy, and dials what its machine lets it", service.name);
+    };
+    Ok((Rules::new(egress.allow.into_iter().map(EgressRule::short).collect()), egress.mode))
+}
+
+fn rules_of_sidecar(path: &Path) -> anyhow::Result<(Rules, Mode)> {
+    let (name, text) = (path.display().to_string(), files::read(path)?);
+    let file = Some((name.as_str(), text.as_str()));
+    let egress = match Config::from_sources(file, &|_| None) {
+        Ok(config) => config.egress,
+        // A file of an outbound half by itself is no whole one; where it is neither, the whole one's mistakes tell more.
+        Err(wrong) => Some(EgressOnly::from_sources(file, &|_| None).map_err(|_| wrong)?.egress),
+    };
+    let egress =
+        egress.with_context(|| format!("{name} has no `egress`: nothing listens for what the server dials"))?;
+    Ok((egress.rules, egress.mode))
+}
+
+/// Where somebody wants to go. The path is known where the request can be read.
+struct Wanted {
+    host: Host,
+    port: u16,
+    path: Option<String>,
+}
+
+impl Wanted {
+    /// `https://host/path`, `http://host/path` or `host:port`.
+    fn read(url: &str) -> anyhow::Result<Wanted> {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+        let plain = match scheme {
+            "http" => true,
+            "https" => false,
+            other => bail!("{url}: the scheme {other} is unknown here; write http://, https:// or host:port"),
+        };
+        let (whose, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let whose = authority(whose).with_context(|| url.to_owned())?;
+        let host = Host::parse(whose.host).with_context(|| url.to_owned())?;
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let port = whose.port.unwrap_or(if plain { 80 } else { 443 });
+        Ok(Wanted { host, port, path: plain.then_some(path) })
+    }
+}
+
+/// What a line of the egress log says that is of use here.
+#[derive(Deserialize)]
+struct Line {
+    event: String,
+    host: String,
+    port: u16,
+    #[serde(default)]
+    tools: Vec<String>,
+    verdict: String,
+    reason: Option<String>,
+}
+
+fn suggest(logs: &[std::path::PathBuf]) -> anyhow::Result<Exit> {
+    let mut seen = Seen::default();
+    for path in logs {
+        // The log may share a file with others: what is no line of it is passed over.
+        for line in files::read(path)?.lines() {
+            if let Ok(line) = serde_json::from_str::<Line>(line) {
+                seen.note(line);
+            }
+        }
+    }
+    if seen.certain.is_empty() && seen.shared.is_empty() {
+        bail!("nothing was let through in these logs; run the service with `mode: observe` first");
+    }
+    output::result(seen.rules().trim_end());
+    Ok(Exit::Clean)
+}
+
+/// What went through, by the tools behind it.
+#[derive(Default)]
+struct Seen {
+    /// By the one tool, or none.
+    certain: BTreeMap<Option<String>, BTreeSet<String>>,
+    /// By several, any of which it may have been.
+    shared: BTreeMap<BTreeSet<String>, BTreeSet<String>>,
+    /// Refused by address: nobody should allow it without a look.
+    inside: BTreeSet<String>,
+}
+
+impl Seen {
+    fn note(&mut self, line: Line) {
+        if line.event != "egress" || line.port == 0 {
+            return;
+        }
+        let to = if line.port == 443 { line.host } else { format!("{}:{}", line.host, line.port) };
+        match (line.verdict.as_str(), line.tools.as_slice()) {
+            ("denied", _) if line.reason.as_deref() == Some("address") => drop(self.inside.insert(to)),
+            ("allowed" | "observed", []) => drop(self.certain.entry(None).or_default().insert(to)),
+            ("allowed" | "observed", [tool]) => {
+                self.certain.entry(Some(tool.clone())).or_default().insert(to);
+            }
+            ("allowed" | "observed", tools) => {
+                self.shared.entry(tools.iter().cloned().collect()).or_default().insert(to);
+            }
+            _ => {}
+        }
+    }
+
+    /// The `egress` section. What was seen of several tools is left out where one of them is known to go there.
+    fn rules(&self) -> String {
+        let mut out = String::from("egress:\n  rules:\n");
+        for (number, (tool, hosts)) in self.certain.iter().enumerate() {
+            let tools = tool.iter().cloned().collect();
+            rule(&mut out, &tool.as_deref().map_or("outside".to_owned(), |tool| named(number, tool)), &tools, hosts);
+        }
+        let known = |tools: &BTreeSet<String>, to: &String| {
+            tools.iter().any(|tool| self.certain.get(&Some(tool.clone())).is_some_and(|hosts| hosts.contains(to)))
+        };
+        for (number, (tools, hosts)) in self.shared.iter().enumerate() {
+            let left: BTreeSet<String> = hosts.iter().filter(|to| !known(tools, to)).cloned().collect();
+            if !left.is_empty() {
+                out.push_str("    # one of these tools, which were at work at once; keep the right one\n");
+                rule(&mut out, &format!("shared-{number}"), tools, &left);
+            }
+        }
+        for to in &self.inside {
+            out.push_str(&format!(
+                "  # refused: {to} has an address inside; a rule has to name its range under `addresses`\n"
+            ));
+        }
+        out
+    }
+}
+
+/// A rule's name made of a tool's; the number keeps apart what becomes the same.
+fn named(number: usize, tool: &str) -> String {
+    let fits = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    format!("{}-{number}", tool.chars().take(50).map(fits).collect::<String>())
+}
+
+/// JSON is YAML, and quotes what needs it.
+fn rule(out: &mut String, name: &str, tools: &BTreeSet<String>, hosts: &BTreeSet<String>) {
+    out.push_str(&format!("    - name: {}\n", json!(name)));
+    if !tools.is_empty() {
+        out.push_str(&format!("      tools: {}\n", json!(tools)));
+    }
+    out.push_str(&format!("      hosts: {}\n", json!(hosts)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(host: &str, port: u16, tools: &[&str], verdict: &str) -> Line {
+        let tools = tools.iter().map(|tool| (*tool).to_owned()).collect();
+        let reason = (verdict == "denied").then(|| "address".to_owned());
+        Line { event: "egress".into(), host: host.into(), port, tools, verdict: verdict.into(), reason }
+    }
+
+    #[test]
+    fn urls_say_what_can_be_read() {
+        let wanted = Wanted::read("http://API.test:8080/v1?x").unwrap();
+        assert_eq!((wanted.host.to_string().as_str(), wanted.port), ("api.test", 8080));
+        assert_eq!(wanted.path.as_deref(), Some("/v1?x"));
+        let wanted = Wanted::read("https://api.test/v1").unwrap();
+        assert_eq!((wanted.port, wanted.path), (443, None));
+        assert_eq!(Wanted::read("[::1]:8443").unwrap().port, 8443);
+        assert!(Wanted::read("ftp://a").is_err() && Wanted::read("https://a@b").is_err());
+    }
+
+    #[test]
+    fn what_was_observed_becomes_rules_that_are_read() {
+        let mut seen = Seen::default();
+        for each in [
+            line("b.test", 443, &["get/it"], "observed"),
+            line("a.test", 80, &["get/it"], "allowed"),
+            line("b.test", 443, &["get/it", "other"], "observed"),
+            line("c.test", 443, &["get/it", "other"], "observed"),
+            line("start.test", 443, &[], "observed"),
+            line("10.0.0.1", 443, &[], "denied"),
+            line("", 0, &[], "observed"),
+        ] {
+            seen.note(each);
+        }
+        let text = seen.rules();
+        let expected = "egress:\n  rules:\n    - name: \"outside\"\n      hosts: [\"start.test\"]\n    - name: \"get-it-1\"\n      \
+                        tools: [\"get/it\"]\n      hosts: [\"a.test:80\",\"b.test\"]\n    # one of these tools, which were at \
+                        work at once; keep the right one\n    - name: \"shared-0\"\n      tools: [\"get/it\",\"other\"]\n      \
+                        hosts: [\"c.test\"]\n  # refused: 10.0.0.1 has an address inside; a rule has to name its range under \
+                        `addresses`\n";
+        assert_eq!(text, expected);
+        assert_eq!(EgressOnly::from_sources(Some(("x", &text)), &|_| None).unwrap().egress.rules.rules().len(), 3);
+    }
+}
