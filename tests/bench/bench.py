@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the mesh costs: direct, through a sidecar, through ingress and sidecar, and through installed peers, in one run.
 
-    bench.py [--runs 3] [--seconds 2] [--peers outrigger-sidecar,nginx] [--suites calls,handshakes,idle,start,chain]
+    bench.py [--runs 3] [--seconds 2] [--peers outrigger-sidecar,nginx] [--suites calls,chain,pairs,...]
 
 Peers are interleaved within each pass, because a virtual core changes its speed from minute to minute. Results are
 appended to DIR/results.jsonl and printed as tables; compare inside one run only. README.md says how to read them.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from machine import LOAD_CPU, PROXY_CPU, Broken, Machine
+from machine import LOAD_CPU, PROXY_CPU, Broken, Machine, Program
 from peers import SERVICE, Peers, Ports
 from report import report
 
@@ -29,6 +29,10 @@ CHAIN = "ingress + sidecar"
 STEADY_RATE = 1000
 HANDSHAKE_CONNECTIONS = 16
 IDLE_CONNECTIONS = 1000
+# Each client over HTTP+SSE has a session of its own, of which one principal may have so many.
+PAIR_CONNECTIONS = 16
+# Long, and compared within itself: in the first pass only.
+ONCE = {"pairs"}
 
 
 class Bench:
@@ -65,6 +69,19 @@ class Bench:
             idle = self.machine.load("idle", *service, "--connections", 1, *self.window, "--pid", ingress.pid)
             self.record("memory", "outrigger-ingress", idle)
 
+    def pairs(self) -> None:
+        """Every pairing of eras and transports. The server is on the load's core, also as a child of its sidecar."""
+        if not self.with_chain:
+            return
+        connections = ["--connections", PAIR_CONNECTIONS]
+        for pairing in self.peers.pairings():
+            with self.trouble_of("pairs", pairing.name), self.upstream(pairing.upstream):
+                sidecar = self.machine.start("pair-sidecar", pairing.sidecar, PROXY_CPU)
+                ingress = self.machine.start("pair-ingress", self.peers.ingress(), PROXY_CPU)
+                self.wait_until_answered(pairing.place)
+                place = [*pairing.place, *connections]
+                self.two_rates(pairing.name, place, [sidecar.pid, ingress.pid], ("pairs", "pairs-steady"))
+
     def handshakes(self) -> None:
         connections = ["--connections", HANDSHAKE_CONNECTIONS]
 
@@ -89,11 +106,11 @@ class Bench:
                 command = ["env", *settings, "taskset", "-c", PROXY_CPU, *program.argv]
                 self.record("start", name, self.machine.load("start", *self.tls, "--", *command))
 
-    def two_rates(self, name: str, place: list, pids: list[int]) -> None:
+    def two_rates(self, name: str, place: list, pids: list[int], suites: tuple[str, str] = ("most", "steady")) -> None:
         measured = [option for pid in pids for option in ("--pid", pid)]
-        self.record("most", name, self.machine.load("calls", *place, *self.window, *measured))
+        self.record(suites[0], name, self.machine.load("calls", *place, *self.window, *measured))
         steady = self.machine.load("calls", *place, *self.window, *measured, "--rate", STEADY_RATE)
-        self.record("steady", name, steady)
+        self.record(suites[1], name, steady)
 
     def each_sidecar(self, suite: str, measure: Callable[[str, int], None]) -> None:
         for name, program in self.sidecars.items():
@@ -114,10 +131,11 @@ class Bench:
                     raise
 
     @contextmanager
-    def upstream(self):
-        """A fresh upstream; whatever was started meanwhile ends with it."""
+    def upstream(self, *programs: Program | None):
+        """A fresh upstream, unless `None` says that there is none; whatever was started meanwhile ends with it."""
         before = list(self.machine.children)
-        self.machine.start("upstream", self.peers.upstream(), LOAD_CPU)
+        for program in filter(None, programs or [self.peers.upstream()]):
+            self.machine.start("upstream", program, LOAD_CPU)
         try:
             yield
         finally:
@@ -139,12 +157,12 @@ class Bench:
             print(f"BROKEN {suite} {peer}: {measured['errors']} errors, last {measured['last_error']}", flush=True)
         with open(self.results, "a", encoding="utf-8") as file:
             file.write(json.dumps({"suite": suite, "peer": peer, **measured}) + "\n")
-        print(f"  {suite:<11}{peer}", flush=True)
+        print(f"  {suite:<14}{peer}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    suites = ["calls", "chain", "handshakes", "idle", "start"]
+    suites = ["calls", "chain", "pairs", "handshakes", "idle", "start"]
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a timed window")
     parser.add_argument("--peers", default="", help="only these, by name; default: all that are installed")
@@ -168,7 +186,8 @@ def main() -> int:
         for number in range(args.runs):
             print(f"pass {number + 1} of {args.runs}", flush=True)
             for suite in args.suites.split(","):
-                getattr(bench, suite)()
+                if number == 0 or suite not in ONCE:
+                    getattr(bench, suite)()
     print(report(results, peers.ours / "outrigger-sidecar"))
     return 1 if bench.broken else 0
 

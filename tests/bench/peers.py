@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import Program
+from machine import LOAD_CPU, Program
 
 HERE = Path(__file__).resolve().parent
 TRUST_DOMAIN = "bench.outrigger.local"
@@ -25,6 +26,22 @@ spec:
     rules:
       - { name: everybody, services: ["*"], capabilities: ["*"], requires: [ { anonymous: true } ] }
 """
+
+
+REVISIONS = {"modern": "2026-07-28", "legacy": "2025-11-25"}
+TRANSPORTS = {"http": "", "sse": " over HTTP+SSE", "stdio": " over stdio"}
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A client of one era that reaches a server of another, or the same, through ingress and sidecar."""
+
+    name: str
+    # Where and how the load generator calls.
+    place: list
+    # A server that runs already; else the sidecar starts it.
+    upstream: Program | None
+    sidecar: Program
 
 
 @dataclass(frozen=True)
@@ -48,9 +65,9 @@ class Peers:
         self.ours = ours
         self.ports = ports
 
-    def upstream(self) -> Program:
+    def upstream(self, *options: str) -> Program:
         port = self.ports.upstream
-        return Program([str(self.tools / "upstream"), "--port", str(port)], {}, port)
+        return Program([str(self.tools / "upstream"), "--port", str(port), *options], {}, port)
 
     def sidecars(self) -> dict[str, Program]:
         """Everything that can stand beside a server with mTLS, by name: ours first, then what is installed."""
@@ -65,13 +82,13 @@ class Peers:
             found["envoy+mcp"] = self.configured("envoy.yaml", [envoy, *options])
         return found
 
-    def sidecar(self) -> Program:
+    def sidecar(self, server: dict[str, str] | None = None) -> Program:
         env = {
             **self.common_settings(),
             "OUTRIGGER_SERVICE": SERVICE,
             "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.tls}",
             "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.sidecar_admin}",
-            "OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp",
+            **(server or {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp"}),
             **self.identity("server"),
         }
         return Program([str(self.ours / "outrigger-sidecar")], env, self.ports.tls)
@@ -85,9 +102,33 @@ class Peers:
             "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.ingress}",
             "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.ingress_admin}",
             "OUTRIGGER_ANONYMOUS": "true",
+            "OUTRIGGER_HTTP_SSE": "true",
             **self.identity("client"),
         }
         return Program([str(self.ours / "outrigger-ingress"), "--config", str(file)], env, self.ports.ingress)
+
+    def pairings(self) -> list[Pairing]:
+        """Clients of both eras with servers of both over each transport, and clients over HTTP+SSE."""
+        servers = [("modern", "http"), ("legacy", "http"), ("legacy", "sse"), ("modern", "stdio"), ("legacy", "stdio")]
+        clients = [("modern", "http"), ("legacy", "http")]
+        pairs = [(client, server) for client in clients for server in servers]
+        pairs += [(("legacy", "sse"), server) for server in servers[:2]]
+        return [self.pairing(*client, *server) for client, server in pairs]
+
+    def pairing(self, client: str, over: str, server: str, transport: str) -> Pairing:
+        path = f"/s/{SERVICE}/" + ("sse" if over == "sse" else "mcp")
+        place = ["--port", self.ports.ingress, "--path", path, "--era", client, *(["--sse"] if over == "sse" else [])]
+        options = ["--era", server, *(["--sse"] if transport == "sse" else [])]
+        upstream = None if transport == "stdio" else self.upstream(*options)
+        end = "sse" if transport == "sse" else "mcp"
+        settings = {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/{end}"}
+        if transport == "sse":
+            settings["OUTRIGGER_ERA"] = "http+sse"
+        if not upstream:
+            command = ["taskset", "-c", LOAD_CPU, str(self.tools / "upstream"), *options]
+            settings = {"OUTRIGGER_COMMAND": shlex.join(command)}
+        name = f"{REVISIONS[client]}{TRANSPORTS[over]} to {REVISIONS[server]}{TRANSPORTS[transport]}"
+        return Pairing(name, place, upstream, self.sidecar(settings))
 
     def common_settings(self) -> dict[str, str]:
         # One thread each, and no record per request: as the peers are set up.

@@ -28,6 +28,8 @@ CALLS: list[Column] = [
 TABLES: dict[str, tuple[str, list[Column]]] = {
     "most": ("As many calls as possible, 64 connections", CALLS),
     "steady": ("1,000 calls per second, open loop", CALLS),
+    "pairs": ("Each pairing of client and server through ingress and sidecar, 16 connections", CALLS),
+    "pairs-steady": ("The same at 1,000 calls per second", CALLS),
     "handshakes": (
         "New mTLS connections, one call each",
         [

@@ -13,6 +13,8 @@ pub struct Response {
     pub close: bool,
     /// The body, with a chunked one put together.
     pub body: Vec<u8>,
+    /// `Mcp-Session-Id`.
+    pub session: Option<String>,
 }
 
 /// The head of a request or a response: how far it goes and what follows it.
@@ -26,6 +28,8 @@ pub struct Head {
     pub chunked: bool,
     /// The connection ends after this message.
     pub close: bool,
+    /// `Mcp-Session-Id`.
+    pub session: Option<String>,
 }
 
 /// Reads one response; `buffer` keeps what came after it for the next call.
@@ -42,7 +46,7 @@ pub async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Ve
         fill_to(stream, buffer, head.content_length).await?;
         buffer.drain(..head.content_length).collect()
     };
-    Ok(Response { status, close: head.close, body })
+    Ok(Response { status, close: head.close, body, session: head.session })
 }
 
 /// Reads until the head of the next message is in `buffer`, and leaves it there.
@@ -61,6 +65,8 @@ pub async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8
             head.chunked = value.eq_ignore_ascii_case(b"chunked");
         } else if name.eq_ignore_ascii_case(b"connection") {
             head.close = value.eq_ignore_ascii_case(b"close");
+        } else if name.eq_ignore_ascii_case(b"mcp-session-id") {
+            head.session = String::from_utf8(value.to_vec()).ok();
         }
     }
     Ok(head)

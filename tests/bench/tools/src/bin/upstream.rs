@@ -1,84 +1,171 @@
 //! The cheapest MCP server that a sidecar accepts: it answers `tools/call` without parsing JSON, so that it is never the
-//! limit of what is measured, and the few other methods properly.
+//! limit of what is measured, and the few other methods properly. Of either era, over HTTP, HTTP+SSE or stdio.
 
-use std::io::Result;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{self, BufRead, Result, Write};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use clap::Parser;
 use outrigger_bench_tools::http1::{fill_past, fill_to, find, read_head};
-use outrigger_bench_tools::rpc;
+use outrigger_bench_tools::rpc::{self, Era};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 
 /// The result of every call: about 200 bytes.
-const RESULT: &str = r#"{"content":[{"type":"text","text":"01234567890123456789012345678901234567890123456789012345678901234567890123456789"}],"isError":false,"resultType":"complete"}"#;
+const CONTENT: &str = r#"{"content":[{"type":"text","text":"01234567890123456789012345678901234567890123456789012345678901234567890123456789"}],"isError":false"#;
+const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
+const NO_SUCH: &[u8] = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n";
+const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
 #[derive(Parser)]
 struct Arguments {
-    /// Loopback port to accept on.
+    /// Loopback port to accept on; without it, stdio.
     #[arg(long)]
-    port: u16,
+    port: Option<u16>,
     /// How many tools to offer.
     #[arg(long, default_value_t = 50)]
     tools: usize,
+    /// What it speaks.
+    #[arg(long, value_enum, default_value = "modern")]
+    era: Era,
+    /// HTTP+SSE, with the event stream at `/sse`.
+    #[arg(long)]
+    sse: bool,
+}
+
+/// What every connection needs.
+struct Server {
+    tools: Value,
+    era: Era,
+    sse: bool,
+    /// Event streams of HTTP+SSE, by the number in their endpoint.
+    streams: RefCell<HashMap<usize, UnboundedSender<String>>>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let server = Server {
+        tools: rpc::tools(arguments.tools),
+        era: arguments.era,
+        sse: arguments.sse,
+        streams: RefCell::default(),
+    };
+    match arguments.port {
+        Some(port) => listen(port, Rc::new(server)),
+        None => server.lines(),
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let tools = Rc::new(rpc::tools(arguments.tools));
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, arguments.port)).await?;
+async fn listen(port: u16, server: Rc<Server>) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let connections = async {
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
             };
-            tokio::task::spawn_local(serve(stream, tools.clone()));
+            let server = server.clone();
+            tokio::task::spawn_local(async move { server.serve(stream).await });
         }
     };
     LocalSet::new().run_until(connections).await
 }
 
-/// Answers the requests of one connection until it ends.
-async fn serve(mut stream: TcpStream, tools: Rc<Value>) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = Vec::with_capacity(4096);
-    loop {
-        let head = read_head(&mut stream, &mut buffer).await?;
-        let end = if head.chunked {
-            // The frames stay in the body: nothing below needs it exact.
-            fill_past(&mut stream, &mut buffer, b"\r\n0\r\n\r\n").await? + 7
-        } else {
-            fill_to(&mut stream, &mut buffer, head.length + head.content_length).await?;
-            head.length + head.content_length
-        };
-        stream.write_all(&reply(&buffer[head.length..end], &tools)).await?;
-        buffer.drain(..end);
-        if head.close {
-            return Ok(());
+impl Server {
+    /// Answers the lines of stdin until it ends.
+    fn lines(&self) -> Result<()> {
+        let mut out = io::stdout().lock();
+        for line in io::stdin().lock().lines() {
+            if let Some(mut reply) = self.reply(line?.as_bytes()) {
+                reply.push('\n');
+                out.write_all(reply.as_bytes())?;
+                out.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the requests of one connection until it ends.
+    async fn serve(&self, mut stream: TcpStream) -> Result<()> {
+        stream.set_nodelay(true)?;
+        let mut buffer = Vec::with_capacity(4096);
+        loop {
+            let head = read_head(&mut stream, &mut buffer).await?;
+            let end = if head.chunked {
+                // The frames stay in the body: nothing below needs it exact.
+                fill_past(&mut stream, &mut buffer, b"\r\n0\r\n\r\n").await? + 7
+            } else {
+                fill_to(&mut stream, &mut buffer, head.length + head.content_length).await?;
+                head.length + head.content_length
+            };
+            let (line, body) = (&buffer[..head.length], &buffer[head.length..end]);
+            if self.sse && line.starts_with(b"GET /sse ") {
+                return self.events(stream).await;
+            }
+            let answer = match session(line) {
+                Some(number) if self.sse => self.post(number, body),
+                _ if self.sse || line.starts_with(b"GET ") => NO_SUCH.to_vec(),
+                _ => self.reply(body).map_or_else(|| ACCEPTED.to_vec(), |reply| self.json(&reply)),
+            };
+            stream.write_all(&answer).await?;
+            buffer.drain(..end);
+            if head.close {
+                return Ok(());
+            }
         }
     }
+
+    /// The event stream of a new session over HTTP+SSE, until its reader leaves.
+    async fn events(&self, mut stream: TcpStream) -> Result<()> {
+        let (sender, mut replies) = unbounded_channel();
+        let number = self.streams.borrow().len();
+        self.streams.borrow_mut().insert(number, sender);
+        stream.write_all(EVENTS).await?;
+        stream.write_all(format!("event: endpoint\ndata: /message?s={number}\n\n").as_bytes()).await?;
+        while let Some(reply) = replies.recv().await {
+            stream.write_all(format!("event: message\ndata: {reply}\n\n").as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    /// A message of HTTP+SSE: the reply comes on the event stream.
+    fn post(&self, number: usize, body: &[u8]) -> Vec<u8> {
+        if let (Some(sender), Some(reply)) = (self.streams.borrow().get(&number), self.reply(body)) {
+            // A reader that left needs no reply.
+            let _ = sender.send(reply);
+        }
+        ACCEPTED.to_vec()
+    }
+
+    fn reply(&self, body: &[u8]) -> Option<String> {
+        if find(body, b"\"tools/call\"").is_some() {
+            let id = String::from_utf8_lossy(raw_id(body).unwrap_or(b"1"));
+            let kind = if self.era == Era::Modern { r#","resultType":"complete""# } else { "" };
+            return Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{CONTENT}{kind}}}}}"#));
+        }
+        let start = body.iter().position(|byte| *byte == b'{').unwrap_or(0);
+        let request = serde_json::Deserializer::from_slice(&body[start..]).into_iter::<Value>().next();
+        Some(rpc::answer(&request?.ok()?, &self.tools, self.era)?.to_string())
+    }
+
+    fn json(&self, body: &str) -> Vec<u8> {
+        let length = body.len();
+        let session = if self.era == Era::Legacy { "mcp-session-id: bench\r\n" } else { "" };
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{session}content-length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    }
 }
 
-fn reply(body: &[u8], tools: &Value) -> Vec<u8> {
-    if find(body, b"\"tools/call\"").is_some() {
-        let id = String::from_utf8_lossy(raw_id(body).unwrap_or(b"1"));
-        return json_reply(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{RESULT}}}"#));
-    }
-    let start = body.iter().position(|byte| *byte == b'{').unwrap_or(0);
-    let request = serde_json::Deserializer::from_slice(&body[start..]).into_iter::<Value>().next();
-    match request.and_then(|request| rpc::answer(&request.ok()?, tools)) {
-        Some(answer) => json_reply(&answer.to_string()),
-        None => b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n".to_vec(),
-    }
-}
-
-fn json_reply(body: &str) -> Vec<u8> {
-    let length = body.len();
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+/// The number in the path of a message of HTTP+SSE.
+fn session(head: &[u8]) -> Option<usize> {
+    let rest = head.strip_prefix(b"POST /message?s=")?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }
 
 /// The bytes of the first `id`: a number, or a string without commas, which is all that proxies send.

@@ -4,14 +4,17 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
-use outrigger_bench_tools::http1::{Response, find, read_response};
+use outrigger_bench_tools::http1::{Response, fill_past, find, read_head, read_response};
+use outrigger_bench_tools::rpc::Era;
 use outrigger_bench_tools::{Error, rpc, tls};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 #[derive(Args, Clone)]
@@ -25,6 +28,12 @@ pub struct TargetArguments {
     /// Path of the endpoint.
     #[arg(long, default_value = "/mcp")]
     path: String,
+    /// What the client speaks.
+    #[arg(long, value_enum, default_value = "modern")]
+    era: Era,
+    /// HTTP+SSE: the path is that of the event stream.
+    #[arg(long)]
+    sse: bool,
     /// Name of the tool to call.
     #[arg(long, default_value = "tool_7")]
     tool: String,
@@ -35,17 +44,22 @@ pub struct TargetArguments {
 pub struct Target {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    request: Arc<[u8]>,
+    arguments: TargetArguments,
+    /// The session of all connections, which begins with the first. Over HTTP+SSE each has its own.
+    session: Arc<OnceCell<String>>,
+    /// In a session, requests that are at work have different ids.
+    ids: Arc<AtomicUsize>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-/// One open connection.
+/// One open connection, or over HTTP+SSE two.
 pub struct Connection {
     stream: Box<dyn Stream>,
     surplus: Vec<u8>,
-    request: Arc<[u8]>,
+    request: Vec<u8>,
+    events: Option<Events>,
 }
 
 impl Target {
@@ -53,29 +67,60 @@ impl Target {
         Ok(Self {
             address: (Ipv4Addr::LOCALHOST, arguments.port).into(),
             tls: arguments.certs.as_deref().map(tls::client).transpose()?,
-            request: rpc::call_request(&arguments.path, &arguments.tool).into(),
+            arguments: arguments.clone(),
+            session: Arc::default(),
+            ids: Arc::new(AtomicUsize::new(1)),
         })
     }
 
     pub async fn open(&self) -> io::Result<Connection> {
+        let TargetArguments { path, tool, era, sse, .. } = &self.arguments;
+        let (stream, surplus) = (self.connect().await?, Vec::with_capacity(4096));
+        let mut connection = Connection { stream, surplus, request: Vec::new(), events: None };
+        let mut path = path.clone();
+        let mut session = "";
+        if *sse {
+            let mut events = Events::open(self.connect().await?, &path).await?;
+            path = events.endpoint().await?;
+            connection.events = Some(events);
+            connection.greet(&path).await?;
+        } else if *era == Era::Legacy {
+            session = self.session.get_or_try_init(|| connection.greet(&path)).await?;
+        }
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let head = if *sse { String::new() } else { rpc::call_head(tool, *era, session) };
+        connection.request = rpc::post(&path, &head, &rpc::call(id, tool, *era));
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match &self.tls {
-            None => Box::new(tcp),
-            Some(config) => {
-                let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-                Box::new(TlsConnector::from(config.clone()).connect(name, tcp).await?)
-            }
-        };
-        Ok(Connection { stream, surplus: Vec::with_capacity(4096), request: self.request.clone() })
+        let Some(config) = &self.tls else { return Ok(Box::new(tcp)) };
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        Ok(Box::new(TlsConnector::from(config.clone()).connect(name, tcp).await?))
     }
 }
 
 impl Connection {
+    /// Begins a session; returns its id, which is empty over HTTP+SSE.
+    async fn greet(&mut self, path: &str) -> io::Result<String> {
+        let [initialize, initialized] = rpc::greeting();
+        self.request = rpc::post(path, "", &initialize);
+        let session = self.call().await?.session.unwrap_or_default();
+        let head = if session.is_empty() { String::new() } else { format!("mcp-session-id: {session}\r\n") };
+        self.stream.write_all(&rpc::post(path, &head, &initialized)).await?;
+        read_response(&mut self.stream, &mut self.surplus).await?;
+        Ok(session)
+    }
+
     /// Sends the request and reads its answer. An answer that is not a result is an error: refusals are cheap.
     pub async fn call(&mut self) -> io::Result<Response> {
         self.stream.write_all(&self.request).await?;
-        let response = read_response(&mut self.stream, &mut self.surplus).await?;
+        let mut response = read_response(&mut self.stream, &mut self.surplus).await?;
+        if let Some(events) = self.events.as_mut().filter(|_| response.status == 202) {
+            (response.status, response.body) = (200, events.reply().await?);
+        }
         // A JSON-RPC error comes with status 200 as well.
         let has_result = find(&response.body, b"\"result\"").is_some();
         if response.status == 200 && has_result {
@@ -83,5 +128,44 @@ impl Connection {
         }
         let start = String::from_utf8_lossy(&response.body[..response.body.len().min(200)]).into_owned();
         Err(io::Error::other(format!("status {}: {start}", response.status)))
+    }
+}
+
+/// An event stream of HTTP+SSE. Chunks are not put together: a blank line is only ever the end of an event.
+struct Events {
+    stream: Box<dyn Stream>,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    async fn open(mut stream: Box<dyn Stream>, path: &str) -> io::Result<Self> {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut buffer = Vec::new();
+        let length = read_head(&mut stream, &mut buffer).await?.length;
+        buffer.drain(..length);
+        Ok(Self { stream, buffer })
+    }
+
+    async fn event(&mut self) -> io::Result<Vec<u8>> {
+        let end = fill_past(&mut self.stream, &mut self.buffer, b"\n\n").await? + 2;
+        Ok(self.buffer.drain(..end).collect())
+    }
+
+    /// The path of the first event, to which messages are posted.
+    async fn endpoint(&mut self) -> io::Result<String> {
+        let event = String::from_utf8_lossy(&self.event().await?).into_owned();
+        let data = event.lines().find_map(|line| line.strip_prefix("data:"));
+        data.map(|path| path.trim().to_owned()).ok_or_else(|| io::Error::other(format!("no endpoint: {event}")))
+    }
+
+    /// The next event that answers something.
+    async fn reply(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let event = self.event().await?;
+            if find(&event, b"\"jsonrpc\"").is_some() {
+                return Ok(event);
+            }
+        }
     }
 }
