@@ -17,6 +17,7 @@
 pub mod alone;
 pub mod authorize;
 pub mod child_env;
+mod dns;
 pub mod http;
 pub mod identify;
 mod io;
@@ -74,7 +75,7 @@ pub struct Outbound {
 /// # Errors
 /// When the address cannot be listened on, or the log cannot be opened.
 pub fn bind(service: &str, settings: &Egress, metrics: &Arc<Metrics>) -> Result<(Entrance, Arc<Outbound>), StartError> {
-    let entrance = Entrance::bind(settings.listen, settings.transparent)?;
+    let entrance = Entrance::bind(settings)?;
     let log = EgressLog::start(&sink(&settings.log), metrics.egress_dropped());
     let log = log.map_err(|error| StartError::Other(error.to_string()))?;
     let outbound = Outbound::new(service, settings.clone(), entrance.address(), log, metrics);
@@ -116,9 +117,12 @@ impl Outbound {
     }
 
     /// accept: serves until `stop`, then waits for open connections until `cut`.
-    pub async fn run(self: Arc<Self>, entrance: Entrance, stop: CancellationToken, cut: CancellationToken) {
+    pub async fn run(self: Arc<Self>, mut entrance: Entrance, stop: CancellationToken, cut: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.settings.limits.connections.min(Semaphore::MAX_PERMITS)));
         let tasks = TaskTracker::new();
+        if let Some(dns) = entrance.dns.take() {
+            dns.serve(&self, &tasks, &stop);
+        }
         loop {
             let stream = tokio::select! {
                 stream = entrance.accept() => stream,

@@ -40,7 +40,7 @@ pub struct Install {
     /// The port of `egress.listen`.
     #[arg(long, default_value_t = 15001, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    /// The port of a resolver on loopback that runs as the sidecar's user; without it no names are looked up.
+    /// The port of `egress.dns.listen`; without it no names are looked up.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub dns_port: Option<u16>,
     /// What understands the rules.

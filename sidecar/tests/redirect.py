@@ -81,6 +81,20 @@ def tcp(address, port):
     with socket.create_connection((address, port), 8) as s:
         s.sendall(b"\0secret"); s.settimeout(8)
         return "open" if s.recv(10) else "closed"
+def ask(name, kind, server, over=socket.SOCK_DGRAM):
+    labels = b"".join(bytes([len(l)]) + l.encode() for l in name.split("."))
+    query = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0" + labels + b"\0" + kind.to_bytes(2, "big") + b"\0\1"
+    with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, over) as s:
+        s.settimeout(8 if over == socket.SOCK_STREAM else 2); s.connect((server, 53))
+        if over == socket.SOCK_STREAM:
+            s.sendall(len(query).to_bytes(2, "big") + query)
+            reply = s.recv(2000)[2:]
+        else:
+            s.send(query); reply = s.recv(2000)
+    if not reply: return "closed"
+    if reply[3] & 15: return "code %d" % (reply[3] & 15)
+    size = 16 if kind == 28 else 4
+    return "no address" if not reply[7] else socket.inet_ntop(socket.AF_INET6 if size == 16 else socket.AF_INET, reply[-size:])
 found = {}
 for name, tried in eval(sys.argv[1]):
     try: found[name] = tried()
@@ -102,6 +116,14 @@ TRIES = f"""[
  ("another port, IPv6", lambda: tcp({OTHER6!r}, 853)),
  ("QUIC", lambda: udp({ALLOWED!r}, 443, socket.AF_INET)),
  ("QUIC, IPv6", lambda: udp({ALLOWED6!r}, 443, socket.AF_INET6)),
+ ("a name", lambda: ask("Allowed.test", 1, {OTHER!r})),
+ ("a name, IPv6", lambda: ask("allowed6.test", 28, {OTHER6!r})),
+ ("a name over TCP", lambda: ask("allowed.test", 1, {OTHER!r}, socket.SOCK_STREAM)),
+ ("a name, the other family", lambda: ask("allowed.test", 28, {OTHER!r})),
+ ("data in a name", lambda: ask("c2VjcmV0.other.test", 1, {OTHER!r})),
+ ("data below an allowed name", lambda: ask("c2VjcmV0.allowed.test", 1, {OTHER!r})),
+ ("text of an allowed name", lambda: ask("allowed.test", 16, {OTHER!r})),
+ ("a name that leads inside", lambda: ask("rebound.test", 1, {OTHER!r})),
  ("DNS", lambda: udp({OTHER!r}, 53, socket.AF_INET)),
  ("DNS, IPv6", lambda: udp({OTHER6!r}, 53, socket.AF_INET6)),
 ]"""
@@ -127,7 +149,7 @@ def network():
     # What `ip netns exec` shows as /etc/hosts inside.
     os.makedirs(f"/etc/netns/{POD}")
     with open(f"/etc/netns/{POD}/hosts", "w") as f:
-        f.write(f"127.0.0.1 localhost\n::1 localhost\n{ALLOWED} allowed.test\n{ALLOWED6} allowed6.test\n{OTHER} other.test\n")
+        f.write(f"127.0.0.1 localhost\n::1 localhost\n{ALLOWED} allowed.test\n{ALLOWED6} allowed6.test\n{OTHER} other.test\n127.0.0.1 rebound.test\n")
     with open(f"/etc/netns/{POD}/resolv.conf", "w") as f:
         f.write("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
 
@@ -147,8 +169,8 @@ def main():
     reached = []
     threading.Thread(target=lambda: reached.extend(map(json.loads, origin.stdout)), daemon=True).start()
     report = f"{TMP}/report"
-    sidecar = start(POD, SIDECAR, "--egress-only", OUTRIGGER_EGRESS_ALLOW="allowed.test,allowed6.test,allowed.test:80",
-                    OUTRIGGER_EGRESS_LISTEN="127.0.0.1:15001", OUTRIGGER_EGRESS_TRANSPARENT="true", OUTRIGGER_REPORT=report)
+    sidecar = start(POD, SIDECAR, "--egress-only", OUTRIGGER_EGRESS_ALLOW="allowed.test,allowed6.test,allowed.test:80,rebound.test",
+                    OUTRIGGER_EGRESS_LISTEN="127.0.0.1:15001", OUTRIGGER_EGRESS_TRANSPARENT="true", OUTRIGGER_EGRESS_DNS_LISTEN="127.0.0.1:15053", OUTRIGGER_REPORT=report)
     running.append(sidecar)
     end = time.monotonic() + 20
     while not os.path.exists(report):
@@ -161,7 +183,7 @@ def main():
     assert direct["another name"] == f"200 {OTHER}", f"without rules all is open: {direct}"
 
     for _ in range(2):  # again is the same
-        inside(POD, SIDECAR, "redirect", "install", "--uid", "0", "--backend", BACKEND)
+        inside(POD, SIDECAR, "redirect", "install", "--uid", "0", "--dns-port", "15053", "--backend", BACKEND)
     del reached[:]
     found = client(TRIES)
     expected = {
@@ -169,6 +191,14 @@ def main():
         "allowed, IPv6": f"200 {ALLOWED6}",
         "allowed, in the clear": f"200 {ALLOWED}",
         "allowed name at another address": f"200 {ALLOWED}",
+        "a name": ALLOWED,
+        "a name, IPv6": ALLOWED6,
+        "a name over TCP": ALLOWED,
+        "a name, the other family": "no address",
+        "data in a name": "code 3",
+        "data below an allowed name": "code 3",
+        "text of an allowed name": "no address",
+        "a name that leads inside": "no address",
     }
     wrong = {n: got for n, got in found.items() if (got != expected[n] if n in expected else got.startswith("200") or got in ("open", "answered"))}
     assert not wrong, f"{BACKEND}: {wrong}"

@@ -1,4 +1,4 @@
-//! What a server's outbound connections say, read without trust: proxy requests, bodies, SOCKS5, ClientHello. Pure.
+//! What a server's outbound connections say, read without trust: proxy requests, bodies, SOCKS5, ClientHello, DNS. Pure.
 //!
 //! Everything here is handed bytes and gives back what they mean, that more are needed, or why they are refused. Nothing
 //! is repaired: what two readers could understand differently is no request.
@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod client_hello;
+pub mod dns;
 pub mod reply;
 pub mod request;
 pub mod socks;

@@ -27,7 +27,7 @@ pub struct EgressRecord {
     /// The service that wanted it.
     #[serde(serialize_with = "render::text")]
     pub service: Arc<str>,
-    /// How it came: `connect`, `http`, `socks5`, `transparent`.
+    /// How it came: `connect`, `http`, `socks5`, `transparent`, `dns`.
     pub way: &'static str,
     /// The host in its one form, or as it was written where it has none.
     #[serde(serialize_with = "render::text")]

@@ -37,6 +37,8 @@ impl Mode {
 pub struct Egress {
     /// Where the server finds its proxy.
     pub listen: SocketAddr,
+    /// Where the resolver listens.
+    pub dns: Option<SocketAddr>,
     /// Whether connections that the kernel redirected are taken too.
     pub transparent: bool,
     /// Whether rules are enforced.
@@ -101,6 +103,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     .because("the rules of the kernel are installed by choice")
     .env("OUTRIGGER_EGRESS_TRANSPARENT");
     let transparent = f.optional("transparent", text, kinds::boolean());
+    let dns = f.section("dns", "A resolver for the server.", read_dns);
     let text = doc("`enforce` refuses what no rule allows; `observe` lets it through, and records it as refused.")
         .because("`enforce`: an allowlist that lets everything through protects nobody")
         .env("OUTRIGGER_EGRESS_MODE");
@@ -136,6 +139,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     let read = || {
         Some(Egress {
             listen: listen.unwrap_or(DEFAULT_LISTEN),
+            dns: dns?,
             transparent: transparent.unwrap_or(false),
             mode: mode.unwrap_or(Mode::Enforce),
             rules,
@@ -145,6 +149,16 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
         })
     };
     (given, read())
+}
+
+fn read_dns(f: &mut Fields<'_>) -> Option<Option<SocketAddr>> {
+    let text = doc(
+        "Where the server may look names up, over UDP and TCP: names that some rule covers have addresses, others do not \
+         exist. For `outrigger-sidecar redirect install --dns-port`. Without it nothing listens.",
+    )
+    .env("OUTRIGGER_EGRESS_DNS_LISTEN")
+    .example("127.0.0.1:15053");
+    Some(f.optional("listen", text, kinds::listen()))
 }
 
 /// What is allowed by the letter and seldom meant.

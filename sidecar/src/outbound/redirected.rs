@@ -8,6 +8,10 @@ use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::dns::Sockets;
+use crate::config::Egress;
+use crate::start::StartError;
+
 /// The setting that names the port.
 const SETTING: &str = "egress.listen";
 
@@ -16,12 +20,15 @@ pub struct Entrance {
     proxy: Listener,
     /// The same port of the other loopback address: the kernel redirects within a family.
     twin: Option<Listener>,
+    /// The resolver's sockets.
+    pub(super) dns: Option<Sockets>,
 }
 
 impl Entrance {
     /// Binds; also for redirected connections when it is to be `transparent`.
-    pub(super) fn bind(address: SocketAddr, transparent: bool) -> Result<Self, ListenError> {
-        let proxy = Listener::bind(ListenOptions::new(address, SETTING))?;
+    pub(super) fn bind(settings: &Egress) -> Result<Self, StartError> {
+        let transparent = settings.transparent;
+        let proxy = Listener::bind(ListenOptions::new(settings.listen, SETTING))?;
         let twin = other_loopback(proxy.address()).filter(|_| transparent);
         let twin = match twin.map(|twin| Listener::bind(ListenOptions::new(twin, SETTING))).transpose() {
             // A machine without that family redirects nothing of it.
@@ -33,7 +40,11 @@ impl Entrance {
             }
             other => other?,
         };
-        Ok(Self { proxy, twin })
+        let dns = settings.dns.map(|at| Sockets::bind(at, transparent)).transpose()?;
+        if let Some(dns) = dns.as_ref().and_then(Sockets::address) {
+            tracing::info!(%dns, "listening for names that the server looks up");
+        }
+        Ok(Self { proxy, twin, dns })
     }
 
     /// Where the server finds its proxy.
@@ -64,7 +75,7 @@ pub(super) fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
 
 /// The loopback address of the other family, where redirected connections of that family arrive: the kernel sends them to
 /// its own loopback address.
-fn other_loopback(address: SocketAddr) -> Option<SocketAddr> {
+pub(super) fn other_loopback(address: SocketAddr) -> Option<SocketAddr> {
     match address.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => Some((Ipv6Addr::LOCALHOST, address.port()).into()),
         IpAddr::V6(Ipv6Addr::LOCALHOST) => Some((Ipv4Addr::LOCALHOST, address.port()).into()),

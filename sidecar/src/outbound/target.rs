@@ -15,6 +15,8 @@ pub enum Way {
     Socks,
     /// Dialled without a proxy, and redirected to us by the kernel.
     Transparent,
+    /// A question to the resolver.
+    Dns,
 }
 
 impl Way {
@@ -25,6 +27,7 @@ impl Way {
             Way::Forward => "http",
             Way::Socks => "socks5",
             Way::Transparent => "transparent",
+            Way::Dns => "dns",
         }
     }
 }
