@@ -267,7 +267,8 @@ impl Listen {
 
     /// (Un)subscribes at a legacy server.
     async fn subscribe(&self, method: &str) -> Result<(), Failure> {
-        let Some(lease) = &self.lease else { return Ok(()) };
+        // A session that is over has no subscriptions left.
+        let Some(lease) = self.lease.as_ref().filter(|lease| lease.session.alive()) else { return Ok(()) };
         if lease.session.greeted().revision.is_modern() {
             return Ok(());
         }
