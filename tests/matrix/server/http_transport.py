@@ -184,10 +184,11 @@ class Handler(BaseHTTPRequestHandler):
             own, session, _ = endpoint.open()
             return self.answer(server, session, message, own)
         if not (known := endpoint.sessions.get(self.headers.get("Mcp-Session-Id", ""))):
-            # A probe for the era comes without a session.
-            if message.get("method") != "server/discover":
+            ended = "Mcp-Session-Id" in self.headers
+            # A probe for the era comes without a session, and a subscription may be given up while its session ends.
+            if message.get("method") != ("resources/unsubscribe" if ended else "server/discover"):
                 server.sin(f"{message.get('method')} without a session")
-            return self.refuse(404 if self.headers.get("Mcp-Session-Id") else 400, -32000, "no session", message.get("id"))
+            return self.refuse(404 if ended else 400, -32000, "no session", message.get("id"))
         session = known[0]
         if server.revision >= "2025-06-18" and version != server.revision:
             server.sin(f"{message.get('method')} with MCP-Protocol-Version {version}")
