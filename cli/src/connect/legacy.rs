@@ -12,6 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_mcp::envelope::{Field, Message, Shape};
 use outrigger_mcp::error::{RpcError, notification};
 use outrigger_mcp::headers;
+use outrigger_mcp::revision::Revision;
 use tokio::time::{sleep, timeout};
 
 use super::answer::{Ended, cut_off, pass_on};
@@ -49,6 +50,11 @@ impl Session {
         self.close(client).await;
         let id = request.id();
         self.greet(client, request.body().clone(), id.as_ref(), Some(outbox)).await
+    }
+
+    /// Whether the client may send batches: 2025-03-26 alone has them.
+    pub(super) fn may_batch(&self) -> bool {
+        self.lock().version.as_ref().is_some_and(|version| version == Revision::V2025_03_26.as_str())
     }
 
     async fn greet(

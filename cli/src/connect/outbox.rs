@@ -1,8 +1,11 @@
 //! Messages to the client: one line each, from one writer, so that none is ever mixed with another.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
+use outrigger_mcp::envelope::{Message, Shape};
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Messages on their way: a client that does not read makes the mesh wait, not us grow.
@@ -10,7 +13,11 @@ const WAITING: usize = 64;
 
 /// Where messages to the client go. Clones share the writer.
 #[derive(Clone)]
-pub(crate) struct Outbox(mpsc::Sender<Bytes>);
+pub(crate) struct Outbox {
+    lines: mpsc::Sender<Bytes>,
+    /// Takes the response, which is one of several in a line.
+    aside: Option<Arc<Mutex<Option<oneshot::Sender<Bytes>>>>>,
+}
 
 impl Outbox {
     /// To stdout. The writer's task ends when the client has closed it, or when every outbox is gone and all is written.
@@ -21,13 +28,29 @@ impl Outbox {
     /// To anything.
     pub(super) fn to(output: impl AsyncWrite + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), tokio::spawn(write(receiver, output)))
+        (Self { lines: sender, aside: None }, tokio::spawn(write(receiver, output)))
+    }
+
+    /// An outbox for one request of a batch: its response comes by itself, everything else goes to the client at once.
+    pub(super) fn aside(&self) -> (Self, oneshot::Receiver<Bytes>) {
+        let (sender, response) = oneshot::channel();
+        (Self { lines: self.lines.clone(), aside: Some(Arc::new(Mutex::new(Some(sender)))) }, response)
     }
 
     /// Sends a message. Whatever stands between its tokens, it becomes one line.
     pub(super) async fn send(&self, message: Bytes) {
+        if let Some(aside) = &self.aside
+            && Message::parse(message.clone()).is_ok_and(|m| matches!(m.shape, Shape::Result | Shape::Error))
+        {
+            let taker = aside.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(taker) = taker {
+                // Nobody waits for it only when the relay ends.
+                let _ = taker.send(message);
+            }
+            return;
+        }
         // The writer is gone only when the client is.
-        let _ = self.0.send(message).await;
+        let _ = self.lines.send(message).await;
     }
 }
 

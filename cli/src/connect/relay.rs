@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_mcp::envelope::{Message, Param, Shape};
+use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Rejected, Shape};
 use outrigger_mcp::error::{INVALID_REQUEST, LIMITED, RpcError};
+use outrigger_mcp::json::{Span, elements};
 use outrigger_mcp::method::Method;
 use tokio::io::AsyncRead;
 use tokio::task::{self, AbortHandle, JoinSet};
@@ -109,13 +110,58 @@ impl Relay {
                 return outbox.send(error.reply(None)).await;
             }
         };
-        match Message::parse(text) {
+        match Message::from_client(text.clone()) {
             Ok(message) => self.dispatch(message).await,
+            Err(rejected) if rejected.error == EnvelopeError::Batch && self.shared.session.may_batch() => {
+                self.batch(&text).await;
+            }
             Err(rejected) => {
                 let error = RpcError::new(rejected.error.code(), rejected.error.to_string());
                 outbox.send(error.reply(rejected.id.as_deref())).await;
             }
         }
+    }
+
+    /// A batch (2025-03-26 basic, "Batching"): its responses are one line.
+    async fn batch(&mut self, text: &Bytes) {
+        let outbox = self.shared.outbox.clone();
+        let messages = match split(text) {
+            Ok(messages) => messages,
+            Err(error) => return outbox.send(error.reply(None)).await,
+        };
+        let (mut responses, mut own) = (Vec::new(), outbox.clone());
+        for message in messages {
+            let response;
+            (own, response) = own.aside();
+            match message {
+                Ok(message) if message.method == Method::Initialize => {
+                    let error = RpcError::new(INVALID_REQUEST, "initialize must not be part of a batch");
+                    own.send(error.reply(message.id().as_deref())).await;
+                }
+                Ok(message) if message.shape == Shape::Request => self.call(message, own.clone()).await,
+                Ok(message) => self.dispatch(message).await,
+                Err(rejected) => {
+                    let error = RpcError::new(rejected.error.code(), rejected.error.to_string());
+                    own.send(error.reply(rejected.id.as_deref())).await;
+                }
+            }
+            responses.push(response);
+        }
+        drop(own);
+        self.calls.spawn(async move {
+            let mut line = Vec::new();
+            for response in responses {
+                // A notification has none, nor has what was cancelled.
+                if let Ok(response) = response.await {
+                    line.push(if line.is_empty() { b'[' } else { b',' });
+                    line.extend_from_slice(&response);
+                }
+            }
+            if !line.is_empty() {
+                line.push(b']');
+                outbox.send(line.into()).await;
+            }
+        });
     }
 
     async fn dispatch(&mut self, message: Message) {
@@ -128,7 +174,7 @@ impl Relay {
                     outbox.send(error.reply(message.id().as_deref())).await;
                 }
             }
-            (Shape::Request, _) => self.call(message).await,
+            (Shape::Request, _) => self.call(message, self.shared.outbox.clone()).await,
             (Shape::Notification, Method::Cancelled) if self.cancel(&message) => {}
             (_, method) => {
                 self.tell(&message).await;
@@ -143,7 +189,7 @@ impl Relay {
         }
     }
 
-    async fn call(&mut self, request: Message) {
+    async fn call(&mut self, request: Message, outbox: Outbox) {
         let Some(id) = request.id() else {
             return;
         };
@@ -155,11 +201,11 @@ impl Relay {
             None
         };
         if let Some(error) = refused {
-            return self.shared.outbox.send(error.reply(Some(&id))).await;
+            return outbox.send(error.reply(Some(&id))).await;
         }
         let (modern, listens) = (is_modern(&request), request.method == Method::SubscriptionsListen);
         let shared = Arc::clone(&self.shared);
-        let task = self.calls.spawn(async move { shared.answer(&request).await });
+        let task = self.calls.spawn(async move { shared.answer(&request, &outbox).await });
         self.ids.insert(task.id(), id.clone());
         self.running.insert(id, Running { task, modern, listens });
     }
@@ -200,18 +246,18 @@ impl Relay {
 
 impl Shared {
     /// Sends a request, passes its messages on, and sees to it that there is a response.
-    async fn answer(&self, request: &Message) {
+    async fn answer(&self, request: &Message, outbox: &Outbox) {
         let answered = if is_modern(request) {
-            self.call_modern(request).await
+            self.call_modern(request, outbox).await
         } else {
-            self.session.call(&self.client, &self.outbox, request).await
+            self.session.call(&self.client, outbox, request).await
         };
         if let Err(error) = answered {
-            self.outbox.send(error.reply(request.id().as_deref())).await;
+            outbox.send(error.reply(request.id().as_deref())).await;
         }
     }
 
-    async fn call_modern(&self, request: &Message) -> Result<(), RpcError> {
+    async fn call_modern(&self, request: &Message, outbox: &Outbox) -> Result<(), RpcError> {
         let answer = self.client.post(request.body().clone(), self.tools.headers(request)).await?;
         let (id, lists_tools) = (request.id(), request.method == Method::ToolsList);
         let look = |message: &Message| {
@@ -219,7 +265,7 @@ impl Shared {
                 self.tools.learn(message);
             }
         };
-        let ended = pass_on(answer, id.as_ref(), Some(&self.outbox), look).await?;
+        let ended = pass_on(answer, id.as_ref(), Some(outbox), look).await?;
         if ended.answered { Ok(()) } else { Err(cut_off()) }
     }
 
@@ -229,6 +275,17 @@ impl Shared {
         }
         let answer = self.client.post(message.body().clone(), self.tools.headers(message)).await?;
         if answer.status().is_success() { Ok(()) } else { Err(refusal(answer.status())) }
+    }
+}
+
+/// The messages of a batch.
+fn split(text: &Bytes) -> Result<Vec<Result<Message, Rejected>>, RpcError> {
+    let whole = Span { start: 0, end: u32::try_from(text.len()).unwrap_or_default() };
+    let spans = elements(text, whole).unwrap_or_default();
+    match spans.len() {
+        0 => Err(RpcError::new(INVALID_REQUEST, "a batch must not be empty")),
+        1..=MAX_CALLS => Ok(spans.iter().map(|span| Message::from_client(text.slice(span.range()))).collect()),
+        more => Err(RpcError::new(INVALID_REQUEST, format!("a batch of {more} messages; the limit is {MAX_CALLS}"))),
     }
 }
 

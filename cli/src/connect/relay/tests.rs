@@ -172,3 +172,33 @@ async fn failures_are_errors_of_the_request() {
     }
     scene.leave().await;
 }
+
+#[tokio::test]
+async fn a_batch_of_the_revision_that_has_them_is_answered_in_one_line() {
+    let mut scene = Scene::new(|asked, _| match &asked.body {
+        body if body.contains("\"initialize\"") => Reply::Json(
+            200,
+            "mcp-session-id: s\r\n",
+            result("0", r#"{"protocolVersion":"2025-03-26","capabilities":{}}"#),
+        ),
+        body if body.contains("\"id\":1,") => {
+            let progress =
+                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}"#;
+            Reply::Events(format!("{}{}", event(progress), event(&result("1", "{\"a\":1}"))))
+        }
+        body if body.contains("\"id\":2,") => Reply::Json(200, "", result("2", "{}")),
+        _ => Reply::Json(202, "", String::new()),
+    })
+    .await;
+    scene.say(&INITIALIZE.replace("2025-11-25", "2025-03-26")).await;
+    scene.hear().await;
+    let call = |id: u8| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"t"}}}}"#);
+    scene.say(&format!("[{},{INITIALIZED},{},7]", call(1), call(2))).await;
+    assert_eq!(scene.hear().await["method"], "notifications/progress");
+    let line = scene.hear().await;
+    assert_eq!((&line[0]["result"], &line[1]["id"]), (&json!({"a": 1}), &json!(2)), "{line}");
+    assert_eq!((line.as_array().unwrap().len(), &line[2]["error"]["code"]), (3, &json!(-32600)));
+    scene.say("[]").await;
+    assert_eq!(scene.hear().await["error"]["message"], "a batch must not be empty");
+    scene.leave().await;
+}
