@@ -92,9 +92,10 @@ async fn services_come_and_go_with_the_settings_file() {
     eventually("a is gone", || async { mesh.client.tools().await == ["b__read"] }).await;
     assert_eq!(mesh.client.ask("/s/a/mcp", "tools/list", json!({})).await.status, 404);
     assert_eq!(mesh.client.call("a__read").await.json()["error"]["code"], -32602);
-    let metrics = String::from_utf8_lossy(&mesh.admin("/metrics").await.body).into_owned();
-    assert!(metrics.contains("outrigger_reloads_total{outcome=\"applied\",what=\"services\"} 1"), "{metrics}");
-    assert!(!metrics.contains("outrigger_catalog_state{service=\"a\""), "{metrics}");
+    let metrics = async || String::from_utf8_lossy(&mesh.admin("/metrics").await.body).into_owned();
+    let told = metrics().await;
+    assert!(told.contains("outrigger_reloads_total{outcome=\"applied\",what=\"services\"} 1"), "{told}");
+    eventually("its gauge is gone", async || !metrics().await.contains("outrigger_catalog_state{service=\"a\"")).await;
     state.stream.send(None).unwrap();
     assert_eq!(call.await.unwrap().status, 200, "a call that ran goes on");
 
