@@ -14,7 +14,6 @@ use outrigger_mcp::{
     edit::concat,
     envelope::{Field, Message, Meta, Param},
     error::{HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
-    json::member,
     sse,
 };
 use outrigger_proxy::{
@@ -292,7 +291,8 @@ impl Drive {
                 }
             }
         }
-        if let Some(missing) = asks.iter().map(Ask::capability).find(|name| !declares(&self.request, name)) {
+        let declared = declared_capabilities(&self.request);
+        if let Some(missing) = asks.iter().find_map(|ask| ask.can_be_answered(declared).err()) {
             for ask in &asks {
                 self.exchange.send(ask.abandon()).await?;
             }
@@ -332,8 +332,7 @@ fn done(pieces: Vec<Bytes>, ended: Ended) -> End {
     End { status, pieces, outcome }
 }
 
-/// Whether a request's client declared a capability.
-pub(crate) fn declares(request: &Message, name: &str) -> bool {
-    let Some(span) = request.meta().get(Meta::ClientCapabilities) else { return false };
-    member(request.body(), span, name).is_some()
+/// What a request's client declared, as JSON.
+pub(crate) fn declared_capabilities(request: &Message) -> &[u8] {
+    request.meta().get(Meta::ClientCapabilities).map_or(b"{}", |span| request.raw(span))
 }

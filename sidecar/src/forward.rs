@@ -29,7 +29,7 @@ use outrigger_telemetry::metrics::Outcome;
 
 use crate::{
     authorize::Permitted,
-    drive::{Drive, Resumed, declares, resume},
+    drive::{Drive, Resumed, declared_capabilities, resume},
     inbound::{Context, Inbound},
     keeper::no_list,
     listen,
@@ -185,7 +185,7 @@ impl Inbound {
         let id = request.id().unwrap_or_default();
         let reply = match request.method {
             Method::TasksGet => {
-                let described = tasks::describe(&task, self.idle, |name| declares(request, name)).await?;
+                let described = tasks::describe(&task, self.idle, declared_capabilities(request)).await?;
                 to_server::got(&id, &described.members, &described.status, task.server_info())
             }
             Method::TasksUpdate => {

@@ -18,7 +18,7 @@ use outrigger_tests::{
 };
 use serde_json::{Value, json};
 
-const ABLE: &str = r#"{"elicitation":{},"sampling":{},"roots":{}}"#;
+const ABLE: &str = r#"{"elicitation":{"form":{},"url":{}},"sampling":{"tools":{}},"roots":{}}"#;
 
 fn ask(tool: &str) -> Call {
     Call::tool(tool, "{}").capabilities(ABLE)
@@ -249,6 +249,12 @@ async fn what_a_client_cannot_answer_is_refused_by_name() {
     let reply = client.reply(&Call::tool("elicit", "{}")).await;
     assert_eq!((reply.status.as_u16(), reply.error_code()), (400, -32021));
     assert_eq!(reply.json()["error"]["data"]["requiredCapabilities"], json!({"elicitation": {}}));
+    let reply = client.reply(&Call::tool("elicit", "{}").capabilities(r#"{"elicitation":{"url":{}}}"#)).await;
+    assert_eq!((reply.status.as_u16(), reply.error_code()), (400, -32021));
+    assert_eq!(reply.json()["error"]["data"]["requiredCapabilities"], json!({"elicitation": {"form": {}}}));
+    // An empty declaration means forms alone, and the server's own error says what else is needed.
+    let reply = client.reply(&Call::tool("url", "{}").capabilities(r#"{"elicitation":{}}"#)).await;
+    assert_eq!(reply.error_code(), -32042);
     sidecar.stop().await;
 }
 

@@ -353,7 +353,10 @@ impl Failure {
                     Revision::ALL.iter().rev().map(|r| format!("\"{}\"", r.as_str())).collect();
                 plain.with_raw("supported", format!("[{}]", supported.join(","))).with("requested", requested)
             }
-            Failure::MissingCapability(name) => plain.with_raw("requiredCapabilities", format!("{{\"{name}\":{{}}}}")),
+            Failure::MissingCapability(path) => {
+                let nested = path.rsplit('.').fold("{}".to_owned(), |inner, name| format!("{{\"{name}\":{inner}}}"));
+                plain.with_raw("requiredCapabilities", nested)
+            }
             Failure::MissingExtension(name) => {
                 plain.with_raw("requiredCapabilities", format!("{{\"extensions\":{{\"{name}\":{{}}}}}}"))
             }

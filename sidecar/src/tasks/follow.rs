@@ -43,11 +43,11 @@ pub struct Described {
     pub status: Message,
 }
 
-/// Asks the server how a task is. `able` says what the client can answer.
+/// Asks the server how a task is. `capabilities` are the client's: what it can answer.
 ///
 /// # Errors
 /// Unknown to the server; its session is over; the server fails.
-pub async fn describe(task: &Task, patience: Duration, able: impl Fn(&str) -> bool) -> Result<Described, Failure> {
+pub async fn describe(task: &Task, patience: Duration, capabilities: &[u8]) -> Result<Described, Failure> {
     let mut state = task.state.lock().await;
     let state = &mut *state;
     let status = ask(task, Method::TasksGet, patience).await?;
@@ -80,7 +80,7 @@ pub async fn describe(task: &Task, patience: Duration, able: impl Fn(&str) -> bo
     if outcome.is_some() {
         task.ended(state);
     }
-    for refusal in state.asked.refuse(able) {
+    for refusal in state.asked.refuse(capabilities) {
         task.session.send(refusal).await?;
     }
     let members = to_server::detailed(&task.handle, task.ttl_ms(), &status, &state.asked, outcome.as_ref());

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use outrigger_mcp::{bridge::tasks::progress, error::notification, json::Span, method::Method};
+use outrigger_mcp::{bridge::tasks::progress, error::notification, method::Method};
 use tokio::sync::mpsc;
 
 use super::{Task, follow::describe};
@@ -40,12 +40,11 @@ impl Watch {
 }
 
 async fn look(task: Arc<Task>, patience: Duration, able: Bytes, sender: mpsc::Sender<Bytes>) {
-    let whole = Span { start: 0, end: able.len() as u32 };
     let mut told = Vec::new();
     loop {
         let described = tokio::select! {
             () = sender.closed() => return,
-            described = describe(&task, patience, |name| outrigger_mcp::json::member(&able, whole, name).is_some()) => described,
+            described = describe(&task, patience, &able) => described,
         };
         let Ok(described) = described else { return };
         let (status, pause) = described.status.result_span().map_or((None, None), |at| {

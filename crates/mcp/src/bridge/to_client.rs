@@ -95,28 +95,36 @@ impl Client {
     /// # Errors
     /// The name of the missing capability.
     pub fn can_answer(&self, method: Method, params: &[u8]) -> Result<(), &'static str> {
-        let name = match method {
-            Method::ElicitationCreate => "elicitation",
-            Method::SamplingCreateMessage => "sampling",
-            Method::RootsList => "roots",
-            _ => return Err("of answering this kind of request"),
-        };
-        let declared = member(&self.capabilities, whole(&self.capabilities), name).ok_or(name)?;
-        let modes = members(&self.capabilities, declared);
-        let has = |mode: &str| modes.iter().any(|(key, _)| key.decode(&self.capabilities) == mode);
-        if method == Method::SamplingCreateMessage {
-            let offers = ["tools", "toolChoice"].iter().any(|name| member(params, whole(params), name).is_some());
-            return if offers && !has("tools") { Err("sampling.tools") } else { Ok(()) };
-        }
-        if method != Method::ElicitationCreate {
-            return Ok(());
-        }
-        // An empty declaration means forms alone (2025-11-25, client/elicitation).
-        match is_url(params) {
-            true if !has("url") => Err("elicitation.url"),
-            false if has("url") && !has("form") => Err("elicitation.form"),
-            _ => Ok(()),
-        }
+        can_answer(&self.capabilities, method, params)
+    }
+}
+
+/// Whether a client with these capabilities answers such a question; else the capability that it lacks, as a path.
+///
+/// # Errors
+/// The name of the missing capability, such as `elicitation.url`.
+pub fn can_answer(capabilities: &[u8], method: Method, params: &[u8]) -> Result<(), &'static str> {
+    let name = match method {
+        Method::ElicitationCreate => "elicitation",
+        Method::SamplingCreateMessage => "sampling",
+        Method::RootsList => "roots",
+        _ => return Err("of answering this kind of request"),
+    };
+    let declared = member(capabilities, whole(capabilities), name).ok_or(name)?;
+    let modes = members(capabilities, declared);
+    let has = |mode: &str| modes.iter().any(|(key, _)| key.decode(capabilities) == mode);
+    if method == Method::SamplingCreateMessage {
+        let offers = ["tools", "toolChoice"].iter().any(|name| member(params, whole(params), name).is_some());
+        return if offers && !has("tools") { Err("sampling.tools") } else { Ok(()) };
+    }
+    if method != Method::ElicitationCreate {
+        return Ok(());
+    }
+    // An empty declaration means forms alone (2025-11-25, client/elicitation).
+    match is_url(params) {
+        true if !has("url") => Err("elicitation.url"),
+        false if has("url") && !has("form") => Err("elicitation.form"),
+        _ => Ok(()),
     }
 }
 

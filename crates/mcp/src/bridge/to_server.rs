@@ -34,6 +34,8 @@ pub struct Call {
     modern: bool,
     wants_task: bool,
     legacy_client: bool,
+    /// The client can be asked to visit a URL.
+    visits: bool,
 }
 
 /// A request of the server to the client, met during a call.
@@ -70,6 +72,9 @@ impl Call {
             modern: false,
             wants_task: request.method == Method::ToolsCall && request.params().get(Param::Task).is_some(),
             legacy_client: request.meta_text(Meta::Session).is_some_and(|tag| tag.starts_with(CLIENT_SESSION)),
+            visits: request.meta().get(Meta::ClientCapabilities).is_some_and(|span| {
+                super::to_client::can_answer(request.raw(span), Method::ElicitationCreate, br#"{"mode":"url"}"#).is_ok()
+            }),
         };
         call.reattach(request);
         call
@@ -228,7 +233,7 @@ impl Call {
 
     /// The URL questions of a reply that says -32042, so that it can become `input_required`.
     fn url_questions(&self, reply: &Message) -> Vec<Ask> {
-        let passes = self.modern || self.legacy_client;
+        let passes = self.modern || self.legacy_client || !self.visits;
         if passes || reply.error_code() != Some(URL_ELICITATION_REQUIRED) || !self.method.may_ask() {
             return Vec::new();
         }
@@ -314,13 +319,12 @@ impl Ask {
         Some(Self { id: message.id()?, method: message.method, params })
     }
 
-    /// Which client capability it needs.
-    pub fn capability(&self) -> &'static str {
-        match self.method {
-            Method::SamplingCreateMessage => "sampling",
-            Method::RootsList => "roots",
-            _ => "elicitation",
-        }
+    /// Whether a client with these capabilities can be asked it.
+    ///
+    /// # Errors
+    /// The capability that it lacks.
+    pub fn can_be_answered(&self, capabilities: &[u8]) -> Result<(), &'static str> {
+        super::to_client::can_answer(capabilities, self.method, &self.params)
     }
 
     /// The answer to send to the server.
@@ -441,7 +445,10 @@ mod tests {
     #[test]
     fn an_error_that_asks_for_a_visit_becomes_a_question_for_clients_that_do_not_know_it() {
         let refusal = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32042,"message":"m","data":{"elicitations":[{"mode":"url","elicitationId":"e","url":"https://a"}]}}}"#;
-        let (pieces, ended) = Call::new(&message(CALL), 9).reply(&message(refusal), &Bytes::from_static(b"{}"));
+        let unable = Call::new(&message(CALL), 9).reply(&message(refusal), &Bytes::from_static(b"{}"));
+        assert_eq!(unable.1, Ended::RpcError(-32042));
+        let able = CALL.replace("clientCapabilities\":{}", "clientCapabilities\":{\"elicitation\":{\"url\":{}}}");
+        let (pieces, ended) = Call::new(&message(&able), 9).reply(&message(refusal), &Bytes::from_static(b"{}"));
         assert_eq!(ended, Ended::Ok);
         let expected = r#"{"jsonrpc":"2.0","id":"a","result":{"resultType":"input_required","inputRequests":{"r1":{"method":"elicitation/create","params":{"mode":"url","url":"https://a"}}},"_meta":{"io.modelcontextprotocol/serverInfo":{}}}}"#;
         assert_eq!(concat(&pieces), expected.as_bytes());

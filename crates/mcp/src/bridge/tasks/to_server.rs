@@ -116,9 +116,10 @@ impl Questions {
         !self.open.is_empty()
     }
 
-    /// Gives up what the client cannot answer, because it did not declare the capability; gives what to tell the server.
-    pub fn refuse(&mut self, able: impl Fn(&str) -> bool) -> Vec<Bytes> {
-        let (kept, refused) = std::mem::take(&mut self.open).into_iter().partition(|open| able(open.ask.capability()));
+    /// Gives up what the client cannot answer, because it did not declare what that takes; gives what to tell the server.
+    pub fn refuse(&mut self, capabilities: &[u8]) -> Vec<Bytes> {
+        let can = |open: &Open| open.ask.can_be_answered(capabilities).is_ok();
+        let (kept, refused) = std::mem::take(&mut self.open).into_iter().partition(can);
         self.open = kept;
         let refused: Vec<Open> = refused;
         refused.iter().map(|open| open.ask.abandon()).collect()
@@ -344,7 +345,7 @@ mod tests {
         asked.ask(ask("8"));
         let text = String::from_utf8(detailed("h", 5, &status, &asked, None)).unwrap();
         assert!(text.contains("\"r1\"") && text.contains("\"r3\"") && !text.contains("\"r2\""), "{text}");
-        assert_eq!(asked.refuse(|_| false).len(), 2);
+        assert_eq!(asked.refuse(b"{}").len(), 2);
         assert!(!asked.any());
     }
 
