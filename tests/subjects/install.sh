@@ -54,6 +54,8 @@ if [ "$(cat "$dir/installed" 2>/dev/null)" = "$lock" ]; then
   exit 0
 fi
 rm -rf "$dir/installed" "$dir/venv" "$dir/venv-v1"
+# The shell may remember a python3 in there.
+hash -r
 
 say "npm packages -> $dir/npm"
 mkdir -p "$dir/npm"
