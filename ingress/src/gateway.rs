@@ -146,7 +146,7 @@ impl Gateway {
                 PeekLimits { body_bytes: self.limits.entrance.body_bytes, body_timeout: self.timeouts.common.body };
             let body = peek::bytes(&headers, body, &limits).await?;
             record.body(body.len());
-            (body.clone(), Some(Message::from_client(body)))
+            (body.clone(), Some(Message::parse(body)))
         } else {
             (Bytes::new(), None)
         };

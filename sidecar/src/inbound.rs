@@ -181,7 +181,7 @@ impl Inbound {
             ("/mcp", method) => {
                 let posted = method == HttpMethod::POST;
                 let body = if posted { peek::bytes(&head.headers, body, &self.peek).await? } else { Bytes::new() };
-                let message = posted.then(|| Message::from_client(body.clone()));
+                let message = posted.then(|| Message::parse(body.clone()));
                 let minted = |id: &str| self.sessions.minted(id);
                 match era::detect(method, &head.headers, message.as_ref(), minted) {
                     Ok(Era::Modern) => self.modern(head, message.as_ref(), record, who).await,

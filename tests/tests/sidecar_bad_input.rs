@@ -44,7 +44,6 @@ async fn bodies_that_are_no_message() {
         ("method twice", good.replace("\"method\":", "\"method\":\"ping\",\"method\":"), -32600),
         ("method twice, escaped", good.replace("\"method\":", "\"m\\u0065thod\":\"ping\",\"method\":"), -32600),
         ("name twice", good.replace("\"name\":\"echo\"", "\"name\":\"echo\",\"name\":\"hidden\""), -32600),
-        ("half a surrogate pair", good.replace("\"arguments\":{}", "\"arguments\":{\"a\":\"\\ud800\"}"), -32700),
         ("id null", good.replace("\"id\":1", "\"id\":null"), -32600),
         ("id boolean", good.replace("\"id\":1", "\"id\":true"), -32600),
         ("id fraction", good.replace("\"id\":1", "\"id\":1.5"), -32600),

@@ -110,7 +110,7 @@ impl Relay {
                 return outbox.send(error.reply(None)).await;
             }
         };
-        match Message::from_client(text.clone()) {
+        match Message::parse(text.clone()) {
             Ok(message) => self.dispatch(message).await,
             Err(rejected) if rejected.error == EnvelopeError::Batch && self.shared.session.may_batch() => {
                 self.batch(&text).await;
@@ -284,7 +284,7 @@ fn split(text: &Bytes) -> Result<Vec<Result<Message, Rejected>>, RpcError> {
     let spans = elements(text, whole).unwrap_or_default();
     match spans.len() {
         0 => Err(RpcError::new(INVALID_REQUEST, "a batch must not be empty")),
-        1..=MAX_CALLS => Ok(spans.iter().map(|span| Message::from_client(text.slice(span.range()))).collect()),
+        1..=MAX_CALLS => Ok(spans.iter().map(|span| Message::parse(text.slice(span.range()))).collect()),
         more => Err(RpcError::new(INVALID_REQUEST, format!("a batch of {more} messages; the limit is {MAX_CALLS}"))),
     }
 }

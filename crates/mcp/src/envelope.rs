@@ -112,9 +112,6 @@ pub enum EnvelopeError {
     /// Not JSON.
     #[error("{0}")]
     Json(#[from] JsonError),
-    /// Half of a surrogate pair, where it would reach a server.
-    #[error("a string has half of a surrogate pair (an escape from \\ud800 to \\udfff), which is no character")]
-    Surrogate,
     /// A batch array.
     #[error("batch arrays are not accepted here: send one JSON-RPC message per request")]
     Batch,
@@ -142,7 +139,7 @@ impl EnvelopeError {
     /// The JSON-RPC error code: -32700 where the text is not JSON, -32600 where it is not a request.
     pub fn code(&self) -> i64 {
         match self {
-            EnvelopeError::Json(_) | EnvelopeError::Surrogate => -32700,
+            EnvelopeError::Json(_) => -32700,
             EnvelopeError::NotAnObject(_) => -32602,
             _ => -32600,
         }
@@ -176,7 +173,6 @@ pub struct Message {
     mcpx: Option<Span>,
     result: Option<Span>,
     error: Option<Span>,
-    unpaired: bool,
     params: Params,
     meta: Metas,
     results: Results,
@@ -218,7 +214,6 @@ impl Message {
             mcpx: None,
             result: None,
             error: None,
-            unpaired: false,
             params: Params::EMPTY,
             meta: Metas::EMPTY,
             results: Results::EMPTY,
@@ -233,19 +228,6 @@ impl Message {
                 Err(Rejected { error, id })
             }
         }
-    }
-
-    /// Reads what a client sent: the same, and no request or notification with text that is none. Servers drop such a
-    /// message without a word, since they cannot read its id, and its client would wait for the time limit.
-    ///
-    /// # Errors
-    /// As [`Message::parse`], and [`EnvelopeError::Surrogate`].
-    pub fn from_client(body: Bytes) -> Result<Self, Rejected> {
-        let message = Self::parse(body)?;
-        if message.unpaired && matches!(message.shape, Shape::Request | Shape::Notification) {
-            return Err(Rejected { error: EnvelopeError::Surrogate, id: message.id() });
-        }
-        Ok(message)
     }
 
     fn read(&mut self, body: &[u8]) -> Result<(), EnvelopeError> {
@@ -297,7 +279,6 @@ impl Message {
             duplicate_or(slot, span, &name, seen, &mut wrong)
         })?;
         scanner.finish()?;
-        self.unpaired = scanner.unpaired();
         if let Some(error) = wrong {
             return Err(error);
         }

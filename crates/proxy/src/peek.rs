@@ -102,7 +102,7 @@ pub fn accepts(map: &HeaderMap) -> Result<Accepts, Failure> {
 /// [`Refused`] for a wrong content type, a body that is too large, slow or broken, or one that is no message.
 pub async fn message(map: &HeaderMap, body: Incoming, limits: &PeekLimits) -> Result<Message, Refused> {
     let bytes = bytes(map, body, limits).await?;
-    Message::from_client(bytes).map_err(|rejected| Refused { failure: rejected.error.into(), id: rejected.id })
+    Message::parse(bytes).map_err(|rejected| Refused { failure: rejected.error.into(), id: rejected.id })
 }
 
 /// Reads the body of a POST after checking that it is declared as plain JSON.

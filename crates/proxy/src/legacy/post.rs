@@ -339,7 +339,7 @@ fn split(body: &Bytes) -> Result<Vec<Result<Message, Rejected>>, Failure> {
     rest.value().and_then(|_| rest.finish()).map_err(|error| Failure::Envelope(error.into()))?;
     match spans.len() {
         0 => Err(invalid("a batch must not be empty".into())),
-        1..=MAX_BATCH => Ok(spans.iter().map(|span| Message::from_client(body.slice(span.range()))).collect()),
+        1..=MAX_BATCH => Ok(spans.iter().map(|span| Message::parse(body.slice(span.range()))).collect()),
         more => Err(invalid(format!("a batch of {more} messages; the limit is {MAX_BATCH}"))),
     }
 }
