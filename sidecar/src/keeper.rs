@@ -237,7 +237,7 @@ impl Keeper {
                         session.close().await;
                     }
                 }
-                Err(failure) => self.down(&failure.to_string()),
+                Err(failure) => self.down(&failure.bare()),
             }
             first = false;
             if began.elapsed() >= self.restart.reset_after {
@@ -253,7 +253,7 @@ impl Keeper {
         let Some(greeted) = self.upstream.known() else { return "it was not greeted".into() };
         let mut changes = Changes::open(&self.upstream, session, &greeted).await;
         if let Err(failure) = self.learn(session, &greeted).await {
-            return failure.to_string();
+            return failure.bare();
         }
         let mut refresh = tokio::time::interval_at(Instant::now() + self.settings.refresh, self.settings.refresh);
         let mut check = tokio::time::interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
@@ -273,7 +273,7 @@ impl Keeper {
                 _ = check.tick() => { if let Err(why) = self.check(session).await { return why; } false },
             };
             if relearn && let Err(failure) = self.learn(session, &greeted).await {
-                return failure.to_string();
+                return failure.bare();
             }
         }
     }
@@ -284,7 +284,7 @@ impl Keeper {
             Some(session) if !session.alive() => Err("the server ended".into()),
             Some(session) if session.tells_its_end() => Ok(()),
             Some(session) => {
-                let pong = own_request(session, "ping", b"{}", PATIENCE).await.map_err(|f| f.to_string())?;
+                let pong = own_request(session, "ping", b"{}", PATIENCE).await.map_err(|f| f.bare())?;
                 match self.upstream.http() {
                     // Not every server knows `ping`; but one that was replaced by a modern one does not either.
                     Some(server) if pong.shape == Shape::Error && self.upstream.probes() => not_modern(server).await,
@@ -293,7 +293,7 @@ impl Keeper {
             }
             None => {
                 let Some(server) = self.upstream.http() else { return Ok(()) };
-                let reply = ask_modern(server, "server/discover", None).await.map_err(|f| f.to_string())?;
+                let reply = ask_modern(server, "server/discover", None).await.map_err(|f| f.bare())?;
                 // An error of its own is no change of what it speaks.
                 let same = discovered(&reply) || reply.error_code() == Some(INTERNAL);
                 if same { Ok(()) } else { Err(SPEAKS_ANOTHER.into()) }

@@ -386,6 +386,14 @@ impl Failure {
         Failure::Limited { limit: setting.to_owned(), retry_after, service }
     }
 
+    /// What happened, for a place that names the service by itself.
+    pub fn bare(&self) -> String {
+        match self {
+            Failure::Unavailable { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Seconds for `Retry-After`, rounded up.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
