@@ -13,7 +13,8 @@ use crate::docs::Page;
 /// A mesh for MCP servers: a sidecar beside each server, one ingress in front.
 ///
 /// `outrigger up` is the place to start: it runs a whole mesh on this machine. Results go to stdout, everything else to
-/// stderr. Exit codes: 0 success, 1 failure, 2 a mistake in the command line or in a file.
+/// stderr. Exit codes: 0 success, 1 failure (of `validate`, `policy explain` and `egress test`: the answer is no), 2 a mistake
+/// in the command line or in a file.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, propagate_version = true)]
 pub(crate) struct Args {
@@ -220,7 +221,7 @@ pub(crate) struct CaDir {
 /// Checks files and tells every mistake with its line.
 ///
 /// The kind of each file is recognised by what stands in it. All policy files given together are checked as one policy.
-/// Exits with 1 when there is a mistake.
+/// Exits with 1 when there is a mistake, and with 2 when a file cannot be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ValidateArgs {
     /// The files: mesh.yaml, sidecar.yaml, ingress.yaml, policies.

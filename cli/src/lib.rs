@@ -31,8 +31,8 @@ use outrigger_runtime::Exit;
 
 use args::{Args, Command};
 
-/// Runs the command that the arguments (the program's name first) ask for. 0 is success; 1 a failure; 2 a mistake in
-/// the command line or in a file.
+/// Runs the command that the arguments (the program's name first) ask for. 0 is success; 1 a failure, or the
+/// answer "no" of a command that answers; 2 a mistake in the command line or in a file.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
@@ -55,11 +55,23 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Connect(args) => finish(connect::main(args)),
         Command::Doctor(args) => finish(doctor::main(args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
-        Command::Validate(args) => finish(commands::validate::main(args)),
-        Command::Egress(command) => finish(commands::egress::main(command)),
-        Command::Policy(command) => finish(commands::policy::main(command)),
+        Command::Validate(args) => answer(commands::validate::main(args)),
+        Command::Egress(command) => answer(commands::egress::main(command)),
+        Command::Policy(command) => answer(commands::policy::main(command)),
         Command::New(args) => finish(commands::new::main(&args)),
         Command::Docs { page } => finish(commands::docs::main(page)),
+    }
+}
+
+/// For commands that answer a question, where 1 is the answer "no": what keeps them from answering is a mistake in what
+/// they were given.
+fn answer(result: anyhow::Result<Exit>) -> ExitCode {
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            finish(Err(error));
+            Exit::Usage.into()
+        }
     }
 }
 

@@ -9,9 +9,12 @@ const TAIL: u64 = 8 * 1024;
 /// Under this name a sidecar logs what its server writes to stderr.
 const SERVER: &str = " child: ";
 
-/// The last line that is for people: without colours, and not one of the JSON records.
-pub(crate) fn last_line(log: &Path) -> Option<String> {
-    lines(log)?.into_iter().rfind(|line| !line.starts_with('{'))
+/// The last line that may say why a part ended: for people, so not one of the JSON records, without colours, and not about
+/// the usual course of things.
+pub(crate) fn last_complaint(log: &Path) -> Option<String> {
+    let usual =
+        |line: &str| line.split_whitespace().nth(1).is_some_and(|word| matches!(word, "INFO" | "DEBUG" | "TRACE"));
+    lines(log)?.into_iter().rfind(|line| !line.starts_with('{') && !usual(line))
 }
 
 /// What the server behind a sidecar said last.
@@ -52,10 +55,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         std::fs::write(&log, "first\n\u{1b}[31mERROR\u{1b}[0m it broke\n{\"audit\":1}\n\n").unwrap();
-        assert_eq!(last_line(&log).as_deref(), Some("ERROR it broke"));
+        assert_eq!(last_complaint(&log).as_deref(), Some("ERROR it broke"));
         assert_eq!(last_words_of_server(&log), None);
+        let usual = "2026-11-21T10:00:00Z  WARN keeper: odd\n2026-11-21T10:00:01Z  INFO ingress: well\n";
+        std::fs::write(&log, usual).unwrap();
+        assert!(last_complaint(&log).unwrap().ends_with("odd"));
         std::fs::write(&log, "").unwrap();
-        assert_eq!(last_line(&log), None);
+        assert_eq!(last_complaint(&log), None);
     }
 
     #[test]

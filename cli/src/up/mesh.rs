@@ -173,7 +173,10 @@ impl<'a> Mesh<'a> {
                 && let Some(said) = log::last_words_of_server(&self.plan.state.log(&entry.name))
             {
                 let reason = entry.reason.take().unwrap_or_default();
-                entry.reason = Some(probe::short(&format!("{reason}; the server says: {said}")));
+                // What kept it from starting is in its log too.
+                let told = reason.contains(&said) || said.contains(reason.trim_start_matches("server: "));
+                let all = if told { reason } else { format!("{reason}; the server says: {said}") };
+                entry.reason = Some(probe::short(&all));
             }
             self.screen.changed(&self.board, part);
         }

@@ -100,7 +100,8 @@ impl Screen {
         let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
         // A terminal that does not know its size says 0.
         let columns = if columns == 0 { 80 } else { columns };
-        let rows: Vec<String> = board.entries.iter().map(|entry| row(entry, columns, *colours)).collect();
+        let mut rows: Vec<String> = board.entries.iter().map(|entry| row(entry, columns, *colours)).collect();
+        rows.extend(board.entries.iter().flat_map(|entry| in_full(entry, columns)));
         *drawn = rows.len();
         output::say(&rows.join("\n"));
     }
@@ -108,6 +109,18 @@ impl Screen {
 
 fn emit(event: &Value) {
     output::result(&event.to_string());
+}
+
+/// Why a part failed, where its line in the table has no room for that: lines of at most `columns`.
+fn in_full(entry: &Entry, columns: usize) -> Vec<String> {
+    const INDENT: usize = 4;
+    let Some(reason) = entry.reason.as_ref().filter(|_| entry.state == State::Failed) else { return Vec::new() };
+    if row(entry, 0, false).chars().count() < columns {
+        return Vec::new();
+    }
+    let all: Vec<char> = format!("{}: {reason}", entry.name).chars().collect();
+    let width = columns.saturating_sub(INDENT + 1).max(1);
+    all.chunks(width).map(|part| format!("{:INDENT$}{}", "", part.iter().collect::<String>().trim_start())).collect()
 }
 
 /// One line about a part, at most `columns` wide (0: any width).
@@ -145,5 +158,19 @@ mod tests {
         assert!(line.len() == 79 && line.starts_with("  fs                   failed     xxx"), "{line}");
         assert!(row(&entry, 0, false).len() > 300);
         assert!(row(&entry, 80, true).contains("\u{1b}[31mfailed\u{1b}[0m"));
+    }
+
+    #[test]
+    fn a_long_reason_is_told_in_full_below_the_table() {
+        let entry = |reason: &str, state| {
+            let reason = Some(reason.to_owned());
+            Entry { name: "fs".into(), state, reason, addresses: None, failing: None }
+        };
+        let long = "é".repeat(200);
+        let lines = in_full(&entry(&long, State::Failed), 80);
+        assert!(lines.len() == 3 && lines.iter().all(|line| line.chars().count() < 80), "{lines:?}");
+        assert_eq!(lines.concat().matches('é').count(), 200);
+        assert!(in_full(&entry(&long, State::Waiting), 80).is_empty());
+        assert!(in_full(&entry("short", State::Failed), 80).is_empty());
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -178,9 +179,11 @@ impl Part {
 
     /// Why a process ended, as far as its log says.
     fn last_words(&self, status: ExitStatus) -> String {
-        match log::last_line(&self.log) {
-            Some(line) => probe::short(&format!("{line} ({status})")),
-            None => format!("it ended without a word ({status})"),
+        match (log::last_complaint(&self.log), status.signal()) {
+            // Whoever is killed has no time to say so: what stands in its log is about something else.
+            (_, Some(signal @ (9 | 15))) => format!("somebody ended it (signal {signal})"),
+            (Some(line), _) => probe::short(&format!("{line} ({status})")),
+            (None, _) => format!("it ended without a word ({status})"),
         }
     }
 }
