@@ -12,7 +12,7 @@ use outrigger_telemetry::{
 };
 use tokio::time::Instant;
 
-use crate::{authorize::Rules, inbound::Inbound, start::StartError};
+use crate::{authorize::Rules, inbound::Inbound, outbound::Outbound, start::StartError};
 
 /// How often certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
@@ -43,13 +43,14 @@ pub fn rules(policy: PolicySet) -> Rules {
     Rules { limits: Limits::new(policy.limits(), DEFAULT_MAX_KEYS), policy }
 }
 
-/// Watches policy files for ever.
-pub async fn policies(inbound: Arc<Inbound>, files: Vec<PathBuf>) {
+/// Watches policy files for ever, and opens the logs again on SIGHUP.
+pub async fn policies(inbound: Arc<Inbound>, outbound: Option<Arc<Outbound>>, files: Vec<PathBuf>) {
     let Ok(mut watcher) = FileWatcher::new(files.clone(), DEFAULT_INTERVAL) else { return };
     loop {
         let change = watcher.changed().await;
         if change == Change::Hangup {
             inbound.recorders.reopen();
+            outbound.iter().for_each(|outbound| outbound.reopen());
         }
         let outcome = match read_policy(&files) {
             Ok(policy) => {

@@ -132,6 +132,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     warmed.map_err(|e| StartError::Other(e.to_string()))?.map_err(|e| StartError::Identity(e.to_string()))?;
 
     let tasks = &sidecar.tasks;
+    let logs_out = outbound.as_ref().map(|(_, outbound)| Arc::clone(outbound));
     if let Some((entrance, outbound)) = outbound {
         // Until the end: what calls do while the drain waits for them must still get out.
         tasks.spawn("egress", outbound.run(entrance, tasks.stopping(), tasks.stopping()));
@@ -144,7 +145,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let checking = credentials.clone();
     let peers = OpenPeers::new(Arc::new(move |certs| checking.recheck(Some(certs)).map(drop)));
     endless(tasks, "certificates", reload::certificates(credentials, peers.clone(), metrics.clone()));
-    endless(tasks, "policies", reload::policies(inbound.clone(), config.policy.clone()));
+    endless(tasks, "policies", reload::policies(inbound.clone(), logs_out, config.policy.clone()));
     tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
     let serving = inbound.clone();
     let settings = listener_settings(&config, &inbound, peers, &metrics);
