@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use outrigger_mcp::bridge::meta_keys::{SESSION, mesh_only};
+use outrigger_mcp::bridge::meta_keys::{SESSION, mesh_only, mesh_only_but_errors};
 use outrigger_mcp::catalog::ToolHeaders;
 use outrigger_mcp::edit::{Edits, MetaEdit};
 use outrigger_mcp::envelope::{Message, Param};
@@ -21,7 +21,7 @@ use outrigger_telemetry::metrics::UpstreamErrorKind;
 use tokio::time::{Instant, timeout_at};
 
 use crate::authorize::Permitted;
-use crate::core::Caller;
+use crate::core::{Caller, Era};
 use crate::owner;
 use crate::services::{InFlight, Replica, Service};
 
@@ -81,10 +81,7 @@ impl Outgoing {
         }
         let traceparent = span.context.format();
         let traceparent = std::str::from_utf8(&traceparent).unwrap_or_default();
-        // Only the mesh itself says what begins with its name: a client cannot borrow somebody's session. What clients put
-        // into baggage is not vouched for by anybody.
-        let mut meta =
-            MetaEdit { drop: Some(|key| mesh_only(key) || matches!(key, "tracestate" | "baggage")), set: Vec::new() };
+        let mut meta = MetaEdit { drop: Some(untold(caller.era)), set: Vec::new() };
         meta = meta.text("traceparent", traceparent).text(SESSION, &caller.session_tag);
         put(&mut headers, "traceparent", traceparent);
         if let Some(state) = span.state.as_deref().and_then(|state| std::str::from_utf8(state).ok()) {
@@ -114,6 +111,16 @@ impl Outgoing {
         *request.uri_mut() = http::Uri::from_static(PATH);
         *request.headers_mut() = self.headers.clone();
         request
+    }
+}
+
+/// What of a client's `_meta` goes no further. Only the mesh itself says what begins with its name: a client cannot borrow
+/// somebody's session. What the translation of a legacy session says of its client's answers is the mesh's own: that it was
+/// not the client's is seen to there. What clients put into baggage is not vouched for by anybody.
+fn untold(era: Era) -> fn(&str) -> bool {
+    match era {
+        Era::Modern => |key| mesh_only(key) || matches!(key, "tracestate" | "baggage"),
+        Era::Legacy => |key| mesh_only_but_errors(key) || matches!(key, "tracestate" | "baggage"),
     }
 }
 

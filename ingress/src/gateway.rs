@@ -438,6 +438,14 @@ impl Gateway {
         &self.metrics
     }
 
+    /// The service that a message is for.
+    pub(crate) fn service(&self, caller: &Caller, path: &Route, message: &Message) -> Option<Arc<str>> {
+        let snapshot = self.snapshot.load();
+        let (catalog, at) = snapshot.catalog(path)?;
+        let destination = route(catalog, at, &snapshot.services, caller, path, message).ok()?;
+        Some(Arc::clone(&destination.service.name))
+    }
+
     /// Whether the caller could read this resource.
     pub(crate) fn knows(&self, caller: &Caller, route: &Route, uri: &str) -> bool {
         let snapshot = self.snapshot.load();

@@ -64,6 +64,10 @@ impl Mesh for Door {
         })
     }
 
+    fn service(&self, route: &Route, message: &Message) -> Option<Arc<str>> {
+        self.gateway.service(&self.caller, route, message)
+    }
+
     fn knows(&self, route: &Route, uri: &str) -> bool {
         self.gateway.knows(&self.caller, route, uri)
     }

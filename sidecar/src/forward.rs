@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Response, S
 use outrigger_mcp::{
     bridge::{
         meta_keys::mesh_only,
+        refused::unanswered,
         tasks::{
             declared as declared_tasks, legacy_support,
             to_client::plain as without_task,
@@ -60,6 +61,7 @@ impl Inbound {
     ) -> Result<Response<OutBody>, Failure> {
         let Context { head, record, who, accepts } = context;
         let context = Context { head, record: &mut *record, who, accepts };
+        self.refused(permitted.message())?;
         let answered = match self.upstream.relay() {
             Some(server) => self.relay(server, permitted, trace, context).await,
             None => self.call(permitted, trace, context).await,
@@ -68,6 +70,18 @@ impl Inbound {
             self.keeper.doubt();
         }
         answered
+    }
+
+    /// A client that answered a question with an error ends its call at a server of the stateless revision, which has no form
+    /// for that.
+    fn refused(&self, retry: &Message) -> Result<(), Failure> {
+        if retry.meta().get(Meta::AnswerErrors).is_none() || self.older_server() {
+            return Ok(());
+        }
+        match unanswered(retry) {
+            Some(reason) => Err(Failure::Broken { service: self.service.to_string(), reason }),
+            None => Ok(()),
+        }
     }
 
     /// A list that the server makes for this caller, without what policy hides from the caller.

@@ -328,7 +328,7 @@ impl Inbound {
     }
 
     /// Whether the server is one that has sessions.
-    fn older_server(&self) -> bool {
+    pub(crate) fn older_server(&self) -> bool {
         self.upstream.known().is_some_and(|known| !known.revision.is_modern())
     }
 

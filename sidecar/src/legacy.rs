@@ -150,6 +150,10 @@ impl Mesh for Door {
         })
     }
 
+    fn service(&self, _: &Route, _: &Message) -> Option<Arc<str>> {
+        Some(self.inbound.service.clone())
+    }
+
     fn knows(&self, _: &Route, uri: &str) -> bool {
         self.inbound.gate.visible(&self.who, policy_kind(Kind::Resource), uri)
     }

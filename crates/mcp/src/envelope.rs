@@ -93,6 +93,7 @@ fields! {
     ServerInfo = "io.modelcontextprotocol/serverInfo",
     ProgressToken = "progressToken", Traceparent = "traceparent", Tracestate = "tracestate", Baggage = "baggage",
     McpxTrace = "mcpx.trace", Session = "outrigger.dev/session", RelatedTask = "io.modelcontextprotocol/related-task",
+    AnswerErrors = "outrigger.dev/errors",
 }
 
 fields! {

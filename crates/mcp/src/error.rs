@@ -114,6 +114,11 @@ pub fn result_reply(id: &[u8], result: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
+/// A reply that carries an error, raw.
+pub fn error_reply(id: &[u8], object: &[u8]) -> Bytes {
+    [&b"{\"jsonrpc\":\"2.0\",\"id\":"[..], id, b",\"error\":", object, b"}"].concat().into()
+}
+
 /// A request that we originate; `params` is raw JSON.
 pub fn request(id: &[u8], method: &str, params: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(64 + params.len());

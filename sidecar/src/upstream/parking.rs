@@ -16,9 +16,11 @@ use aws_lc_rs::{
     digest, rand,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::{owner, to_server::Ask},
+    bridge::{
+        owner,
+        to_server::{Answer, Ask},
+    },
     envelope::{Message, Param},
 };
 use outrigger_proxy::failure::Failure;
@@ -42,7 +44,7 @@ pub struct Parked {
     /// What the server asked.
     pub asks: Vec<Ask>,
     /// The answers so far, in the same order.
-    pub answers: Vec<Option<Bytes>>,
+    pub answers: Vec<Option<Answer>>,
 }
 
 struct Lot {

@@ -162,3 +162,52 @@ async fn case_30_a_list_that_asks_for_input_is_no_list() {
     refused(&client.reply(&Call::new("tools/list").capabilities(ABLE)).await, 502, -32603);
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_refusal_of_a_legacy_client_reaches_the_legacy_server_as_it_is() {
+    let world = World::one(&scripted(&[])).await;
+    let session = world.session("2025-06-18").await;
+    let refusal = json!({"code": -1, "message": "User rejected sampling request", "data": {"n": 1}});
+    for tool in ["elicit", "sample", "roots"] {
+        let params = json!({"name": format!("fs__{tool}"), "arguments": {}});
+        let mut call = session.begin("tools/call", &params).await;
+        let question = call.next().await.unwrap();
+        assert_eq!(session.tell(&json!({"jsonrpc": "2.0", "id": question["id"], "error": refusal})).await, 202);
+        let reply = call.next().await.unwrap();
+        let told: Value = serde_json::from_str(&text_of(&reply)).unwrap();
+        assert_eq!(told, json!({ "error": refusal }), "the server decides how its call goes on");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_modern_client_cannot_answer_with_the_errors_of_the_mesh() {
+    let world = World::one(&scripted(&[])).await;
+    let call = || Call::tool("fs__sample", "{}").capabilities(ABLE);
+    let asked = world.client().reply(&call()).await.json();
+    let state = asked["result"]["requestState"].as_str().unwrap();
+    let errors = r#""outrigger.dev/errors":{"r1":{"method":"roots/list","error":{"code":1,"message":"no"}}}"#;
+    let retry = call().meta(errors).params(&format!("\"requestState\":{}", json!(state)));
+    let again = world.client().reply(&retry).await.json();
+    assert_eq!(again["result"]["resultType"], "input_required", "{again}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_ends_a_call_of_a_modern_server_and_names_it() {
+    let server = modern(tools(&["t"]), |received| async move {
+        let asks = json!({"k": {"method": "roots/list"}});
+        result(&received, json!({"resultType": "input_required", "inputRequests": asks, "requestState": "s"}))
+    });
+    let world = World::one(&server.setting()).await;
+    let session = world.session("2025-06-18").await;
+    let mut call = session.begin("tools/call", &json!({"name": "fs__t", "arguments": {}})).await;
+    let question = call.next().await.unwrap();
+    let refusal = json!({"jsonrpc": "2.0", "id": question["id"], "error": {"code": -1, "message": "never"}});
+    assert_eq!(session.tell(&refusal).await, 202);
+    let error = call.next().await.unwrap()["error"].clone();
+    assert_eq!((&error["code"], &error["data"]["service"]), (&json!(-32603), &json!("fs")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("the client refused roots/list: never"), "{error}");
+    assert_eq!(server.received_of("tools/call").len(), 1, "it is not asked again");
+    world.stop().await;
+}

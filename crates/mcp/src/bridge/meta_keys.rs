@@ -1,4 +1,4 @@
-//! The `_meta` keys that modern MCP requires on requests, and the one that the mesh adds.
+//! The `_meta` keys that modern MCP requires on requests, and those that the mesh adds.
 
 /// The revision of a request (required).
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -21,6 +21,10 @@ pub const SESSION: &str = "outrigger.dev/session";
 /// How its value begins when it stands for one session of a legacy client.
 pub const CLIENT_SESSION: &str = "c.";
 
+/// The errors with which a legacy client answered questions of a call, on the retry that brings its answers: the stateless
+/// revision has no form for them (docs/decisions/0002-session-extension.md).
+pub const ANSWER_ERRORS: &str = "outrigger.dev/errors";
+
 /// Whether a key means something only on the modern or mesh-internal leg, so that it must not reach a legacy server.
 pub fn internal(key: &str) -> bool {
     key.starts_with("outrigger.dev/") || matches!(key, PROTOCOL_VERSION | CLIENT_CAPABILITIES | CLIENT_INFO | LOG_LEVEL)
@@ -29,4 +33,9 @@ pub fn internal(key: &str) -> bool {
 /// Whether a key is the mesh's own, so that it must not reach any server.
 pub fn mesh_only(key: &str) -> bool {
     key.starts_with("outrigger.dev/")
+}
+
+/// The same but for what the session of a legacy client says by the way of `_meta` of its own requests.
+pub fn mesh_only_but_errors(key: &str) -> bool {
+    mesh_only(key) && key != ANSWER_ERRORS
 }

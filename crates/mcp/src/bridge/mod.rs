@@ -13,6 +13,7 @@ pub mod log_level;
 pub mod meta_keys;
 pub mod narrow;
 pub mod owner;
+pub mod refused;
 pub mod tasks;
 pub mod to_client;
 pub mod to_server;

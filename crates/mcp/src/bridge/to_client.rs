@@ -252,14 +252,15 @@ fn questions(message: &Message) -> Questions {
 pub struct Round {
     waiting: BTreeMap<String, (String, Method)>,
     answers: Vec<(String, Bytes)>,
+    errors: Vec<(String, Method, Bytes)>,
     state: Option<Bytes>,
-    failed: Option<String>,
 }
 
 impl Round {
     /// Starts a round. `name` gives each question an id of ours; the requests to send to the client come back.
     pub fn start(questions: Questions, mut name: impl FnMut() -> String) -> (Self, Vec<Bytes>) {
-        let mut round = Self { waiting: BTreeMap::new(), answers: Vec::new(), state: questions.state, failed: None };
+        let mut round =
+            Self { waiting: BTreeMap::new(), answers: Vec::new(), errors: Vec::new(), state: questions.state };
         let mut requests = Vec::new();
         for (key, method, params) in questions.asks {
             let id = name();
@@ -281,12 +282,12 @@ impl Round {
         if let Some((key, method)) = id.and_then(|id| self.waiting.remove(&id)) {
             match response.result_span() {
                 Some(span) => self.answers.push((key, response.slice(span))),
-                None if method == Method::ElicitationCreate => {
-                    self.answers.push((key, Bytes::from_static(b"{\"action\":\"cancel\"}")));
-                }
                 None => {
-                    let why = response.error_message().unwrap_or_default();
-                    self.failed.get_or_insert(format!("the client refused {}: {why}", method.as_str()));
+                    // To a server of the stateless revision a form that nobody fills in is one that was put away.
+                    if method == Method::ElicitationCreate {
+                        self.answers.push((key.clone(), Bytes::from_static(b"{\"action\":\"cancel\"}")));
+                    }
+                    self.errors.push((key, method, error_object(response)));
                 }
             }
         }
@@ -298,9 +299,26 @@ impl Round {
         self.waiting.is_empty()
     }
 
-    /// Why the call cannot go on, when the client refused something that the server cannot do without.
-    pub fn failed(&self) -> Option<&str> {
-        self.failed.as_deref()
+    /// The value of [`ANSWER_ERRORS`](super::meta_keys::ANSWER_ERRORS) on the retry: what was asked and the client's error,
+    /// by the server's key. `None` when the client refused nothing. `bridge::refused` reads it.
+    pub fn errors(&self) -> Option<Vec<u8>> {
+        if self.errors.is_empty() {
+            return None;
+        }
+        let mut out = b"{".to_vec();
+        for (key, method, error) in &self.errors {
+            if out.len() > 1 {
+                out.push(b',');
+            }
+            crate::json::write_string(&mut out, key);
+            out.extend_from_slice(b":{\"method\":\"");
+            out.extend_from_slice(method.as_str().as_bytes());
+            out.extend_from_slice(b"\",\"error\":");
+            out.extend_from_slice(error);
+            out.push(b'}');
+        }
+        out.push(b'}');
+        Some(out)
     }
 
     /// The retry: the same request with the answers and the server's state.
@@ -333,6 +351,14 @@ impl Round {
             insert_member(request.body(), params, "", &extra, &mut edits);
         }
         edits.apply_flat(request.body())
+    }
+}
+
+/// The `error` of a response. What is no error object would not be one to the server either.
+fn error_object(response: &Message) -> Bytes {
+    match response.error_span() {
+        Some(span) if response.error_code().is_some() && response.error_message().is_some() => response.slice(span),
+        _ => error::RpcError::new(INTERNAL, "the client answered with an error that says nothing").object().into(),
     }
 }
 
@@ -406,6 +432,10 @@ mod tests {
         assert!(!round.answer(&message(r#"{"jsonrpc":"2.0","id":"o1","error":{"code":-1,"message":"x"}}"#)));
         assert!(!round.answer(&message(r#"{"jsonrpc":"2.0","id":"zz","result":{}}"#)));
         assert!(round.answer(&message(r#"{"jsonrpc":"2.0","id":"o2","result":{"roots":[]}}"#)));
+        assert_eq!(
+            round.errors().unwrap(),
+            br#"{"k":{"method":"elicitation/create","error":{"code":-1,"message":"x"}}}"#[..]
+        );
         assert_eq!(
             round.retry(&request),
             br#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"inputResponses":{"k":{"action":"cancel"},"r":{"roots":[]}},"requestState":"s","name":"t","arguments":{}}}"#[..]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::{
     edit::{Edits, MetaEdit, insert_member, rebuild_object},
     envelope::{Field, Message, Meta, Param, Shape},
-    error::{INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, result_reply},
+    error::{INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, error_reply, result_reply},
     json::{Span, member, quote},
     method::Method,
     revision::Revision,
@@ -47,6 +47,26 @@ pub struct Ask {
     pub method: Method,
     /// Its params, raw; `{}` when absent.
     pub params: Bytes,
+}
+
+/// What a client says to a question, raw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What it was asked for.
+    Result(Bytes),
+    /// Why it does not say. Only legacy clients can.
+    Error(Bytes),
+}
+
+impl Answer {
+    /// The answer of a retry to the question of this key, if there is one.
+    pub(super) fn given(retry: &Message, key: &str) -> Option<Self> {
+        if let Some(error) = super::refused::error(retry, key) {
+            return Some(Self::Error(error));
+        }
+        let span = member(retry.body(), retry.params().get(Param::InputResponses)?, key)?;
+        (retry.raw(span).first() == Some(&b'{')).then(|| Self::Result(retry.slice(span)))
+    }
 }
 
 /// How a call ended, for metrics and audit.
@@ -225,10 +245,7 @@ impl Call {
             ended = Ended::RpcError(INVALID_PARAMS);
             object = rebuild_object(reply.body(), error, |_| false, &[("code", b"-32602")]).into();
         }
-        let mut out = b"{\"jsonrpc\":\"2.0\",\"id\":".to_vec();
-        out.extend_from_slice(&self.client_id);
-        out.extend_from_slice(b",\"error\":");
-        (vec![out.into(), object, Bytes::from_static(b"}")], ended)
+        (vec![error_reply(&self.client_id, &object)], ended)
     }
 
     /// The URL questions of a reply that says -32042, so that it can become `input_required`.
@@ -259,7 +276,7 @@ impl Call {
     pub fn input_required(
         &self,
         asks: &[Ask],
-        answered: &[Option<Bytes>],
+        answered: &[Option<Answer>],
         request_state: Option<&str>,
         server_info: &[u8],
     ) -> Bytes {
@@ -328,14 +345,17 @@ impl Ask {
     }
 
     /// The answer to send to the server.
-    pub fn answer(&self, result: &[u8]) -> Bytes {
-        result_reply(&self.id, result)
+    pub fn answer(&self, answer: &Answer) -> Bytes {
+        match answer {
+            Answer::Result(result) => result_reply(&self.id, result),
+            Answer::Error(object) => error_reply(&self.id, object),
+        }
     }
 
     /// What the server is told when nobody will answer any more.
     pub fn abandon(&self) -> Bytes {
         if self.method == Method::ElicitationCreate {
-            return self.answer(b"{\"action\":\"cancel\"}");
+            return result_reply(&self.id, b"{\"action\":\"cancel\"}");
         }
         crate::error::RpcError::new(crate::error::INTERNAL, "the client did not answer").reply(Some(&self.id))
     }
@@ -353,15 +373,8 @@ pub fn stray(method: &str, id: Option<&[u8]>) -> Bytes {
 }
 
 /// Splits the answers of a retry: what was answered, by index, and whether all were.
-pub fn answers(retry: &Message, asks: &[Ask]) -> Vec<Option<Bytes>> {
-    let given = retry.params().get(Param::InputResponses);
-    asks.iter()
-        .enumerate()
-        .map(|(i, _)| {
-            let span = member(retry.body(), given?, &ask_key(i))?;
-            (retry.raw(span).first() == Some(&b'{')).then(|| retry.slice(span))
-        })
-        .collect()
+pub fn answers(retry: &Message, asks: &[Ask]) -> Vec<Option<Answer>> {
+    asks.iter().enumerate().map(|(i, _)| Answer::given(retry, &ask_key(i))).collect()
 }
 
 #[cfg(test)]
@@ -475,10 +488,19 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","requestState":"st","inputResponses":{"r2":{"roots":[]},"zz":1}}}"#,
         );
         let got = answers(&retry, &asks);
-        assert_eq!((got[0].as_deref(), got[1].as_deref()), (None, Some(&br#"{"roots":[]}"#[..])));
+        assert_eq!(got, [None, Some(Answer::Result(Bytes::from_static(br#"{"roots":[]}"#)))]);
         assert_eq!(
             asks[1].answer(got[1].as_ref().unwrap()),
             br#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#[..]
+        );
+        let refused = message(
+            r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t","inputResponses":{"r1":{"action":"cancel"}},"_meta":{"outrigger.dev/errors":{"r1":{"method":"roots/list","error":{"code":-5,"message":"m","data":[1.0]}}}}}}"#,
+        );
+        let got = answers(&refused, &asks);
+        assert_eq!(got[1], None);
+        assert_eq!(
+            asks[0].answer(got[0].as_ref().unwrap()),
+            br#"{"jsonrpc":"2.0","id":7,"error":{"code":-5,"message":"m","data":[1.0]}}"#[..]
         );
     }
 }

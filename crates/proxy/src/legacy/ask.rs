@@ -111,20 +111,21 @@ impl Drop for Pending {
     }
 }
 
-/// Asks the client what a call's server wants to know, on the stream that answers the call.
+/// Asks the client what a call's server wants to know, on the stream that answers the call. `failed` says what went wrong
+/// at that server.
 ///
 /// # Errors
-/// The client cannot be asked, refuses something that the server cannot do without, or does not answer in time.
+/// The client cannot be asked, or does not answer in time. That it refuses is an answer.
 pub(super) async fn during_call(
     session: &Arc<Session>,
     turn: &Turn,
     mut questions: Questions,
+    failed: &(dyn Fn(&str) -> Failure + Send + Sync),
 ) -> Result<Round, Failure> {
-    let broken = |reason: String| Failure::Broken { service: super::service_name(&session.route), reason };
     let client = session.client();
     for (_, method, params) in &mut questions.asks {
         client.can_answer(*method, params).map_err(|name| {
-            broken(format!("it needs the client's capability `{name}`, which was not declared in initialize"))
+            failed(&format!("it needs the client's capability `{name}`, which was not declared in initialize"))
         })?;
         *params = narrow::question(*method, std::mem::take(params), client.revision);
     }
@@ -146,11 +147,8 @@ pub(super) async fn during_call(
     let patience = session.bounds.request;
     tokio::time::timeout(patience, answered)
         .await
-        .map_err(|_| broken(format!("the client did not answer its question within {patience:?}")))?;
-    match round.failed() {
-        Some(why) => Err(broken(why.to_owned())),
-        None => Ok(round),
-    }
+        .map_err(|_| failed(&format!("the client did not answer its question within {patience:?}")))?;
+    Ok(round)
 }
 
 /// Passes on a request that a server of an older revision made outside any call, and later the client's answer.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::failure::Failure;
 use bytes::Bytes;
+use outrigger_mcp::bridge::meta_keys::ANSWER_ERRORS;
 use outrigger_mcp::bridge::narrow;
 use outrigger_mcp::bridge::to_client::{self, MAX_ROUNDS, Questions, Reply, Round};
 use outrigger_mcp::edit::Edits;
@@ -59,25 +60,28 @@ async fn converse(session: &Arc<Session>, caller: &Caller, message: &Message, tu
     if let Some(of) = tasks::concerned(session, message) {
         return Box::pin(tasks::serve(session, caller, message, turn, of)).await;
     }
-    exchange(session, caller, message, turn, false).await.map(|(bytes, _)| bytes)
+    exchange(session, caller, message, turn, None, false).await.map(|(bytes, _)| bytes)
 }
 
 /// Asks the mesh, and the client as often as the mesh wants it asked; gives the reply for the client, and as it came.
-/// With `tasks`, the mesh may answer with a task.
+/// `round` holds answers that the request itself brings. With `tasks`, the mesh may answer with a task.
 pub(super) async fn exchange(
     session: &Arc<Session>,
     caller: &Caller,
     message: &Message,
     turn: &Turn,
+    mut round: Option<Round>,
     tasks: bool,
 ) -> Result<(Bytes, Message), Failure> {
     let target = message.target().filter(|_| message.method == Method::ResourcesRead);
-    let mut round = None;
     for number in 0..=MAX_ROUNDS {
         let request = introduce(session, message, round.as_ref(), number, tasks)?;
         let mut last = match caller.mesh.call(&session.route, request).await? {
             Given::Message(body) => read(&session.route, body)?,
-            Given::Stream(stream) => follow(session, stream, turn).await?,
+            Given::Stream(stream) => {
+                let ended = || broken(session, caller, message, "its answer ended before the result");
+                follow(stream, turn).await?.ok_or_else(ended)?
+            }
         };
         if number > 0 {
             last = renamed(session, &last, message.id().unwrap_or_default())?;
@@ -90,10 +94,13 @@ pub(super) async fn exchange(
                 let fitted = narrow::result(&last, message.method, session.revision()).unwrap_or(bytes);
                 return Ok((fitted, last));
             }
-            Reply::Ask(questions) => round = Some(next_round(session, turn, questions, number).await?),
+            Reply::Ask(questions) => {
+                let failed = |reason: &str| broken(session, caller, message, reason);
+                round = Some(next_round(session, turn, questions, number, &failed).await?);
+            }
         }
     }
-    Err(broken(session, "it asked the client again and again"))
+    Err(broken(session, caller, message, "it asked the client again and again"))
 }
 
 /// The same message under another id.
@@ -118,16 +125,19 @@ fn introduce(
         edits.set_id(message, quote(&format!("{}/{number}", String::from_utf8_lossy(&id))));
     }
     let client = session.client();
-    let meta = if tasks { client.modern_meta_with_tasks() } else { client.modern_meta() };
+    let mut meta = if tasks { client.modern_meta_with_tasks() } else { client.modern_meta() };
+    if let Some(errors) = round.and_then(Round::errors) {
+        meta = meta.raw(ANSWER_ERRORS, errors);
+    }
     meta.params(message, &mut edits);
     read(&session.route, edits.apply_flat(message.body()))
 }
 
-/// Passes notifications on until the reply comes.
-async fn follow(session: &Session, mut stream: Box<dyn Messages>, turn: &Turn) -> Result<Message, Failure> {
+/// Passes notifications on until the reply comes; `None` when the stream ends without one.
+async fn follow(mut stream: Box<dyn Messages>, turn: &Turn) -> Result<Option<Message>, Failure> {
     while let Some(message) = stream.next().await? {
         match message.shape {
-            Shape::Result | Shape::Error => return Ok(message),
+            Shape::Result | Shape::Error => return Ok(Some(message)),
             Shape::Notification if to_client::passes_notification(&message) => {
                 turn.event(&to_client::strip_subscription(&message)).await;
             }
@@ -135,20 +145,29 @@ async fn follow(session: &Session, mut stream: Box<dyn Messages>, turn: &Turn) -
             Shape::Notification | Shape::Request => {}
         }
     }
-    Err(broken(session, "its answer ended before the result"))
+    Ok(None)
 }
 
-async fn next_round(session: &Arc<Session>, turn: &Turn, questions: Questions, number: u8) -> Result<Round, Failure> {
+async fn next_round(
+    session: &Arc<Session>,
+    turn: &Turn,
+    questions: Questions,
+    number: u8,
+    failed: &(dyn Fn(&str) -> Failure + Send + Sync),
+) -> Result<Round, Failure> {
     if !questions.asks.is_empty() {
-        return ask::during_call(session, turn, questions).await;
+        return ask::during_call(session, turn, questions, failed).await;
     }
     if questions.state.is_none() {
-        return Err(broken(session, "it asked for input without saying which"));
+        return Err(failed("it asked for input without saying which"));
     }
     tokio::time::sleep(BACK_OFF * 2u32.pow(u32::from(number.min(6)))).await;
     Ok(Round::start(questions, String::new).0)
 }
 
-fn broken(session: &Session, reason: &str) -> Failure {
-    Failure::Broken { service: service_name(&session.route), reason: reason.to_owned() }
+/// What went wrong at the service that the request went to.
+pub(super) fn broken(session: &Session, caller: &Caller, message: &Message, reason: &str) -> Failure {
+    let service = caller.mesh.service(&session.route, message);
+    let service = service.map_or_else(|| service_name(&session.route), |name| name.to_string());
+    Failure::Broken { service, reason: reason.to_owned() }
 }

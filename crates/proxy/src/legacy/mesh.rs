@@ -22,6 +22,9 @@ pub trait Mesh: Send + Sync {
     /// Sends a message that a modern client would have sent. Dropping the future or the stream cancels the call.
     fn call<'a>(&'a self, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>>;
 
+    /// The service that such a message goes to, for what is said of it; `None` when that cannot be told.
+    fn service(&self, route: &Route, message: &Message) -> Option<Arc<str>>;
+
     /// Whether the caller could read this resource: it exists, and may be known.
     fn knows(&self, route: &Route, uri: &str) -> bool;
 

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use outrigger_mcp::bridge::tasks::to_client::{self, Found, Ledger, Waited, Wanted};
 use outrigger_mcp::bridge::to_client::Questions;
 use outrigger_mcp::envelope::{Field, Message, Param, Shape};
-use outrigger_mcp::error::{self, INVALID_PARAMS, RpcError, result_reply};
+use outrigger_mcp::error::{self, INVALID_PARAMS, RpcError, error_reply, result_reply};
 use outrigger_mcp::json::quote;
 use outrigger_mcp::method::Method;
 use outrigger_mcp::revision::Revision;
 use tokio::time::Instant;
 
 use super::ask;
-use super::call::exchange;
+use super::call::{broken, exchange};
 use super::outlet::{Turn, read};
 use super::seam::Caller;
 use super::session::Session;
@@ -105,7 +105,7 @@ impl Work<'_> {
     /// A call that is to become a task. Where the server answers at once, the answer becomes one here.
     async fn call(&self, message: &Message, wanted: Wanted) -> Result<Bytes, Failure> {
         let plain = read(&self.session.route, to_client::plain(message))?;
-        let (told, last) = exchange(self.session, self.caller, &plain, self.turn, true).await?;
+        let (told, last) = exchange(self.session, self.caller, &plain, self.turn, None, true).await?;
         if last.result_text(Field::ResultType).as_deref() == Some("task") {
             let made = self.session.ledger.with(|ledger, now| ledger.created(now, &last));
             return Ok(made.map_or(told, |made| result_reply(&self.id, &made)));
@@ -124,7 +124,7 @@ impl Work<'_> {
     async fn ask(&self, method: Method, task: &str) -> Result<Message, Failure> {
         let params = format!("{{\"taskId\":{}}}", quote(task));
         let request = read(&self.session.route, error::request(&self.id, method.as_str(), params.as_bytes()))?;
-        exchange(self.session, self.caller, &request, self.turn, true).await.map(|(_, last)| last)
+        exchange(self.session, self.caller, &request, self.turn, None, true).await.map(|(_, last)| last)
     }
 
     async fn get(&self, task: &str) -> Result<Bytes, Failure> {
@@ -162,11 +162,12 @@ impl Work<'_> {
 
     /// Asks the client, and takes its answers to the task.
     async fn answer(&self, task: &str, questions: Questions) -> Result<(), Failure> {
-        let round = ask::during_call(self.session, self.turn, questions).await?;
         let params = format!("{{\"taskId\":{}}}", quote(task));
         let update = error::request(&self.id, Method::TasksUpdate.as_str(), params.as_bytes());
-        let update = read(&self.session.route, round.retry(&read(&self.session.route, update)?))?;
-        exchange(self.session, self.caller, &update, self.turn, true).await.map(drop)
+        let update = read(&self.session.route, update)?;
+        let failed = |reason: &str| broken(self.session, self.caller, &update, reason);
+        let round = ask::during_call(self.session, self.turn, questions, &failed).await?;
+        exchange(self.session, self.caller, &update, self.turn, Some(round), true).await.map(drop)
     }
 
     async fn cancel(&self, task: &str) -> Result<Bytes, Failure> {
@@ -200,10 +201,6 @@ impl Work<'_> {
     fn over(&self) -> Bytes {
         RpcError::new(INVALID_PARAMS, "Cannot cancel task: it is over").reply(Some(&self.id))
     }
-}
-
-fn error_reply(id: &[u8], object: &[u8]) -> Bytes {
-    [&b"{\"jsonrpc\":\"2.0\",\"id\":"[..], id, b",\"error\":", object, b"}"].concat().into()
 }
 
 /// A name that nobody can guess, and no task of a service has.

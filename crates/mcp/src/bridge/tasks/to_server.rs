@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     bridge::{
         meta_keys::{RELATED_TASK, SERVER_INFO},
-        to_server::Ask,
+        to_server::{Answer, Ask},
     },
     edit::{Edits, insert_member, rebuild_object},
     envelope::{Field, Message, Meta, Param, Shape},
@@ -128,12 +128,10 @@ impl Questions {
     /// Takes the answers of a `tasks/update`; gives what to send to the server. Answers to nothing that is open are
     /// ignored, as the extension asks.
     pub fn answer(&mut self, update: &Message) -> Vec<Bytes> {
-        let Some(given) = update.params().get(Param::InputResponses) else { return Vec::new() };
         let mut answers = Vec::new();
         self.open.retain(|open| {
-            let answer = member(update.body(), given, &open.key).map(|span| update.raw(span));
-            let Some(answer) = answer.filter(|raw| raw.first() == Some(&b'{')) else { return true };
-            answers.push(open.ask.answer(answer));
+            let Some(answer) = Answer::given(update, &open.key) else { return true };
+            answers.push(open.ask.answer(&answer));
             false
         });
         answers

@@ -70,7 +70,7 @@ async fn a_client_is_never_asked_what_it_did_not_declare() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_ends_the_call_and_a_refused_form_does_not() {
+async fn what_the_client_refuses_goes_into_the_retry_as_it_said_it() {
     let mut world = World::new();
     let client = world.client("2025-06-18", ALL).await;
     let answer = client.begin(&call("1"));
@@ -79,11 +79,29 @@ async fn a_refusal_ends_the_call_and_a_refused_form_does_not() {
     for _ in 0..2 {
         let question = answer.next().await.unwrap();
         let id = id_text(&question);
-        client.post(&format!(r#"{{"jsonrpc":"2.0","id":"{id}","error":{{"code":-1,"message":"no"}}}}"#)).await;
+        let error = r#"{"code":-1,"message":"no","data":[1.0]}"#;
+        client.post(&format!(r#"{{"jsonrpc":"2.0","id":"{id}","error":{error}}}"#)).await;
     }
-    let told = answer.next().await.unwrap();
-    assert_eq!(told.error_code(), Some(-32603));
-    assert!(told.error_message().unwrap().contains("the client refused roots/list"));
+    let retry = world.asked().await;
+    let retried = retry.body();
+    let errors = r#""outrigger.dev/errors":{"k":{"method":"elicitation/create","error":{"code":-1,"message":"no","data":[1.0]}},"r":{"method":"roots/list","error":{"code":-1,"message":"no","data":[1.0]}}}"#;
+    assert!(retried.contains(errors), "{retried}");
+    assert!(
+        retried.contains(r#""inputResponses":{"k":{"action":"cancel"}}"#),
+        "for a server that takes no errors: {retried}"
+    );
+    retry.result(r#"{"content":[]}"#);
+    assert_eq!(answer.next_text().await, r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_cannot_put_errors_into_its_own_requests() {
+    let mut world = World::new();
+    let client = world.client("2025-06-18", ALL).await;
+    let forged = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"outrigger.dev/errors":{"r1":{"error":{}}},"x":1}}}"#;
+    let _answer = client.begin(forged);
+    let asked = world.asked().await;
+    assert!(!asked.body().contains("outrigger.dev/errors") && asked.body().contains("\"x\":1"), "{}", asked.body());
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,6 +115,7 @@ async fn a_client_that_does_not_answer_fails_the_call() {
     answer.next().await.unwrap();
     let told = answer.next().await.unwrap();
     assert!(told.error_message().unwrap().contains("did not answer"), "{told:?}");
+    assert!(told.error_message().unwrap().contains("told"), "it names the service: {told:?}");
     let late = format!(r#"{{"jsonrpc":"2.0","id":"{}","result":{{}}}}"#, id_text(&question));
     assert_eq!(client.post(&late).await.status, 202);
     assert!(world.quiet());

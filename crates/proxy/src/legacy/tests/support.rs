@@ -81,6 +81,10 @@ impl Mesh for Script {
         })
     }
 
+    fn service(&self, _: &Route, _: &Message) -> Option<Arc<str>> {
+        Some("told".into())
+    }
+
     fn knows(&self, _: &Route, uri: &str) -> bool {
         !uri.starts_with("hidden:")
     }
