@@ -15,7 +15,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kind
 use outrigger_proxy::peek::HeaderChecks;
 
 pub use alone::EgressOnly;
-pub use egress::{Egress, EgressLimits, EgressTimeouts, Mode};
+pub use egress::{Egress, EgressDns, EgressLimits, EgressTimeouts, Mode};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts};
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};

@@ -90,7 +90,7 @@ impl Outbound {
         Self {
             service: service.into(),
             address,
-            resolver: Resolver::new(settings.timeouts.resolve),
+            resolver: Resolver::new(&settings.dns, settings.timeouts.resolve, metrics.egress(service)),
             log,
             metrics: metrics.egress(service),
             service_metrics: metrics.service(service),

@@ -40,6 +40,18 @@ impl TestEgress {
         self.alone.egress
     }
 
+    /// Where the resolver for the server listens.
+    pub fn dns(&self) -> SocketAddr {
+        self.alone.dns.expect("`dns: { listen: ... }` in the settings")
+    }
+
+    /// Its metrics; `admin: { listen: 127.0.0.1:0 }` must stand in the settings.
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.alone.admin.expect("an admin port")).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        read_all(&mut stream).await
+    }
+
     /// A connection to the proxy.
     pub async fn dial(&self) -> TcpStream {
         TcpStream::connect(self.address()).await.unwrap()

@@ -15,6 +15,7 @@
 //! | `client`, `call` | a modern client that can also send nonsense |
 //! | `session` | a client of an older revision |
 //! | `egress` | the outbound half by itself, and origins for it |
+//! | `dns` | a resolver that lies, and a client of resolvers |
 //! | `http_server` | a Streamable HTTP server whose every answer a test decides |
 //! | `sse_server` | an HTTP+SSE server, the transport of 2024-11-05 |
 //! | `subjects` | the servers that tests start, and what is missing when they cannot |
@@ -28,6 +29,7 @@
 
 pub mod call;
 pub mod client;
+pub mod dns;
 pub mod egress;
 pub mod http_server;
 pub mod ingress;

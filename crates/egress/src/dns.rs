@@ -1,22 +1,16 @@
 //! Questions to a resolver and its answers (RFC 1035), as far as one needs them who hands out addresses and nothing else.
+//! The reading and writing itself is hickory's.
 
 use std::net::IpAddr;
 
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RData, Record};
+
 /// Bytes of a header.
 const HEADER: usize = 12;
-/// The longest name (RFC 1035 section 2.3.4).
-const LONGEST_NAME: usize = 255;
-/// What fits into a datagram unless the question says more (RFC 1035), and what we send at most: no fragments (RFC 9715).
-const PLAIN_PAYLOAD: u16 = 512;
+/// What we send in one datagram at most: no fragments (RFC 9715).
 const MOST_PAYLOAD: u16 = 1232;
-/// The class of the internet.
-const INTERNET: u16 = 1;
-const OPT: u16 = 41;
 const RESPONSE: u8 = 0x80;
-const OPCODE: u8 = 0x78;
-const TRUNCATED: u8 = 0x02;
-const RECURSION_DESIRED: u8 = 0x01;
-const RECURSION_AVAILABLE: u8 = 0x80;
 
 /// The type of an address.
 pub const A: u16 = 1;
@@ -27,21 +21,17 @@ pub const AAAA: u16 = 28;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// Here it is, or there is nothing of this type.
-    Fine = 0,
-    /// The question is broken.
-    Format = 1,
+    Fine,
     /// Nobody could say.
-    Failed = 2,
+    Failed,
     /// There is no such name.
-    NoName = 3,
-    /// That is not done here.
-    NotImplemented = 4,
-    /// Not for you.
-    Refused = 5,
+    NoName,
+    /// Not for you, or not now.
+    Refused,
 }
 
 /// One question.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Question {
     /// The name with dots, without the last; nothing where its labels have letters that no host has.
     pub name: Option<String>,
@@ -49,9 +39,7 @@ pub struct Question {
     pub kind: u16,
     /// How long an answer by datagram may be.
     pub payload: u16,
-    head: [u8; 4],
-    /// As it came, for the answer.
-    raw: Vec<u8>,
+    message: Message,
 }
 
 /// Why there is no question.
@@ -67,115 +55,87 @@ pub enum Wrong {
 ///
 /// # Errors
 /// [`Wrong`].
-pub fn question(message: &[u8]) -> Result<Question, Wrong> {
-    let Some((header, rest)) = message.split_first_chunk::<HEADER>() else { return Err(Wrong::Silence) };
-    let [id1, id2, flags, more, questions @ ..] = *header;
+pub fn question(bytes: &[u8]) -> Result<Question, Wrong> {
+    let Some([id1, id2, flags, ..]) = bytes.first_chunk::<HEADER>() else { return Err(Wrong::Silence) };
     if flags & RESPONSE != 0 {
         return Err(Wrong::Silence);
     }
-    let head = [id1, id2, flags, more];
-    let wrong = |code| Wrong::Answer(start(head, code, 0, 0));
-    if flags & OPCODE != 0 {
-        return Err(wrong(Code::NotImplemented));
-    }
-    if questions.get(..6) != Some(&[0, 1, 0, 0, 0, 0]) {
-        return Err(wrong(Code::Format));
-    }
-    let (name, length) = name(rest).ok_or_else(|| wrong(Code::Format))?;
-    let end = length + 4;
-    let (Some(raw), Some(&[k1, k2, c1, c2])) = (rest.get(..end), rest.get(length..end)) else {
-        return Err(wrong(Code::Format));
+    let operation = OpCode::from_u8(flags >> 3 & 0xf);
+    let wrong = |code| {
+        let reply = Message::error_msg(u16::from_be_bytes([*id1, *id2]), operation, code);
+        reply.to_vec().map_or(Wrong::Silence, Wrong::Answer)
     };
-    if u16::from_be_bytes([c1, c2]) != INTERNET {
-        return Err(wrong(Code::Refused));
+    if operation != OpCode::Query {
+        return Err(wrong(ResponseCode::NotImp));
     }
-    let payload = payload(rest.get(end..).unwrap_or_default());
-    Ok(Question { name, kind: u16::from_be_bytes([k1, k2]), payload, head, raw: raw.to_vec() })
+    let message = Message::from_vec(bytes).map_err(|_| wrong(ResponseCode::FormErr))?;
+    let [query] = message.queries.as_slice() else { return Err(wrong(ResponseCode::FormErr)) };
+    if !message.answers.is_empty() || !message.authorities.is_empty() {
+        return Err(wrong(ResponseCode::FormErr));
+    }
+    if query.query_class() != DNSClass::IN {
+        return Err(wrong(ResponseCode::Refused));
+    }
+    let (name, kind) = (text(query.name()), u16::from(query.query_type()));
+    Ok(Question { name, kind, payload: message.max_payload().min(MOST_PAYLOAD), message })
 }
 
-/// Reads a name; returns it and how many bytes it took. Pointers lead nowhere in a question.
-fn name(bytes: &[u8]) -> Option<(Option<String>, usize)> {
-    let (mut text, mut good, mut at) = (String::new(), true, 0);
-    loop {
-        let length = usize::from(*bytes.get(at)?);
-        at += 1;
-        if length == 0 {
-            let name = (good && !text.is_empty()).then_some(text);
-            return (at <= LONGEST_NAME).then_some((name, at));
-        }
-        if length > 63 || at + length > LONGEST_NAME {
+/// The name as hosts are written; nothing for the root, and for labels that no host has.
+fn text(name: &Name) -> Option<String> {
+    let mut text = String::new();
+    for label in name.iter() {
+        if !label.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)) {
             return None;
         }
-        let label = bytes.get(at..at + length)?;
-        good &= label.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
         if !text.is_empty() {
             text.push('.');
         }
         text.extend(label.iter().map(|byte| char::from(*byte)));
-        at += length;
     }
-}
-
-/// What the sender of an OPT record takes (RFC 6891); it comes first after the question where there is one.
-fn payload(additional: &[u8]) -> u16 {
-    match *additional {
-        [0, t1, t2, p1, p2, ..] if u16::from_be_bytes([t1, t2]) == OPT => {
-            u16::from_be_bytes([p1, p2]).clamp(PLAIN_PAYLOAD, MOST_PAYLOAD)
-        }
-        _ => PLAIN_PAYLOAD,
-    }
-}
-
-fn start(head: [u8; 4], code: Code, questions: u16, answers: u16) -> Vec<u8> {
-    let [id1, id2, flags, _] = head;
-    let mut out = vec![id1, id2, RESPONSE | flags & (OPCODE | RECURSION_DESIRED), RECURSION_AVAILABLE | code as u8];
-    out.extend(questions.to_be_bytes());
-    out.extend(answers.to_be_bytes());
-    out.extend([0; 4]);
-    out
+    (!text.is_empty()).then_some(text)
 }
 
 impl Question {
     /// An answer without addresses.
     pub fn answer(&self, code: Code) -> Vec<u8> {
-        let mut out = start(self.head, code, 1, 0);
-        out.extend(&self.raw);
-        out
+        self.write(&self.reply(code))
     }
 
     /// The addresses of the type that is asked for, good for `ttl` seconds. Where they do not fit into `limit` bytes the
     /// asker is told to come again over TCP.
     pub fn addresses(&self, addresses: &[IpAddr], ttl: u32, limit: usize) -> Vec<u8> {
-        let fitting =
-            || addresses.iter().filter(|address| if address.is_ipv4() { self.kind == A } else { self.kind == AAAA });
-        let Ok(count) = u16::try_from(fitting().count()) else { return self.answer(Code::Failed) };
-        let mut out = start(self.head, Code::Fine, 1, count);
-        out.extend(&self.raw);
-        for address in fitting() {
-            // The name is the one of the question, which begins right after the header.
-            out.extend([0xc0, 12]);
-            out.extend(self.kind.to_be_bytes());
-            out.extend(INTERNET.to_be_bytes());
-            out.extend(ttl.to_be_bytes());
-            match address {
-                IpAddr::V4(address) => {
-                    out.extend([0, 4]);
-                    out.extend(address.octets());
-                }
-                IpAddr::V6(address) => {
-                    out.extend([0, 16]);
-                    out.extend(address.octets());
-                }
-            }
+        let mut reply = self.reply(Code::Fine);
+        let Some(name) = self.message.queries.first().map(|query| query.name().clone()) else {
+            return self.answer(Code::Failed);
+        };
+        let fitting = addresses.iter().filter(|address| self.kind == if address.is_ipv4() { A } else { AAAA });
+        reply.add_answers(fitting.map(|address| Record::from_rdata(name.clone(), ttl, RData::from(*address))));
+        let whole = self.write(&reply);
+        if whole.len() <= limit { whole } else { self.write(&reply.truncate()) }
+    }
+
+    fn reply(&self, code: Code) -> Message {
+        let mut reply = Message::new(self.message.metadata.id, MessageType::Response, OpCode::Query);
+        reply.metadata.recursion_desired = self.message.metadata.recursion_desired;
+        reply.metadata.recursion_available = true;
+        reply.metadata.response_code = match code {
+            Code::Fine => ResponseCode::NoError,
+            Code::Failed => ResponseCode::ServFail,
+            Code::NoName => ResponseCode::NXDomain,
+            Code::Refused => ResponseCode::Refused,
+        };
+        reply.add_queries(self.message.queries.iter().cloned());
+        if self.message.edns.is_some() {
+            let mut edns = Edns::new();
+            edns.set_max_payload(MOST_PAYLOAD);
+            reply.set_edns(edns);
         }
-        if out.len() <= limit {
-            return out;
-        }
-        let mut cut = self.answer(Code::Fine);
-        if let Some(flags) = cut.get_mut(2) {
-            *flags |= TRUNCATED;
-        }
-        cut
+        reply
+    }
+
+    /// What cannot be written is not sent, and asked for again.
+    fn write(&self, reply: &Message) -> Vec<u8> {
+        reply.to_vec().unwrap_or_default()
     }
 }
 
@@ -211,7 +171,7 @@ mod tests {
         let many: Vec<IpAddr> =
             (0..30_u16).map(|n| std::net::Ipv6Addr::from([0x2600, 0, 0, 0, 0, 0, 0, n]).into()).collect();
         let cut = question.addresses(&many, 30, 512);
-        assert!(cut[2] & TRUNCATED != 0 && cut[7] == 0 && cut.len() < 512);
+        assert!(cut[2] & 2 != 0 && cut[7] == 0 && cut.len() < 512);
         assert_eq!(question.addresses(&many, 30, 65_535)[7], 30);
     }
 

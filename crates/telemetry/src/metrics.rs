@@ -19,8 +19,9 @@ pub use egress::EgressMetrics;
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
-    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, EgressVerdict, HandshakeOutcome,
-    LimitKind, Listener, Outcome, ReloadKind, ReloadOutcome, Role, SessionKind, UpstreamErrorKind,
+    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict,
+    HandshakeOutcome, LimitKind, Listener, LookupOutcome, Outcome, ReloadKind, ReloadOutcome, Role, SessionKind,
+    UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 

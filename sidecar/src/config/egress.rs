@@ -1,5 +1,7 @@
 //! Settings of the outbound half: what the server may reach, and how it gets there.
 
+mod dns;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use outrigger_config::{Fields, Mistake, doc};
 use outrigger_policy::egress::{Destination, EgressRule, HostPattern, Range, Rules};
 use outrigger_policy::glob::Glob;
 use serde_json::json;
+
+pub use dns::EgressDns;
 
 /// Where the outbound half listens when it runs and no address is given.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
@@ -37,8 +41,8 @@ impl Mode {
 pub struct Egress {
     /// Where the server finds its proxy.
     pub listen: SocketAddr,
-    /// Where the resolver listens.
-    pub dns: Option<SocketAddr>,
+    /// How names are looked up.
+    pub dns: EgressDns,
     /// Whether connections that the kernel redirected are taken too.
     pub transparent: bool,
     /// Whether rules are enforced.
@@ -103,7 +107,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     .because("the rules of the kernel are installed by choice")
     .env("OUTRIGGER_EGRESS_TRANSPARENT");
     let transparent = f.optional("transparent", text, kinds::boolean());
-    let dns = f.section("dns", "A resolver for the server.", read_dns);
+    let dns = f.section("dns", "How names are looked up, and a resolver for the server.", dns::read);
     let text = doc("`enforce` refuses what no rule allows; `observe` lets it through, and records it as refused.")
         .because("`enforce`: an allowlist that lets everything through protects nobody")
         .env("OUTRIGGER_EGRESS_MODE");
@@ -149,16 +153,6 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
         })
     };
     (given, read())
-}
-
-fn read_dns(f: &mut Fields<'_>) -> Option<Option<SocketAddr>> {
-    let text = doc(
-        "Where the server may look names up, over UDP and TCP: names that some rule covers have addresses, others do not \
-         exist. For `outrigger-sidecar redirect install --dns-port`. Without it nothing listens.",
-    )
-    .env("OUTRIGGER_EGRESS_DNS_LISTEN")
-    .example("127.0.0.1:15053");
-    Some(f.optional("listen", text, kinds::listen()))
 }
 
 /// What is allowed by the letter and seldom meant.

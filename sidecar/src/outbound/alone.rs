@@ -18,6 +18,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct Alone {
     /// Where the proxy listens.
     pub egress: SocketAddr,
+    /// Where the resolver for the server listens.
+    pub dns: Option<SocketAddr>,
     /// Where health and metrics are shown.
     pub admin: Option<SocketAddr>,
     tasks: TaskGroup,
@@ -40,6 +42,7 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let alone = Alone {
         egress: outbound.listen_address(),
+        dns: entrance.dns_address(),
         admin: admin.as_ref().map(Listener::address),
         tasks: TaskGroup::new("egress"),
         stop: stop.clone(),

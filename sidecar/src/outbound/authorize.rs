@@ -17,7 +17,7 @@ use crate::config::Mode;
 /// Proof that a destination was allowed, with the addresses that were checked. Dialling asks for it.
 #[derive(Debug)]
 pub struct Permitted {
-    addresses: Vec<IpAddr>,
+    addresses: Arc<[IpAddr]>,
     port: u16,
     /// The rule that allowed it, or came nearest.
     pub rule: Option<RuleId>,
@@ -51,11 +51,16 @@ impl Outbound {
             return Err(refused(denied));
         }
         let addresses = match &target.host {
-            Host::Address(address) => vec![*address],
-            Host::Name(name) => self.resolver.lookup(name).await.map_err(|error| {
+            Host::Address(address) => [*address].into(),
+            Host::Name(name) => {
                 let rule = before.as_ref().map_or_else(|denied| denied.nearest, |allowed| Some(&allowed.rule.id));
-                Refusal { why: Why::Resolve(error), rule: rule.cloned() }
-            })?,
+                let refused = |why| Refusal { why, rule: rule.cloned() };
+                if let (Ok(allowed), Mode::Enforce) = (&before, self.settings.mode) {
+                    self.resolver.permit(allowed.destination, name).map_err(|limit| refused(Why::Below(limit)))?;
+                }
+                let found = self.resolver.lookup(name).await;
+                found.map_err(|error| refused(Why::Resolve(error)))?.addresses
+            }
         };
         if addresses.iter().any(|address| SocketAddr::new(*address, target.port) == self.address) {
             return Err(Why::Ourselves.into());
@@ -85,7 +90,7 @@ impl Outbound {
         // A dead address must leave time for the next one.
         let each = within / u32::try_from(permitted.addresses.len().clamp(1, 3)).unwrap_or(1);
         let mut last = std::io::Error::from(std::io::ErrorKind::TimedOut);
-        for address in &permitted.addresses {
+        for address in &*permitted.addresses {
             let left = within.saturating_sub(begun.elapsed());
             if left == Duration::ZERO {
                 break;
@@ -110,8 +115,8 @@ fn refused(denied: &Denied<'_>) -> Refusal {
 }
 
 /// What is let through although no rule allows it. The guard over addresses is never only observed.
-fn observed(denied: &Denied<'_>, addresses: Vec<IpAddr>, port: u16) -> Result<Permitted, Refusal> {
-    for address in &addresses {
+fn observed(denied: &Denied<'_>, addresses: Arc<[IpAddr]>, port: u16) -> Result<Permitted, Refusal> {
+    for address in &*addresses {
         if let Err(special) = address::check(*address, std::iter::empty()) {
             let why = Why::Rules(Reason::Address(*address, special), false);
             return Err(Refusal { why, rule: denied.nearest.cloned() });

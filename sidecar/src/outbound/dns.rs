@@ -8,9 +8,11 @@ use std::time::Duration;
 use outrigger_egress::dns::{A, AAAA, Code, Question, Wrong, question};
 use outrigger_policy::egress::{Host, Name, Reason, Request, address};
 use outrigger_runtime::{ListenOptions, Listener};
+use outrigger_telemetry::metrics::DnsLimit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,9 +29,6 @@ use crate::start::StartError;
 const LONGEST_QUESTION: usize = 1024;
 /// Questions that are looked into at once, and connections that ask. More of the former are dropped, as networks do.
 const AT_ONCE: usize = 256;
-/// How long an answer is good for, in seconds. The system's resolver does not say; the sidecar looks names up anew for each
-/// connection anyway, so this only spares questions.
-const TTL: u32 = 30;
 /// How long a connection may stay silent.
 const IDLE: Duration = Duration::from_secs(10);
 /// Of answers over TCP.
@@ -96,7 +95,14 @@ async fn by_datagram(outbound: Arc<Outbound>, socket: Arc<UdpSocket>, room: Arc<
     loop {
         // An error is about a datagram before: its sender is gone.
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        if length == LONGEST_QUESTION {
+            outbound.metrics.dns_limited(DnsLimit::Question);
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            outbound.metrics.dns_limited(DnsLimit::Busy);
+            continue;
+        };
         let message = buffer.get(..length).unwrap_or_default().to_vec();
         let (outbound, socket) = (Arc::clone(&outbound), Arc::clone(&socket));
         tokio::spawn(async move {
@@ -112,7 +118,10 @@ async fn by_datagram(outbound: Arc<Outbound>, socket: Arc<UdpSocket>, room: Arc<
 async fn by_stream(outbound: Arc<Outbound>, listener: Listener, room: Arc<Semaphore>, stop: CancellationToken) {
     loop {
         let (stream, _) = listener.accept().await;
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            outbound.metrics.dns_limited(DnsLimit::Busy);
+            continue;
+        };
         let (outbound, stop) = (Arc::clone(&outbound), stop.clone());
         tokio::spawn(async move {
             stop.run_until_cancelled(converse(&outbound, stream)).await;
@@ -126,7 +135,11 @@ async fn converse(outbound: &Arc<Outbound>, mut stream: TcpStream) {
     loop {
         let read = async {
             let length = usize::from(stream.read_u16().await.ok()?);
-            let mut message = vec![0; Some(length).filter(|length| *length <= LONGEST_QUESTION)?];
+            if length >= LONGEST_QUESTION {
+                outbound.metrics.dns_limited(DnsLimit::Question);
+                return None;
+            }
+            let mut message = vec![0; length];
             stream.read_exact(&mut message).await.ok()?;
             Some(message)
         };
@@ -148,41 +161,54 @@ async fn reply(outbound: &Arc<Outbound>, message: &[u8], limit: Option<usize>) -
         Err(Wrong::Answer(reply)) => return Some(reply),
     };
     let limit = limit.unwrap_or(usize::from(question.payload));
-    Some(match answer(outbound, &question).await {
-        Ok(addresses) => question.addresses(&addresses, TTL, limit),
+    let reply = match answer(outbound, &question).await {
+        Ok((addresses, ttl)) => question.addresses(&addresses, ttl, limit),
         Err(code) => question.answer(code),
-    })
+    };
+    Some(reply).filter(|reply| !reply.is_empty())
 }
 
-/// The addresses of the name, if it may be asked for.
-async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<Vec<IpAddr>, Code> {
+/// The addresses of the name, if it may be asked for, and for how many seconds they are good.
+async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<IpAddr>, u32), Code> {
     // What is no host name is nobody's name.
     let text = question.name.as_deref().ok_or(Code::NoName)?;
     let Ok(Host::Name(name)) = Host::parse(text) else { return Err(Code::NoName) };
-    if !outbound.rules().names(&name) {
-        let refused = Refusal::from(Why::Rules(Reason::Host, false));
-        if outbound.settings.mode == Mode::Enforce {
-            tell(outbound, &name).refused(&refused);
-            return Err(Code::NoName);
+    let enforced = outbound.settings.mode == Mode::Enforce;
+    match outbound.rules().names(&name) {
+        Some(destination) if enforced => outbound.resolver.permit(destination, &name).map_err(|limit| {
+            tell(outbound, &name).refused(&Why::Below(limit).into());
+            // It may exist: nobody is to remember that it does not.
+            Code::Refused
+        })?,
+        Some(_) => {}
+        None => {
+            let refused = Refusal::from(Why::Rules(Reason::Host, false));
+            if enforced {
+                tell(outbound, &name).refused(&refused);
+                return Err(Code::NoName);
+            }
+            tell(outbound, &name).observed(&refused);
         }
-        tell(outbound, &name).observed(&refused);
     }
     // No other types: they carry text, or keys that would hide a name from us.
     if question.kind != A && question.kind != AAAA {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
     match outbound.resolver.lookup(&name).await {
-        Ok(addresses) => Ok(guarded(outbound, &name, addresses)),
+        Ok(found) => {
+            let ttl = found.until.saturating_duration_since(Instant::now()).as_secs();
+            Ok((guarded(outbound, &name, &found.addresses), u32::try_from(ttl).unwrap_or(u32::MAX)))
+        }
         Err(ResolveError::NoAddress) => Err(Code::NoName),
         Err(ResolveError::Failed(_) | ResolveError::Timeout) => Err(Code::Failed),
     }
 }
 
 /// Without the addresses that no rule names: a name that leads inside leads nowhere.
-fn guarded(outbound: &Arc<Outbound>, name: &Name, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+fn guarded(outbound: &Arc<Outbound>, name: &Name, addresses: &[IpAddr]) -> Vec<IpAddr> {
     let named = outbound.rules().rules().iter().flat_map(|rule| &rule.addresses);
     let (good, special): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|address| address::check(*address, named.clone()).is_ok());
+        addresses.iter().copied().partition(|address| address::check(*address, named.clone()).is_ok());
     if let Some(first) = special.first()
         && let Err(why) = address::check(*first, named)
     {

@@ -40,11 +40,17 @@ impl Entrance {
             }
             other => other?,
         };
-        let dns = settings.dns.map(|at| Sockets::bind(at, transparent)).transpose()?;
-        if let Some(dns) = dns.as_ref().and_then(Sockets::address) {
+        let dns = settings.dns.listen.map(|at| Sockets::bind(at, transparent)).transpose()?;
+        let entrance = Self { proxy, twin, dns };
+        if let Some(dns) = entrance.dns_address() {
             tracing::info!(%dns, "listening for names that the server looks up");
         }
-        Ok(Self { proxy, twin, dns })
+        Ok(entrance)
+    }
+
+    /// Where the server finds its resolver.
+    pub(super) fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(Sockets::address)
     }
 
     /// Where the server finds its proxy.

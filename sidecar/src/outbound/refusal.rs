@@ -5,7 +5,7 @@ use std::io;
 use outrigger_egress::{reply::BadReply, request::BadRequest, socks::Code};
 use outrigger_policy::RuleId;
 use outrigger_policy::egress::{HostError, Reason};
-use outrigger_telemetry::metrics::{DenyReason, EgressVerdict};
+use outrigger_telemetry::metrics::{DenyReason, DnsLimit, EgressVerdict};
 
 use super::resolve::ResolveError;
 
@@ -28,6 +28,8 @@ pub enum Why {
     NotTls,
     /// A tunnel in which nothing was said in time.
     Silent,
+    /// A name below a wildcard, over a limit of those.
+    Below(DnsLimit),
     /// No address.
     Resolve(ResolveError),
     /// No connection.
@@ -101,6 +103,7 @@ impl Why {
         match self {
             Why::Rules(Reason::Address(..), _) => denied("address", DenyReason::Address),
             Why::Rules(reason, _) => denied(reason.as_str(), DenyReason::Egress),
+            Why::Below(limit) => denied(limit.as_str(), DenyReason::Egress),
             Why::Ourselves => denied("address", DenyReason::Address),
             Why::HostMismatch => denied("host_mismatch", DenyReason::Egress),
             Why::Sni(_) => denied("sni_mismatch", DenyReason::Egress),
@@ -146,6 +149,7 @@ impl Why {
             Why::Rules(Reason::Address(address, special), _) => {
                 format!("{address} is a {special} address: no rule for this host names its range under `addresses`")
             }
+            Why::Below(limit) => format!("over `egress.dns.{}`: name the host exactly, or raise the limit", limit.as_str()),
             Why::Ourselves => "this is the proxy itself".into(),
             Why::Host(error) => error.to_string(),
             Why::HostMismatch => "the header Host must name the host of the target".into(),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::address::{Special, special};
 use super::host::{Host, Name};
 use super::index::Index;
-use super::rule::EgressRule;
+use super::rule::{Destination, EgressRule};
 use crate::rule::RuleId;
 
 /// Which tool calls may be behind a connection.
@@ -72,7 +72,7 @@ pub struct Allowed<'r> {
     /// The rule.
     pub rule: &'r EgressRule,
     /// The destination of it as it was written, for metrics: a closed set.
-    pub destination: &'r super::rule::Destination,
+    pub destination: &'r Destination,
 }
 
 /// Do not.
@@ -171,12 +171,13 @@ impl Rules {
         })
     }
 
-    /// Whether some rule covers the name at all: then it may be resolved.
-    pub fn names(&self, name: &Name) -> bool {
-        self.index.find(&Host::Name(name.clone())).next().is_some()
+    /// The destination that covers the name, the nearest of several: then it may be looked up.
+    pub fn names(&self, name: &Name) -> Option<&Destination> {
+        let (rule, place) = self.index.find(&Host::Name(name.clone())).next()?;
+        self.rules.get(rule as usize)?.hosts.get(place as usize)
     }
 
-    fn consider(&self, rule: &EgressRule, destination: &super::rule::Destination, ask: &Ask<'_>) -> Result<(), Reason> {
+    fn consider(&self, rule: &EgressRule, destination: &Destination, ask: &Ask<'_>) -> Result<(), Reason> {
         if !rule.covers_port(destination, ask.port) {
             return Err(Reason::Port);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::OpenGuard;
 use super::families::Families;
-use super::labels::{Direction, EgressVerdict};
+use super::labels::{Direction, DnsLimit, EgressVerdict, LookupOutcome};
 
 /// Counts outbound connections and requests. `host` is a destination as a rule writes it, or `None`: `other`.
 pub struct EgressMetrics {
@@ -36,6 +36,16 @@ impl EgressMetrics {
     /// Takes note of how long it took to look up and connect.
     pub fn connected(&self, elapsed: Duration) {
         self.families.egress_connect.with_label_values(&[&*self.service]).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a name that was looked up.
+    pub fn lookup(&self, outcome: LookupOutcome) {
+        self.families.egress_lookups.with_label_values(&[&*self.service, outcome.as_str()]).inc();
+    }
+
+    /// Counts a limit of looking names up that was passed.
+    pub fn dns_limited(&self, limit: DnsLimit) {
+        self.families.egress_dns_limited.with_label_values(&[&*self.service, limit.as_str()]).inc();
     }
 
     /// Counts an open connection until the guard is dropped.

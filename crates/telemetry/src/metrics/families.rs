@@ -123,6 +123,18 @@ const EGRESS_CONNECT: MetricDoc = doc(
 );
 const EGRESS_OPEN: MetricDoc =
     doc("outrigger_egress_open", Gauge, &["service"], "Outbound connections of a server that are open.");
+const EGRESS_LOOKUPS: MetricDoc = doc(
+    "outrigger_egress_lookups_total",
+    Counter,
+    &["service", "outcome"],
+    "Names that were looked up, by what came of it.",
+);
+const EGRESS_DNS_LIMITED: MetricDoc = doc(
+    "outrigger_egress_dns_limited_total",
+    Counter,
+    &["service", "limit"],
+    "Look-ups that passed a limit, and what was refused, cut or forgotten for it.",
+);
 const EGRESS_DROPPED: MetricDoc = doc(
     "outrigger_egress_log_dropped_total",
     Counter,
@@ -164,6 +176,8 @@ pub fn describe() -> Vec<MetricDoc> {
         EGRESS_BYTES,
         EGRESS_CONNECT,
         EGRESS_OPEN,
+        EGRESS_LOOKUPS,
+        EGRESS_DNS_LIMITED,
         EGRESS_DROPPED,
         RELOADS,
         AUDIT_DROPPED,
@@ -196,6 +210,8 @@ pub(super) struct Families {
     pub(super) egress_bytes: IntCounterVec,
     pub(super) egress_connect: HistogramVec,
     pub(super) egress_open: IntGaugeVec,
+    pub(super) egress_lookups: IntCounterVec,
+    pub(super) egress_dns_limited: IntCounterVec,
     pub(super) egress_dropped: IntCounterVec,
     pub(super) audit_dropped: IntCounterVec,
     pub(super) access_dropped: IntCounterVec,
@@ -229,6 +245,8 @@ impl Families {
             egress_bytes: counter(registry, &EGRESS_BYTES)?,
             egress_connect: registered(registry, HistogramVec::new(connect, EGRESS_CONNECT.labels)?)?,
             egress_open: gauge(registry, &EGRESS_OPEN)?,
+            egress_lookups: counter(registry, &EGRESS_LOOKUPS)?,
+            egress_dns_limited: counter(registry, &EGRESS_DNS_LIMITED)?,
             egress_dropped: counter(registry, &EGRESS_DROPPED)?,
             audit_dropped: counter(registry, &AUDIT_DROPPED)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,

@@ -217,6 +217,40 @@ closed_label! {
 }
 
 closed_label! {
+    /// How looking a name up went.
+    LookupOutcome {
+        /// It was known already.
+        Cached = "cached",
+        /// A resolver said its addresses.
+        Found = "found",
+        /// It has none, says a resolver.
+        NoAddress = "no_address",
+        /// No resolver could say.
+        Failed = "failed",
+        /// None answered in time.
+        Timeout = "timeout",
+    }
+}
+
+closed_label! {
+    /// Limits of looking names up that were passed.
+    DnsLimit {
+        /// More questions at once than are looked into.
+        Busy = "busy",
+        /// A question longer than is read.
+        Question = "question",
+        /// More bytes before the suffix of a wildcard than names have.
+        WildcardBytes = "wildcard_bytes",
+        /// More different names below a wildcard than an hour has.
+        WildcardNames = "wildcard_names",
+        /// More addresses of one name than are looked at.
+        Addresses = "addresses",
+        /// More names than are remembered.
+        Cache = "cache",
+    }
+}
+
+closed_label! {
     /// Which way bytes went.
     Direction {
         /// From the server to the destination.

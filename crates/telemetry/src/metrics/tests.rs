@@ -16,6 +16,8 @@ fn touched() -> Arc<Metrics> {
     egress.record(None, EgressVerdict::Allowed, 1, 1);
     egress.connected(Duration::from_millis(1));
     drop(egress.open());
+    egress.lookup(LookupOutcome::Found);
+    egress.dns_limited(DnsLimit::Busy);
     metrics.egress_dropped();
     let fs = metrics.service("fs");
     fs.record(Method::Ping, None, Outcome::Ok, Duration::from_millis(1));
@@ -158,6 +160,8 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("kind", "sessions", words(SessionKind::ALL, SessionKind::as_str)),
         ("host", "egress", "destinations as the rules write them, at most 500, else `other`".to_owned()),
         ("verdict", "egress", words(EgressVerdict::ALL, EgressVerdict::as_str)),
+        ("outcome", "egress lookups", words(LookupOutcome::ALL, LookupOutcome::as_str)),
+        ("limit", "egress DNS", words(DnsLimit::ALL, DnsLimit::as_str)),
         ("direction", "egress bytes", words(Direction::ALL, Direction::as_str)),
         ("what", "reloads", words(ReloadKind::ALL, ReloadKind::as_str)),
         ("outcome", "reloads", words(ReloadOutcome::ALL, ReloadOutcome::as_str)),

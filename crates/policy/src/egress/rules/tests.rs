@@ -128,7 +128,7 @@ fn another_rule_may_allow_what_the_first_does_not() {
 fn only_named_names_are_resolved() {
     let rules = Rules::new(vec![rule("one", &["allowed.test:8443", "*.wild.test"])]);
     let names = |text: &str| match Host::parse(text) {
-        Ok(Host::Name(name)) => rules.names(&name),
+        Ok(Host::Name(name)) => rules.names(&name).is_some(),
         other => panic!("{other:?}"),
     };
     assert!(names("allowed.test") && names("x.y.wild.test"));
