@@ -29,6 +29,7 @@ CHAIN = "ingress + sidecar"
 STEADY_RATE = 1000
 HANDSHAKE_CONNECTIONS = 16
 IDLE_CONNECTIONS = 1000
+BULK_MIB = 1024
 # Each client over HTTP+SSE has a session of its own, of which one principal may have so many.
 PAIR_CONNECTIONS = 16
 # Long, and compared within itself: in the first pass only.
@@ -44,6 +45,7 @@ class Bench:
         self.results = results
         self.window = ["--seconds", seconds]
         self.sidecars = {name: p for name, p in peers.sidecars().items() if not only or name in only}
+        self.forward_proxies = {n: p for n, p in peers.forward_proxies().items() if not only or n in only}
         self.with_chain = not only or CHAIN in only
         self.tls = ["--port", peers.ports.tls, "--certs", peers.certs]
         self.broken = 0
@@ -98,6 +100,22 @@ class Bench:
             self.record("memory", name, self.machine.load("idle", *self.tls, *connections, *self.window, "--pid", pid))
 
         self.each_sidecar("idle", measure)
+
+    def egress(self) -> None:
+        """Tunnels through forward proxies with an allowlist of a thousand names."""
+        ports = self.peers.ports
+        answers = self.peers.opaque(ports.tunnelled, 200)
+        endless = self.peers.opaque(ports.bulk, BULK_MIB << 20)
+        for name, program in self.forward_proxies.items():
+            with self.trouble_of("egress", name), self.upstream(answers, endless):
+                child = self.machine.start(f"egress-{name}", program, PROXY_CPU)
+                proxy = ["--port", ports.egress, "--pid", child.pid]
+                small, large = ["--host-port", ports.tunnelled], ["--host-port", ports.bulk]
+                self.record("tunnels", name, self.machine.load("tunnels", *proxy, *small, *self.window))
+                denied = ["--host", "other.test", "--expect", 403]
+                self.record("denials", name, self.machine.load("tunnels", *proxy, *small, *denied, *self.window))
+                self.record("bulk", name, self.machine.load("bulk", *proxy, *large, "--mib", BULK_MIB))
+                self.record("idle-tunnels", name, self.machine.load("idle-tunnels", *proxy, *small))
 
     def start(self) -> None:
         for name, program in self.sidecars.items():
@@ -162,7 +180,7 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    suites = ["calls", "chain", "pairs", "handshakes", "idle", "start"]
+    suites = ["calls", "chain", "pairs", "handshakes", "idle", "start", "egress"]
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a timed window")
     parser.add_argument("--peers", default="", help="only these, by name; default: all that are installed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -14,6 +15,9 @@ HERE = Path(__file__).resolve().parent
 TRUST_DOMAIN = "bench.outrigger.local"
 # The service name that the server certificate carries.
 SERVICE = "bench"
+
+# What forward proxies let through.
+ALLOWED = [f"d{number}.allowed.test" for number in range(999)] + ["localhost"]
 
 # Everything allowed: what a decision costs is measured, not what a refusal costs.
 POLICY = """\
@@ -53,6 +57,10 @@ class Ports:
     sidecar_admin: int = 18020
     ingress: int = 18080
     ingress_admin: int = 18090
+    egress: int = 15901
+    # Behind tunnels: one answers with a few bytes, one with as many as are read.
+    tunnelled: int = 19100
+    bulk: int = 19101
 
 
 class Peers:
@@ -68,6 +76,10 @@ class Peers:
     def upstream(self, *options: str) -> Program:
         port = self.ports.upstream
         return Program([str(self.tools / "upstream"), "--port", str(port), *options], {}, port)
+
+    def opaque(self, port: int, size: int) -> Program:
+        """Answers whatever comes with so many bytes."""
+        return Program([str(self.tools / "upstream"), "--port", str(port), "--bytes", str(size)], {}, port)
 
     def sidecars(self) -> dict[str, Program]:
         """Everything that can stand beside a server with mTLS, by name: ours first, then what is installed."""
@@ -130,6 +142,35 @@ class Peers:
         name = f"{REVISIONS[client]}{TRANSPORTS[over]} to {REVISIONS[server]}{TRANSPORTS[transport]}"
         return Pairing(name, place, upstream, self.sidecar(settings))
 
+    def forward_proxies(self) -> dict[str, Program]:
+        """Everything that can let a server's connections out by an allowlist of a thousand names, ours first."""
+        port = self.ports.egress
+        found = {"outrigger-sidecar": self.egress(self.egress_rule()), "outrigger-sidecar, raw": self.egress(self.egress_rule(raw=True))}
+        self.write("allow.txt", "\n".join(ALLOWED) + "\n")
+        self.write("allow.regex", "".join(f"^{host.replace('.', '[.]')}$\n" for host in ALLOWED))
+        if squid := shutil.which("squid"):
+            # What an earlier one left in shared memory keeps the next one from starting.
+            start = ["sh", "-c", 'rm -f /dev/shm/squidbench-*; exec "$@"', "sh"]
+            found["squid"] = self.configured("squid.conf", [*start, squid, "-N", "-n", "squidbench", "-f"], port)
+        if tinyproxy := shutil.which("tinyproxy"):
+            found["tinyproxy"] = self.configured("tinyproxy.conf", [tinyproxy, "-d", "-c"], port)
+        if envoy := shutil.which(os.environ.get("ENVOY", "envoy")):
+            options = ["--concurrency", "1", "-l", "off", "--disable-hot-restart", "-c"]
+            found["envoy"] = self.configured("envoy-egress.yaml", [envoy, *options], port)
+        return found
+
+    def egress_rule(self, **more: bool) -> dict:
+        to = [self.ports.tunnelled, self.ports.bulk]
+        return {"name": "bench", "hosts": ALLOWED, "ports": to, "addresses": ["127.0.0.0/8"], **more}
+
+    def egress(self, rule: dict) -> Program:
+        listen = f"127.0.0.1:{self.ports.egress}"
+        settings = {"egress": {"listen": listen, "log": "off", "rules": [rule], "limits": {"connections": 20000}}}
+        # JSON is YAML.
+        file = self.write(f"egress{'-raw' if rule.get('raw') else ''}.yaml", json.dumps(settings))
+        env = {"OUTRIGGER_THREADS": "1", "OUTRIGGER_SERVICE": SERVICE, "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.sidecar_admin}"}
+        return Program([str(self.ours / "outrigger-sidecar"), "--egress-only", "--config", str(file)], env, self.ports.egress)
+
     def common_settings(self) -> dict[str, str]:
         # One thread each, and no record per request: as the peers are set up.
         policy = self.write("policy.yaml", POLICY)
@@ -147,13 +188,20 @@ class Peers:
         argv = ["--listen", str(self.ports.tls), "--to", str(self.ports.upstream), "--certs", str(self.certs)]
         return Program([str(self.tools / "floor"), *argv], {}, self.ports.tls)
 
-    def configured(self, template: str, argv: list[str]) -> Program:
+    def configured(self, template: str, argv: list[str], port: int | None = None) -> Program:
         """A peer that reads a file: `@NAME@` in its template is filled in."""
         text = (HERE / "configs" / template).read_text(encoding="utf-8")
-        values = {"TLS": self.ports.tls, "UP": self.ports.upstream, "CERTS": self.certs, "RUN": self.run}
+        values = {
+            "TLS": self.ports.tls,
+            "UP": self.ports.upstream,
+            "CERTS": self.certs,
+            "RUN": self.run,
+            "EGRESS": port or self.ports.egress,
+            "ALLOWED": json.dumps([f"{host}:{to}" for host in ALLOWED for to in (self.ports.tunnelled, self.ports.bulk)]),
+        }
         for name, value in values.items():
             text = text.replace(f"@{name}@", str(value))
-        return Program([*argv, str(self.write(template, text))], {}, self.ports.tls)
+        return Program([*argv, str(self.write(template, text))], {}, port or self.ports.tls)
 
     def write(self, name: str, text: str) -> Path:
         file = self.run / name

@@ -47,6 +47,39 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ("idle CPU %", field("idle_cpu_percent"), 2),
         ],
     ),
+    "tunnels": (
+        "CONNECT tunnels by an allowlist of 1,000 names: open, one answer, close; 16 at once",
+        [
+            ("CPU us/tunnel", field("cpu_us"), 0),
+            ("tunnels/s", field("rps"), 0),
+            ("CPU %", field("cpu_percent"), 0),
+            ("p50 us", field("p50_us"), 0),
+            ("RSS MiB", field("rss_kib", 1024), 1),
+        ],
+    ),
+    "denials": (
+        "CONNECT to another name: 403",
+        [
+            ("CPU us/denial", field("cpu_us"), 0),
+            ("denials/s", field("rps"), 0),
+            ("CPU %", field("cpu_percent"), 0),
+        ],
+    ),
+    "bulk": (
+        "1 GiB out of one tunnel",
+        [
+            ("MiB/CPU second", field("mib_per_cpu_second"), 0),
+            ("MiB/s", field("mib_per_second"), 0),
+            ("RSS MiB", field("rss_kib", 1024), 1),
+        ],
+    ),
+    "idle-tunnels": (
+        "1,000 tunnels that rest",
+        [
+            ("RSS before, MiB", field("rss_kib", 1024), 1),
+            ("KiB/tunnel", field("kib_per_connection"), 1),
+        ],
+    ),
     "start": (
         "From start to first answer",
         [

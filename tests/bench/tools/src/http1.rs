@@ -38,7 +38,7 @@ pub struct Head {
 /// The connection ended or broke first, or a chunk has no length.
 pub async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -> Result<Response> {
     let head = read_head(stream, buffer).await?;
-    let status = buffer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0);
+    let status = status(buffer);
     buffer.drain(..head.length);
     let body = if head.chunked {
         read_chunks(stream, buffer).await?
@@ -47,6 +47,11 @@ pub async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Ve
         buffer.drain(..head.content_length).collect()
     };
     Ok(Response { status, close: head.close, body, session: head.session })
+}
+
+/// The status of the response that begins here; 0 when it is unreadable.
+pub fn status(head: &[u8]) -> u16 {
+    head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// Reads until the head of the next message is in `buffer`, and leaves it there.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::Error;
 
@@ -43,6 +43,20 @@ pub fn server(folder: &Path) -> Result<Arc<ServerConfig>, Error> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The first record that a client of this host sends.
+///
+/// # Errors
+/// The host is no name that TLS can ask for.
+pub fn client_hello(host: &str) -> Result<Vec<u8>, Error> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let mut hello = Vec::new();
+    ClientConnection::new(Arc::new(config), ServerName::try_from(host.to_owned())?)?.write_tls(&mut hello)?;
+    Ok(hello)
 }
 
 fn identity(folder: &Path, name: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {

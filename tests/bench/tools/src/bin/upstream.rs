@@ -11,11 +11,13 @@ use clap::Parser;
 use outrigger_bench_tools::http1::{fill_past, fill_to, find, read_head};
 use outrigger_bench_tools::rpc::{self, Era};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 
+/// Written at once when bytes are all that is asked for.
+const CHUNK: usize = 256 * 1024;
 /// The result of every call: about 200 bytes.
 const CONTENT: &str = r#"{"content":[{"type":"text","text":"01234567890123456789012345678901234567890123456789012345678901234567890123456789"}],"isError":false"#;
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
@@ -36,6 +38,9 @@ struct Arguments {
     /// HTTP+SSE, with the event stream at `/sse`.
     #[arg(long)]
     sse: bool,
+    /// No MCP at all: whatever comes first is answered with so many bytes, for tunnels.
+    #[arg(long, requires = "port")]
+    bytes: Option<u64>,
 }
 
 /// What every connection needs.
@@ -55,25 +60,45 @@ fn main() -> Result<()> {
         sse: arguments.sse,
         streams: RefCell::default(),
     };
-    match arguments.port {
-        Some(port) => listen(port, Rc::new(server)),
-        None => server.lines(),
+    match (arguments.port, arguments.bytes) {
+        (Some(port), Some(bytes)) => listen(port, async move |stream| send(stream, bytes).await),
+        (Some(port), None) => {
+            let server = Rc::new(server);
+            listen(port, async move |stream| server.serve(stream).await)
+        }
+        (None, _) => server.lines(),
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn listen(port: u16, server: Rc<Server>) -> Result<()> {
+async fn listen(port: u16, serve: impl AsyncFn(TcpStream) -> Result<()> + 'static) -> Result<()> {
+    let serve = Rc::new(serve);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let connections = async {
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
             };
-            let server = server.clone();
-            tokio::task::spawn_local(async move { server.serve(stream).await });
+            let serve = serve.clone();
+            tokio::task::spawn_local(async move { serve(stream).await });
         }
     };
     LocalSet::new().run_until(connections).await
+}
+
+/// Sends so many bytes after the first words of the client, and waits for it to leave.
+async fn send(mut stream: TcpStream, bytes: u64) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut heard = [0; 4096];
+    stream.read(&mut heard).await?;
+    let (chunk, mut left) = (vec![b'o'; CHUNK], bytes);
+    while left > 0 {
+        let now = left.min(CHUNK as u64) as usize;
+        stream.write_all(&chunk[..now]).await?;
+        left -= now as u64;
+    }
+    while stream.read(&mut heard).await? > 0 {}
+    Ok(())
 }
 
 impl Server {

@@ -6,6 +6,7 @@ mod handshakes;
 mod idle;
 mod start;
 mod target;
+mod tunnels;
 mod window;
 
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ use outrigger_bench_tools::Error;
 use tokio::task::LocalSet;
 
 use crate::target::TargetArguments;
+use crate::tunnels::TunnelArguments;
 
 #[derive(Parser)]
 struct Arguments {
@@ -48,6 +50,33 @@ enum Mode {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// A new tunnel through a forward proxy, one answer, close, over and over.
+    Tunnels {
+        #[command(flatten)]
+        tunnel: TunnelArguments,
+        /// Tunnels at once.
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+        /// Length of the timed window.
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+    },
+    /// Bytes out of one tunnel, as fast as they come.
+    Bulk {
+        #[command(flatten)]
+        tunnel: TunnelArguments,
+        /// How many MiB.
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+    },
+    /// Opens tunnels, holds them, and says how memory grew.
+    IdleTunnels {
+        #[command(flatten)]
+        tunnel: TunnelArguments,
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        connections: usize,
+    },
 }
 
 /// What every mode with a running program under test takes.
@@ -74,6 +103,9 @@ async fn main() -> Result<(), Error> {
             Mode::Handshakes { common } => handshakes::run(common).await,
             Mode::Idle { common } => idle::run(common).await,
             Mode::Start { target, command } => start::run(target, &command).await,
+            Mode::Tunnels { tunnel, connections, seconds } => tunnels::run(&tunnel, connections, seconds).await,
+            Mode::Bulk { tunnel, mib } => tunnels::bulk(&tunnel, mib).await,
+            Mode::IdleTunnels { tunnel, connections } => tunnels::idle(&tunnel, connections).await,
         }
     };
     println!("{}", LocalSet::new().run_until(measure).await?);
