@@ -27,6 +27,7 @@ pub mod refusal;
 mod relay;
 pub mod resolve;
 mod socks;
+mod splice;
 pub mod target;
 mod transparent;
 mod tunnel;
@@ -150,14 +151,14 @@ impl Outbound {
         {
             return Box::pin(transparent(Arc::clone(self), stream, original)).await;
         }
-        let mut first = [0];
-        let waiting = tokio::time::timeout(self.settings.timeouts.header, stream.peek(&mut first));
-        match waiting.await {
+        let mut said = Vec::new();
+        // An error, or no time left: it said nothing, or is gone.
+        let _ = tokio::time::timeout(self.settings.timeouts.header, io::read_into(&stream, &mut said)).await;
+        match said.first() {
             // Boxed: what one way needs, the other ways' connections need not hold.
-            Ok(Ok(1)) if first == [SOCKS5] => Box::pin(socks::serve(self, stream, Vec::new())).await,
-            Ok(Ok(1)) => Box::pin(http::serve(self, stream, Vec::new(), None)).await,
-            // Said nothing, or is gone.
-            Ok(_) | Err(_) => {}
+            Some(&SOCKS5) => Box::pin(socks::serve(self, stream, said)).await,
+            Some(_) => Box::pin(http::serve(self, stream, said, None)).await,
+            None => {}
         }
     }
 

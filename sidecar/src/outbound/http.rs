@@ -81,6 +81,11 @@ impl Conversation<'_> {
         };
         match outcome {
             Ok(next) => next,
+            // Who asks for a tunnel waits for the answer, and has sent nothing that a close would turn into a reset.
+            Err(refusal) if connect && self.buffer.is_empty() => {
+                reply(outbound, self.client, &refusal, &mut record).await;
+                Next::Over
+            }
             Err(refusal) => {
                 refuse(outbound, self.client, &refusal, &mut record).await;
                 Next::Over
@@ -209,11 +214,15 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
 
 /// reply and record, for what was refused. The connection ends: what follows may be the body of what was refused.
 async fn refuse(outbound: &Outbound, client: &TcpStream, refusal: &Refusal, record: &mut Record) {
-    record.refused(refusal);
-    let reply = heads::refusal(&outbound.service, refusal, record);
-    if write_all(client, &reply).await.is_ok() {
+    if reply(outbound, client, refusal, record).await {
         linger(client).await;
     }
+}
+
+/// Says that it was refused, and why. `false`: the client is gone.
+async fn reply(outbound: &Outbound, client: &TcpStream, refusal: &Refusal, record: &mut Record) -> bool {
+    record.refused(refusal);
+    write_all(client, &heads::refusal(&outbound.service, refusal, record)).await.is_ok()
 }
 
 /// Whether a request has a body.

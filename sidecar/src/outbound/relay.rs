@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use super::io::{finish, read, write_all};
+use super::io::{CHUNK, finish, read, write_all};
+use super::splice::splice;
 
 /// What moved: bytes up (from the client) and down, and when last.
 #[derive(Debug)]
@@ -81,5 +83,11 @@ async fn pump(from: &TcpStream, to: &TcpStream, moved: impl Fn(usize)) -> io::Re
         }
         write_all(to, chunk.bytes().get(..bytes).unwrap_or_default()).await?;
         moved(bytes);
+        if bytes == CHUNK {
+            drop(chunk);
+            splice(from, to, &moved).await?;
+        }
+        // Both sides may be ready for ever: other connections of this thread have their turn too.
+        consume_budget().await;
     }
 }
