@@ -20,6 +20,7 @@ pub mod child_env;
 mod dns;
 pub mod http;
 pub mod identify;
+pub mod in_force;
 mod io;
 pub mod record;
 mod redirected;
@@ -31,30 +32,33 @@ mod splice;
 pub mod target;
 mod transparent;
 mod tunnel;
+pub mod upload;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use outrigger_egress::socks::VERSION as SOCKS5;
-use outrigger_policy::egress::{Destination, Rules};
-use outrigger_telemetry::metrics::{ConnectionOutcome, DenyReason, EgressMetrics, Listener as ListenerLabel};
+use outrigger_policy::limit::{Breakers, Nanos};
+use outrigger_telemetry::metrics::{
+    ConnectionOutcome, DenyReason, EgressMetrics, LimitKind, Listener as ListenerLabel,
+};
 use outrigger_telemetry::{EgressLog, Metrics, ServiceMetrics};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Egress;
 use crate::start::{StartError, sink};
 use identify::Calls;
+use in_force::InForce;
 pub use redirected::Entrance;
 use redirected::original_destination;
 use resolve::Resolver;
+use target::Target;
 pub use transparent::transparent;
-
-/// Destinations that metrics tell apart; the rest share `other`.
-const MAX_LABELS: usize = 500;
 
 /// The outbound half of a sidecar, shared by all its connections.
 pub struct Outbound {
@@ -66,7 +70,10 @@ pub struct Outbound {
     metrics: EgressMetrics,
     service_metrics: Arc<ServiceMetrics>,
     process_metrics: Arc<Metrics>,
-    labels: HashMap<Destination, Arc<str>>,
+    /// Swapped whole by a reload.
+    in_force: ArcSwap<InForce>,
+    breakers: Breakers<Target>,
+    started: Instant,
     /// The tool calls at work, noted by the inbound half.
     pub calls: Arc<Calls>,
 }
@@ -86,8 +93,6 @@ pub fn bind(service: &str, settings: &Egress, metrics: &Arc<Metrics>) -> Result<
 impl Outbound {
     /// The outbound half of a service, listening at `address`.
     pub fn new(service: &str, settings: Egress, address: SocketAddr, log: EgressLog, metrics: &Arc<Metrics>) -> Self {
-        let destinations = settings.rules.rules().iter().flat_map(|rule| &rule.hosts);
-        let labels = destinations.take(MAX_LABELS).map(|to| (to.clone(), to.to_string().into())).collect();
         Self {
             service: service.into(),
             address,
@@ -96,15 +101,17 @@ impl Outbound {
             metrics: metrics.egress(service),
             service_metrics: metrics.service(service),
             process_metrics: Arc::clone(metrics),
-            labels,
+            in_force: ArcSwap::from_pointee(InForce::new(settings.rules.clone(), settings.mode)),
+            breakers: Breakers::new(settings.breaker),
+            started: Instant::now(),
             calls: Arc::default(),
             settings,
         }
     }
 
-    /// The rules in force.
-    pub fn rules(&self) -> &Rules {
-        &self.settings.rules
+    /// The rules of this moment.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
     }
 
     /// The settings.
@@ -176,8 +183,12 @@ impl Outbound {
         self.service_metrics.denied(reason);
     }
 
-    /// How metrics call a destination of the rules.
-    fn label(&self, destination: &Destination) -> Option<Arc<str>> {
-        self.labels.get(destination).cloned()
+    fn limited(&self) {
+        self.service_metrics.limited(LimitKind::Egress);
+    }
+
+    /// The time that limits count in.
+    fn now(&self) -> Nanos {
+        Nanos::since_start(self.started.elapsed())
     }
 }

@@ -10,12 +10,14 @@
 //! it, the request where it can be read, and every address that the name has.
 
 pub mod address;
+pub mod budget;
 pub mod host;
 mod index;
 pub mod rule;
 mod rules;
 
 pub use address::{Range, Special};
+pub use budget::{Budget, Meter, Meters, Over};
 pub use host::{Host, HostError, Name};
 pub use rule::{Destination, DestinationError, EgressRule, HostPattern};
 pub use rules::{Allowed, Ask, Decision, Denied, Reason, Request, Rules, Tools};

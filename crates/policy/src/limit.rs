@@ -12,12 +12,16 @@
 //!
 //! Everything here is per process: two replicas of an ingress each grant the full rate.
 
+mod breaker;
 mod bucket;
 mod concurrency;
 mod keys;
+mod spending;
 
+pub use breaker::{BreakerRule, Breakers};
 pub use bucket::{Bucket, MAX_BURST, MAX_PER_SECOND, Nanos, Quota, Taken};
 pub use concurrency::{Concurrency, ConcurrencyPermit};
+pub use spending::{Allowance, Spending};
 
 use crate::capability::Capability;
 use crate::principal::Principal;

@@ -1,5 +1,6 @@
 //! Settings of the outbound half: what the server may reach, and how it gets there.
 
+mod budget;
 mod dns;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,6 +11,7 @@ use outrigger_config::sections::{KIB, MIB, MINUTE, Output, SECOND, any_duration,
 use outrigger_config::{Fields, Mistake, doc};
 use outrigger_policy::egress::{Destination, EgressRule, HostPattern, Range, Rules};
 use outrigger_policy::glob::Glob;
+use outrigger_policy::limit::BreakerRule;
 use serde_json::json;
 
 pub use dns::EgressDns;
@@ -51,6 +53,8 @@ pub struct Egress {
     pub rules: Rules,
     /// Where a line per connection goes.
     pub log: Output,
+    /// When destinations that fail are left alone.
+    pub breaker: BreakerRule,
     /// What is held at most.
     pub limits: EgressLimits,
     /// How long each step may take.
@@ -134,6 +138,8 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
         Some(rule)
     });
     let log = egress_log(f);
+    let breaker =
+        f.section("breaker", "Destinations that keep failing are left alone for a while.", budget::read_breaker);
     let limits = f.section("limits", "What the outbound half holds at most.", read_limits);
     let timeouts = f.section("timeouts", "How long each step of an outbound connection may take.", read_timeouts);
     let given = listen.is_some() || transparent.is_some() || mode.is_some() || allow.is_some() || f.has("rules");
@@ -148,6 +154,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
             mode: mode.unwrap_or(Mode::Enforce),
             rules,
             log,
+            breaker: breaker?,
             limits: limits?,
             timeouts: timeouts?,
         })
@@ -196,11 +203,12 @@ fn read_rule(f: &mut Fields<'_>) -> Option<EgressRule> {
     let text =
         doc("TLS may hide the name that it asks for (ECH).").because("a hidden name cannot be held against the rule");
     let ech = f.with_default("ech", text, kinds::boolean(), false);
+    let budget = budget::read(f);
     if hosts.as_ref().is_some_and(Vec::is_empty) {
         f.mistake("hosts", "an empty list allows nothing", "name at least one host, or remove the rule");
     }
     let ports = ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect();
-    Some(EgressRule { ports, tools, methods, paths, addresses, raw, ech, ..EgressRule::new(&name?, hosts?) })
+    Some(EgressRule { ports, tools, methods, paths, addresses, raw, ech, budget, ..EgressRule::new(&name?, hosts?) })
 }
 
 fn read_limits(f: &mut Fields<'_>) -> Option<EgressLimits> {

@@ -1,16 +1,18 @@
 //! authorize: the rules, one look-up, the guard over every address; the only maker of [`Permitted`].
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_policy::RuleId;
-use outrigger_policy::egress::{Ask, Denied, Host, Reason, Request, Tools, address};
+use outrigger_policy::egress::{Ask, Denied, Host, Over, Reason, Request, Tools, address};
+use outrigger_policy::{ConcurrencyPermit, RuleId};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::identify::Behind;
 use super::refusal::{Refusal, Why};
+use super::upload::Upload;
 use super::{Outbound, target::Target};
 use crate::config::Mode;
 
@@ -18,7 +20,13 @@ use crate::config::Mode;
 #[derive(Debug)]
 pub struct Permitted {
     addresses: Arc<[IpAddr]>,
-    port: u16,
+    target: Target,
+    /// The bytes that it may send.
+    pub upload: Upload,
+    /// Its place among those of its rule that are open.
+    _place: Option<ConcurrencyPermit>,
+    /// The limit that it is over, were limits enforced.
+    pub over: Option<Over>,
     /// The rule that allowed it, or came nearest.
     pub rule: Option<RuleId>,
     /// The destination as the rule writes it, for metrics.
@@ -44,9 +52,11 @@ impl Outbound {
             Host::Name(_) => &[],
         };
         let ask = Ask { host: &target.host, port: target.port, tools, request, addresses: known };
-        let before = self.settings.rules.decide(&ask);
+        let in_force = self.in_force();
+        let enforced = in_force.mode == Mode::Enforce;
+        let before = in_force.rules.decide(&ask);
         if let Err(denied) = &before
-            && (self.settings.mode == Mode::Enforce || matches!(denied.reason, Reason::Address(..)))
+            && (enforced || matches!(denied.reason, Reason::Address(..)))
         {
             return Err(refused(denied));
         }
@@ -55,7 +65,7 @@ impl Outbound {
             Host::Name(name) => {
                 let rule = before.as_ref().map_or_else(|denied| denied.nearest, |allowed| Some(&allowed.rule.id));
                 let refused = |why| Refusal { why, rule: rule.cloned() };
-                if let (Ok(allowed), Mode::Enforce) = (&before, self.settings.mode) {
+                if let (Ok(allowed), true) = (&before, enforced) {
                     self.resolver.permit(allowed.destination, name).map_err(|limit| refused(Why::Below(limit)))?;
                 }
                 let found = self.resolver.lookup(name).await;
@@ -65,37 +75,84 @@ impl Outbound {
         if addresses.iter().any(|address| SocketAddr::new(*address, target.port) == self.address) {
             return Err(Why::Ourselves.into());
         }
-        match self.settings.rules.decide(&Ask { addresses: &addresses, ..ask }) {
-            Ok(allowed) => Ok(Permitted {
-                addresses,
-                port: target.port,
-                rule: Some(allowed.rule.id.clone()),
-                label: self.label(allowed.destination),
-                observed: None,
-                raw: allowed.rule.raw,
-                ech: allowed.rule.ech,
-            }),
-            Err(denied) if self.settings.mode == Mode::Observe => observed(&denied, addresses, target.port),
+        match in_force.rules.decide(&Ask { addresses: &addresses, ..ask }) {
+            Ok(allowed) => {
+                let meter = in_force.meter(&allowed);
+                let entered = meter.as_ref().map_or(Ok(None), |meter| meter.enter(self.now()));
+                let (place, over) = match entered {
+                    Ok(place) => (place, None),
+                    Err(over) if enforced => {
+                        return Err(Refusal { why: Why::Over(over), rule: Some(allowed.rule.id.clone()) });
+                    }
+                    Err(over) => (None, Some(over)),
+                };
+                Ok(Permitted {
+                    addresses,
+                    target: target.clone(),
+                    upload: Upload::new(meter, enforced, self.started),
+                    _place: place,
+                    over,
+                    rule: Some(allowed.rule.id.clone()),
+                    label: in_force.label(&allowed),
+                    observed: None,
+                    raw: allowed.rule.raw,
+                    ech: allowed.rule.ech,
+                })
+            }
+            Err(denied) if !enforced => self.observed(&denied, addresses, target),
             Err(denied) => Err(refused(&denied)),
         }
+    }
+
+    /// What is let through although no rule allows it. The guard over addresses is never only observed.
+    fn observed(&self, denied: &Denied<'_>, addresses: Arc<[IpAddr]>, target: &Target) -> Result<Permitted, Refusal> {
+        for address in &*addresses {
+            if let Err(special) = address::check(*address, std::iter::empty()) {
+                let why = Why::Rules(Reason::Address(*address, special), false);
+                return Err(Refusal { why, rule: denied.nearest.cloned() });
+            }
+        }
+        Ok(Permitted {
+            addresses,
+            target: target.clone(),
+            upload: Upload::new(None, false, self.started),
+            _place: None,
+            over: None,
+            rule: denied.nearest.cloned(),
+            label: None,
+            observed: Some(denied.reason),
+            raw: true,
+            ech: true,
+        })
     }
 
     /// forward, first half: connects to an address that was checked.
     ///
     /// # Errors
-    /// [`Why::Connect`].
+    /// [`Why::Connect`], [`Why::Resting`].
     pub async fn dial(&self, permitted: &Permitted) -> Result<(TcpStream, IpAddr), Refusal> {
+        let refused = |why| Refusal { why, rule: permitted.rule.clone() };
+        self.breakers.admit(&permitted.target, self.now()).map_err(|wait| refused(Why::Resting(wait)))?;
+        let connected = self.connect(permitted).await;
+        match &connected {
+            Ok(_) => self.breakers.succeeded(&permitted.target),
+            Err(_) => self.breakers.failed(&permitted.target, self.now()),
+        }
+        connected.map_err(|error| refused(Why::Connect(error)))
+    }
+
+    async fn connect(&self, permitted: &Permitted) -> io::Result<(TcpStream, IpAddr)> {
         let begun = Instant::now();
         let within = self.settings.timeouts.connect;
         // A dead address must leave time for the next one.
         let each = within / u32::try_from(permitted.addresses.len().clamp(1, 3)).unwrap_or(1);
-        let mut last = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let mut last = io::Error::from(io::ErrorKind::TimedOut);
         for address in &*permitted.addresses {
             let left = within.saturating_sub(begun.elapsed());
             if left == Duration::ZERO {
                 break;
             }
-            match tokio::time::timeout(each.min(left), TcpStream::connect((*address, permitted.port))).await {
+            match tokio::time::timeout(each.min(left), TcpStream::connect((*address, permitted.target.port))).await {
                 Ok(Ok(stream)) => {
                     // Fails only on a connection that is dead already.
                     let _ = stream.set_nodelay(true);
@@ -103,25 +160,13 @@ impl Outbound {
                     return Ok((stream, *address));
                 }
                 Ok(Err(error)) => last = error,
-                Err(_elapsed) => last = std::io::ErrorKind::TimedOut.into(),
+                Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),
             }
         }
-        Err(Refusal { why: Why::Connect(last), rule: permitted.rule.clone() })
+        Err(last)
     }
 }
 
 fn refused(denied: &Denied<'_>) -> Refusal {
     Refusal { why: Why::Rules(denied.reason, denied.apex), rule: denied.nearest.cloned() }
-}
-
-/// What is let through although no rule allows it. The guard over addresses is never only observed.
-fn observed(denied: &Denied<'_>, addresses: Arc<[IpAddr]>, port: u16) -> Result<Permitted, Refusal> {
-    for address in &*addresses {
-        if let Err(special) = address::check(*address, std::iter::empty()) {
-            let why = Why::Rules(Reason::Address(*address, special), false);
-            return Err(Refusal { why, rule: denied.nearest.cloned() });
-        }
-    }
-    let (rule, observed) = (denied.nearest.cloned(), Some(denied.reason));
-    Ok(Permitted { addresses, port, rule, label: None, observed, raw: true, ech: true })
 }

@@ -173,8 +173,9 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
     // What is no host name is nobody's name.
     let text = question.name.as_deref().ok_or(Code::NoName)?;
     let Ok(Host::Name(name)) = Host::parse(text) else { return Err(Code::NoName) };
-    let enforced = outbound.settings.mode == Mode::Enforce;
-    match outbound.rules().names(&name) {
+    let in_force = outbound.in_force();
+    let enforced = in_force.mode == Mode::Enforce;
+    match in_force.rules.names(&name) {
         Some(destination) if enforced => outbound.resolver.permit(destination, &name).map_err(|limit| {
             tell(outbound, &name).refused(&Why::Below(limit).into());
             // It may exist: nobody is to remember that it does not.
@@ -206,7 +207,8 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
 
 /// Without the addresses that no rule names: a name that leads inside leads nowhere.
 fn guarded(outbound: &Arc<Outbound>, name: &Name, addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let named = outbound.rules().rules().iter().flat_map(|rule| &rule.addresses);
+    let in_force = outbound.in_force();
+    let named = in_force.rules.rules().iter().flat_map(|rule| &rule.addresses);
     let (good, special): (Vec<_>, Vec<_>) =
         addresses.iter().copied().partition(|address| address::check(*address, named.clone()).is_ok());
     if let Some(first) = special.first()

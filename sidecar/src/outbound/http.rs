@@ -129,8 +129,10 @@ impl Conversation<'_> {
             framing: asked.framing,
             keep_alive: asked.keep_alive,
             times: &outbound.settings.timeouts,
+            upload: &permitted.upload,
         };
         let done = exchange.run(&head, self.buffer, record).await;
+        record.sent(&permitted);
         match done {
             Ok(true) => Ok(Next::Request),
             Ok(false) => Ok(Next::Close),

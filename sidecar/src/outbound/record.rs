@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Outbound;
 use super::authorize::Permitted;
 use super::identify::Behind;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
 
 /// One connection or request being measured; written when it is dropped.
@@ -91,6 +91,9 @@ impl Record {
     pub fn permitted(&mut self, permitted: &Permitted) {
         self.verdict = if permitted.observed.is_some() { EgressVerdict::Observed } else { EgressVerdict::Allowed };
         self.reason = permitted.observed.map(|reason| reason.as_str());
+        if let Some(over) = permitted.over {
+            (self.verdict, self.reason) = (EgressVerdict::Observed, Some(over.as_str()));
+        }
         self.rule = permitted.rule.as_ref().map(|rule| rule.as_str().into());
         self.label.clone_from(&permitted.label);
     }
@@ -105,6 +108,16 @@ impl Record {
         if let Some(denied) = told.denied {
             self.outbound.denied(denied);
         }
+        if told.verdict == EgressVerdict::Limited {
+            self.outbound.limited();
+        }
+    }
+
+    /// It is done: a limit of bytes that it passed on the way cut it off, or would have.
+    pub fn sent(&mut self, permitted: &Permitted) {
+        let Some(over) = permitted.upload.over() else { return };
+        let refusal = Refusal { why: Why::Over(over), rule: permitted.rule.clone() };
+        if permitted.upload.enforced() { self.refused(&refusal) } else { self.observed(&refusal) }
     }
 
     /// It would have been, were the rules enforced.

@@ -1,10 +1,11 @@
 //! Why something does not go out, and the one place where that becomes a status, a SOCKS code, a word and a hint.
 
 use std::io;
+use std::time::Duration;
 
 use outrigger_egress::{reply::BadReply, request::BadRequest, socks::Code};
 use outrigger_policy::RuleId;
-use outrigger_policy::egress::{HostError, Reason};
+use outrigger_policy::egress::{HostError, Over, Reason};
 use outrigger_telemetry::metrics::{DenyReason, DnsLimit, EgressVerdict};
 
 use super::resolve::ResolveError;
@@ -32,6 +33,10 @@ pub enum Why {
     Below(DnsLimit),
     /// No address.
     Resolve(ResolveError),
+    /// A limit of the rule that allows it.
+    Over(Over),
+    /// The destination failed several times in a row, and is left alone for so long.
+    Resting(Duration),
     /// No connection.
     Connect(io::Error),
     /// The proxy itself.
@@ -100,7 +105,11 @@ impl Why {
         };
         let failed =
             |status, socks, reason| Told { status, socks, reason, verdict: EgressVerdict::Failed, denied: None };
+        let limited =
+            |status, socks, reason| Told { status, socks, reason, verdict: EgressVerdict::Limited, denied: None };
         match self {
+            Why::Over(over) => limited(429, Code::NotAllowed, over.as_str()),
+            Why::Resting(_) => limited(503, Code::HostUnreachable, "breaker"),
             Why::Rules(Reason::Address(..), _) => denied("address", DenyReason::Address),
             Why::Rules(reason, _) => denied(reason.as_str(), DenyReason::Egress),
             Why::Below(limit) => denied(limit.as_str(), DenyReason::Egress),
@@ -128,6 +137,15 @@ impl Why {
             Why::TooSlow => invalid(408, "too_slow"),
             Why::BadReply(_) => failed(502, Code::Failure, "bad_reply"),
             Why::NoReply => failed(502, Code::Failure, "no_reply"),
+        }
+    }
+
+    /// When another try makes sense, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Why::Over(over) => over.retry_after(),
+            Why::Resting(wait) => Some(*wait),
+            _ => None,
         }
     }
 
@@ -159,6 +177,8 @@ impl Why {
             Why::NotTls => "tunnels carry TLS: a rule with `raw: true` allows something else".into(),
             Why::Silent => "nothing was said in the tunnel".into(),
             Why::Resolve(error) => error.to_string(),
+            Why::Over(over) => format!("over `{}` of the rule", over.as_str()),
+            Why::Resting(_) => "the last connections to it failed: it is tried again after `egress.breaker.rest`".into(),
             Why::Connect(error) => format!("cannot connect: {error}"),
             Why::BadRequest(error) => error.to_string(),
             Why::NotProxied => "this is a proxy: ask for http://host/path, or CONNECT host:port".into(),

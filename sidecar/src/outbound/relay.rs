@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::io::{CHUNK, finish, read, write_all};
 use super::splice::splice;
+use super::upload::Upload;
 
 /// What moved: bytes up (from the client) and down, and when last.
 #[derive(Debug)]
@@ -60,9 +61,14 @@ impl Moved {
 }
 
 /// Relays a tunnel to its end.
-pub(super) async fn relay(client: &TcpStream, origin: &TcpStream, moved: &Moved, idle: Duration, total: Duration) {
-    let up = pump(client, origin, |bytes| moved.count_up(bytes));
-    let down = pump(origin, client, |bytes| moved.count_down(bytes));
+pub(super) async fn relay(
+    (client, origin): (&TcpStream, &TcpStream),
+    moved: &Moved,
+    upload: &Upload,
+    (idle, total): (Duration, Duration),
+) {
+    let up = pump(client, origin, Some(upload).filter(|upload| upload.metered()), |bytes| moved.count_up(bytes));
+    let down = pump(origin, client, None, |bytes| moved.count_down(bytes));
     let both = async {
         // An error on one side leaves nobody to talk to for the other.
         let _ = tokio::try_join!(up, down);
@@ -73,17 +79,21 @@ pub(super) async fn relay(client: &TcpStream, origin: &TcpStream, moved: &Moved,
     }
 }
 
-/// One direction, to its end, which is passed on.
-async fn pump(from: &TcpStream, to: &TcpStream, moved: impl Fn(usize)) -> io::Result<()> {
+/// One direction, to its end, which is passed on, or to the limit of what may be sent. What is counted before it goes is not
+/// spliced.
+async fn pump(from: &TcpStream, to: &TcpStream, upload: Option<&Upload>, moved: impl Fn(usize)) -> io::Result<()> {
     loop {
         let (mut chunk, bytes) = read(from).await?;
         if bytes == 0 {
             finish(to);
             return Ok(());
         }
+        if upload.is_some_and(|upload| upload.may_send(bytes).is_err()) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         write_all(to, chunk.bytes().get(..bytes).unwrap_or_default()).await?;
         moved(bytes);
-        if bytes == CHUNK {
+        if bytes == CHUNK && upload.is_none() {
             drop(chunk);
             splice(from, to, &moved).await?;
         }

@@ -33,7 +33,7 @@ impl Way {
 }
 
 /// A destination in its one form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Name or address.
     pub host: Host,

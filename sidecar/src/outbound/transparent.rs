@@ -80,6 +80,6 @@ impl Outbound {
         let tools = if names.is_empty() { Tools::Outside } else { Tools::Among(&names) };
         let addresses = std::slice::from_ref(address);
         let ask = Ask { host: &dialled.host, port: dialled.port, tools, request: Request::Sealed, addresses };
-        self.settings.rules.decide(&ask).is_ok_and(|allowed| allowed.rule.raw)
+        self.in_force().rules.decide(&ask).is_ok_and(|allowed| allowed.rule.raw)
     }
 }

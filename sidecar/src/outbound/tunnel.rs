@@ -42,13 +42,14 @@ impl Outbound {
             record.observed(&refusal);
         }
         let moved = Moved::new();
-        if write_all(origin, &buffer).await.is_ok() {
+        if permitted.upload.may_send(buffer.len()).is_ok() && write_all(origin, &buffer).await.is_ok() {
             moved.count_up(buffer.len());
             drop(buffer);
             let times = &self.settings.timeouts;
-            relay(client, origin, &moved, times.idle, times.total).await;
+            relay((client, origin), &moved, &permitted.upload, (times.idle, times.total)).await;
         }
         (record.up, record.down) = moved.bytes();
+        record.sent(permitted);
     }
 
     async fn check_hello(

@@ -20,12 +20,24 @@ const BYTE_UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
+/// Seconds of each span that an amount of bytes is given for.
+const WINDOW_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+
 /// A number of events in a span of time, such as `50/s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// Events, at least 1.
     pub count: u32,
     /// Per this long: a second, a minute or an hour.
+    pub per: Duration,
+}
+
+/// A number of bytes in a span of time, such as `10MiB/h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// At least 1.
+    pub bytes: u64,
+    /// Per this long: a second, a minute, an hour or a day.
     pub per: Duration,
 }
 
@@ -83,6 +95,26 @@ pub fn rate() -> Kind<Rate> {
         format!("{}/{unit}", rate.count)
     };
     Kind::scalar("rate", json!({"type": "string", "pattern": "^[1-9][0-9]*/[smh]$"}), parse, show)
+}
+
+/// An amount such as `10MiB/h`: per s, m, h or d.
+pub fn flow() -> Kind<Flow> {
+    let hint = "a size per s, m, h or d: 64KiB/s, 10MiB/h, 1GiB/d";
+    let parse = move |text: &str| {
+        let parsed = text.split_once('/').and_then(|(amount, unit)| {
+            let (_, seconds) = WINDOW_UNITS.iter().find(|(name, _)| *name == unit)?;
+            let bytes = with_unit(amount, &BYTE_UNITS).filter(|bytes| *bytes > 0)?;
+            Some(Flow { bytes, per: Duration::from_secs(*seconds) })
+        });
+        parsed.ok_or_else(|| Mistake::new(format!("{} is not a size per time", quoted(text)), hint))
+    };
+    let show = |flow: &Flow| {
+        let unit =
+            WINDOW_UNITS.iter().find(|(_, seconds)| *seconds == flow.per.as_secs()).map_or("s", |(name, _)| name);
+        format!("{}/{unit}", show_bytes(&usize::try_from(flow.bytes).unwrap_or(usize::MAX)))
+    };
+    let pattern = "^[0-9]+([KMG]i?B|B)/[smhd]$";
+    Kind::scalar("size per time", json!({"type": "string", "pattern": pattern}), parse, show)
 }
 
 /// Writes a duration in the longest unit that states it exactly.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::address::{self, Range, Special};
+use super::budget::Budget;
 use super::host::{Host, HostError, Name};
 use super::rules::{Request, Tools};
 use crate::capability::has_parent_segment;
@@ -77,6 +78,8 @@ pub struct EgressRule {
     pub raw: bool,
     /// Whether a TLS tunnel may hide its name (ECH).
     pub ech: bool,
+    /// How much of it.
+    pub budget: Budget,
 }
 
 impl Destination {
@@ -169,6 +172,7 @@ impl EgressRule {
             addresses: Vec::new(),
             raw: false,
             ech: false,
+            budget: Budget::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::address::{Special, special};
 use super::host::{Host, Name};
-use super::index::Index;
+use super::index::{Entry, Index};
 use super::rule::{Destination, EgressRule};
 use crate::rule::RuleId;
 
@@ -73,6 +73,14 @@ pub struct Allowed<'r> {
     pub rule: &'r EgressRule,
     /// The destination of it as it was written, for metrics: a closed set.
     pub destination: &'r Destination,
+    entry: Entry,
+}
+
+impl Allowed<'_> {
+    /// The places of rule and destination among those of the set.
+    pub(super) fn entry(&self) -> Entry {
+        self.entry
+    }
 }
 
 /// Do not.
@@ -155,11 +163,11 @@ impl Rules {
     /// [`Denied`], with the reason of the rule that came furthest.
     pub fn decide(&self, ask: &Ask<'_>) -> Decision<'_> {
         let mut furthest: Option<(Reason, &RuleId)> = None;
-        for (rule, destination) in self.index.find(ask.host) {
+        for entry @ (rule, destination) in self.index.find(ask.host) {
             let Some(rule) = self.rules.get(rule as usize) else { continue };
             let Some(destination) = rule.hosts.get(destination as usize) else { continue };
             let Err(reason) = self.consider(rule, destination, ask) else {
-                return Ok(Allowed { rule, destination });
+                return Ok(Allowed { rule, destination, entry });
             };
             if furthest.is_none_or(|(other, _)| reason.progress() > other.progress()) {
                 furthest = Some((reason, &rule.id));

@@ -11,6 +11,7 @@ use super::super::io::{read, read_into, write_all};
 use super::super::record::Record;
 use super::super::refusal::Why;
 use super::super::relay::Moved;
+use super::super::upload::Upload;
 use super::{has_body, heads};
 use crate::config::EgressTimeouts;
 
@@ -25,6 +26,7 @@ pub(super) struct Exchange<'e> {
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,
     pub(super) times: &'e EgressTimeouts,
+    pub(super) upload: &'e Upload,
 }
 
 /// How one half ended when it did not go well.
@@ -38,6 +40,7 @@ enum Ended {
 impl Exchange<'_> {
     /// Sends the head, the body and the reply. `true`: the client's connection is ready for another request.
     pub(super) async fn run(&self, head: &[u8], buffer: &mut Vec<u8>, record: &mut Record) -> Result<bool, Why> {
+        self.may_send(head.len())?;
         if write_all(self.origin, head).await.is_err() {
             return Err(Why::NoReply);
         }
@@ -52,6 +55,11 @@ impl Exchange<'_> {
             Err(Ended::Told(why)) => Err(why),
             Err(Ended::Broken) => Ok(false),
         }
+    }
+
+    /// Paths and fields carry data as well as bodies do: all of it counts.
+    fn may_send(&self, bytes: usize) -> Result<(), Why> {
+        self.upload.may_send(bytes).map_err(Why::Over)
     }
 
     async fn both(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<bool, Ended> {
@@ -77,6 +85,7 @@ impl Exchange<'_> {
         let said = std::mem::take(buffer);
         let used = body.advance(&said).map_err(malformed)?;
         let (now, later) = said.split_at(used);
+        self.may_send(now.len()).map_err(Ended::Told)?;
         write_all(self.origin, now).await.map_err(|_| Ended::Told(Why::NoReply))?;
         moved.count_up(now.len());
         buffer.extend_from_slice(later);
@@ -88,6 +97,7 @@ impl Exchange<'_> {
             let bytes = chunk.bytes().get(..bytes).unwrap_or_default();
             let used = body.advance(bytes).map_err(malformed)?;
             let (now, later) = bytes.split_at(used);
+            self.may_send(now.len()).map_err(Ended::Told)?;
             // A destination that closed may have answered already: the reply is still read.
             if write_all(self.origin, now).await.is_err() {
                 return std::future::pending().await;

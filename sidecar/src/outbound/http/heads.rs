@@ -97,11 +97,14 @@ pub(super) fn refusal(service: &str, refusal: &Refusal, record: &Record) -> Vec<
         members.insert("tool".into(), (*tool).into());
     }
     let body = format!("{body}\n");
+    // RFC 9110 section 10.2.3: whole seconds, and no sooner than it makes sense.
+    let retry = refusal.why.retry_after().map(|wait| format!("Retry-After: {}\r\n", wait.as_secs() + 1));
     let head = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}Connection: close\r\n\r\n",
         told.status,
         phrase(told.status),
-        body.len()
+        body.len(),
+        retry.unwrap_or_default()
     );
     [head.into_bytes(), body.into_bytes()].concat()
 }

@@ -1,0 +1,50 @@
+//! The rules of one moment, with what is counted for them; swapped whole by a reload.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outrigger_policy::egress::{Allowed, Destination, Meter, Meters, Rules};
+
+use crate::config::Mode;
+
+/// Destinations that metrics tell apart; the rest share `other`.
+const MAX_LABELS: usize = 500;
+
+/// Rules, mode and counts.
+pub struct InForce {
+    /// What may be reached.
+    pub rules: Rules,
+    /// Whether rules are enforced.
+    pub mode: Mode,
+    meters: Meters,
+    labels: HashMap<Destination, Arc<str>>,
+}
+
+impl InForce {
+    /// Rules as they begin.
+    pub fn new(rules: Rules, mode: Mode) -> Self {
+        let meters = Meters::new(&rules, None);
+        Self { labels: labels(&rules), meters, rules, mode }
+    }
+
+    /// Changed rules: what stays among them goes on with its counts.
+    pub fn reload(&self, rules: Rules, mode: Mode) -> Self {
+        let meters = Meters::new(&rules, Some((&self.rules, &self.meters)));
+        Self { labels: labels(&rules), meters, rules, mode }
+    }
+
+    /// How metrics call the destination of a decision.
+    pub fn label(&self, allowed: &Allowed<'_>) -> Option<Arc<str>> {
+        self.labels.get(allowed.destination).cloned()
+    }
+
+    /// What a decision's rule counts.
+    pub fn meter(&self, allowed: &Allowed<'_>) -> Option<Arc<Meter>> {
+        self.meters.of(allowed).cloned()
+    }
+}
+
+fn labels(rules: &Rules) -> HashMap<Destination, Arc<str>> {
+    let destinations = rules.rules().iter().flat_map(|rule| &rule.hosts);
+    destinations.take(MAX_LABELS).map(|to| (to.clone(), to.to_string().into())).collect()
+}
