@@ -1,5 +1,6 @@
 //! Deciding and limiting are on the path of every request: neither may allocate.
 
+use outrigger_policy::egress::{Ask, Destination, EgressRule, Host, Request, Rules, Tools};
 use outrigger_policy::{Capability, CapabilityKind, Limits, Nanos, PolicySet, Principal};
 
 const POLICY: &str = r#"
@@ -56,4 +57,28 @@ fn an_admitted_call_does_not_allocate() {
     let mut outcomes = Vec::with_capacity(3);
     let count = allocations(|| outcomes.extend((0..3).map(|_| Limits::check(&client, &capability, Nanos(0)).is_ok())));
     assert_eq!((count, outcomes), (0, vec![true, true, false]));
+}
+
+#[test]
+fn decisions_about_destinations_do_not_allocate() {
+    let rule = |text: String| EgressRule::short(Destination::parse(&text).unwrap());
+    let names = (0..10_000).map(|n| rule(format!("api{n}.example{}.test", n % 7)));
+    let rules = Rules::new(names.chain(["*.wild.test", "10.0.0.0/8:5432"].map(|text| rule(text.into()))).collect());
+    let hosts = ["api9999.example3.test", "a.b.wild.test", "10.1.2.3", "unknown.test", "wild.test", "127.0.0.1"];
+    let hosts = hosts.map(|text| Host::parse(text).unwrap());
+    let addresses = ["1.2.3.4".parse().unwrap(), "2600::1".parse().unwrap()];
+    let mut allowed = 0;
+    let count = allocations(|| {
+        for host in &hosts {
+            for (tools, port) in [(Tools::Outside, 443), (Tools::Among(&["a", "b"]), 5432)] {
+                let ask = Ask { host, port, tools, request: Request::Sealed, addresses: &addresses };
+                allowed += u32::from(rules.decide(&ask).is_ok());
+                if let Host::Name(name) = host {
+                    std::hint::black_box(rules.names(name));
+                }
+            }
+        }
+    });
+    assert_eq!(count, 0);
+    assert_eq!(allowed, 3);
 }
