@@ -11,6 +11,7 @@
 
 pub mod apps;
 pub mod bridge;
+pub mod canonical;
 pub mod catalog;
 pub mod catalog_kind;
 pub mod cursor;

@@ -21,6 +21,7 @@ use outrigger_mcp::{
         owner,
         to_server::{Answer, Ask},
     },
+    canonical::canonical,
     envelope::{Message, Param},
 };
 use outrigger_proxy::failure::Failure;
@@ -219,14 +220,15 @@ impl Parking {
     }
 }
 
-/// What a retry must repeat: the method, the target and the arguments, byte for byte.
+/// What a retry must repeat: the method, the target and the arguments, however it spells them. Only asked for where a call
+/// waits for its client.
 fn digest_of(request: &Message) -> [u8; DIGEST] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(request.method.as_str().as_bytes());
     for field in [Param::Name, Param::Uri, Param::Arguments] {
-        context.update(b"\0");
-        if let Some(span) = request.params().get(field) {
-            context.update(request.raw(span));
+        match request.params().get(field) {
+            Some(span) => context.update(&canonical(request.raw(span))),
+            None => context.update(b"-"),
         }
     }
     context.finish().as_ref().try_into().unwrap_or([0; DIGEST])

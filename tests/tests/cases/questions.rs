@@ -92,6 +92,21 @@ async fn case_26_an_answer_for_another_call_or_of_somebody_else_leaves_the_call_
 }
 
 #[tokio::test]
+async fn a_retry_may_spell_its_arguments_in_another_way() {
+    let world = World::one(&scripted(&[])).await;
+    let first = r#"{"a":[1,"\u00e9"],"b":{"y":2.50,"x":null}}"#;
+    let reply = world.client().reply(&ask(first)).await.json();
+    let state = reply["result"]["requestState"].as_str().unwrap();
+    for other in [r#"{"a":[1,"e"],"b":{"y":2.5,"x":null}}"#, r#"{"a":[1,"é"],"b":{"y":2.5}}"#] {
+        refused(&answered(world.client(), ask(other), state).await, 200, -32602);
+    }
+    let again = "{ \"b\": {\"x\": null, \"y\": 2.5}, \"\\u0061\": [1.0, \"é\"] }";
+    let done = answered(world.client(), ask(again), state).await.json();
+    assert!(text_of(&done).contains("accept"), "{done}");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn case_27_an_answer_is_good_once() {
     let world = World::one(&scripted(&[])).await;
     let state = asked(&world).await;
