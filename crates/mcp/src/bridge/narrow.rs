@@ -9,6 +9,7 @@
 //!  audio                           a note       passes       passes       passes
 //!  sampling: several blocks        one message for each                   passes
 //!  forms: named choices            -            -            enumNames    passes
+//!  forms: several choices at once  -            -            left out, or refused where required
 //! ```
 //!
 //! As text means: unless the result has content besides, which then says the same (2025-06-18, server/tools). Members that
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use crate::{
     edit::Edits,
     envelope::{Field, Message},
-    json::{Key, Span, elements, member, members, quote},
+    json::{Key, Span, decode_string, elements, member, members, quote},
     method::Method,
     revision::Revision,
 };
@@ -71,9 +72,12 @@ pub fn result(message: &Message, method: Method, revision: Revision) -> Option<B
 }
 
 /// The `params` of a server's question as the client's revision can read them; the same bytes where it can already.
-pub fn question(method: Method, params: Bytes, revision: Revision) -> Bytes {
+///
+/// # Errors
+/// Why the client cannot be asked that at all.
+pub fn question(method: Method, params: Bytes, revision: Revision) -> Result<Bytes, String> {
     if revision >= Revision::V2025_11_25 {
-        return params;
+        return Ok(params);
     }
     let whole = Span { start: 0, end: u32::try_from(params.len()).unwrap_or(u32::MAX) };
     let mut edits = Edits::new();
@@ -86,15 +90,37 @@ pub fn question(method: Method, params: Bytes, revision: Revision) -> Bytes {
             }
         }
         Method::ElicitationCreate => {
-            let schema = member(&params, whole, "requestedSchema");
-            let properties = schema.and_then(|schema| member(&params, schema, "properties"));
-            for (_, property) in properties.map(|list| members(&params, list)).unwrap_or_default() {
-                choices(&params, property, &mut edits);
+            if let Some(schema) = member(&params, whole, "requestedSchema") {
+                form(&params, schema, revision, &mut edits)?;
             }
         }
         _ => {}
     }
-    edits.apply_flat(&params)
+    Ok(edits.apply_flat(&params))
+}
+
+/// The fields of a form in the words of 2025-06-18. One that takes several values at once has none: it is left out, unless the
+/// server must have it.
+fn form(params: &[u8], schema: Span, revision: Revision, edits: &mut Edits) -> Result<(), String> {
+    let list = member(params, schema, "properties").map(|list| members(params, list)).unwrap_or_default();
+    let required = member(params, schema, "required").and_then(|list| elements(params, list)).unwrap_or_default();
+    let mut several = BTreeSet::new();
+    for (at, (key, property)) in list.iter().enumerate() {
+        if member(params, *property, "type").is_none_or(|kind| kind.of(params) != b"\"array\"") {
+            choices(params, *property, edits);
+            continue;
+        }
+        let name = key.decode(params);
+        if required.iter().any(|needed| decode_string(needed.of(params)).as_deref() == Some(&*name)) {
+            let revision = revision.as_str();
+            return Err(format!(
+                "it asks for several choices at once (`{name}`), which revision {revision} has no form for"
+            ));
+        }
+        several.insert(at);
+    }
+    leave_out(&list, &several, edits);
+    Ok(())
 }
 
 /// Whether structured content is what a revision allows.
@@ -144,7 +170,7 @@ fn in_older_words(body: &[u8], block: Span, revision: Revision) -> Option<String
             Some(format!("{{\"type\":\"text\",\"text\":{}}}", String::from_utf8_lossy(uri.of(body))))
         }
         b"\"audio\"" if revision < Revision::V2025_03_26 => {
-            let kind = member(body, block, "mimeType").and_then(|kind| crate::json::decode_string(kind.of(body)));
+            let kind = member(body, block, "mimeType").and_then(|kind| decode_string(kind.of(body)));
             let kind = kind.as_deref().unwrap_or("of an unknown type");
             Some(text(&format!("[audio, {kind}: left out, because revision {} has none]", revision.as_str())))
         }

@@ -10,7 +10,7 @@ use outrigger_mcp::bridge::narrow;
 use outrigger_mcp::bridge::to_client::{Questions, Round};
 use outrigger_mcp::edit::Edits;
 use outrigger_mcp::envelope::{Message, Param};
-use outrigger_mcp::error::{self, METHOD_NOT_FOUND, RpcError, TIMEOUT};
+use outrigger_mcp::error::{self, INVALID_PARAMS, METHOD_NOT_FOUND, RpcError, TIMEOUT};
 use outrigger_mcp::json::{decode_string, quote};
 use outrigger_mcp::method::Method;
 use outrigger_telemetry::metrics::LimitKind;
@@ -127,7 +127,7 @@ pub(super) async fn during_call(
         client.can_answer(*method, params).map_err(|name| {
             failed(&format!("it needs the client's capability `{name}`, which was not declared in initialize"))
         })?;
-        *params = narrow::question(*method, std::mem::take(params), client.revision);
+        *params = narrow::question(*method, std::mem::take(params), client.revision).map_err(|why| failed(&why))?;
     }
     if !turn.can_stream() {
         return Err(Failure::NotAcceptable);
@@ -160,14 +160,18 @@ pub(super) async fn outside_call(session: &Arc<Session>, caller: &Caller, servic
     };
     let asked = params.get(Param::Params).map_or_else(|| Bytes::from_static(b"{}"), |span| copy(event, span));
     let known = Method::parse(method.as_bytes());
-    let pending = match session.client().can_answer(known, &asked) {
-        Ok(()) => Pending::open(session, 1).map_err(|failure| failure.rpc()),
-        Err(name) => Err(RpcError::new(METHOD_NOT_FOUND, format!("the client has no capability {name}"))),
+    let able = session.client().can_answer(known, &asked);
+    let fitted = able.map_err(|name| RpcError::new(METHOD_NOT_FOUND, format!("the client has no capability {name}")));
+    let fitted = fitted.and_then(|()| {
+        narrow::question(known, asked, session.revision()).map_err(|why| RpcError::new(INVALID_PARAMS, why))
+    });
+    let (asked, pending) = match fitted {
+        Ok(asked) => (asked, Pending::open(session, 1).map_err(|failure| failure.rpc())),
+        Err(refused) => (Bytes::new(), Err(refused)),
     };
     if let Ok(Pending { ids, .. }) = &pending
         && let Some(ours) = ids.first()
     {
-        let asked = narrow::question(known, asked, session.revision());
         session.outside.push(&error::request(quote(ours).as_bytes(), &method, &asked)).await;
     }
     let answer = Answering { session: Arc::clone(session), caller: caller.clone(), service, id };

@@ -127,7 +127,7 @@ fn members_that_older_revisions_allow_stay() {
 }
 
 fn asked(method: Method, params: &Value, revision: Revision) -> Value {
-    let narrowed = question(method, params.to_string().into(), revision);
+    let narrowed = question(method, params.to_string().into(), revision).unwrap();
     serde_json::from_slice(&narrowed).unwrap_or_else(|error| panic!("{error}: {narrowed:?}"))
 }
 
@@ -164,4 +164,22 @@ fn named_choices_have_their_names_beside_them() {
     for other in [json!({"oneOf": [{"type": "string"}]}), json!({"oneOf": 7}), json!(7)] {
         assert_eq!(asked(Method::ElicitationCreate, &form(other.clone()), Revision::V2025_06_18), form(other));
     }
+}
+
+#[test]
+fn several_choices_at_once_are_left_out_or_refused() {
+    let several = json!({"type": "array", "items": {"anyOf": [{"const": "r", "title": "Red"}]}, "minItems": 1});
+    let form = |properties: Value, required: &[&str]| json!({"message": "m", "requestedSchema": {"type": "object", "properties": properties, "required": required}});
+    let name = json!({"type": "string"});
+    let kept = form(json!({ "name": name }), &["name"]);
+    for given in [json!({"colors": several, "name": name}), json!({"name": name, "colors": several})] {
+        let given = form(given, &["name"]);
+        assert_eq!(asked(Method::ElicitationCreate, &given, Revision::V2025_06_18), kept);
+        assert_eq!(asked(Method::ElicitationCreate, &given, Revision::V2025_11_25), given);
+    }
+    let alone = form(json!({ "colors": several }), &[]);
+    assert_eq!(asked(Method::ElicitationCreate, &alone, Revision::V2025_06_18), form(json!({}), &[]));
+    let needed = form(json!({"name": name, "colors": several}), &["colors"]).to_string();
+    let refused = question(Method::ElicitationCreate, needed.into(), Revision::V2025_06_18).unwrap_err();
+    assert!(refused.contains("`colors`") && refused.contains("2025-06-18"), "{refused}");
 }
