@@ -76,6 +76,9 @@ pub enum Failure {
     /// The request neither belongs to a session nor is a modern one.
     #[error("{0}")]
     NoSession(String),
+    /// Something else about the request that its text says.
+    #[error("{0}")]
+    InvalidRequest(String),
     /// The session does not exist (any more), or belongs to somebody else.
     #[error("no such session: start over with initialize")]
     UnknownSession,
@@ -199,6 +202,7 @@ impl Failure {
             Failure::MissingMeta(_) => "missing_meta",
             Failure::UnsupportedVersion(_) => "unsupported_version",
             Failure::NoSession(_) => "no_session",
+            Failure::InvalidRequest(_) => "invalid_request",
             Failure::UnknownSession | Failure::ForeignSession => "unknown_session",
             Failure::AnswerElsewhere => "answer_elsewhere",
             Failure::Unauthenticated(_) | Failure::InvalidToken => "unauthenticated",
@@ -238,7 +242,7 @@ impl Failure {
             Failure::Envelope(EnvelopeError::Duplicate(_)) => BadRequestReason::DuplicateKey,
             Failure::Envelope(EnvelopeError::Batch) => BadRequestReason::Batch,
             Failure::Envelope(EnvelopeError::Json(JsonError::Depth(_))) => BadRequestReason::TooDeep,
-            Failure::Envelope(_) => BadRequestReason::Malformed,
+            Failure::Envelope(_) | Failure::InvalidRequest(_) => BadRequestReason::Malformed,
             Failure::BodyTooLarge(_) => BadRequestReason::TooLarge,
             Failure::BodyTimeout => BadRequestReason::TooSlow,
             Failure::BodyBroken => BadRequestReason::Http,
@@ -282,7 +286,8 @@ impl Failure {
             | Failure::UnsupportedVersion(_)
             | Failure::MissingCapability(_)
             | Failure::MissingExtension(_)
-            | Failure::NoSession(_) => StatusCode::BAD_REQUEST,
+            | Failure::NoSession(_)
+            | Failure::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Failure::Unauthenticated(_) | Failure::InvalidToken => StatusCode::UNAUTHORIZED,
             Failure::InvalidParams(_) | Failure::UnknownCapability { .. } | Failure::Interaction(_) => StatusCode::OK,
             Failure::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -336,6 +341,7 @@ impl Failure {
             | Failure::BodyTimeout
             | Failure::BodyBroken
             | Failure::NoSession(_)
+            | Failure::InvalidRequest(_)
             | Failure::UnknownSession
             | Failure::ForeignSession
             | Failure::AnswerElsewhere => error::INVALID_REQUEST,

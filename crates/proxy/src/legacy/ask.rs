@@ -26,6 +26,8 @@ const MARK: &str = "outrigger-";
 /// The questions of a session that wait for an answer.
 #[derive(Debug)]
 pub(super) struct Asks {
+    /// What those of the session begin with, whichever replica asks, and those of no other session.
+    of_session: String,
     /// What ours begin with, and those of no other replica that serves the session.
     prefix: String,
     waiting: Mutex<Waiting>,
@@ -59,9 +61,10 @@ pub(super) enum Answered {
 }
 
 impl Asks {
-    /// No questions yet. `name` is one that no other replica has.
-    pub(super) fn new(name: &str) -> Self {
-        Self { prefix: format!("{MARK}{name}-"), waiting: Mutex::default() }
+    /// No questions yet. `session` is the same on every replica, `name` is one that no other replica has.
+    pub(super) fn new(session: &str, name: &str) -> Self {
+        let of_session = format!("{MARK}{session}-");
+        Self { prefix: format!("{of_session}{name}-"), of_session, waiting: Mutex::default() }
     }
 
     /// Takes a response of the client.
@@ -72,7 +75,7 @@ impl Asks {
         match asker {
             // There is room for one answer to each question.
             Some(asker) if asker.try_send(response.clone()).is_ok() => Answered::Delivered,
-            None if id.starts_with(MARK) && !id.starts_with(&self.prefix) => Answered::Elsewhere,
+            None if id.starts_with(&self.of_session) && !id.starts_with(&self.prefix) => Answered::Elsewhere,
             _ => Answered::Late,
         }
     }

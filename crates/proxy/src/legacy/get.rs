@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use outrigger_mcp::headers::LAST_EVENT_ID;
 
 use super::outlet::stream_response;
-use super::resume::Reader;
+use super::resume::{Place, Reader};
 use super::seam::Caller;
 use super::session::Session;
 use super::store::Sessions;
@@ -45,6 +45,10 @@ pub(super) fn serve(
 fn resume(session: &Arc<Session>, event_id: &str) -> Result<Reader, Failure> {
     let found = session.resume(event_id);
     found.and_then(|(stream, after)| stream.resume(after, &session.closed).ok()).ok_or_else(|| {
-        Failure::NoSession("Last-Event-ID names nothing of this session that is still held; do not send it".into())
+        let wrong = match Place::of_other(event_id) {
+            Some(_) => "names nothing of this session that is still held",
+            None => "is no event id of ours",
+        };
+        Failure::InvalidRequest(format!("Last-Event-ID {wrong}; do not send it"))
     })
 }

@@ -93,8 +93,13 @@ fn find(sessions: &Sessions, caller: &Caller, route: &Route, headers: &HeaderMap
     // Absent means 2025-03-26 (basic/transports, "Protocol Version Header"), or a client that forgets it: no harm.
     if let Some(version) = headers.get(PROTOCOL_VERSION) {
         let version = version.to_str().unwrap_or("(not text)").trim();
-        if Revision::parse(version).is_none_or(Revision::is_modern) {
-            return Err(Failure::UnsupportedVersion(version.to_owned()));
+        let spoken = Revision::parse(version).ok_or_else(|| Failure::UnsupportedVersion(version.to_owned()))?;
+        if spoken.is_modern() {
+            return Err(Failure::InvalidRequest(format!(
+                "MCP-Protocol-Version is {version}, which has no sessions, but Mcp-Session-Id names one of {}: send its \
+                 revision, or leave the session id out",
+                session.revision().as_str()
+            )));
         }
     }
     Ok(session)

@@ -328,7 +328,7 @@ fn uri(message: &Message) -> Result<std::borrow::Cow<'_, str>, Failure> {
 
 /// The messages of a batch.
 fn split(body: &Bytes) -> Result<Vec<Result<Message, Rejected>>, Failure> {
-    let invalid = |text: String| Failure::NoSession(text);
+    let invalid = |text: String| Failure::InvalidRequest(text);
     let at = body.iter().position(|b| *b == b'[').unwrap_or_default();
     // `Message::parse` found a valid array here.
     let whole =

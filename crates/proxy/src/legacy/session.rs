@@ -24,7 +24,7 @@ use super::resume::{EventStream, Place};
 use super::seam::{Declared, ListKind, Route};
 use super::store::Bounds;
 use super::tasks::SharedLedger;
-use super::token::SessionKey;
+use super::token::{self, SessionKey};
 
 /// Streams that have ended and are held for a client that may come back.
 const MAX_ENDED: usize = 32;
@@ -165,7 +165,7 @@ impl Session {
             passing: 0,
         };
         Arc::new(Self {
-            asks: Asks::new(&opening.event_prefix),
+            asks: Asks::new(&token::short_name(&opening.key.tag(&opening.principal)), &opening.event_prefix),
             outside: opening
                 .outside
                 .unwrap_or_else(|| EventStream::new(GET_STREAM, prefix, true, opening.bounds.resume)),

@@ -208,6 +208,11 @@ pub(super) fn random_prefix() -> Result<String, Failure> {
     Ok(hex(&bytes))
 }
 
+/// A name for a session that says nothing of its tag, which clients do not learn; the same on every replica.
+pub(super) fn short_name(tag: &str) -> String {
+    hex(digest(&SHA256, tag.as_bytes()).as_ref().get(..6).unwrap_or_default())
+}
+
 fn hex(bytes: &[u8]) -> String {
     let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     nibbles.filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()

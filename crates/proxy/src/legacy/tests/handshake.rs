@@ -97,6 +97,11 @@ async fn the_version_header_must_be_one_of_the_era() {
     for (version, status) in [("2025-06-18", 200), ("2025-03-26", 200), ("2026-07-28", 400), ("nonsense", 400)] {
         assert_eq!(client.with("mcp-protocol-version", version).post(ping).await.status, status, "{version}");
     }
+    let unknown = client.with("mcp-protocol-version", "nonsense").post(ping).await.message().await;
+    assert_eq!(unknown.error_code(), Some(-32022));
+    let modern = client.with("mcp-protocol-version", "2026-07-28").post(ping).await.message().await;
+    assert_eq!(modern.error_code(), Some(-32600), "it is a version that we speak");
+    assert!(modern.error_message().unwrap().contains("one of 2025-06-18"), "{modern:?}");
 }
 
 #[tokio::test(start_paused = true)]

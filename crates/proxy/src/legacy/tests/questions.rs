@@ -51,6 +51,7 @@ async fn only_the_session_itself_can_answer() {
     let mut foreign = client.clone();
     foreign.caller = world.stranger("bob").caller;
     assert_eq!(foreign.post(&response).await.status, 404);
+    assert_eq!(other.post(&response).await.status, 202, "nobody asked it that: dropped");
     assert!(world.quiet());
 }
 

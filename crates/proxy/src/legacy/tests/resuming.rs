@@ -69,6 +69,10 @@ async fn a_result_waits_for_the_client_only_so_long() {
     world.sessions.sweep_at(Instant::now());
     let late = resume(&client, &ids[1]).await;
     assert_eq!(late.status, 400, "404 would end the session");
+    let late = late.text().await;
+    assert!(late.contains("\"invalid_request\"") && late.contains("that is still held"), "{late}");
+    let wrong = resume(&client, "no-event-id").await.text().await;
+    assert!(wrong.contains("\"invalid_request\"") && wrong.contains("Last-Event-ID is no event id of ours"), "{wrong}");
 }
 
 #[tokio::test(start_paused = true)]
