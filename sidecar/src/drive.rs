@@ -9,10 +9,10 @@ use http::{Response, StatusCode};
 use outrigger_mcp::{
     bridge::{
         tasks::{EXTENSION, declared, progress, to_server},
-        to_server::{Ask, Ended, answers},
+        to_server::{Ask, Ended, answers, repeated_answer},
     },
     edit::concat,
-    envelope::{Field, Message, Meta, Param},
+    envelope::{EnvelopeError, Field, Message, Meta, Param},
     error::{HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
     sse,
 };
@@ -101,6 +101,7 @@ pub async fn resume(
     if modern || !request.method.may_ask() || request.params().get(Param::RequestState).is_none() {
         return Ok(Resumed::No);
     }
+    each_once(request)?;
     let mut parked = parking.resume(request, owner)?;
     parked.exchange.reattach(request);
     for (slot, answer) in parked.answers.iter_mut().zip(answers(request, &parked.asks)) {
@@ -117,6 +118,17 @@ pub async fn resume(
         }
     }
     Ok(Resumed::Call(Box::new((parked.exchange, parked.lease))))
+}
+
+/// Refuses answers to one question twice: which of them counts is not for us to guess.
+///
+/// # Errors
+/// [`Failure::Envelope`] with the key.
+pub fn each_once(retry: &Message) -> Result<(), Failure> {
+    match repeated_answer(retry) {
+        Some(key) => Err(EnvelopeError::Duplicate(key).into()),
+        None => Ok(()),
+    }
 }
 
 /// Parks a call and makes the reply that asks its client.

@@ -30,7 +30,7 @@ use outrigger_telemetry::metrics::Outcome;
 
 use crate::{
     authorize::Permitted,
-    drive::{Drive, Resumed, declared_capabilities, resume},
+    drive::{Drive, Resumed, declared_capabilities, each_once, resume},
     inbound::{Context, Inbound},
     keeper::no_list,
     listen,
@@ -203,6 +203,7 @@ impl Inbound {
                 to_server::got(&id, &described.members, &described.status, task.server_info())
             }
             Method::TasksUpdate => {
+                each_once(request)?;
                 tasks::update(&task, request).await?;
                 to_server::acknowledged(&id, task.server_info())
             }

@@ -100,6 +100,9 @@ async fn a_retry_may_spell_its_arguments_in_another_way() {
     for other in [r#"{"a":[1,"e"],"b":{"y":2.5,"x":null}}"#, r#"{"a":[1,"é"],"b":{"y":2.5}}"#] {
         refused(&answered(world.client(), ask(other), state).await, 200, -32602);
     }
+    let twice = r#""inputResponses":{"r1":{"action":"decline"},"r1":{"action":"accept"}}"#;
+    let twice = ask(first).params(&format!("{twice},\"requestState\":{}", json!(state)));
+    refused(&world.client().reply(&twice).await, 400, -32600);
     let again = "{ \"b\": {\"x\": null, \"y\": 2.5}, \"\\u0061\": [1.0, \"é\"] }";
     let done = answered(world.client(), ask(again), state).await.json();
     assert!(text_of(&done).contains("accept"), "{done}");

@@ -7,7 +7,7 @@ use crate::{
     edit::{Edits, MetaEdit, insert_member, rebuild_object},
     envelope::{Field, Message, Meta, Param, Shape},
     error::{INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, error_reply, result_reply},
-    json::{Span, member, quote},
+    json::{Span, member, members, quote},
     method::Method,
     revision::Revision,
 };
@@ -372,6 +372,17 @@ pub fn stray(method: &str, id: Option<&[u8]>) -> Bytes {
     crate::error::RpcError::new(crate::error::METHOD_NOT_FOUND, text).reply(id)
 }
 
+/// A key that stands twice in the answers of a retry: what we read and what somebody else did could differ.
+pub fn repeated_answer(retry: &Message) -> Option<Vec<u8>> {
+    let list = members(retry.body(), retry.params().get(Param::InputResponses)?);
+    let mut keys: Vec<_> = list.iter().map(|(key, _)| key.decode(retry.body())).collect();
+    keys.sort_unstable();
+    keys.windows(2).find_map(|pair| match pair {
+        [one, next] if one == next => Some(one.as_bytes().to_vec()),
+        _ => None,
+    })
+}
+
 /// Splits the answers of a retry: what was answered, by index, and whether all were.
 pub fn answers(retry: &Message, asks: &[Ask]) -> Vec<Option<Answer>> {
     asks.iter().enumerate().map(|(i, _)| Answer::given(retry, &ask_key(i))).collect()
@@ -420,6 +431,19 @@ mod tests {
                 String::from_utf8_lossy(&concat(&pieces)),
                 format!(r#"{{"jsonrpc":"2.0","id":"a","result":{expected}}}"#)
             );
+        }
+    }
+
+    #[test]
+    fn a_key_that_answers_twice_is_found() {
+        let retry = |responses: &str| {
+            message(&format!(
+                r#"{{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{{"name":"t","inputResponses":{responses}}}}}"#
+            ))
+        };
+        assert_eq!(repeated_answer(&retry(r#"{"r1":{},"r2":{},"\u0072\u0031":{}}"#)), Some(b"r1".to_vec()));
+        for fine in [r#"{"r1":{},"r2":{"r1":1,"r1":2}}"#, "{}", "7"] {
+            assert_eq!(repeated_answer(&retry(fine)), None);
         }
     }
 
