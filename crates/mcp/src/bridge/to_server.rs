@@ -184,21 +184,27 @@ impl Call {
         };
         if let Some(result) = reply.results().object().filter(|_| !self.modern) {
             let mut head = Vec::with_capacity(64);
-            if reply.results().get(Field::ResultType).is_none() {
-                head.extend_from_slice(b"\"complete\"");
+            match reply.results().get(Field::ResultType) {
+                None => head.extend_from_slice(b"\"resultType\":\"complete\""),
+                // In the server's revision the member says nothing, and a reply is the end of a call: what a client would do
+                // about `input_required` or `task` leads nowhere.
+                Some(kind) if reply.raw(kind) != b"\"complete\"" => edits.replace(kind, &b"\"complete\""[..]),
+                Some(_) => {}
             }
             if self.method.cacheable() {
                 for (field, text) in
                     [(Field::TtlMs, &b"\"ttlMs\":0"[..]), (Field::CacheScope, b"\"cacheScope\":\"private\"")]
                 {
                     if reply.results().get(field).is_none() {
-                        head.extend_from_slice(b",");
+                        if !head.is_empty() {
+                            head.push(b',');
+                        }
                         head.extend_from_slice(text);
                     }
                 }
             }
-            if !head.is_empty() && head.first() != Some(&b',') {
-                insert_member(reply.body(), result, "\"resultType\":", &head, &mut edits);
+            if !head.is_empty() {
+                insert_member(reply.body(), result, "", &head, &mut edits);
             }
             if reply.meta().get(Meta::ServerInfo).is_none() {
                 self.stamp_server(reply, result, server_info, !head.is_empty(), &mut edits);
@@ -431,6 +437,21 @@ mod tests {
                 String::from_utf8_lossy(&concat(&pieces)),
                 format!(r#"{{"jsonrpc":"2.0","id":"a","result":{expected}}}"#)
             );
+        }
+    }
+
+    #[test]
+    fn what_a_legacy_server_calls_its_result_is_its_own_affair() {
+        const LIST: &str = r#"{"jsonrpc":"2.0","id":"a","method":"tools/list","params":{}}"#;
+        for kind in [r#""input_required""#, r#""task""#, "7", r#""complete""#] {
+            let reply = message(&format!(r#"{{"jsonrpc":"2.0","id":9,"result":{{"resultType":{kind},"x":1}}}}"#));
+            for (request, more) in [(CALL, ""), (LIST, r#""ttlMs":0,"cacheScope":"private","#)] {
+                let (pieces, ended) = Call::new(&message(request), 9).reply(&reply, &Bytes::from_static(b"{}"));
+                let expected = format!(
+                    r#"{{"jsonrpc":"2.0","id":"a","result":{{{more}"resultType":"complete","x":1,"_meta":{{"io.modelcontextprotocol/serverInfo":{{}}}}}}}}"#
+                );
+                assert_eq!((String::from_utf8_lossy(&concat(&pieces)).as_ref(), ended), (&*expected, Ended::Ok));
+            }
         }
     }
 
