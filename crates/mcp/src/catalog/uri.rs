@@ -129,12 +129,12 @@ impl UriFinder<'_> {
         }
         // What to keep is known when `type` is, which may come last.
         let before = self.found.len();
-        let (mut kind, mut own, mut embedded) = (None, None, None);
+        let (mut kind, mut own, mut embedded) = (None, Vec::new(), Vec::new());
         s.object::<JsonError, _>(|key, s| {
             match &*key.decode(body) {
                 "type" => kind = Some(s.value()?),
-                "uri" => own = Some(s.value()?),
-                "resource" => embedded = self.holder(s)?,
+                "uri" => own.push(s.value()?),
+                "resource" => embedded.extend(self.holder(s)?),
                 _ => drop(s.value()?),
             }
             Ok(())
@@ -149,22 +149,22 @@ impl UriFinder<'_> {
         Ok(())
     }
 
-    /// An object that has a `uri`, which is noted.
-    fn holder(&mut self, s: &mut Scanner<'_>) -> Result<Option<Span>, JsonError> {
+    /// An object that has a `uri`, which is noted. Where it has two, readers differ in which one they take.
+    fn holder(&mut self, s: &mut Scanner<'_>) -> Result<Vec<Span>, JsonError> {
         let body = self.body;
         if s.peek() != Some(b'{') {
-            return s.value().map(|_| None);
+            return s.value().map(|_| Vec::new());
         }
-        let mut uri = None;
+        let mut uris = Vec::new();
         s.object::<JsonError, _>(|key, s| {
             let value = s.value()?;
             if key.decode(body) == "uri" {
-                uri = Some(value);
+                uris.push(value);
             }
             Ok(())
         })?;
-        self.found.extend(uri);
-        Ok(uri)
+        self.found.extend(&uris);
+        Ok(uris)
     }
 }
 
@@ -228,6 +228,13 @@ mod tests {
             .replace(r#""file:///f""#, r#""fs+file:///f""#);
         let got = rewrite_uris(result, shout).unwrap();
         assert_eq!(String::from_utf8(got).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_uri_that_stands_twice_is_rewritten_twice() {
+        let result = r#"{"contents":[{"uri":"file:a","uri":"file:b"}],"content":[{"uri":"file:a","type":"resource_link","uri":"file:b"},{"type":"resource","resource":{"uri":"file:a","uri":"file:b"},"resource":{"uri":"file:a"}}]}"#;
+        let got = rewrite_uris(result.as_bytes(), shout).unwrap();
+        assert_eq!(String::from_utf8(got).unwrap(), result.replace("file:", "fs+file:"));
     }
 
     #[test]
