@@ -34,7 +34,7 @@ impl Subject {
     pub(super) fn of(args: &DoctorArgs) -> anyhow::Result<Self> {
         check_service(&args.service)?;
         let first = args.server.first().map(String::as_str).unwrap_or_default();
-        let kind = if first.starts_with("http://") || first.starts_with("https://") {
+        let kind = if is_url(first)? {
             if args.server.len() > 1 {
                 anyhow::bail!("after the URL comes nothing; options go before it");
             }
@@ -75,6 +75,37 @@ impl Subject {
                 Sse::open(&Client::new(Target::clone(target)), self.patience).await.map(Wire::Sse)
             }
             (Kind::Url(target), _) => Ok(Wire::Http(Http::new(Client::new(Target::clone(target)), self.patience))),
+        }
+    }
+}
+
+/// Whether the first word is a URL, and not a program.
+///
+/// # Errors
+/// It is a URL over which no MCP is spoken.
+fn is_url(word: &str) -> anyhow::Result<bool> {
+    match outrigger_mcp::catalog::uri::scheme(word).filter(|scheme| word[scheme.len()..].starts_with("://")) {
+        None => Ok(false),
+        Some(scheme) if ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => Ok(true),
+        Some(scheme) => anyhow::bail!(
+            "MCP is not spoken over {scheme}: give a URL that begins with http:// or https://, or a program with its arguments"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_no_program() {
+        assert!(is_url("http://a/mcp").unwrap() && is_url("HTTPS://a").unwrap());
+        for program in ["npx", "./a://b", "C:/server.exe", "/bin/x", "", "a:b"] {
+            assert!(!is_url(program).unwrap(), "{program}");
+        }
+        for other in ["ftp://x", "ws://localhost/mcp", "file:///bin/x"] {
+            let refused = is_url(other).unwrap_err().to_string();
+            assert!(refused.contains("http:// or https://"), "{refused}");
         }
     }
 }

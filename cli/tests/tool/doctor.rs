@@ -147,3 +147,11 @@ impl Drop for HttpExample {
         let _ = self.process.wait();
     }
 }
+
+#[test]
+fn a_url_of_another_scheme_is_no_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["doctor", "ftp://example.com/mcp"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("begins with http:// or https://"), "{}", stderr(&output));
+}
