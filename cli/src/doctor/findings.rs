@@ -27,6 +27,10 @@ fn reached(report: &mut Report) {
     let trouble = report.tried.iter().find_map(|tried| tried.trouble.clone()).unwrap_or_default();
     let what = match trouble.as_str() {
         "HTTP status 401" => "a token is wanted: --token-file, or --header".to_owned(),
+        _ if report.tried.iter().any(|tried| tried.silent) => format!(
+            "it says nothing: {trouble}, and none to initialize either. Is it an MCP server? One that starts slowly needs a \
+             longer --timeout"
+        ),
         _ if report.tried.iter().all(|tried| tried.hopeless) => trouble,
         _ => format!("no revision of MCP that we know is spoken: {trouble}"),
     };

@@ -67,6 +67,9 @@ pub(super) struct Tried {
     /// Nothing else over this transport will be answered.
     #[serde(skip)]
     pub(super) hopeless: bool,
+    /// Not even a greeting that every server knows was answered.
+    #[serde(skip)]
+    pub(super) silent: bool,
 }
 
 impl Tried {
@@ -81,6 +84,7 @@ impl Tried {
             trouble: None,
             died: false,
             hopeless: false,
+            silent: false,
         }
     }
 }

@@ -20,8 +20,12 @@ pub(super) async fn find(subject: &Subject, report: &mut Report) -> Option<(Tran
             if transport == Transport::Sse && revision.is_modern() {
                 continue;
             }
-            output::say(&format!("asking in {} over {}", revision.as_str(), transport.as_str()));
+            let (spoken, over) = (revision.as_str(), transport.as_str());
+            output::say(&format!("asking in {spoken} over {over}, for {:?} at most", subject.patience));
             let tried = one(subject, transport, revision, report).await;
+            if let Some(trouble) = &tried.trouble {
+                output::say(&format!("  {trouble}"));
+            }
             let (spoken, hopeless) = (tried.spoken, tried.hopeless);
             report.tried.push(tried);
             if spoken && best.is_none_or(|(_, known)| known < revision) {
@@ -52,10 +56,15 @@ async fn one(subject: &Subject, transport: Transport, revision: Revision, report
             tried.answered = greeted.versions;
             tried.took_ms = Some(milliseconds(begun.elapsed()));
         }
-        Err(Trouble { what, gone }) => {
+        Err(Trouble { what, gone, silent }) => {
             tried.died = gone && transport == Transport::Stdio;
             // A program may die of one question and live with another; an address that refuses us will go on to.
             tried.hopeless = gone && transport != Transport::Stdio;
+            // `initialize` is answered in whatever revision is spoken; who does not answer one answers none.
+            if silent && !revision.is_modern() {
+                tried.hopeless = true;
+                tried.silent = true;
+            }
             tried.trouble = Some(what);
         }
     }

@@ -41,17 +41,19 @@ pub(super) struct Trouble {
     pub(super) what: String,
     /// The server has gone; more questions are useless.
     pub(super) gone: bool,
+    /// It said nothing at all in the time that it had.
+    pub(super) silent: bool,
 }
 
 impl Trouble {
     /// No answer to this question; others may be answered.
     pub(super) fn unanswered(what: impl Into<String>) -> Self {
-        Self { what: what.into(), gone: false }
+        Self { what: what.into(), gone: false, silent: false }
     }
 
     /// The conversation is over.
     pub(super) fn gone(what: impl Into<String>) -> Self {
-        Self { what: what.into(), gone: true }
+        Self { what: what.into(), gone: true, silent: false }
     }
 }
 
@@ -141,5 +143,5 @@ pub(super) fn answer_to(question: &Value) -> Option<Value> {
 
 /// No answer in time.
 pub(super) fn silent(method: &str, patience: Duration) -> Trouble {
-    Trouble::unanswered(format!("no answer to {method} within {patience:?}"))
+    Trouble { silent: true, ..Trouble::unanswered(format!("no answer to {method} within {patience:?}")) }
 }

@@ -149,6 +149,18 @@ impl Drop for HttpExample {
 }
 
 #[test]
+fn a_server_that_says_nothing_is_given_up_soon_and_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["doctor", "--timeout", "1s", "sleep", "60"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let (told, report) = (stderr(&output), stdout(&output));
+    assert!(told.contains("asking in 2026-07-28 over stdio, for 1s at most"), "{told}");
+    assert!(told.contains("  no answer to initialize within 1s"), "{told}");
+    assert_eq!(told.matches("asking in").count(), 2, "once in each era: {told}");
+    assert!(report.contains("error: it says nothing: no answer to server/discover within 1s"), "{report}");
+}
+
+#[test]
 fn a_url_of_another_scheme_is_no_program() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(dir.path(), &["doctor", "ftp://example.com/mcp"]);
