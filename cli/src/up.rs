@@ -106,7 +106,7 @@ async fn run(args: &UpArgs, manifest: &Manifest, state: &StateDir) -> anyhow::Re
     let program = crate::parts::own_program()?;
     let plan = Plan { manifest, state, program: &program };
     session_keys::make_if_missing(&state.session_keys())?;
-    files::write(&state.inside_policy(), Plan::inside_policy().as_bytes(), files::PUBLIC)?;
+    files::write(&state.inside_policy(), plan.inside_policy().as_bytes(), files::PUBLIC)?;
     if manifest.policy.is_empty() {
         files::write(&state.policy(), plan.default_policy().as_bytes(), files::PUBLIC)?;
     }

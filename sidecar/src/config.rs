@@ -4,6 +4,7 @@
 mod alone;
 pub mod egress;
 mod limits;
+mod mesh;
 mod sandbox;
 mod upstream;
 
@@ -17,6 +18,7 @@ use outrigger_proxy::peek::HeaderChecks;
 pub use alone::EgressOnly;
 pub use egress::{Egress, EgressDns, EgressLimits, EgressTimeouts, Mode};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts};
+pub use mesh::Mesh;
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub audit: Output,
     /// What the server may reach; nothing listens for it where absent.
     pub egress: Option<Egress>,
+    /// Where other services are.
+    pub mesh: Mesh,
     /// Trace context.
     pub trace: Trace,
     /// Threads that handle requests.
@@ -111,6 +115,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let access_log = sections::access_log(f);
     let audit = sections::audit(f);
     let egress = f.section("egress", "What the server may reach, and the proxy that it finds for it.", egress::read);
+    let mesh = f.section("mesh", "Where other services are, for what the server calls.", mesh::read);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let threads = read_threads(f);
     Some(Config {
@@ -134,6 +139,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         access_log,
         audit,
         egress: egress?,
+        mesh: mesh?,
         trace: trace?,
         threads,
         warnings: Vec::new(),

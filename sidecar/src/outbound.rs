@@ -22,6 +22,7 @@ pub mod http;
 pub mod identify;
 pub mod in_force;
 mod io;
+pub mod mesh;
 pub mod record;
 mod redirected;
 pub mod refusal;
@@ -33,6 +34,7 @@ pub mod target;
 mod transparent;
 mod tunnel;
 pub mod upload;
+mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,13 +54,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Egress;
 use crate::start::{StartError, sink};
+use http::Spoken;
 use identify::Calls;
 use in_force::InForce;
+use mesh::Services;
 pub use redirected::Entrance;
 use redirected::original_destination;
 use resolve::Resolver;
 use target::Target;
 pub use transparent::transparent;
+use wire::Wire;
 
 /// The outbound half of a sidecar, shared by all its connections.
 pub struct Outbound {
@@ -66,6 +71,7 @@ pub struct Outbound {
     service: Arc<str>,
     address: SocketAddr,
     resolver: Resolver,
+    services: Option<Services>,
     log: EgressLog,
     metrics: EgressMetrics,
     service_metrics: Arc<ServiceMetrics>,
@@ -78,16 +84,21 @@ pub struct Outbound {
     pub calls: Arc<Calls>,
 }
 
-/// Binds the proxy's port, and makes the outbound half that will serve it.
+/// Binds the proxy's port, and makes the outbound half that will serve it. Without `services` there is no mesh.
 ///
 /// # Errors
 /// When the address cannot be listened on, or the log cannot be opened.
-pub fn bind(service: &str, settings: &Egress, metrics: &Arc<Metrics>) -> Result<(Entrance, Arc<Outbound>), StartError> {
+pub fn bind(
+    service: &str,
+    settings: &Egress,
+    services: Option<Services>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Entrance, Arc<Outbound>), StartError> {
     let entrance = Entrance::bind(settings)?;
     let log = EgressLog::start(&sink(&settings.log), metrics.egress_dropped());
     let log = log.map_err(|error| StartError::Other(error.to_string()))?;
     let outbound = Outbound::new(service, settings.clone(), entrance.address(), log, metrics);
-    Ok((entrance, Arc::new(outbound)))
+    Ok((entrance, Arc::new(Outbound { services, ..outbound })))
 }
 
 impl Outbound {
@@ -97,6 +108,7 @@ impl Outbound {
             service: service.into(),
             address,
             resolver: Resolver::new(&settings.dns, settings.timeouts.resolve, metrics.egress(service)),
+            services: None,
             log,
             metrics: metrics.egress(service),
             service_metrics: metrics.service(service),
@@ -158,13 +170,13 @@ impl Outbound {
         {
             return Box::pin(transparent(Arc::clone(self), stream, original)).await;
         }
-        let mut said = Vec::new();
+        let (stream, mut said) = (Wire::from(stream), Vec::new());
         // An error, or no time left: it said nothing, or is gone.
         let _ = tokio::time::timeout(self.settings.timeouts.header, io::read_into(&stream, &mut said)).await;
         match said.first() {
             // Boxed: what one way needs, the other ways' connections need not hold.
             Some(&SOCKS5) => Box::pin(socks::serve(self, stream, said)).await,
-            Some(_) => Box::pin(http::serve(self, stream, said, None)).await,
+            Some(_) => Box::pin(http::serve(self, stream, said, Spoken::ToProxy)).await,
             None => {}
         }
     }

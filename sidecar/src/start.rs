@@ -41,11 +41,11 @@ use thiserror::Error;
 use crate::{
     authorize::Gate,
     child::ChildSpec,
-    config::{Command, Config, Upstream as UpstreamConfig},
+    config::{Command, Config, Egress, Upstream as UpstreamConfig},
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
-    outbound::{self, Outbound, child_env::proxy_variables},
+    outbound::{self, Outbound, child_env::proxy_variables, mesh::Services},
     own_answers::Lists,
     record::Recorders,
     reload,
@@ -111,7 +111,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     metrics.certificate_expiry("workload", credentials.not_after());
     let (trigger, drain) = channel();
     let outbound =
-        config.egress.as_ref().map(|egress| outbound::bind(&config.service, egress, &metrics)).transpose()?;
+        config.egress.as_ref().map(|egress| outbound(&config, egress, &credentials, &metrics)).transpose()?;
     let egress = outbound.as_ref().map(|(_, outbound)| outbound.as_ref());
     let inbound = inbound(&config, egress, guard, credentials.clone(), policy, &metrics, drain.clone())?;
 
@@ -179,6 +179,16 @@ fn endless(tasks: &TaskGroup, name: &'static str, task: impl Future<Output = ()>
     tasks.spawn(name, async move {
         stopping.run_until_cancelled(task).await;
     });
+}
+
+fn outbound(
+    config: &Config,
+    egress: &Egress,
+    credentials: &Arc<Credentials>,
+    metrics: &Arc<Metrics>,
+) -> Result<(outbound::Entrance, Arc<Outbound>), StartError> {
+    let services = Services::new(Arc::clone(credentials), config.mesh.clone());
+    outbound::bind(&config.service, egress, Some(services), metrics)
 }
 
 fn credentials(config: &Config) -> Result<Arc<Credentials>, StartError> {

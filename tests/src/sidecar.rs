@@ -90,6 +90,11 @@ impl TestSidecar {
         self.sidecar.mesh
     }
 
+    /// Where the server finds its proxy.
+    pub fn egress(&self) -> Option<std::net::SocketAddr> {
+        self.sidecar.egress
+    }
+
     /// A page of the admin port, and its status.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         let reply = self.admin.get(path, &[]).await;

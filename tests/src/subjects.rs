@@ -26,6 +26,12 @@ pub fn fetching() -> String {
     format!("command: {}\n", words(&["python3", script.to_str().unwrap()]))
 }
 
+/// The `command:` setting of the server whose tool calls tools of other servers.
+pub fn calling() -> String {
+    let script = root().join("tests/subjects-local/calling.py");
+    format!("command: {}\n", words(&[&installed("venv/bin/python3"), script.to_str().unwrap()]))
+}
+
 /// The program of the conformance backend.
 pub fn conformance_backend() -> PathBuf {
     root().join("tests/conformance/backend.mjs")

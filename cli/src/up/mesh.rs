@@ -1,5 +1,6 @@
 //! A running mesh: starts its parts, keeps the books, and ends the parts in order.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -205,6 +206,8 @@ impl<'a> Mesh<'a> {
             };
             services.push((service.name.clone(), address));
         }
+        let listed: BTreeMap<_, _> = services.iter().map(|(name, address)| (name, address)).collect();
+        files::write(&self.plan.state.services(), json!(listed).to_string().as_bytes(), files::PUBLIC)?;
         let settings = self.plan.ingress(&services, self.digest.as_deref())?;
         write_private(&self.plan.state.config(INGRESS), &settings)?;
         let wish = self.ingress.wishes.subscribe();

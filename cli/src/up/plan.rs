@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use outrigger_config::Secret;
+use outrigger_policy::egress::{EgressRule, Host, Rules};
 use outrigger_sidecar::config::{Era, SessionScope};
 use serde_json::{Map, Value, json};
 
@@ -57,8 +58,9 @@ impl Plan<'_> {
         set("era", json!(era(service.era)));
         set("session", json!(session(service.session)));
         set("identity", self.identity(&service.name));
-        let ingress = format!("spiffe://{}/{INGRESS}", self.manifest.trust_domain());
-        set("allowed_callers", json!([ingress]));
+        let id = |name: &str| format!("spiffe://{}/{name}", self.manifest.trust_domain());
+        let callers = std::iter::once(INGRESS).chain(self.callers(service)).map(id);
+        set("allowed_callers", json!(callers.collect::<Vec<_>>()));
         set("policy", json!([self.state.inside_policy()]));
         set("audit", json!(self.state.audit(&service.name)));
         if let Some(egress) = &service.egress {
@@ -66,6 +68,7 @@ impl Plan<'_> {
             let listen = egress.listen.unwrap_or(any_port);
             let log = self.state.egress(&service.name);
             set("egress", json!({"listen": listen, "mode": egress.mode.as_str(), "allow": allow, "log": log}));
+            set("mesh", json!({"file": self.state.services()}));
         }
         set("timeouts", json!({"drain": DRAIN}));
         Ok(yaml::document(COMMENT, &settings.into()))
@@ -131,11 +134,32 @@ impl Plan<'_> {
         policy(about, "clients", "everything-to-clients", requires)
     }
 
-    /// The policy of the sidecars: the ingress has decided about clients already.
-    pub(crate) fn inside_policy() -> String {
+    /// The policy of the sidecars: the ingress has decided about clients already, and whoever may reach a service under its
+    /// name in the mesh may call it.
+    pub(crate) fn inside_policy(&self) -> String {
         let requires = format!("\n        requires: [ {{ workload: \"{INGRESS}\" }} ]");
         let about = "Who may call the sidecars. Written by `outrigger up` at every start.";
-        policy(about, "inside", "through-the-ingress", &requires)
+        let mut text = policy(about, "inside", "through-the-ingress", &requires);
+        for service in &self.manifest.services {
+            for caller in self.callers(service) {
+                let called = &service.name;
+                text.push_str(&format!(
+                    "      - name: {caller}-to-{called}\n        services: [\"{called}\"]\n        capabilities: [\"*\"]\n        \
+                     requires: [ {{ workload: \"{caller}\" }} ]\n"
+                ));
+            }
+        }
+        text
+    }
+
+    /// The services that may reach this one as `http://<service>.mesh`.
+    fn callers(&self, called: &Service) -> impl Iterator<Item = &str> {
+        let name = Host::parse(&format!("{}.mesh", called.name)).ok();
+        self.manifest.services.iter().filter_map(move |service| {
+            let rules = service.egress.as_ref()?.allow.iter().cloned().map(EgressRule::short).collect();
+            let Some(Host::Name(name)) = &name else { return None };
+            Rules::new(rules).names(name).map(|_| service.name.as_str())
+        })
     }
 
     fn policies(&self) -> anyhow::Result<Vec<PathBuf>> {

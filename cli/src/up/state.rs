@@ -107,6 +107,11 @@ impl StateDir {
         self.root.join("logs").join(format!("{name}.egress.jsonl"))
     }
 
+    /// Where sidecars find each other.
+    pub(crate) fn services(&self) -> PathBuf {
+        self.root.join("run").join("services.json")
+    }
+
     /// Where one part tells the addresses that it listens on.
     pub(crate) fn report(&self, name: &str) -> PathBuf {
         self.root.join("run").join(format!("{name}.json"))

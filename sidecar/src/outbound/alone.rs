@@ -37,7 +37,7 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
         tracing::warn!("{warning}");
     }
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
-    let (entrance, outbound) = bind(&config.service, &config.egress, &metrics)?;
+    let (entrance, outbound) = bind(&config.service, &config.egress, None, &metrics)?;
     let admin = config.admin.map(|at| Listener::bind(ListenOptions::new(at, "admin.listen"))).transpose()?;
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let alone = Alone {

@@ -11,10 +11,15 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::identify::Behind;
+use super::mesh;
 use super::refusal::{Refusal, Why};
 use super::upload::Upload;
+use super::wire::Wire;
 use super::{Outbound, target::Target};
 use crate::config::Mode;
+
+/// The port of services of the mesh, whose names stand for plain requests.
+const PLAIN_HTTP: u16 = 80;
 
 /// Proof that a destination was allowed, with the addresses that were checked. Dialling asks for it.
 #[derive(Debug)]
@@ -61,6 +66,8 @@ impl Outbound {
             return Err(refused(denied));
         }
         let addresses = match &target.host {
+            // Its sidecar is found by settings, and proves who it is.
+            _ if mesh::service(target).is_some() => [].into(),
             Host::Address(address) => [*address].into(),
             Host::Name(name) => {
                 let rule = before.as_ref().map_or_else(|denied| denied.nearest, |allowed| Some(&allowed.rule.id));
@@ -126,11 +133,36 @@ impl Outbound {
         })
     }
 
-    /// forward, first half: connects to an address that was checked.
+    /// Whether requests inside a tunnel to this target will be read one by one, each to be decided by itself: in the clear, to
+    /// a service that some rule names.
+    pub(super) fn is_open_inside(&self, target: &Target) -> bool {
+        let Host::Name(name) = &target.host else { return false };
+        let in_force = self.in_force();
+        let may_be = in_force.mode == Mode::Observe || in_force.rules.names(name).is_some();
+        name.in_mesh().is_some() && target.port == PLAIN_HTTP && may_be
+    }
+
+    /// forward, first half: connects to the destination of a request that was read, a service of the mesh or an address that
+    /// was checked.
+    pub(super) async fn open(&self, target: &Target, permitted: &Permitted) -> Result<(Wire, Option<IpAddr>), Refusal> {
+        let Some(service) = mesh::service(target) else {
+            return self.dial(permitted).await.map(|(wire, address)| (wire, Some(address)));
+        };
+        let begun = Instant::now();
+        let dialled = match &self.services {
+            Some(services) => services.dial(service, self.settings.timeouts.connect).await,
+            None => Err(Why::NoService(service.to_owned())),
+        };
+        let wire = dialled.map_err(|why| Refusal { why, rule: permitted.rule.clone() })?;
+        self.metrics.connected(begun.elapsed());
+        Ok((wire, None))
+    }
+
+    /// Connects to an address that was checked.
     ///
     /// # Errors
     /// [`Why::Connect`], [`Why::Resting`].
-    pub async fn dial(&self, permitted: &Permitted) -> Result<(TcpStream, IpAddr), Refusal> {
+    pub(super) async fn dial(&self, permitted: &Permitted) -> Result<(Wire, IpAddr), Refusal> {
         let refused = |why| Refusal { why, rule: permitted.rule.clone() };
         self.breakers.admit(&permitted.target, self.now()).map_err(|wait| refused(Why::Resting(wait)))?;
         let connected = self.connect(permitted).await;
@@ -141,7 +173,7 @@ impl Outbound {
         connected.map_err(|error| refused(Why::Connect(error)))
     }
 
-    async fn connect(&self, permitted: &Permitted) -> io::Result<(TcpStream, IpAddr)> {
+    async fn connect(&self, permitted: &Permitted) -> io::Result<(Wire, IpAddr)> {
         let begun = Instant::now();
         let within = self.settings.timeouts.connect;
         // A dead address must leave time for the next one.
@@ -157,7 +189,7 @@ impl Outbound {
                     // Fails only on a connection that is dead already.
                     let _ = stream.set_nodelay(true);
                     self.metrics.connected(begun.elapsed());
-                    return Ok((stream, *address));
+                    return Ok((stream.into(), *address));
                 }
                 Ok(Err(error)) => last = error,
                 Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),

@@ -16,14 +16,36 @@ pub fn proxy_variables(proxy: SocketAddr, env: &mut BTreeMap<String, String>) {
         }
     }
     for name in ["NO_PROXY", "no_proxy"] {
-        env.entry(name.to_owned()).or_default();
+        let list = env.entry(name.to_owned()).or_default();
+        *list = without_services(list);
     }
     env.entry("NODE_USE_ENV_PROXY".to_owned()).or_insert_with(|| "1".to_owned());
+}
+
+/// An exception for names of the mesh would only hide services: nobody else knows these names.
+fn without_services(exceptions: &str) -> String {
+    let kept = exceptions.split(',').filter(|entry| {
+        let name = entry.trim().trim_start_matches('*').to_ascii_lowercase();
+        let name = name.split(':').next().unwrap_or_default();
+        name.trim_start_matches('.') != "mesh" && !name.ends_with(".mesh")
+    });
+    kept.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_are_never_an_exception() {
+        for (given, kept) in [
+            ("localhost,.mesh", "localhost"),
+            ("*.mesh:80, b.MESH,mesh", ""),
+            ("a.meshes,10.0.0.1", "a.meshes,10.0.0.1"),
+        ] {
+            assert_eq!(without_services(given), kept, "{given}");
+        }
+    }
 
     #[test]
     fn every_spelling_is_there_and_settings_win() {

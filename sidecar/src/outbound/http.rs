@@ -7,34 +7,55 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_egress::request::{self, Authority, Framing};
-use outrigger_policy::egress::{Host, Request};
-use tokio::net::TcpStream;
+use outrigger_policy::egress::{Host, Reason, Request};
 
 use super::Outbound;
 use super::io::{linger, read_into, write_all};
+use super::mesh;
 use super::record::Record;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
+use super::wire::Wire;
 
 /// The port of a plain request that names none.
 const HTTP: u16 = 80;
 
-/// Serves one connection to its end. `redirected`: the port that the client dialled without knowing of us; it then speaks as
-/// to a server.
-pub(super) async fn serve(outbound: &Arc<Outbound>, client: TcpStream, mut buffer: Vec<u8>, redirected: Option<u16>) {
+/// To whom the client believes it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// To its proxy.
+    ToProxy,
+    /// To a server whose port it dialled; the kernel redirected it.
+    ToServer(u16),
+    /// To this server, through a tunnel.
+    Inside(Target, Way),
+}
+
+impl Spoken {
+    fn way(&self) -> Way {
+        match self {
+            Spoken::ToProxy => Way::Forward,
+            Spoken::ToServer(_) => Way::Transparent,
+            Spoken::Inside(_, way) => *way,
+        }
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(outbound: &Arc<Outbound>, client: Wire, mut buffer: Vec<u8>, mut spoken: Spoken) {
     loop {
         let head = match read_head(outbound, &client, &mut buffer).await {
             Ok(Some(head)) => head,
             Ok(None) => return,
             Err(why) => {
-                let way = if redirected.is_some() { Way::Transparent } else { Way::Forward };
-                let mut record = Record::begin(outbound, way);
+                let mut record = Record::begin(outbound, spoken.way());
                 return refuse(outbound, &client, &why.into(), &mut record).await;
             }
         };
-        let mut conversation = Conversation { outbound, client: &client, buffer: &mut buffer, redirected };
+        let mut conversation = Conversation { outbound, client: &client, buffer: &mut buffer, spoken: &spoken };
         match conversation.request(&head).await {
             Next::Request => {}
+            Next::Inside(target) => spoken = Spoken::Inside(target, Way::Connect),
             Next::Close => return linger(&client).await,
             Next::Over => return,
         }
@@ -45,6 +66,8 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, client: TcpStream, mut buffe
 enum Next {
     /// Another one.
     Request,
+    /// Requests to this server, in the tunnel that was opened to it.
+    Inside(Target),
     /// The connection is closed, the last reply being on its way.
     Close,
     /// The connection is over.
@@ -54,25 +77,20 @@ enum Next {
 /// One connection of a client.
 struct Conversation<'c> {
     outbound: &'c Arc<Outbound>,
-    client: &'c TcpStream,
+    client: &'c Wire,
     /// Read and not understood yet.
     buffer: &'c mut Vec<u8>,
-    redirected: Option<u16>,
+    spoken: &'c Spoken,
 }
 
 impl Conversation<'_> {
     async fn request(&mut self, head: &[u8]) -> Next {
         let outbound = self.outbound;
-        let connect = head.starts_with(b"CONNECT ") && self.redirected.is_none();
-        let way = match (connect, self.redirected) {
-            (true, _) => Way::Connect,
-            (false, None) => Way::Forward,
-            (false, Some(_)) => Way::Transparent,
-        };
-        let mut record = Record::begin(outbound, way);
+        let connect = head.starts_with(b"CONNECT ") && *self.spoken == Spoken::ToProxy;
+        let mut record = Record::begin(outbound, if connect { Way::Connect } else { self.spoken.way() });
         let asked = request::parse(head).map_err(|error| Why::BadRequest(error).into());
         let outcome: Result<Next, Refusal> = match asked {
-            Ok(asked) => match target(&asked, self.redirected, &mut record) {
+            Ok(asked) => match target(&asked, self.spoken, &mut record) {
                 Ok((target, _)) if connect => self.connect(&target, &mut record).await,
                 Ok((target, path)) => self.forward(&asked, &target, &path, &mut record).await,
                 Err(refusal) => Err(refusal),
@@ -96,6 +114,11 @@ impl Conversation<'_> {
     async fn connect(&mut self, target: &Target, record: &mut Record) -> Result<Next, Refusal> {
         let outbound = self.outbound;
         record.wants(target, Request::Sealed);
+        if outbound.is_open_inside(target) {
+            record.entered();
+            let answered = write_all(self.client, heads::CONNECTED).await;
+            return Ok(answered.map_or(Next::Over, |()| Next::Inside(target.clone())));
+        }
         let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
         let (origin, address) = outbound.dial(&permitted).await?;
         record.permitted(&permitted);
@@ -118,10 +141,13 @@ impl Conversation<'_> {
         let request = Request::Read { method: asked.method, path };
         record.wants(target, request);
         let permitted = outbound.admit(target, record.behind(), request).await?;
-        let (origin, address) = outbound.dial(&permitted).await?;
+        if mesh::service(target).is_some() && !mesh::is_open(path) {
+            return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
+        }
+        let (origin, address) = outbound.open(target, &permitted).await?;
         record.permitted(&permitted);
-        record.address = Some(address);
-        let head = heads::request(asked, target, path);
+        record.address = address;
+        let head = heads::request(asked, target, path, &record.span);
         let exchange = exchange::Exchange {
             client: self.client,
             origin: &origin,
@@ -142,12 +168,12 @@ impl Conversation<'_> {
 }
 
 /// Where a request wants to go, and its path. `Host` must say the same.
-fn target(
-    asked: &request::Request<'_>,
-    redirected: Option<u16>,
-    record: &mut Record,
-) -> Result<(Target, String), Refusal> {
-    let (authority, path) = match (asked.target, redirected) {
+fn target(asked: &request::Request<'_>, spoken: &Spoken, record: &mut Record) -> Result<(Target, String), Refusal> {
+    let to_server = match spoken {
+        Spoken::ToProxy => None,
+        Spoken::ToServer(port) | Spoken::Inside(Target { port, .. }, _) => Some(*port),
+    };
+    let (authority, path) = match (asked.target, to_server) {
         (request::Target::Connect(authority), None) => (authority, String::new()),
         (request::Target::Absolute { authority, path }, None) => (authority, path.to_owned()),
         (request::Target::Origin { path }, Some(port)) => {
@@ -163,12 +189,16 @@ fn target(
     let port = authority.port.unwrap_or(HTTP);
     record.wrote(authority.host, port);
     let target = Target::parse(authority.host, port).map_err(Why::Host)?;
+    if let Spoken::Inside(opened_to, _) = spoken
+        && *opened_to != target
+    {
+        return Err(Why::HostMismatch.into());
+    }
     if let Some(host) = asked.host {
         let same_host = Host::parse(host.host).is_ok_and(|host| host == target.host);
         let expected = if authority.port.is_none() { HTTP } else { port };
         // A CONNECT may leave the port out of Host; a request's own port is 80.
-        let same_port =
-            host.port.map_or(path.is_empty() || expected == HTTP || redirected.is_some(), |own| own == port);
+        let same_port = host.port.map_or(path.is_empty() || expected == HTTP || to_server.is_some(), |own| own == port);
         if !same_host || !same_port {
             return Err(Why::HostMismatch.into());
         }
@@ -179,7 +209,7 @@ fn target(
 }
 
 /// Reads one head. `None`: the client is done.
-async fn read_head(outbound: &Outbound, client: &TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Why> {
+async fn read_head(outbound: &Outbound, client: &Wire, buffer: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Why> {
     let times = &outbound.settings.timeouts;
     if buffer.is_empty() {
         match within(times.idle, read_into(client, buffer)).await {
@@ -215,14 +245,14 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
 }
 
 /// reply and record, for what was refused. The connection ends: what follows may be the body of what was refused.
-async fn refuse(outbound: &Outbound, client: &TcpStream, refusal: &Refusal, record: &mut Record) {
+async fn refuse(outbound: &Outbound, client: &Wire, refusal: &Refusal, record: &mut Record) {
     if reply(outbound, client, refusal, record).await {
         linger(client).await;
     }
 }
 
 /// Says that it was refused, and why. `false`: the client is gone.
-async fn reply(outbound: &Outbound, client: &TcpStream, refusal: &Refusal, record: &mut Record) -> bool {
+async fn reply(outbound: &Outbound, client: &Wire, refusal: &Refusal, record: &mut Record) -> bool {
     record.refused(refusal);
     write_all(client, &heads::refusal(&outbound.service, refusal, record)).await.is_ok()
 }

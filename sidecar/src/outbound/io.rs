@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use super::wire::Wire;
 
 /// Bytes moved at once: large enough that a system call costs little beside the copying.
 pub(super) const CHUNK: usize = 64 * 1024;
@@ -46,7 +46,7 @@ impl Drop for Chunk {
 }
 
 /// Reads what there is, waiting for the first byte: the buffer and how much of it; 0 is the end.
-pub(super) async fn read(from: &TcpStream) -> io::Result<(Chunk, usize)> {
+pub(super) async fn read(from: &Wire) -> io::Result<(Chunk, usize)> {
     loop {
         {
             let mut chunk = Chunk::take();
@@ -56,39 +56,33 @@ pub(super) async fn read(from: &TcpStream) -> io::Result<(Chunk, usize)> {
                 Err(error) => return Err(error),
             }
         }
-        from.readable().await?;
+        from.socket().readable().await?;
     }
 }
 
 /// Appends what there is, waiting for the first byte; 0 is the end.
-pub(super) async fn read_into(from: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+pub(super) async fn read_into(from: &Wire, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let (mut chunk, read) = read(from).await?;
     buffer.extend_from_slice(chunk.bytes().get(..read).unwrap_or_default());
     Ok(read)
 }
 
 /// Writes everything.
-pub(super) async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) async fn write_all(to: &Wire, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.socket().writable().await?,
             Err(error) => return Err(error),
         }
     }
-    Ok(())
-}
-
-/// Says that nothing more will come.
-pub(super) fn finish(stream: &TcpStream) {
-    // Fails only when the connection is over already.
-    let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
+    to.flush().await
 }
 
 /// Closes so that the last words arrive: a close with unread bytes would reset the connection and take them back.
-pub(super) async fn linger(stream: &TcpStream) {
-    finish(stream);
+pub(super) async fn linger(stream: &Wire) {
+    stream.finish();
     let rest = async {
         let mut seen = 0;
         while seen < LINGER.0 {

@@ -25,6 +25,8 @@ pub struct Record {
     mixed_scripts: bool,
     method: Option<Arc<str>>,
     behind: Behind,
+    /// The span of this connection or request: a child of the call, where that is certain.
+    pub span: TraceContext,
     verdict: EgressVerdict,
     reason: Option<&'static str>,
     rule: Option<Arc<str>>,
@@ -41,6 +43,7 @@ pub struct Record {
 impl Record {
     /// Begins to measure. What is behind it is looked up now: the call may be over before the connection is.
     pub fn begin(outbound: &Arc<Outbound>, way: Way) -> Self {
+        let behind = outbound.calls.behind();
         Self {
             outbound: Arc::clone(outbound),
             begun: Instant::now(),
@@ -49,7 +52,8 @@ impl Record {
             port: 0,
             mixed_scripts: false,
             method: None,
-            behind: outbound.calls.behind(),
+            span: behind.trace.map_or_else(|| TraceContext::under(None), |call| call.child()),
+            behind,
             verdict: EgressVerdict::Invalid,
             reason: None,
             rule: None,
@@ -96,6 +100,11 @@ impl Record {
         }
         self.rule = permitted.rule.as_ref().map(|rule| rule.as_str().into());
         self.label.clone_from(&permitted.label);
+    }
+
+    /// A tunnel was entered, whose requests have records of their own.
+    pub fn entered(&mut self) {
+        self.verdict = EgressVerdict::Allowed;
     }
 
     /// It was not, or not to its end.
@@ -149,7 +158,7 @@ impl Drop for Record {
             bytes_up: self.up,
             bytes_down: self.down,
             duration: self.begun.elapsed(),
-            trace: self.behind.trace.map_or_else(|| TraceContext::under(None), |call| call.child()),
+            trace: self.span,
         });
     }
 }

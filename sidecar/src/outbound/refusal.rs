@@ -39,6 +39,10 @@ pub enum Why {
     Resting(Duration),
     /// No connection.
     Connect(io::Error),
+    /// TLS with the destination does not come to be: it is somebody else, or speaks no TLS.
+    Tls(io::Error),
+    /// A service of the mesh whose address is not known; its name.
+    NoService(String),
     /// The proxy itself.
     Ourselves,
     /// A request that breaks HTTP.
@@ -130,6 +134,8 @@ impl Why {
                 io::ErrorKind::ConnectionRefused => failed(502, Code::Refused, "refused"),
                 _ => failed(502, Code::HostUnreachable, "unreachable"),
             },
+            Why::Tls(_) => failed(502, Code::HostUnreachable, "tls"),
+            Why::NoService(_) => failed(503, Code::HostUnreachable, "no_service"),
             Why::BadRequest(_) => invalid(400, "bad_request"),
             Why::NotProxied => invalid(400, "not_proxied"),
             Why::Socks(code, _) => Told { socks: *code, ..invalid(400, "bad_socks") },
@@ -180,6 +186,10 @@ impl Why {
             Why::Over(over) => format!("over `{}` of the rule", over.as_str()),
             Why::Resting(_) => "the last connections to it failed: it is tried again after `egress.breaker.rest`".into(),
             Why::Connect(error) => format!("cannot connect: {error}"),
+            Why::Tls(error) => format!("the destination is not who it should be, or speaks no TLS: {error}"),
+            Why::NoService(name) => {
+                format!("this sidecar knows no address of the service `{name}`: see `mesh.services` of its settings")
+            }
             Why::BadRequest(error) => error.to_string(),
             Why::NotProxied => "this is a proxy: ask for http://host/path, or CONNECT host:port".into(),
             Why::Socks(_, what) => (*what).into(),

@@ -4,13 +4,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use super::io::{CHUNK, finish, read, write_all};
+use super::io::{CHUNK, read, write_all};
 use super::splice::splice;
 use super::upload::Upload;
+use super::wire::Wire;
 
 /// What moved: bytes up (from the client) and down, and when last.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Moved {
 
 /// Relays a tunnel to its end.
 pub(super) async fn relay(
-    (client, origin): (&TcpStream, &TcpStream),
+    (client, origin): (&Wire, &Wire),
     moved: &Moved,
     upload: &Upload,
     (idle, total): (Duration, Duration),
@@ -81,11 +81,11 @@ pub(super) async fn relay(
 
 /// One direction, to its end, which is passed on, or to the limit of what may be sent. What is counted before it goes is not
 /// spliced.
-async fn pump(from: &TcpStream, to: &TcpStream, upload: Option<&Upload>, moved: impl Fn(usize)) -> io::Result<()> {
+async fn pump(from: &Wire, to: &Wire, upload: Option<&Upload>, moved: impl Fn(usize)) -> io::Result<()> {
     loop {
         let (mut chunk, bytes) = read(from).await?;
         if bytes == 0 {
-            finish(to);
+            to.finish();
             return Ok(());
         }
         if upload.is_some_and(|upload| upload.may_send(bytes).is_err()) {
@@ -95,7 +95,7 @@ async fn pump(from: &TcpStream, to: &TcpStream, upload: Option<&Upload>, moved: 
         moved(bytes);
         if bytes == CHUNK && upload.is_none() {
             drop(chunk);
-            splice(from, to, &moved).await?;
+            splice(from.socket(), to.socket(), &moved).await?;
         }
         // Both sides may be ready for ever: other connections of this thread have their turn too.
         consume_budget().await;

@@ -4,19 +4,29 @@ use std::sync::Arc;
 
 use outrigger_egress::socks::{self, Address, BadSocks, Code};
 use outrigger_policy::egress::{Host, Request};
-use tokio::net::TcpStream;
 
 use super::Outbound;
+use super::http::{self, Spoken};
 use super::io::{linger, read_into, write_all};
 use super::record::Record;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
+use super::wire::Wire;
 
 /// Serves one connection whose first byte is that of SOCKS5. `buffer` holds what was read already.
-pub(super) async fn serve(outbound: &Arc<Outbound>, client: TcpStream, mut buffer: Vec<u8>) {
+pub(super) async fn serve(outbound: &Arc<Outbound>, client: Wire, mut buffer: Vec<u8>) {
     let mut record = Record::begin(outbound, Way::Socks);
     let asked = tokio::time::timeout(outbound.settings.timeouts.header, ask(&client, &mut buffer, &mut record)).await;
     let refusal = match asked.unwrap_or(Err(Some(Why::TooSlow.into()))) {
+        Ok(target) if outbound.is_open_inside(&target) => {
+            record.wants(&target, Request::Sealed);
+            record.entered();
+            drop(record);
+            if write_all(&client, &socks::reply(Code::Succeeded)).await.is_ok() {
+                http::serve(outbound, client, buffer, Spoken::Inside(target, Way::Socks)).await;
+            }
+            return;
+        }
         Ok(target) => match open(outbound, &target, &client, buffer, &mut record).await {
             Ok(()) => return,
             Err(refusal) => refusal,
@@ -31,7 +41,7 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, client: TcpStream, mut buffe
     }
 }
 
-async fn ask(client: &TcpStream, buffer: &mut Vec<u8>, record: &mut Record) -> Result<Target, Option<Refusal>> {
+async fn ask(client: &Wire, buffer: &mut Vec<u8>, record: &mut Record) -> Result<Target, Option<Refusal>> {
     loop {
         let (plain, used) = match socks::greeting(buffer).map_err(bad)? {
             Some(found) => found,
@@ -68,7 +78,7 @@ async fn ask(client: &TcpStream, buffer: &mut Vec<u8>, record: &mut Record) -> R
 async fn open(
     outbound: &Arc<Outbound>,
     target: &Target,
-    client: &TcpStream,
+    client: &Wire,
     buffer: Vec<u8>,
     record: &mut Record,
 ) -> Result<(), Refusal> {
@@ -83,7 +93,7 @@ async fn open(
     Ok(())
 }
 
-async fn more(client: &TcpStream, buffer: &mut Vec<u8>) -> Result<(), Option<Refusal>> {
+async fn more(client: &Wire, buffer: &mut Vec<u8>) -> Result<(), Option<Refusal>> {
     match read_into(client, buffer).await {
         Ok(read) if read > 0 => Ok(()),
         Ok(_) | Err(_) => Err(None),

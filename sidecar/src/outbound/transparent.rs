@@ -8,15 +8,17 @@ use outrigger_egress::client_hello;
 use outrigger_policy::egress::{Ask, Host, Request, Tools};
 use tokio::net::TcpStream;
 
+use super::http::Spoken;
 use super::io::{read_into, write_all};
 use super::record::Record;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
+use super::wire::Wire;
 use super::{Outbound, http, tunnel};
 
 /// Serves one redirected connection; `original` is what its client dialled. A refusal is a reset.
 pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: SocketAddr) {
-    let mut buffer = Vec::new();
+    let (stream, mut buffer) = (Wire::from(stream), Vec::new());
     let dialled = Target { host: Host::Address(original.ip()), port: original.port() };
     if outbound.is_raw(&dialled) {
         // The server may be the one to speak first.
@@ -30,7 +32,7 @@ pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: S
         return reset(&stream);
     }
     if buffer.first().is_some_and(u8::is_ascii_alphabetic) {
-        return http::serve(&outbound, stream, buffer, Some(original.port())).await;
+        return http::serve(&outbound, stream, buffer, Spoken::ToServer(original.port())).await;
     }
     let named = match tunnel::read_hello(&stream, &mut buffer, outbound.settings.timeouts.hello).await {
         Ok(client_hello::ClientHello { name: Some(name), .. }) => Target::parse(&name, original.port()).ok(),
@@ -39,7 +41,7 @@ pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: S
     tunnelled(&outbound, &stream, buffer, &named.unwrap_or(dialled)).await;
 }
 
-async fn tunnelled(outbound: &Arc<Outbound>, stream: &TcpStream, buffer: Vec<u8>, target: &Target) {
+async fn tunnelled(outbound: &Arc<Outbound>, stream: &Wire, buffer: Vec<u8>, target: &Target) {
     let mut record = Record::begin(outbound, Way::Transparent);
     record.wants(target, Request::Sealed);
     let opened = async {
@@ -66,9 +68,9 @@ async fn tunnelled(outbound: &Arc<Outbound>, stream: &TcpStream, buffer: Vec<u8>
 }
 
 /// Makes the close a reset: the client learns at once that nobody answers.
-fn reset(stream: &TcpStream) {
+fn reset(stream: &Wire) {
     // Fails only on a connection that is over.
-    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(std::time::Duration::ZERO));
+    let _ = rustix::net::sockopt::set_socket_linger(stream.socket(), Some(std::time::Duration::ZERO));
 }
 
 impl Outbound {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use outrigger_egress::client_hello::{self, BadHello, ClientHello};
 use outrigger_policy::egress::Host;
-use tokio::net::TcpStream;
 
 use super::authorize::Permitted;
 use super::io::{read_into, write_all};
 use super::record::Record;
 use super::refusal::{Refusal, Why};
 use super::relay::{Moved, relay};
+use super::wire::Wire;
 use super::{Outbound, target::Target};
 
 /// A fatal TLS alert, `access_denied` (RFC 8446 section 6): the best that can be said inside a tunnel.
@@ -21,7 +21,7 @@ impl Outbound {
     /// Checks the first words of a tunnel that is open on both sides, then relays. `buffer` holds what was read already.
     pub(super) async fn tunnel(
         self: &Arc<Self>,
-        (client, origin): (&TcpStream, &TcpStream),
+        (client, origin): (&Wire, &Wire),
         mut buffer: Vec<u8>,
         target: &Target,
         permitted: &Permitted,
@@ -54,7 +54,7 @@ impl Outbound {
 
     async fn check_hello(
         &self,
-        client: &TcpStream,
+        client: &Wire,
         buffer: &mut Vec<u8>,
         target: &Target,
         permitted: &Permitted,
@@ -70,7 +70,7 @@ impl Outbound {
 }
 
 /// Reads up to and with the ClientHello.
-pub(super) async fn read_hello(client: &TcpStream, buffer: &mut Vec<u8>, within: Duration) -> Result<ClientHello, Why> {
+pub(super) async fn read_hello(client: &Wire, buffer: &mut Vec<u8>, within: Duration) -> Result<ClientHello, Why> {
     let reading = async {
         loop {
             match client_hello::parse(buffer) {

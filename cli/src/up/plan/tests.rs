@@ -100,8 +100,33 @@ fn clients_may_do_everything_and_only_the_ingress_may_call_sidecars() {
         ];
         let edge = plan.default_policy();
         assert!(allowed(&edge, &user) && !allowed(&edge, &Principal::anonymous()));
-        let inside = Plan::inside_policy();
+        let inside = plan.inside_policy();
         assert!(allowed(&inside, &ingress) && !allowed(&inside, &other) && !allowed(&inside, &user));
+    });
+}
+
+#[test]
+fn a_service_that_may_reach_another_is_let_in_there_and_nowhere_else() {
+    let text =
+        "services:\n  a: { example: fs, egress: { allow: [b.mesh] } }\n  b: { example: fs }\n  c: { example: fs }\n";
+    with_plan(text, |plan| {
+        let read = |index: usize| {
+            let text = plan.sidecar(&plan.manifest.services[index]).unwrap();
+            Sidecar::from_sources(Some(("sidecar.yaml", &text)), &|_| None).unwrap_or_else(|wrong| panic!("{wrong}"))
+        };
+        assert_eq!(read(0).mesh.file, Some(plan.state.services()));
+        let domain = plan.manifest.trust_domain();
+        let [ingress, a] = ["ingress", "a"].map(|name| format!("spiffe://{domain}/{name}"));
+        assert_eq!(
+            (read(1).allowed_callers, read(2).allowed_callers),
+            (vec![ingress.clone(), a.clone()], vec![ingress])
+        );
+        let set = PolicySet::compile(&[("policy.yaml", &plan.inside_policy())]).unwrap();
+        let may = |service| {
+            let tool = Capability { kind: CapabilityKind::Tool, service, name: "x" };
+            set.decide(&Principal::workload(&a).unwrap(), &tool).is_allowed()
+        };
+        assert!(may("b") && !may("c") && !may("a"));
     });
 }
 

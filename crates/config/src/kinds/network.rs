@@ -39,6 +39,13 @@ pub struct Url {
     pub path: String,
 }
 
+impl HostPort {
+    /// Reads `host:port`, as [`host_port`] does.
+    pub fn parse(text: &str) -> Option<HostPort> {
+        split_authority(text, None)
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

@@ -103,6 +103,11 @@ impl Name {
         &self.0
     }
 
+    /// The service that it names in the mesh: one label below `mesh`, a name that no resolver is asked for.
+    pub fn in_mesh(&self) -> Option<&str> {
+        self.0.strip_suffix(".mesh").filter(|service| !service.contains('.'))
+    }
+
     /// Whether a label of it mixes the letters of scripts that look alike (Latin with Greek, Cyrillic, Armenian or
     /// Cherokee), as names do that pretend to be another. Names of one script only are never flagged.
     pub fn mixes_scripts(&self) -> bool {

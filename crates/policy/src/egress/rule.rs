@@ -139,6 +139,17 @@ fn port_number(text: &str) -> Result<u16, DestinationError> {
     text.parse().ok().filter(|port| digits && *port != 0).ok_or(DestinationError::Port)
 }
 
+impl HostPattern {
+    /// The port that is meant where none is named. Services of the mesh are called in the clear: their sidecar adds TLS.
+    fn usual_port(&self) -> u16 {
+        match self {
+            HostPattern::Exact(name) if name.in_mesh().is_some() => PLAIN_HTTP,
+            HostPattern::Below(name) if name.as_str() == "mesh" => PLAIN_HTTP,
+            HostPattern::Exact(_) | HostPattern::Below(_) | HostPattern::Range(_) => DEFAULT_PORT,
+        }
+    }
+}
+
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -185,7 +196,7 @@ impl EgressRule {
     pub(super) fn covers_port(&self, destination: &Destination, port: u16) -> bool {
         match destination.port {
             Some(only) => only == port,
-            None if self.ports.is_empty() => port == DEFAULT_PORT,
+            None if self.ports.is_empty() => port == destination.host.usual_port(),
             None => self.ports.contains(&port),
         }
     }

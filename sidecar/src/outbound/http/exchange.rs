@@ -5,13 +5,13 @@ use std::io;
 use outrigger_egress::body::Body;
 use outrigger_egress::reply;
 use outrigger_egress::request::{BadRequest, Framing};
-use tokio::net::TcpStream;
 
 use super::super::io::{read, read_into, write_all};
 use super::super::record::Record;
 use super::super::refusal::Why;
 use super::super::relay::Moved;
 use super::super::upload::Upload;
+use super::super::wire::Wire;
 use super::{has_body, heads};
 use crate::config::EgressTimeouts;
 
@@ -20,8 +20,8 @@ const MAX_REPLY_HEAD: usize = 64 * 1024;
 
 /// A request that may be sent.
 pub(super) struct Exchange<'e> {
-    pub(super) client: &'e TcpStream,
-    pub(super) origin: &'e TcpStream,
+    pub(super) client: &'e Wire,
+    pub(super) origin: &'e Wire,
     pub(super) method: &'e str,
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,

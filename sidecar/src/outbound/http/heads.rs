@@ -2,8 +2,10 @@
 
 use outrigger_egress::reply::Reply;
 use outrigger_egress::request::{Field, Framing, Request, has_word, named};
+use outrigger_telemetry::TraceContext;
 use serde_json::json;
 
+use super::super::mesh;
 use super::super::record::Record;
 use super::super::refusal::Refusal;
 use super::super::target::Target;
@@ -28,12 +30,17 @@ const NOT_PASSED_ON: [&str; 12] = [
     "host",
 ];
 
-/// The head of a request as the destination gets it.
-pub(super) fn request(asked: &Request<'_>, target: &Target, path: &str) -> Vec<u8> {
+/// The head of a request as the destination gets it, with this span where it has none and the destination is of the mesh.
+pub(super) fn request(asked: &Request<'_>, target: &Target, path: &str, span: &TraceContext) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
     let host = if target.port == HTTP { target.host.to_string() } else { target.to_string() };
     head.extend_from_slice(format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", asked.method).as_bytes());
     passed_on(&mut head, &asked.fields, &[]);
+    if mesh::service(target).is_some() && named(&asked.fields, "traceparent").next().is_none() {
+        head.extend_from_slice(b"traceparent: ");
+        head.extend_from_slice(&span.format());
+        head.extend_from_slice(b"\r\n");
+    }
     framing(&mut head, asked.framing);
     head.extend_from_slice(b"Connection: close\r\n\r\n");
     head

@@ -1,0 +1,160 @@
+//! One connection of the outbound half, with or without TLS. Both directions are used through one shared reference, and
+//! neither holds a buffer while nothing moves, but for what TLS itself keeps.
+
+use std::io::{self, Read, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustls::Connection;
+use tokio::net::TcpStream;
+
+/// A connected socket, perhaps with TLS over it.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: TcpStream,
+    /// Never held over an await. Both directions belong to one task, so nobody waits for it.
+    tls: Option<Box<Mutex<Connection>>>,
+}
+
+impl From<TcpStream> for Wire {
+    fn from(socket: TcpStream) -> Self {
+        Self { socket, tls: None }
+    }
+}
+
+impl Wire {
+    /// The socket below.
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Speaks TLS on a plain connection, until both sides have finished. `begun` was read from it already.
+    ///
+    /// # Errors
+    /// What the socket or rustls says; the other side was told then.
+    pub(super) async fn secure(self, connection: impl Into<Connection>, begun: &[u8]) -> io::Result<Self> {
+        let mut connection = connection.into();
+        let mut begun = begun;
+        while !begun.is_empty() {
+            connection.read_tls(&mut begun)?;
+            process(&mut connection, &self.socket)?;
+        }
+        let wire = Self { socket: self.socket, tls: Some(Box::new(Mutex::new(connection))) };
+        loop {
+            wire.flush().await?;
+            let step = {
+                let mut tls = wire.lock().ok_or(io::ErrorKind::Other)?;
+                if !tls.is_handshaking() {
+                    break;
+                }
+                receive(&mut tls, &wire.socket)
+            };
+            match step {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wire.socket.readable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        wire.flush().await?;
+        Ok(wire)
+    }
+
+    /// Reads what there is; `WouldBlock` when there is nothing.
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(mut tls) = self.lock() else { return self.socket.try_read(buffer) };
+        loop {
+            match tls.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            // At the end of the socket the reader says whether TLS was ended too.
+            receive(&mut tls, &self.socket)?;
+        }
+    }
+
+    /// Writes what fits. With TLS, what was taken may wait for [`Wire::flush`].
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(mut tls) = self.lock() else { return self.socket.try_write(bytes) };
+        send(&mut tls, &self.socket)?;
+        let taken = tls.writer().write(bytes)?;
+        match send(&mut tls, &self.socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(taken),
+            sent => sent.map(|()| taken),
+        }
+    }
+
+    /// Sends what TLS still holds.
+    pub(super) async fn flush(&self) -> io::Result<()> {
+        loop {
+            let sent = match self.lock() {
+                Some(mut tls) => send(&mut tls, &self.socket),
+                None => return Ok(()),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Says that nothing more will come.
+    pub(super) fn finish(&self) {
+        if let Some(mut tls) = self.lock() {
+            tls.send_close_notify();
+            // A peer that does not read learns it from the socket.
+            let _ = send(&mut tls, &self.socket);
+        }
+        // Fails only when the connection is over already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+
+    /// A panic elsewhere leaves rustls in a state that it reports by itself.
+    fn lock(&self) -> Option<MutexGuard<'_, Connection>> {
+        self.tls.as_ref().map(|tls| tls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Reads records and works on them: how many bytes they were; 0 is the end of the socket.
+fn receive(tls: &mut Connection, socket: &TcpStream) -> io::Result<usize> {
+    let read = tls.read_tls(&mut Sock(socket))?;
+    process(tls, socket)?;
+    Ok(read)
+}
+
+fn process(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
+    let done = tls.process_new_packets();
+    // Answers to key updates, and the alert that says what is wrong; what does not fit goes with the next write.
+    match send(tls, socket) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock && done.is_ok() => return Err(error),
+        _ => {}
+    }
+    done.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn send(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
+    while tls.wants_write() {
+        if tls.write_tls(&mut Sock(socket))? == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    Ok(())
+}
+
+/// A socket as rustls wants it, never waiting.
+struct Sock<'s>(&'s TcpStream);
+
+impl Read for Sock<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for Sock<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
