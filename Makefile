@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance matrix matrix-doc conformance drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance matrix matrix-doc conformance egress drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc acceptance matrix conformance ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc acceptance matrix conformance egress ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -92,6 +92,11 @@ conformance: subjects ## The public MCP conformance suite through a whole mesh, 
 	$(call step,conformance: the public MCP suite through a whole mesh)
 	@cargo build --locked --package outrigger
 	@$(PYTHON) tests/conformance/matrix.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+egress: subjects ## Attack cases on egress through the proxy, redirection and a confined child; needs root
+	$(call step,egress: attacks on every way out)
+	@cargo build --locked --package outrigger --package outrigger-sidecar
+	@$(PYTHON) tests/egress/run.py --bin "$(BIN)/debug" --subjects "$(SUBJECTS)"
 
 drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for longer ones
 	$(call step,drills: a whole mesh under load, and one thing broken)
