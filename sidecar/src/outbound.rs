@@ -21,6 +21,7 @@ mod dns;
 pub mod http;
 pub mod identify;
 pub mod in_force;
+pub mod inspect;
 mod io;
 pub mod mesh;
 pub mod record;
@@ -57,6 +58,7 @@ use crate::start::{StartError, sink};
 use http::Spoken;
 use identify::Calls;
 use in_force::InForce;
+use inspect::Inspection;
 use mesh::Services;
 pub use redirected::Entrance;
 use redirected::original_destination;
@@ -72,6 +74,8 @@ pub struct Outbound {
     address: SocketAddr,
     resolver: Resolver,
     services: Option<Services>,
+    /// Only where a rule inspects.
+    inspection: Option<Inspection>,
     log: EgressLog,
     metrics: EgressMetrics,
     service_metrics: Arc<ServiceMetrics>,
@@ -97,8 +101,10 @@ pub fn bind(
     let entrance = Entrance::bind(settings)?;
     let log = EgressLog::start(&sink(&settings.log), metrics.egress_dropped());
     let log = log.map_err(|error| StartError::Other(error.to_string()))?;
+    let inspects = settings.rules.rules().iter().any(|rule| rule.inspect);
+    let inspection = inspects.then(|| Inspection::start(service, &settings.inspection)).transpose()?;
     let outbound = Outbound::new(service, settings.clone(), entrance.address(), log, metrics);
-    Ok((entrance, Arc::new(Outbound { services, ..outbound })))
+    Ok((entrance, Arc::new(Outbound { services, inspection, ..outbound })))
 }
 
 impl Outbound {
@@ -109,6 +115,7 @@ impl Outbound {
             address,
             resolver: Resolver::new(&settings.dns, settings.timeouts.resolve, metrics.egress(service)),
             services: None,
+            inspection: None,
             log,
             metrics: metrics.egress(service),
             service_metrics: metrics.service(service),
@@ -129,6 +136,11 @@ impl Outbound {
     /// The settings.
     pub fn settings(&self) -> &Egress {
         &self.settings
+    }
+
+    /// The file of certificates that clients must believe, where TLS is read inside.
+    pub fn bundle(&self) -> Option<&std::path::Path> {
+        self.inspection.as_ref().map(Inspection::bundle)
     }
 
     /// Where the proxy listens.

@@ -71,7 +71,8 @@ pub struct Confinement {
     pub home: Option<PathBuf>,
 }
 
-/// The confinement of a server; `None` when it is off. `egress` is where it finds the outbound proxy.
+/// The confinement of a server; `None` when it is off. `egress` is where it finds the outbound proxy,
+/// `certificates` the file of those that it must believe.
 ///
 /// # Errors
 /// A strict confinement that this kernel cannot do, or a path that does not exist.
@@ -79,6 +80,7 @@ pub fn confinement(
     sandbox: &Sandbox,
     command: &Command,
     egress: Option<SocketAddr>,
+    certificates: Option<&Path>,
 ) -> Result<Option<Confinement>, String> {
     let strict = match sandbox.firmness {
         Firmness::Off => return Ok(None),
@@ -92,6 +94,7 @@ pub fn confinement(
     let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     read.extend(named_by(command));
     read.extend(sandbox.read.iter().cloned());
+    read.extend(certificates.map(Path::to_owned));
     read.sort_unstable();
     read.dedup();
     let plan = Plan {
@@ -279,10 +282,10 @@ mod tests {
 
     #[test]
     fn off_confines_nothing_and_a_missing_path_is_named() {
-        assert!(confinement(&Sandbox::default(), &command(&["true"]), None).unwrap().is_none());
+        assert!(confinement(&Sandbox::default(), &command(&["true"]), None, None).unwrap().is_none());
         let sandbox =
             Sandbox { firmness: Firmness::BestEffort, write: vec!["/no/such/directory".into()], ..Sandbox::default() };
-        let wrong = confinement(&sandbox, &command(&["true"]), None).unwrap_err();
+        let wrong = confinement(&sandbox, &command(&["true"]), None, None).unwrap_err();
         assert!(wrong.contains("/no/such/directory"), "{wrong}");
     }
 
@@ -290,7 +293,7 @@ mod tests {
     fn the_proxy_is_all_that_is_reached_by_default() {
         let sandbox = Sandbox { firmness: Firmness::BestEffort, ..Sandbox::default() };
         let proxy = "127.0.0.1:15001".parse().unwrap();
-        let plan = confinement(&sandbox, &command(&["true"]), Some(proxy)).unwrap().unwrap().plan;
+        let plan = confinement(&sandbox, &command(&["true"]), Some(proxy), None).unwrap().unwrap().plan;
         assert_eq!((plan.connect, plan.listen, plan.write), (vec![proxy], vec![], vec![]));
     }
 

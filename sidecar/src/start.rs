@@ -45,7 +45,11 @@ use crate::{
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
-    outbound::{self, Outbound, child_env::proxy_variables, mesh::Services},
+    outbound::{
+        self, Outbound,
+        child_env::{certificate_variables, proxy_variables},
+        mesh::Services,
+    },
     own_answers::Lists,
     record::Recorders,
     reload,
@@ -324,6 +328,9 @@ fn reach(config: &Config, outbound: Option<&Outbound>, guard: Option<Vec<OsStrin
                 command.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect();
             if let Some(outbound) = outbound {
                 proxy_variables(outbound.listen_address(), &mut env);
+                if let Some(bundle) = outbound.bundle() {
+                    certificate_variables(bundle, &mut env);
+                }
             }
             let stop = config.timeouts.child_stop;
             let confinement = confinement(config, command, outbound)?;
@@ -363,7 +370,8 @@ fn confinement(
     outbound: Option<&Outbound>,
 ) -> Result<Option<Arc<Confinement>>, StartError> {
     let proxy = outbound.map(Outbound::listen_address);
-    let confinement = sandbox::confinement(&config.sandbox, command, proxy).map_err(StartError::Other)?;
+    let confinement = sandbox::confinement(&config.sandbox, command, proxy, outbound.and_then(Outbound::bundle))
+        .map_err(StartError::Other)?;
     Ok(confinement.map(Arc::new))
 }
 

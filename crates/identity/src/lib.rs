@@ -17,6 +17,7 @@
 //! | `files`, `watch` | reading identity files, and noticing that they changed |
 //! | `peer`, `verifier` | who a certificate is, and whether we believe it |
 //! | `tls`, `credentials`, `public` | rustls configurations and their reload |
+//! | `minting` | an authority in memory, for reading inside TLS |
 //! | `warm`, `renew` | start-up cost, and when to renew |
 //!
 //! Nothing here is async and nothing opens a socket; what reads files says so and takes a few milliseconds at most.
@@ -26,6 +27,7 @@
 mod authority;
 mod credentials;
 mod files;
+mod minting;
 mod peer;
 mod public;
 mod renew;
@@ -41,6 +43,7 @@ mod watch;
 pub use authority::{Authority, AuthorityError, AuthorityOptions, write_leaf};
 pub use credentials::{CredentialOptions, Credentials, CredentialsError, Reload, server_name};
 pub use files::{FileError, FileRole, IdentityFiles};
+pub use minting::{MintError, Minter};
 pub use peer::{PeerError, peer_id};
 pub use public::{ClientAuth, PublicCredentials, PublicFiles};
 pub use renew::{MAX_JITTER, renew_at};

@@ -219,7 +219,7 @@ fn host_name(host: &str) -> Result<SanType, AuthorityError> {
 }
 
 /// From a little before now until `life` from now; X.509 counts in whole seconds.
-fn life_from_now(life: Duration) -> (SystemTime, SystemTime) {
+pub(crate) fn life_from_now(life: Duration) -> (SystemTime, SystemTime) {
     let now = whole_seconds(SystemTime::now());
     (now - CLOCK_SKEW, now + life.min(MAX_ROOT_LIFE))
 }

@@ -4,6 +4,7 @@ mod budget;
 mod dns;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use outrigger_config::kinds::{self, Checked, Kind};
@@ -51,6 +52,8 @@ pub struct Egress {
     pub mode: Mode,
     /// What may be reached.
     pub rules: Rules,
+    /// How TLS is read inside, where rules say so.
+    pub inspection: Inspection,
     /// Where a line per connection goes.
     pub log: Output,
     /// When destinations that fail are left alone.
@@ -59,6 +62,15 @@ pub struct Egress {
     pub limits: EgressLimits,
     /// How long each step may take.
     pub timeouts: EgressTimeouts,
+}
+
+/// How TLS is read inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// Where the authorities for clients are written; a directory of its own where absent.
+    pub bundle: Option<PathBuf>,
+    /// Authorities beside the system's by which destinations are verified.
+    pub ca: Vec<PathBuf>,
 }
 
 /// What the outbound half holds at most.
@@ -137,6 +149,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
         names.push(rule.id.clone());
         Some(rule)
     });
+    let inspection = f.section("inspection", "How TLS is read inside, where rules say `inspect`.", read_inspection);
     let log = egress_log(f);
     let breaker =
         f.section("breaker", "Destinations that keep failing are left alone for a while.", budget::read_breaker);
@@ -144,7 +157,9 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     let timeouts = f.section("timeouts", "How long each step of an outbound connection may take.", read_timeouts);
     let given = listen.is_some() || transparent.is_some() || mode.is_some() || allow.is_some() || f.has("rules");
     let short = allow.unwrap_or_default().into_iter().map(EgressRule::short);
-    let rules = Rules::new(short.chain(rules).collect());
+    // Of several rules that admit a tunnel the first decides whether it is read inside.
+    let (inspecting, sealed): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.inspect);
+    let rules = Rules::new(inspecting.into_iter().chain(short).chain(sealed).collect());
     warn_about(f, &rules);
     let read = || {
         Some(Egress {
@@ -153,6 +168,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
             transparent: transparent.unwrap_or(false),
             mode: mode.unwrap_or(Mode::Enforce),
             rules,
+            inspection: inspection?,
             log,
             breaker: breaker?,
             limits: limits?,
@@ -203,12 +219,55 @@ fn read_rule(f: &mut Fields<'_>) -> Option<EgressRule> {
     let text =
         doc("TLS may hide the name that it asks for (ECH).").because("a hidden name cannot be held against the rule");
     let ech = f.with_default("ech", text, kinds::boolean(), false);
+    let text = doc(
+        "TLS is read inside, so that `methods` and `paths` apply to it: the client gets a certificate that is made for it. Not for \
+         clients that pin certificates, for mutual TLS, or for other protocols than HTTP/1.1.",
+    )
+    .because("what is private stays so until somebody decides otherwise");
+    let inspect = f.with_default("inspect", text, kinds::boolean(), false);
+    if inspect && raw {
+        f.mistake(
+            "inspect",
+            "what `raw` lets through is not TLS, and cannot be inspected",
+            "keep the one that applies",
+        );
+    }
     let budget = budget::read(f);
     if hosts.as_ref().is_some_and(Vec::is_empty) {
         f.mistake("hosts", "an empty list allows nothing", "name at least one host, or remove the rule");
     }
     let ports = ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect();
-    Some(EgressRule { ports, tools, methods, paths, addresses, raw, ech, budget, ..EgressRule::new(&name?, hosts?) })
+    Some(EgressRule {
+        ports,
+        tools,
+        methods,
+        paths,
+        addresses,
+        raw,
+        ech,
+        inspect,
+        budget,
+        ..EgressRule::new(&name?, hosts?)
+    })
+}
+
+fn read_inspection(f: &mut Fields<'_>) -> Option<Inspection> {
+    let text = doc(
+        "Where the certificates are written that clients must believe: the system's, and that of this sidecar's own authority, \
+         whose key never leaves memory and is new at each start. For servers that the sidecar does not start.",
+    )
+    .because("a directory of its own; a server that the sidecar starts is told by its environment")
+    .example("/run/outrigger/ca.pem");
+    let bundle = f.optional("bundle", text, kinds::path());
+    let text = doc("Certificates of authorities, beside the system's, by which destinations are verified.")
+        .because("the system's alone");
+    let ca = f.with_default(
+        "ca",
+        text.example("[/etc/outrigger/company-ca.pem]"),
+        kinds::list_of(kinds::path()),
+        Vec::new(),
+    );
+    Some(Inspection { bundle, ca })
 }
 
 fn read_limits(f: &mut Fields<'_>) -> Option<EgressLimits> {

@@ -42,6 +42,8 @@ pub struct Permitted {
     pub raw: bool,
     /// Whether TLS may hide its name.
     pub ech: bool,
+    /// Whether a tunnel is read inside.
+    pub inspect: bool,
 }
 
 impl Outbound {
@@ -104,6 +106,7 @@ impl Outbound {
                     observed: None,
                     raw: allowed.rule.raw,
                     ech: allowed.rule.ech,
+                    inspect: allowed.rule.inspect && request == Request::Sealed,
                 })
             }
             Err(denied) if !enforced => self.observed(&denied, addresses, target),
@@ -130,6 +133,7 @@ impl Outbound {
             observed: Some(denied.reason),
             raw: true,
             ech: true,
+            inspect: false,
         })
     }
 
@@ -144,9 +148,16 @@ impl Outbound {
 
     /// forward, first half: connects to the destination of a request that was read, a service of the mesh or an address that
     /// was checked.
-    pub(super) async fn open(&self, target: &Target, permitted: &Permitted) -> Result<(Wire, Option<IpAddr>), Refusal> {
+    pub(super) async fn open(
+        &self,
+        target: &Target,
+        permitted: &Permitted,
+        tls: bool,
+    ) -> Result<(Wire, Option<IpAddr>), Refusal> {
         let Some(service) = mesh::service(target) else {
-            return self.dial(permitted).await.map(|(wire, address)| (wire, Some(address)));
+            let (wire, address) = self.dial(permitted).await?;
+            let wire = if tls { self.secure(wire, target, permitted).await? } else { wire };
+            return Ok((wire, Some(address)));
         };
         let begun = Instant::now();
         let dialled = match &self.services {
@@ -156,6 +167,15 @@ impl Outbound {
         let wire = dialled.map_err(|why| Refusal { why, rule: permitted.rule.clone() })?;
         self.metrics.connected(begun.elapsed());
         Ok((wire, None))
+    }
+
+    async fn secure(&self, wire: Wire, target: &Target, permitted: &Permitted) -> Result<Wire, Refusal> {
+        let refused = |why| Refusal { why, rule: permitted.rule.clone() };
+        let inspection = self.inspection.as_ref().ok_or_else(|| refused(Why::NotInspecting))?;
+        let secured = tokio::time::timeout(self.settings.timeouts.connect, inspection.connect(wire, target)).await;
+        secured
+            .map_err(|_elapsed| refused(Why::Connect(io::ErrorKind::TimedOut.into())))?
+            .map_err(|error| refused(Why::Tls(error)))
     }
 
     /// Connects to an address that was checked.

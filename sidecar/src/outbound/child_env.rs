@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 
 /// Adds the variables to `env`, where the settings do not say something else about them.
 ///
@@ -20,6 +21,29 @@ pub fn proxy_variables(proxy: SocketAddr, env: &mut BTreeMap<String, String>) {
         *list = without_services(list);
     }
     env.entry("NODE_USE_ENV_PROXY".to_owned()).or_insert_with(|| "1".to_owned());
+}
+
+/// The variables by which runtimes find the certificates that they believe. Most of them replace the system's, which the file
+/// therefore holds too.
+const CERTIFICATES: [&str; 11] = [
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "PIP_CERT",
+    "GIT_SSL_CAINFO",
+    "DENO_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "NIX_SSL_CERT_FILE",
+];
+
+/// Adds the variables that name the certificates to believe, where the settings do not say something else.
+pub fn certificate_variables(bundle: &Path, env: &mut BTreeMap<String, String>) {
+    for name in CERTIFICATES {
+        env.entry(name.to_owned()).or_insert_with(|| bundle.display().to_string());
+    }
 }
 
 /// An exception for names of the mesh would only hide services: nobody else knows these names.

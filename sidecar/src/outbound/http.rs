@@ -10,6 +10,7 @@ use outrigger_egress::request::{self, Authority, Framing};
 use outrigger_policy::egress::{Host, Reason, Request};
 
 use super::Outbound;
+use super::authorize::Permitted;
 use super::io::{linger, read_into, write_all};
 use super::mesh;
 use super::record::Record;
@@ -19,6 +20,8 @@ use super::wire::Wire;
 
 /// The port of a plain request that names none.
 const HTTP: u16 = 80;
+/// The same inside TLS.
+const HTTPS: u16 = 443;
 
 /// To whom the client believes it speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +31,13 @@ pub(super) enum Spoken {
     /// To a server whose port it dialled; the kernel redirected it.
     ToServer(u16),
     /// To this server, through a tunnel.
-    Inside(Target, Way),
+    Inside {
+        /// Where the tunnel was opened to.
+        target: Target,
+        way: Way,
+        /// Whether it is TLS, read here.
+        tls: bool,
+    },
 }
 
 impl Spoken {
@@ -36,7 +45,7 @@ impl Spoken {
         match self {
             Spoken::ToProxy => Way::Forward,
             Spoken::ToServer(_) => Way::Transparent,
-            Spoken::Inside(_, way) => *way,
+            Spoken::Inside { way, .. } => *way,
         }
     }
 }
@@ -55,11 +64,35 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, client: Wire, mut buffer: Ve
         let mut conversation = Conversation { outbound, client: &client, buffer: &mut buffer, spoken: &spoken };
         match conversation.request(&head).await {
             Next::Request => {}
-            Next::Inside(target) => spoken = Spoken::Inside(target, Way::Connect),
+            Next::Inside(target) => spoken = Spoken::Inside { target, way: Way::Connect, tls: false },
+            Next::Inspect(target, permitted) => {
+                return enter(outbound, client, buffer, (target, Way::Connect), *permitted).await;
+            }
             Next::Close => return linger(&client).await,
             Next::Over => return,
         }
     }
+}
+
+/// Goes inside a tunnel that was opened to a target, and whose TLS a rule says to read. `buffer` holds what was read already.
+pub(super) async fn enter(
+    outbound: &Arc<Outbound>,
+    client: Wire,
+    mut buffer: Vec<u8>,
+    (target, way): (Target, Way),
+    permitted: Permitted,
+) {
+    let why = match outbound.inside(client, &mut buffer, &target, &permitted).await {
+        Ok(inside) => {
+            // What it was entered with, it does not need any longer.
+            drop((permitted, buffer));
+            return Box::pin(serve(outbound, inside, Vec::new(), Spoken::Inside { target, way, tls: true })).await;
+        }
+        Err(why) => why,
+    };
+    let mut record = Record::begin(outbound, way);
+    record.wants(&target, Request::Sealed);
+    record.refused(&Refusal { why, rule: permitted.rule });
 }
 
 /// What comes after a request.
@@ -68,6 +101,8 @@ enum Next {
     Request,
     /// Requests to this server, in the tunnel that was opened to it.
     Inside(Target),
+    /// TLS to this server, to be read inside.
+    Inspect(Target, Box<Permitted>),
     /// The connection is closed, the last reply being on its way.
     Close,
     /// The connection is over.
@@ -120,6 +155,11 @@ impl Conversation<'_> {
             return Ok(answered.map_or(Next::Over, |()| Next::Inside(target.clone())));
         }
         let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
+        if permitted.inspect {
+            record.permitted(&permitted);
+            let answered = write_all(self.client, heads::CONNECTED).await;
+            return Ok(answered.map_or(Next::Over, |()| Next::Inspect(target.clone(), Box::new(permitted))));
+        }
         let (origin, address) = outbound.dial(&permitted).await?;
         record.permitted(&permitted);
         record.address = Some(address);
@@ -139,15 +179,16 @@ impl Conversation<'_> {
     ) -> Result<Next, Refusal> {
         let outbound = self.outbound;
         let request = Request::Read { method: asked.method, path };
+        let tls = matches!(self.spoken, Spoken::Inside { tls: true, .. });
         record.wants(target, request);
         let permitted = outbound.admit(target, record.behind(), request).await?;
         if mesh::service(target).is_some() && !mesh::is_open(path) {
             return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
         }
-        let (origin, address) = outbound.open(target, &permitted).await?;
+        let (origin, address) = outbound.open(target, &permitted, tls).await?;
         record.permitted(&permitted);
         record.address = address;
-        let head = heads::request(asked, target, path, &record.span);
+        let head = heads::request(asked, target, (path, tls), &record.span);
         let exchange = exchange::Exchange {
             client: self.client,
             origin: &origin,
@@ -171,7 +212,7 @@ impl Conversation<'_> {
 fn target(asked: &request::Request<'_>, spoken: &Spoken, record: &mut Record) -> Result<(Target, String), Refusal> {
     let to_server = match spoken {
         Spoken::ToProxy => None,
-        Spoken::ToServer(port) | Spoken::Inside(Target { port, .. }, _) => Some(*port),
+        Spoken::ToServer(port) | Spoken::Inside { target: Target { port, .. }, .. } => Some(*port),
     };
     let (authority, path) = match (asked.target, to_server) {
         (request::Target::Connect(authority), None) => (authority, String::new()),
@@ -189,7 +230,7 @@ fn target(asked: &request::Request<'_>, spoken: &Spoken, record: &mut Record) ->
     let port = authority.port.unwrap_or(HTTP);
     record.wrote(authority.host, port);
     let target = Target::parse(authority.host, port).map_err(Why::Host)?;
-    if let Spoken::Inside(opened_to, _) = spoken
+    if let Spoken::Inside { target: opened_to, .. } = spoken
         && *opened_to != target
     {
         return Err(Why::HostMismatch.into());

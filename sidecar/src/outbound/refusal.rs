@@ -41,6 +41,10 @@ pub enum Why {
     Connect(io::Error),
     /// TLS with the destination does not come to be: it is somebody else, or speaks no TLS.
     Tls(io::Error),
+    /// TLS with the client does not come to be: it does not believe our certificate.
+    ClientTls(io::Error),
+    /// A rule that inspects came with a reload, and nothing was made for it at start.
+    NotInspecting,
     /// A service of the mesh whose address is not known; its name.
     NoService(String),
     /// The proxy itself.
@@ -135,6 +139,8 @@ impl Why {
                 _ => failed(502, Code::HostUnreachable, "unreachable"),
             },
             Why::Tls(_) => failed(502, Code::HostUnreachable, "tls"),
+            Why::ClientTls(_) => failed(502, Code::Failure, "client_tls"),
+            Why::NotInspecting => failed(503, Code::Failure, "not_inspecting"),
             Why::NoService(_) => failed(503, Code::HostUnreachable, "no_service"),
             Why::BadRequest(_) => invalid(400, "bad_request"),
             Why::NotProxied => invalid(400, "not_proxied"),
@@ -187,6 +193,10 @@ impl Why {
             Why::Resting(_) => "the last connections to it failed: it is tried again after `egress.breaker.rest`".into(),
             Why::Connect(error) => format!("cannot connect: {error}"),
             Why::Tls(error) => format!("the destination is not who it should be, or speaks no TLS: {error}"),
+            Why::ClientTls(error) => {
+                format!("the client does not believe the certificate of this sidecar (its bundle: `egress.inspection`): {error}")
+            }
+            Why::NotInspecting => "the rule inspects TLS, and none did when the sidecar started: start it again".into(),
             Why::NoService(name) => {
                 format!("this sidecar knows no address of the service `{name}`: see `mesh.services` of its settings")
             }

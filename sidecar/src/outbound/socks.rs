@@ -6,6 +6,7 @@ use outrigger_egress::socks::{self, Address, BadSocks, Code};
 use outrigger_policy::egress::{Host, Request};
 
 use super::Outbound;
+use super::authorize::Permitted;
 use super::http::{self, Spoken};
 use super::io::{linger, read_into, write_all};
 use super::record::Record;
@@ -23,12 +24,16 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, client: Wire, mut buffer: Ve
             record.entered();
             drop(record);
             if write_all(&client, &socks::reply(Code::Succeeded)).await.is_ok() {
-                http::serve(outbound, client, buffer, Spoken::Inside(target, Way::Socks)).await;
+                http::serve(outbound, client, buffer, Spoken::Inside { target, way: Way::Socks, tls: false }).await;
             }
             return;
         }
-        Ok(target) => match open(outbound, &target, &client, buffer, &mut record).await {
-            Ok(()) => return,
+        Ok(target) => match open(outbound, &target, &client, &mut buffer, &mut record).await {
+            Ok(None) => return,
+            Ok(Some(permitted)) => {
+                drop(record);
+                return http::enter(outbound, client, buffer, (target, Way::Socks), permitted).await;
+            }
             Err(refusal) => refusal,
         },
         Err(Some(refusal)) => refusal,
@@ -75,22 +80,28 @@ async fn ask(client: &Wire, buffer: &mut Vec<u8>, record: &mut Record) -> Result
     }
 }
 
+/// Serves a tunnel; one that is to be read inside is left, answered, to the caller.
 async fn open(
     outbound: &Arc<Outbound>,
     target: &Target,
     client: &Wire,
-    buffer: Vec<u8>,
+    buffer: &mut Vec<u8>,
     record: &mut Record,
-) -> Result<(), Refusal> {
+) -> Result<Option<Permitted>, Refusal> {
     record.wants(target, Request::Sealed);
     let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
+    if permitted.inspect {
+        record.permitted(&permitted);
+        let answered = write_all(client, &socks::reply(Code::Succeeded)).await;
+        return Ok(answered.ok().map(|()| permitted));
+    }
     let (origin, address) = outbound.dial(&permitted).await?;
     record.permitted(&permitted);
     record.address = Some(address);
     if write_all(client, &socks::reply(Code::Succeeded)).await.is_ok() {
-        outbound.tunnel((client, &origin), buffer, target, &permitted, record).await;
+        outbound.tunnel((client, &origin), std::mem::take(buffer), target, &permitted, record).await;
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn more(client: &Wire, buffer: &mut Vec<u8>) -> Result<(), Option<Refusal>> {

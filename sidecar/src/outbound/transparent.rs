@@ -22,7 +22,7 @@ pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: S
     let dialled = Target { host: Host::Address(original.ip()), port: original.port() };
     if outbound.is_raw(&dialled) {
         // The server may be the one to speak first.
-        return tunnelled(&outbound, &stream, buffer, &dialled).await;
+        return tunnelled(&outbound, stream, buffer, dialled).await;
     }
     let first = tokio::time::timeout(outbound.settings.timeouts.hello, read_into(&stream, &mut buffer)).await;
     if !matches!(first, Ok(Ok(read)) if read > 0) {
@@ -38,30 +38,35 @@ pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: S
         Ok(client_hello::ClientHello { name: Some(name), .. }) => Target::parse(&name, original.port()).ok(),
         Ok(_) | Err(_) => None,
     };
-    tunnelled(&outbound, &stream, buffer, &named.unwrap_or(dialled)).await;
+    tunnelled(&outbound, stream, buffer, named.unwrap_or(dialled)).await;
 }
 
-async fn tunnelled(outbound: &Arc<Outbound>, stream: &Wire, buffer: Vec<u8>, target: &Target) {
+async fn tunnelled(outbound: &Arc<Outbound>, stream: Wire, buffer: Vec<u8>, target: Target) {
     let mut record = Record::begin(outbound, Way::Transparent);
-    record.wants(target, Request::Sealed);
+    record.wants(&target, Request::Sealed);
     let opened = async {
-        let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
-        let origin = outbound.dial(&permitted).await?;
+        let permitted = outbound.admit(&target, record.behind(), Request::Sealed).await?;
+        let origin = if permitted.inspect { None } else { Some(outbound.dial(&permitted).await?) };
         Ok::<_, Refusal>((permitted, origin))
     };
     match opened.await {
-        Ok((permitted, (origin, address))) => {
+        Ok((permitted, None)) => {
+            record.permitted(&permitted);
+            drop(record);
+            http::enter(outbound, stream, buffer, (target, Way::Transparent), permitted).await;
+        }
+        Ok((permitted, Some((origin, address)))) => {
             record.permitted(&permitted);
             record.address = Some(address);
-            outbound.tunnel((stream, &origin), buffer, target, &permitted, &mut record).await;
+            outbound.tunnel((&stream, &origin), buffer, &target, &permitted, &mut record).await;
         }
         Err(refusal) => {
             record.refused(&refusal);
             // TLS can be told; anything else only sees the reset.
             if buffer.first() == Some(&22) {
-                let _ = write_all(stream, &tunnel::ACCESS_DENIED).await;
+                let _ = write_all(&stream, &tunnel::ACCESS_DENIED).await;
             } else {
-                reset(stream);
+                reset(&stream);
             }
         }
     }

@@ -52,6 +52,29 @@ impl Outbound {
         record.sent(permitted);
     }
 
+    /// TLS with the client of a tunnel that is to be read inside, after its first words were checked.
+    pub(super) async fn inside(
+        &self,
+        client: Wire,
+        buffer: &mut Vec<u8>,
+        target: &Target,
+        permitted: &Permitted,
+    ) -> Result<Wire, Why> {
+        let inspection = self.inspection.as_ref().ok_or(Why::NotInspecting)?;
+        if let Err(why) = self.check_hello(&client, buffer, target, permitted).await {
+            if !matches!(why, Why::NotTls | Why::Silent) {
+                // The client may be gone; there is nobody else to tell.
+                let _ = write_all(&client, &ACCESS_DENIED).await;
+            }
+            return Err(why);
+        }
+        let accepting = inspection.accept(client, buffer, target);
+        match tokio::time::timeout(self.settings.timeouts.hello, accepting).await {
+            Ok(accepted) => accepted.map_err(Why::ClientTls),
+            Err(_elapsed) => Err(Why::Silent),
+        }
+    }
+
     async fn check_hello(
         &self,
         client: &Wire,

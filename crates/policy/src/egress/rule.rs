@@ -78,6 +78,8 @@ pub struct EgressRule {
     pub raw: bool,
     /// Whether a TLS tunnel may hide its name (ECH).
     pub ech: bool,
+    /// Whether tunnels are read inside: TLS ends at the proxy, and each request is decided by itself.
+    pub inspect: bool,
     /// How much of it.
     pub budget: Budget,
 }
@@ -183,6 +185,7 @@ impl EgressRule {
             addresses: Vec::new(),
             raw: false,
             ech: false,
+            inspect: false,
             budget: Budget::default(),
         }
     }
@@ -219,7 +222,7 @@ impl EgressRule {
     pub(super) fn covers_request(&self, request: &Request<'_>, port: u16) -> bool {
         let Request::Read { method, path } = request else {
             // Behind port 80 is plain HTTP: a tunnel to it would only get around what can be read.
-            return !self.reads_requests() && (port != PLAIN_HTTP || self.raw);
+            return (self.inspect || !self.reads_requests()) && (port != PLAIN_HTTP || self.raw);
         };
         let method_fits = self.methods.is_empty() || self.methods.iter().any(|allowed| allowed == method);
         let path_fits = self.paths.is_empty()

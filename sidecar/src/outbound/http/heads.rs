@@ -9,7 +9,7 @@ use super::super::mesh;
 use super::super::record::Record;
 use super::super::refusal::Refusal;
 use super::super::target::Target;
-use super::HTTP;
+use super::{HTTP, HTTPS};
 
 /// The answer to a CONNECT.
 pub(super) const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -31,9 +31,10 @@ const NOT_PASSED_ON: [&str; 12] = [
 ];
 
 /// The head of a request as the destination gets it, with this span where it has none and the destination is of the mesh.
-pub(super) fn request(asked: &Request<'_>, target: &Target, path: &str, span: &TraceContext) -> Vec<u8> {
+pub(super) fn request(asked: &Request<'_>, target: &Target, (path, tls): (&str, bool), span: &TraceContext) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
-    let host = if target.port == HTTP { target.host.to_string() } else { target.to_string() };
+    let usual = if tls { HTTPS } else { HTTP };
+    let host = if target.port == usual { target.host.to_string() } else { target.to_string() };
     head.extend_from_slice(format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", asked.method).as_bytes());
     passed_on(&mut head, &asked.fields, &[]);
     if mesh::service(target).is_some() && named(&asked.fields, "traceparent").next().is_none() {

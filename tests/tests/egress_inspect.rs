@@ -1,0 +1,147 @@
+//! TLS that is read inside: what the destination saw, what the client was told, and who is believed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use outrigger_identity::Minter;
+use outrigger_tests::egress::TestEgress;
+use outrigger_tests::sidecar::text_of;
+use outrigger_tests::subjects::fetching;
+use outrigger_tests::{Call, Mesh, TestSidecar};
+use serde_json::json;
+
+/// A destination with TLS under an authority of its own, that remembers what it was asked.
+struct Origin {
+    address: SocketAddr,
+    ca: PathBuf,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Origin {
+    /// Shows a certificate for `name`.
+    fn start(mesh: &Mesh, name: &'static str) -> Self {
+        let minter = Minter::new("origin").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ca = mesh.path().join(format!("origin-{}.pem", address.port()));
+        std::fs::write(&ca, minter.certificate_pem()).unwrap();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let all = Arc::clone(&seen);
+        // Ends with the process of the test.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let connection = rustls::ServerConnection::new(minter.server_config(name).unwrap()).unwrap();
+                let mut tls = rustls::StreamOwned::new(connection, stream.unwrap());
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && matches!(tls.read(&mut byte), Ok(1)) {
+                    head.push(byte[0]);
+                }
+                if !head.is_empty() {
+                    all.lock().unwrap().push(String::from_utf8(head).unwrap());
+                    // No length: the end of TLS is the end of the body.
+                    tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nsunny").unwrap();
+                    tls.conn.send_close_notify();
+                    let _ = tls.flush();
+                }
+            }
+        });
+        Self { address, ca, seen }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+/// Settings below `egress:` with one rule that inspects.
+fn rule(origin: &Origin, host: &str, more: &str) -> String {
+    format!(
+        "  inspection: {{ ca: [{}] }}\n  rules: [ {{ name: api, hosts: [\"{host}:{}\"], inspect: true, addresses: [127.0.0.0/8, \"::1\"], {more} }} ]\n",
+        origin.ca.display(),
+        origin.address.port()
+    )
+}
+
+/// What curl says and gets.
+fn curl(arguments: &[&str]) -> String {
+    let done = Command::new("curl").args(["-sS", "-m", "10", "-w", " %{http_code}"]).args(arguments).output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn methods_and_paths_apply_inside_over_every_way_in() {
+    let mesh = Mesh::new();
+    let origin = Origin::start(&mesh, "localhost");
+    let bundle = mesh.path().join("bundle.pem");
+    let settings = rule(&origin, "localhost", "methods: [GET], paths: [/v1]");
+    let settings = settings.replace("inspection: {", &format!("inspection: {{ bundle: {},", bundle.display()));
+    let egress = TestEgress::start(&settings);
+    let (address, port) = (egress.address(), origin.address.port());
+    let believing = ["--cacert", bundle.to_str().unwrap()];
+    for proxy in [format!("http://{address}"), format!("socks5h://{address}")] {
+        let url = |path: &str| format!("https://localhost:{port}{path}");
+        let ask = |more: &[&str]| curl(&[&["--proxy", proxy.as_str()], &believing[..], more].concat());
+        assert_eq!(ask(&[&url("/v1/a")]), "sunny 200", "{proxy}");
+        for refused in [&[url("/v2")][..], &[url("/v1"), "-XPOST".into()]] {
+            let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+            let told = ask(&refused);
+            assert!(told.contains("\"reason\":\"request\"") && told.ends_with(" 403"), "{proxy}: {told}");
+        }
+        // Another host inside, and another name than the tunnel's.
+        let fronted = ask(&[&url("/v1"), "-H", "Host: evil.test"]);
+        assert!(fronted.contains("host_mismatch"), "{proxy}: {fronted}");
+        let pinned = curl(&["--proxy", &proxy, "--cacert", origin.ca.to_str().unwrap(), &url("/v1")]);
+        assert!(pinned.contains(" 000"), "who does not believe us gets nothing: {pinned}");
+    }
+    let seen = origin.seen();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen[0].starts_with(&format!("GET /v1/a HTTP/1.1\r\nHost: localhost:{port}\r\n")), "{seen:?}");
+    let log = egress.stop().await;
+    let told = |reason: &str| log.iter().filter(|line| line["reason"] == reason).count();
+    assert_eq!((told("request"), told("host_mismatch"), told("client_tls")), (4, 2, 2), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destinations_are_verified_strictly() {
+    let mesh = Mesh::new();
+    // It has a certificate of the right authority for another name; then the right name under an unknown authority.
+    let (other, unknown) = (Origin::start(&mesh, "other.test"), Origin::start(&mesh, "localhost"));
+    for (origin, believed) in [(&other, &other), (&unknown, &other)] {
+        let bundle = mesh.path().join("bundle.pem");
+        let believed = format!("inspection: {{ bundle: {}, ca: [{}] }}", bundle.display(), believed.ca.display());
+        let own = format!("inspection: {{ ca: [{}] }}", origin.ca.display());
+        let egress = TestEgress::start(&rule(origin, "localhost", "").replace(&own, &believed));
+        let url = format!("https://localhost:{}/", origin.address.port());
+        let proxy = format!("http://{}", egress.address());
+        let told = curl(&["--proxy", &proxy, "--cacert", bundle.to_str().unwrap(), &url]);
+        assert!(told.contains("\"reason\":\"tls\"") && told.ends_with(" 502"), "{told}");
+        assert_eq!(origin.seen(), Vec::<String>::new());
+        egress.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_confined_server_believes_the_sidecar_by_its_environment() {
+    let mesh = Mesh::new();
+    let origin = Origin::start(&mesh, "localhost");
+    let section = rule(&origin, "localhost", "paths: [/v1], tools: [weather]");
+    let log = mesh.path().join("egress.jsonl");
+    let settings =
+        format!("{}sandbox: strict\negress:\n  listen: 127.0.0.1:0\n  log: {}\n{section}", fetching(), log.display());
+    let sidecar = TestSidecar::start(&mesh, &settings).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let fetch = async |tool: &str, path: &str| {
+        let url = format!("https://localhost:{}{path}", origin.address.port());
+        text_of(&client.reply(&Call::tool(tool, &json!({ "url": url }).to_string())).await.json())
+    };
+    assert_eq!(fetch("weather", "/v1").await, "200 sunny");
+    let refused = fetch("weather", "/v2").await;
+    assert!(refused.starts_with("403 {\"reason\":\"request\""), "{refused}");
+    assert!(fetch("news", "/v1").await.contains("403"));
+    assert_eq!(origin.seen().len(), 1);
+    sidecar.stop().await;
+}
