@@ -5,23 +5,23 @@
 
 mod ask;
 mod changes;
+mod read;
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::{handshake::Greeted, tasks::modern_capabilities},
-    catalog::{About, Catalog, Collector, Limits as ListLimits, List, ListPage},
+    bridge::handshake::Greeted,
+    catalog::{Catalog, Limits as ListLimits},
     catalog_kind::Kind,
     envelope::{Field, Message, Shape},
     error::INTERNAL,
-    json::{Span, decode_string, member, quote},
 };
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{ServiceMetrics, metrics::CatalogState};
@@ -30,16 +30,18 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+pub(crate) use self::read::no_list;
 use self::{
     ask::{ask_modern, modern_request_params},
     changes::{Changed, Changes},
+    read::Reader,
 };
 use crate::{
     config::{Catalog as CatalogSettings, Restart},
     upstream::{
         Upstream,
         http::HttpServer,
-        session::{Session, own_request},
+        session::{Declared, Session, own_request},
     },
 };
 
@@ -293,7 +295,7 @@ impl Keeper {
             }
             None => {
                 let Some(server) = self.upstream.http() else { return Ok(()) };
-                let reply = ask_modern(server, "server/discover", None).await.map_err(|f| f.bare())?;
+                let reply = ask_modern(server, "server/discover", &discovering()).await.map_err(|f| f.bare())?;
                 // An error of its own is no change of what it speaks.
                 let same = discovered(&reply) || reply.error_code() == Some(INTERNAL);
                 if same { Ok(()) } else { Err(SPEAKS_ANOTHER.into()) }
@@ -302,23 +304,24 @@ impl Keeper {
     }
 
     async fn learn(&self, session: Option<&Session>, greeted: &Arc<Greeted>) -> Result<(), Failure> {
-        let [tools, prompts, resources, templates] = [Kind::Tool, Kind::Prompt, Kind::Resource, Kind::Template];
-        let catalog = Catalog::new(
-            self.list(session, greeted, tools).await?,
-            self.list(session, greeted, prompts).await?,
-            self.list(session, greeted, resources).await?,
-            self.list(session, greeted, templates).await?,
-            About {
-                // As a modern server would say it: only modern MCP leaves here.
-                capabilities: Some(modern_capabilities(&greeted.capabilities).into()),
-                server_info: Some(greeted.info.clone()),
-                instructions: greeted.instructions.as_deref().and_then(decode_string).map(Into::into),
-            },
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
-        );
+        let declared = Declared::everything();
+        let before = self.offer();
+        let catalog = self.reader(session, greeted, &declared, &before.catalog).catalog().await?;
         self.offer_catalog(catalog, greeted);
         self.learned.send_replace(Instant::now());
         Ok(())
+    }
+
+    /// What reads the lists of a server: in a session of it, or without one.
+    pub(crate) fn reader<'a>(
+        &'a self,
+        session: Option<&'a Session>,
+        greeted: &'a Greeted,
+        declared: &'a Declared,
+        known: &'a Catalog,
+    ) -> Reader<'a> {
+        let limits = ListLimits { pages: self.settings.pages, items: self.settings.items, bytes: self.settings.bytes };
+        Reader { upstream: &self.upstream, session, greeted, declared, known, limits }
     }
 
     fn offer_catalog(&self, catalog: Catalog, greeted: &Arc<Greeted>) {
@@ -362,63 +365,11 @@ impl Keeper {
             offer.greeted = Some(greeted.clone());
         });
     }
+}
 
-    /// All pages of one list. A list that the server does not offer is empty; one that fails later is partial.
-    async fn list(&self, session: Option<&Session>, greeted: &Greeted, kind: Kind) -> Result<List, Failure> {
-        let limits = ListLimits { pages: self.settings.pages, items: self.settings.items, bytes: self.settings.bytes };
-        let mut collector = Collector::new(kind, limits);
-        if !offers(&greeted.capabilities, kind) {
-            return Ok(collector.finish());
-        }
-        let before = self.offer();
-        let known = before.catalog.list(kind);
-        let mut cursor = None;
-        for page in 0.. {
-            let reply = match self.page(session, kind, cursor.as_deref()).await {
-                Ok(reply) => reply,
-                Err(failure) if page == 0 && !matches!(failure, Failure::InvalidParams(_)) => return Err(failure),
-                Err(failure) => return Ok(collector.abandon(&failure.to_string(), known)),
-            };
-            // Servers that declare resources often do not know templates.
-            let Some(result) = reply.result_span().filter(|_| reply.shape == Shape::Result) else {
-                if kind == Kind::Template {
-                    return Ok(collector.finish());
-                }
-                return Ok(collector.abandon(&reply.error_message().unwrap_or_default(), known));
-            };
-            if let Some(why) = no_list(&reply) {
-                return Ok(collector.abandon(why, known));
-            }
-            match ListPage::parse(kind, &reply.slice(result)) {
-                Ok(mut parsed) => {
-                    if greeted.revision.is_modern() && self.upstream.http().is_some() {
-                        parsed.skip_invalid_headers();
-                    }
-                    cursor = collector.add(parsed);
-                }
-                Err(error) => return Ok(collector.abandon(&error.to_string(), known)),
-            }
-            if cursor.is_none() {
-                break;
-            }
-        }
-        Ok(collector.finish())
-    }
-
-    async fn page(&self, session: Option<&Session>, kind: Kind, cursor: Option<&str>) -> Result<Message, Failure> {
-        match session {
-            Some(session) => {
-                let params = cursor.map_or_else(|| "{}".to_owned(), |c| format!("{{\"cursor\":{}}}", quote(c)));
-                let modern = session.greeted().revision.is_modern();
-                let params = if modern { modern_request_params(cursor) } else { params.into_bytes() };
-                own_request(session, kind.list_method(), &params, PATIENCE).await
-            }
-            None => {
-                let server = self.upstream.http().ok_or_else(|| Failure::Internal("no server to ask".into()))?;
-                ask_modern(server, kind.list_method(), cursor).await
-            }
-        }
-    }
+/// `params` of a probe of ours.
+fn discovering() -> Vec<u8> {
+    modern_request_params(&Declared::everything(), None)
 }
 
 fn discovered(reply: &Message) -> bool {
@@ -426,25 +377,8 @@ fn discovered(reply: &Message) -> bool {
 }
 
 async fn not_modern(server: &HttpServer) -> Result<(), String> {
-    match ask_modern(server, "server/discover", None).await {
+    match ask_modern(server, "server/discover", &discovering()).await {
         Ok(reply) if discovered(&reply) => Err(SPEAKS_ANOTHER.into()),
         _ => Ok(()),
     }
-}
-
-/// Why a result is no list: a server may ask for input in the middle of a call only (2026-07-28 basic/patterns/mrtr).
-pub(crate) fn no_list(reply: &Message) -> Option<&'static str> {
-    let kind = reply.results().get(Field::ResultType)?;
-    (reply.raw(kind) != b"\"complete\"").then_some("it answers a list with something else")
-}
-
-/// Whether raw capabilities declare a kind.
-fn offers(capabilities: &[u8], kind: Kind) -> bool {
-    let name = match kind {
-        Kind::Tool => "tools",
-        Kind::Prompt => "prompts",
-        Kind::Resource | Kind::Template => "resources",
-    };
-    let whole = Span { start: 0, end: capabilities.len() as u32 };
-    member(capabilities, whole, name).is_some_and(|span| span.of(capabilities) != b"null")
 }

@@ -18,8 +18,7 @@ use crate::upstream::{
 };
 
 /// `params` of a modern request of our own.
-pub(super) fn modern_request_params(cursor: Option<&str>) -> Vec<u8> {
-    let declared = Declared::everything();
+pub(super) fn modern_request_params(declared: &Declared, cursor: Option<&str>) -> Vec<u8> {
     let mut params = modern_params(&declared.capabilities, &declared.info);
     if let Some(cursor) = cursor {
         params.pop();
@@ -29,8 +28,8 @@ pub(super) fn modern_request_params(cursor: Option<&str>) -> Vec<u8> {
 }
 
 /// A request of our own to a modern HTTP server.
-pub(super) async fn ask_modern(server: &HttpServer, method: &str, cursor: Option<&str>) -> Result<Message, Failure> {
-    let body = request(b"0", method, &modern_request_params(cursor));
+pub(super) async fn ask_modern(server: &HttpServer, method: &str, params: &[u8]) -> Result<Message, Failure> {
+    let body = request(b"0", method, params);
     let message = Message::parse(body.clone()).map_err(|r| Failure::Internal(r.error.to_string()))?;
     let work = async {
         let response = server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await?;
