@@ -10,7 +10,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Env, Secret, Settings, load};
 use outrigger_ingress::config::Tls;
 use outrigger_mcp::names::Naming;
 use outrigger_policy::egress::Destination;
-use outrigger_sidecar::config::{Era, Mode, Sandbox, SessionScope};
+use outrigger_sidecar::config::{CatalogMode, Era, Mode, Sandbox, SessionScope};
 
 use read::{default_listen, read};
 
@@ -92,6 +92,8 @@ pub struct Service {
     pub era: Era,
     /// What one session of the server is shared by.
     pub session: SessionScope,
+    /// Whether its lists depend on who asks.
+    pub catalog: CatalogMode,
     /// Whether headers that repeat the body may be wrong; without it, as for the merged endpoint.
     pub tolerant: Option<bool>,
     /// What it may reach through its sidecar; no proxy where absent.
@@ -171,6 +173,7 @@ impl Manifest {
             sandbox: Sandbox::default(),
             era: Era::Auto,
             session: SessionScope::PerPrincipal,
+            catalog: CatalogMode::Shared,
             tolerant: None,
             egress: None,
         };

@@ -11,9 +11,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::authorize::may_read;
+use crate::caller_lists::CallerLists;
 use crate::core::{Caller, Change, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
 use crate::services::Service;
+use crate::snapshot::Snapshot;
 use crate::subscribe::{Subscription, subscribe};
 
 /// Changes of resources that wait for a slow listener; then the services wait.
@@ -36,6 +38,10 @@ pub struct Changes {
     generation: watch::Receiver<u64>,
     /// Those that are listened to, some of them.
     services: Arc<Vec<Arc<Service>>>,
+    /// Those of them whose lists depend on the caller.
+    varying: Vec<usize>,
+    /// Lists of this caller on their way.
+    looking: JoinSet<Arc<Snapshot>>,
     /// When to look at the lists, while a change waits for others to come.
     due: Option<Instant>,
     /// When a change of a list was told last.
@@ -59,6 +65,8 @@ impl Changes {
             seen: [None; 3],
             generation,
             services: Arc::clone(&gateway.snapshot.load().services),
+            varying: Vec::new(),
+            looking: JoinSet::new(),
             due: None,
             told: None,
             ready: VecDeque::new(),
@@ -66,7 +74,7 @@ impl Changes {
             updates: mpsc::channel(1).1,
             begun: None,
         };
-        this.seen = this.look();
+        this.seen = this.look(&gateway.known_to(caller));
         this.set_resources(wanted.resources);
         this
     }
@@ -123,39 +131,58 @@ impl Changes {
             tokio::select! {
                 biased;
                 () = self.gateway.draining.signaled() => return None,
-                () = look => {
+                Some(Ok(snapshot)) = self.looking.join_next() => self.tell(&snapshot),
+                () = look, if self.looking.is_empty() => {
                     self.due = None;
                     if !self.gateway.clients.still(&self.caller.principal) {
                         return None;
                     }
                     self.compare();
                 }
-                Ok(()) = self.generation.changed(), if due.is_none() => {
-                    let soon = Instant::now() + self.gateway.timeouts.list_changed_coalesce;
-                    self.due = Some(self.told.map_or(soon, |told| soon.max(told + PACE)));
-                }
-                Some(change) = self.updates.recv() => return Some(change),
+                Ok(()) = self.generation.changed(), if due.is_none() => self.look_soon(),
+                Some(change) = self.updates.recv() => match change {
+                    // The service says that something changed; what of it the caller sees is ours to find out.
+                    Change::List(_) => self.look_soon(),
+                    change => return Some(change),
+                },
             }
         }
     }
 
+    /// Looks at the lists once other changes had time to come.
+    fn look_soon(&mut self) {
+        let soon = Instant::now() + self.gateway.timeouts.list_changed_coalesce;
+        self.due.get_or_insert(self.told.map_or(soon, |told| soon.max(told + PACE)));
+    }
+
     /// Looks at the lists again, with the rules in force now.
     fn compare(&mut self) {
-        let (policy, services) = (self.gateway.policy(), Arc::clone(&self.gateway.snapshot.load().services));
+        let base = self.gateway.snapshot.load_full();
+        let (policy, services) = (self.gateway.policy(), Arc::clone(&base.services));
         let rules = !Arc::ptr_eq(&policy, &self.caller.policy);
         if rules {
             self.caller.class = policy.rules.visibility_class(&self.caller.principal);
             self.caller.policy = policy;
         }
-        if rules || !Arc::ptr_eq(&services, &self.services) {
+        let varying: Vec<usize> = base.varying(&self.route).collect();
+        if rules || !Arc::ptr_eq(&services, &self.services) || varying != self.varying {
             self.services = services;
             // What may be read, or whom to ask, has changed too.
-            if !self.resources.is_empty() || self.session {
+            if !self.resources.is_empty() || self.session || varying != self.varying {
                 let resources = self.resources.clone();
                 self.set_resources(resources);
             }
         }
-        let now = self.look();
+        if !base.varies(&self.route) {
+            return self.tell(&base);
+        }
+        let (gateway, caller, route) = (Arc::clone(&self.gateway), self.caller.clone(), self.route.clone());
+        self.looking.spawn(async move { CallerLists::ask(&gateway, &base, &caller, &route).await });
+    }
+
+    /// Tells what is not as it was.
+    fn tell(&mut self, snapshot: &Snapshot) {
+        let now = self.look(snapshot);
         for ((list, before), after) in ListKind::ALL.into_iter().zip(self.seen).zip(now) {
             if before != after {
                 self.ready.push_back(Change::List(list));
@@ -165,14 +192,15 @@ impl Changes {
         self.seen = now;
     }
 
-    fn look(&self) -> [Option<[[u8; 16]; 2]>; 3] {
-        let view = self.gateway.snapshot.load().view(&self.caller, &self.route);
+    fn look(&self, snapshot: &Snapshot) -> [Option<[[u8; 16]; 2]>; 3] {
+        let view = snapshot.view(&self.caller, &self.route);
         ListKind::ALL.map(|list| view.as_ref().map(|view| view.fingerprint(list)))
     }
 
     /// Which services have to be listened to, and for what. Each that has begun to tell of its resources drops `begun`.
-    fn subscriptions(&self, resources: Vec<String>, begun: &mpsc::Sender<Infallible>) -> Vec<Subscription> {
-        let snapshot = self.gateway.snapshot.load();
+    fn subscriptions(&mut self, resources: Vec<String>, begun: &mpsc::Sender<Infallible>) -> Vec<Subscription> {
+        let snapshot = self.gateway.known_to(&self.caller);
+        self.varying = snapshot.varying(&self.route).collect();
         let Some((catalog, at)) = snapshot.catalog(&self.route) else { return Vec::new() };
         let mut by_service: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
         for asked in resources {
@@ -183,13 +211,12 @@ impl Changes {
                 by_service.entry(at.unwrap_or(target.service)).or_default().insert(original, asked);
             }
         }
-        if self.session {
-            let rules = &self.caller.policy.rules;
-            for (index, service) in snapshot.services.iter().enumerate() {
-                let here = at.is_none_or(|at| at == index);
-                if here && service.stateful() && rules.may_use_service(&self.caller.principal, &service.name) {
-                    by_service.entry(index).or_default();
-                }
+        let rules = &self.caller.policy.rules;
+        for (index, service) in snapshot.services.iter().enumerate() {
+            let here = at.is_none_or(|at| at == index);
+            let talks = (self.session && service.stateful()) || self.varying.contains(&index);
+            if here && talks && rules.may_use_service(&self.caller.principal, &service.name) {
+                by_service.entry(index).or_default();
             }
         }
         let subscription = |(at, resources): (usize, BTreeMap<String, String>)| {
@@ -198,6 +225,7 @@ impl Changes {
                 at,
                 // Servers without sessions say nothing outside calls.
                 session: self.session && service.stateful(),
+                lists: self.varying.contains(&at),
                 begun: (!resources.is_empty()).then(|| begun.clone()),
                 service,
                 resources,

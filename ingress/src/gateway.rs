@@ -37,6 +37,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::authorize::{authorize, may_read};
+use crate::caller_lists::CallerLists;
 use crate::changes::Changes;
 use crate::config::{Limits, Timeouts};
 use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
@@ -47,7 +48,7 @@ use crate::lists::{self, CursorKey};
 use crate::policy::PolicyState;
 use crate::record::{CallRecord, HttpRecord, Recorder, reply_outcome};
 use crate::relay::{MessageStream, Relay, Rewriter};
-use crate::route::route;
+use crate::route::{depends_on_lists, route};
 use crate::services::Service;
 use crate::snapshot::Snapshot;
 use crate::{legacy, listen, owner, trace};
@@ -77,6 +78,7 @@ pub struct Gateway {
     pub(crate) cursors: ArcSwap<CursorKey>,
     pub(crate) sessions: Sessions,
     pub(crate) listens: Arc<Listens>,
+    pub(crate) caller_lists: CallerLists,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) draining: DrainWatcher,
@@ -259,7 +261,7 @@ impl Gateway {
 
     /// route > authorize > forward, or an answer of our own.
     async fn dispatch(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         path: &Route,
         message: &Message,
@@ -267,7 +269,11 @@ impl Gateway {
         sent: Sent<'_>,
         record: &mut CallRecord,
     ) -> Result<Reply, Failure> {
-        let snapshot = self.snapshot.load_full();
+        let mut snapshot = self.snapshot.load_full();
+        if snapshot.varies(path) {
+            // Boxed: every request would carry its size.
+            snapshot = Box::pin(self.seen_by(snapshot, caller, path, message)).await;
+        }
         if let Some(kind) = message.method.lists() {
             return lists::list(&snapshot, &self.cursors.load(), caller, path, kind, message).map(Reply::Own);
         }
@@ -296,6 +302,29 @@ impl Gateway {
         let rewriter = (destination.rewrite || tasks)
             .then(|| Rewriter::new(&snapshot, destination.at, destination.rewrite, names));
         Ok(Reply::Upstream { upstream, service: Arc::clone(&destination.service), rewriter })
+    }
+
+    /// What there is for a caller whose lists may be its own: asked for where they are wanted, or where a message names
+    /// something that only they tell apart.
+    async fn seen_by(
+        self: &Arc<Self>,
+        base: Arc<Snapshot>,
+        caller: &Caller,
+        path: &Route,
+        message: &Message,
+    ) -> Arc<Snapshot> {
+        let caller = Caller { declared: Declared::of(message), ..caller.clone() };
+        if message.method.lists().is_some() {
+            return CallerLists::ask(self, &base, &caller, path).await;
+        }
+        let known = self.caller_lists.known(&base, &caller);
+        let lists = || self.caller_lists.has(&caller);
+        match known.catalog(path) {
+            Some((catalog, _)) if depends_on_lists(catalog, message, lists) => {
+                CallerLists::ask(self, &base, &caller, path).await
+            }
+            _ => known,
+        }
     }
 
     /// reply, for modern clients.
@@ -372,7 +401,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Whatever ends a request early.
-    pub async fn call(&self, caller: &Caller, route: &Route, message: Message) -> Result<Answer, Failure> {
+    pub async fn call(self: &Arc<Self>, caller: &Caller, route: &Route, message: Message) -> Result<Answer, Failure> {
         let span = trace::begin(&self.trace, &caller.trace, &message);
         let mut record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
         let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
@@ -440,15 +469,20 @@ impl Gateway {
 
     /// The service that a message is for.
     pub(crate) fn service(&self, caller: &Caller, path: &Route, message: &Message) -> Option<Arc<str>> {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.known_to(caller);
         let (catalog, at) = snapshot.catalog(path)?;
         let destination = route(catalog, at, &snapshot.services, caller, path, message).ok()?;
         Some(Arc::clone(&destination.service.name))
     }
 
+    /// What there is for a caller, by what is known already.
+    pub(crate) fn known_to(&self, caller: &Caller) -> Arc<Snapshot> {
+        self.caller_lists.known(&self.snapshot.load_full(), caller)
+    }
+
     /// Whether the caller could read this resource.
     pub(crate) fn knows(&self, caller: &Caller, route: &Route, uri: &str) -> bool {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.known_to(caller);
         let Some((catalog, _)) = snapshot.catalog(route) else { return false };
         let Ok(target) = catalog.resolve_uri(uri) else { return false };
         let service = catalog.services().get(target.service);

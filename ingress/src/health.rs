@@ -34,6 +34,8 @@ pub(crate) struct Document {
     pub(crate) replica: Option<String>,
     /// Its server has sessions, which live in that sidecar.
     pub(crate) stateful: bool,
+    /// Its lists depend on who asks: the catalog is not what everybody has.
+    pub(crate) per_caller: bool,
     /// What the server offers; absent until it has answered once.
     pub(crate) catalog: Option<Arc<Catalog>>,
 }
@@ -58,6 +60,8 @@ struct Raw<'a> {
     replica: Option<String>,
     #[serde(default)]
     server: Option<Server>,
+    #[serde(default)]
+    lists: Option<String>,
     #[serde(borrow, default)]
     catalog: Option<&'a RawValue>,
 }
@@ -81,6 +85,7 @@ impl Document {
             reason: raw.reason.filter(|reason| !reason.is_empty()),
             replica: raw.replica.filter(|id| is_replica(id)),
             stateful: raw.server.and_then(|server| server.revision).is_some_and(|revision| !looks_modern(&revision)),
+            per_caller: raw.lists.is_some_and(|lists| lists == "per_caller"),
             // A sidecar that has not asked its server yet shows an empty catalog.
             catalog: catalog.transpose()?.filter(|catalog| catalog.fetched_at_ms() > 0).map(Arc::new),
         })

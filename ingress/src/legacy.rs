@@ -85,7 +85,7 @@ impl Mesh for Door {
 }
 
 /// Tells a service that the caller's session is over. Whoever does not hear it ends its own by and by, when nobody uses it.
-async fn end(gateway: &Gateway, caller: &Caller, service: Arc<str>) {
+async fn end(gateway: &Arc<Gateway>, caller: &Caller, service: Arc<str>) {
     let params = modern_params(&caller.declared.capabilities, &caller.declared.info);
     let Ok(message) = Message::parse(request(b"\"end\"", Method::SessionEnd.as_str(), &params)) else { return };
     let route = Route::Service(service);

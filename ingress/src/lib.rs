@@ -15,12 +15,14 @@
 //! | `entrance`, `identify`, `era` | before anything is known; who calls; what it speaks |
 //! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
+//! | `caller_lists` | the same for one caller, where servers list to each something else |
 //! | `listen`, `changes`, `subscribe`, `task_news` | telling clients what changes |
 //! | `start`, `reload`, `admin`, `command` | the process around it |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 mod admin;
 mod authorize;
+mod caller_lists;
 pub mod changes;
 pub mod command;
 pub mod config;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use outrigger_mcp::bridge::tasks::ids;
 use outrigger_mcp::catalog::ToolHeaders;
-use outrigger_mcp::catalog::merge::Merged;
+use outrigger_mcp::catalog::merge::{Merged, ResolveError, Target};
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::json::{Span, decode_string, member};
 use outrigger_mcp::method::Method;
+use outrigger_mcp::names::looks_shortened;
 use outrigger_proxy::failure::Failure;
 
 use crate::core::{Caller, Era, Route};
@@ -109,6 +110,32 @@ pub(crate) fn route(
     };
     let rewrite = at.is_none() && (target.wrapped || shares_uris(catalog, target.service));
     Ok(Destination { service, at: index, wanted: Some(wanted), task: None, rewrite })
+}
+
+/// Whether only lists can tell where a message goes, or what it names, and these do not: a URI that nobody lists while
+/// none were asked for (`has_lists`), or that leads nowhere; and a name that looks shortened.
+pub(crate) fn depends_on_lists(catalog: &Merged, message: &Message, has_lists: impl Fn() -> bool) -> bool {
+    let direct = |kind, field| message.text(field).map(|asked| (kind, asked.into_owned()));
+    let asked = match message.method {
+        Method::ToolsCall => direct(Kind::Tool, Param::Name),
+        Method::PromptsGet => direct(Kind::Prompt, Param::Name),
+        Method::ResourcesRead => direct(Kind::Resource, Param::Uri),
+        Method::CompletionComplete => completed(message).ok().map(|(kind, _, asked)| (kind, asked)),
+        _ => None,
+    };
+    let Some((kind, asked)) = asked else { return false };
+    match kind {
+        Kind::Tool | Kind::Prompt => {
+            let target = catalog.resolve_name(kind, &asked);
+            target.is_ok_and(|target| target.item.is_none() && looks_shortened(target.original))
+        }
+        Kind::Resource => unlisted(&catalog.resolve_uri(&asked), has_lists),
+        Kind::Template => unlisted(&catalog.resolve_template(&asked), has_lists),
+    }
+}
+
+fn unlisted(resolved: &Result<Target<'_>, ResolveError>, has_lists: impl Fn() -> bool) -> bool {
+    resolved.as_ref().map_or(true, |target| target.item.is_none() && !has_lists())
 }
 
 /// The answer for something that does not exist and for something that the caller may not know of: the same.

@@ -134,6 +134,12 @@ impl Service {
         self.replicas.iter().any(|replica| replica.health().document.as_ref().is_some_and(|document| document.stateful))
     }
 
+    /// Whether its lists depend on who asks, by what is known.
+    pub(crate) fn per_caller(&self) -> bool {
+        let says = |health: &Health| health.live() && health.document.as_ref().is_some_and(|d| d.per_caller);
+        self.replicas.iter().any(|replica| says(&replica.health()))
+    }
+
     /// The replica that said that this is its id.
     pub(crate) fn replica(&self, id: &str) -> Option<Arc<Replica>> {
         let said =

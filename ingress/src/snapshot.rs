@@ -4,10 +4,11 @@
 //! caller of a class asks and kept for the rest of it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outrigger_mcp::catalog::merge::{Merged, ServiceState};
+use outrigger_mcp::catalog::merge::{Merged, ServiceState, ServiceView};
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::names::Naming;
 use outrigger_telemetry::metrics::CatalogState;
@@ -22,6 +23,9 @@ use crate::view::View;
 /// Classes of callers whose lists are kept. Meshes have a handful of roles; beyond this, lists are joined anew.
 const MAX_VIEWS: usize = 64;
 
+/// The next [`Snapshot::serial`].
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
 /// All services at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -30,9 +34,14 @@ pub(crate) struct Snapshot {
     /// All services as one.
     pub(crate) merged: Merged,
     /// Each service by itself, in the same order.
-    pub(crate) singles: Vec<Merged>,
+    pub(crate) singles: Vec<Arc<Merged>>,
     /// What callers are told of each, in the same order.
     pub(crate) conditions: Vec<Condition>,
+    /// The services whose lists depend on who asks, as indices.
+    pub(crate) varying: Vec<usize>,
+    /// Tells snapshots apart.
+    pub(crate) serial: u64,
+    naming: Naming,
     /// Pages of lists are cut at this size.
     page_bytes: usize,
     views: Mutex<HashMap<ViewKey, Arc<View>>>,
@@ -57,11 +66,57 @@ impl Snapshot {
             views.push(view);
             conditions.push(condition);
         }
-        let singles = views.iter().cloned().map(Merged::single).collect();
+        let fresh = |(at, service): (usize, &Arc<Service>)| {
+            let listed = views.get(at).is_some_and(|view: &ServiceView| view.state == ServiceState::Fresh);
+            (listed && service.per_caller()).then_some(at)
+        };
+        let varying = services.iter().enumerate().filter_map(fresh).collect();
+        let singles = views.iter().cloned().map(Merged::single).map(Arc::new).collect();
         let services = Arc::clone(services);
         let merged = Merged::new(views, naming);
-        let snapshot = Self { services, merged, singles, conditions, page_bytes, views: Mutex::default() };
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let views = Mutex::default();
+        let snapshot = Self { services, merged, singles, conditions, varying, serial, naming, page_bytes, views };
         (snapshot, next)
+    }
+
+    /// The same with other lists of some services: as one caller sees it.
+    pub(crate) fn with(&self, others: &[(usize, ServiceView, Condition)]) -> Self {
+        let (mut views, mut singles) = (self.merged.services().to_vec(), self.singles.clone());
+        let mut conditions = self.conditions.clone();
+        for (at, view, condition) in others {
+            let slots = (views.get_mut(*at), singles.get_mut(*at), conditions.get_mut(*at));
+            if let (Some(listed), Some(single), Some(told)) = slots {
+                *listed = view.clone();
+                *single = Arc::new(Merged::single(view.clone()));
+                *told = condition.clone();
+            }
+        }
+        Self {
+            services: Arc::clone(&self.services),
+            merged: Merged::new(views, self.naming),
+            singles,
+            conditions,
+            varying: self.varying.clone(),
+            serial: self.serial,
+            naming: self.naming,
+            page_bytes: self.page_bytes,
+            views: Mutex::default(),
+        }
+    }
+
+    /// The services on a route whose lists depend on who asks, as indices.
+    pub(crate) fn varying(&self, route: &Route) -> impl Iterator<Item = usize> {
+        let here = |at: &usize| match route {
+            Route::Merged => true,
+            Route::Service(name) => self.services.get(*at).is_some_and(|service| service.name == *name),
+        };
+        self.varying.iter().copied().filter(here)
+    }
+
+    /// Whether what is on a route depends on who asks, beyond what policy hides.
+    pub(crate) fn varies(&self, route: &Route) -> bool {
+        !self.varying.is_empty() && self.varying(route).next().is_some()
     }
 
     /// The services under the names of a route, and the index of the route's one service. `None` when that does not exist.
@@ -70,7 +125,7 @@ impl Snapshot {
             Route::Merged => Some((&self.merged, None)),
             Route::Service(name) => {
                 let at = self.merged.service(name)?;
-                Some((self.singles.get(at)?, Some(at)))
+                Some((&**self.singles.get(at)?, Some(at)))
             }
         }
     }
@@ -83,7 +138,7 @@ impl Snapshot {
             return Some(Arc::clone(view));
         }
         // Built outside the lock: it takes as long as the catalog is large, and others want theirs meanwhile.
-        let view = Arc::new(View::build(catalog, &self.conditions, at, caller, self.page_bytes));
+        let view = Arc::new(View::build(catalog, &self.conditions, at, caller, self.page_bytes, self.varies(route)));
         let mut views = self.lock();
         if views.len() >= MAX_VIEWS {
             views.clear();

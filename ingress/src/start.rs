@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::caller_lists::CallerLists;
 use crate::config::Config;
 use crate::entrance::Entrance;
 use crate::gateway::Gateway;
@@ -383,6 +384,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         header_checks: config.header_checks,
         sessions: Sessions::new(session_settings(config, &listens), keys, metrics, Arc::clone(&merged)),
         listens,
+        caller_lists: CallerLists::new(config.limits.caller_lists_bytes, recorder.merged.clone()),
         metrics: Arc::clone(metrics),
         recorder: Arc::new(recorder),
         draining,

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::authorize::authorize_listen;
-use crate::core::{Caller, Change, Declared};
+use crate::core::{Caller, Change, Declared, ListKind};
 use crate::forward::{AnswerKind, Outgoing, Sent, forward};
 use crate::gateway::Gateway;
 use crate::relay::MessageStream;
@@ -29,6 +29,9 @@ pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Du
 /// A listen may be silent for ever; that its connection lives is checked below HTTP.
 const SILENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Members of the filter that ask for changes of lists.
+const LISTS: &str = r#","toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true"#;
+
 /// What to listen for.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -38,6 +41,8 @@ pub(crate) struct Subscription {
     pub(crate) resources: BTreeMap<String, String>,
     /// Also what the server says outside any call.
     pub(crate) session: bool,
+    /// Also changes of lists, which depend on the caller.
+    pub(crate) lists: bool,
     /// Dropped when the service has said that it tells of the resources.
     pub(crate) begun: Option<mpsc::Sender<Infallible>>,
 }
@@ -74,7 +79,8 @@ pub(crate) async fn subscribe(
 async fn open(gateway: &Gateway, caller: &Caller, subscription: &Subscription) -> Result<MessageStream, Failure> {
     let uris: Vec<String> = subscription.resources.keys().map(|uri| quote(uri)).collect();
     let session = if subscription.session { ",\"outrigger.dev/session\":true" } else { "" };
-    let filter = format!("{{\"resourceSubscriptions\":[{}]{session}}}", uris.join(","));
+    let lists = if subscription.lists { LISTS } else { "" };
+    let filter = format!("{{\"resourceSubscriptions\":[{}]{session}{lists}}}", uris.join(","));
     listen_at(gateway, caller, (subscription.at, &subscription.service), None, filter.as_bytes()).await
 }
 
@@ -139,8 +145,12 @@ async fn relay(
             }
             Method::SubscriptionsAcknowledged => {
                 subscription.begun = None;
-                None
+                // Whatever changed until now was not told.
+                subscription.lists.then_some(Change::List(ListKind::Tools))
             }
+            Method::ToolsListChanged if subscription.lists => Some(Change::List(ListKind::Tools)),
+            Method::PromptsListChanged if subscription.lists => Some(Change::List(ListKind::Prompts)),
+            Method::ResourcesListChanged if subscription.lists => Some(Change::List(ListKind::Resources)),
             // Ours to notice: the catalog comes from the health document.
             Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged => None,
             _ if subscription.session => {

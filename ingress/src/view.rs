@@ -40,13 +40,15 @@ pub(crate) fn policy_kind(kind: Kind) -> CapabilityKind {
 }
 
 impl View {
-    /// Joins the lists, in pages of so many bytes. `at` is the one service of the endpoint, as an index of `conditions`.
+    /// Joins the lists, in pages of so many bytes. `at` is the one service of the endpoint, as an index of `conditions`;
+    /// `varies` says that servers list something else to others.
     pub(crate) fn build(
         catalog: &Merged,
         conditions: &[Condition],
         at: Option<usize>,
         caller: &Caller,
         page_bytes: usize,
+        varies: bool,
     ) -> Self {
         let rules = &caller.policy.rules;
         let visible = |service: &str, kind: Kind, name: &str| {
@@ -69,7 +71,7 @@ impl View {
         Self {
             lists,
             meta: meta(&told),
-            private: caller.class != rules.visibility_class(&Principal::anonymous()),
+            private: varies || caller.class != rules.visibility_class(&Principal::anonymous()),
             unavailable: all_missing(&told),
             services,
             description: OnceLock::new(),

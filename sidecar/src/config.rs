@@ -17,7 +17,7 @@ use outrigger_proxy::peek::HeaderChecks;
 
 pub use alone::EgressOnly;
 pub use egress::{Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode};
-pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts};
+pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts, catalog_mode};
 pub use mesh::Mesh;
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};

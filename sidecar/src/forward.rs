@@ -1,5 +1,7 @@
 //! forward: a permitted message on its way to the server, as it is (relay) or through a session (call).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Response, StatusCode, header};
 use outrigger_mcp::{
@@ -20,6 +22,7 @@ use outrigger_mcp::{
     headers,
     method::Method,
 };
+use outrigger_policy::Principal;
 use outrigger_proxy::{
     body::{OutBody, Owed, read_bounded},
     failure::Failure,
@@ -30,9 +33,10 @@ use outrigger_telemetry::metrics::Outcome;
 
 use crate::{
     authorize::Permitted,
+    caller_lists,
     drive::{Drive, Resumed, declared_capabilities, each_once, resume},
     inbound::{Context, Inbound},
-    keeper::no_list,
+    keeper::{Offer, no_list},
     listen,
     own_answers::{policy_kind, visible_only},
     record::Record,
@@ -40,6 +44,7 @@ use crate::{
     upstream::{
         Asker, Lease,
         http::{HttpServer, modern_fields},
+        own_lists::Own,
         owner::Owner,
         session::Declared,
     },
@@ -93,6 +98,7 @@ impl Inbound {
         context: Context<'_>,
     ) -> Result<Response<OutBody>, Failure> {
         let who = context.who;
+        let modern = !context.record.of_session();
         let whole = Context { accepts: Accepts { json: true, stream: false }, ..context };
         let (head, body) = self.forward(permitted, trace, whole).await?.into_parts();
         let broken = |reason: String| Failure::Broken { service: self.service.to_string(), reason };
@@ -101,7 +107,8 @@ impl Inbound {
         if let Some(why) = no_list(&reply) {
             return Err(broken(why.into()));
         }
-        let pieces = visible_only(&reply, kind, |name| self.gate.visible(who, policy_kind(kind), name));
+        let pieces = visible_only(&reply, kind, modern, |name| self.gate.visible(who, policy_kind(kind), name))
+            .map_err(|error| broken(error.to_string()))?;
         Ok(reply::json_pieces(head.status, pieces))
     }
 
@@ -126,7 +133,7 @@ impl Inbound {
             Resumed::No => {
                 let sent = match &names {
                     Some(names) => names.own_ids(request)?,
-                    None => self.as_task(request, &owner.principal)?,
+                    None => self.as_task(request, caller, &owner.principal)?,
                 };
                 let sent = sent.as_deref().unwrap_or(request);
                 let lease = self.lease(request, caller).await?;
@@ -161,14 +168,15 @@ impl Inbound {
 
     /// The call as it is sent to a legacy server, where that is another one: one that asks for a task, or one without
     /// the member that would ask for one.
-    fn as_task(&self, request: &Message, owner: &str) -> Result<Option<Box<Message>>, Failure> {
+    fn as_task(&self, request: &Message, caller: &str, owner: &str) -> Result<Option<Box<Message>>, Failure> {
         if request.method != Method::ToolsCall {
             return Ok(None);
         }
         let server = self.upstream.known().is_some_and(|known| legacy_support(&known.capabilities));
         let tool = match server {
             true => {
-                self.keeper.offer().catalog.find(Kind::Tool, &request.target().unwrap_or_default()).map(Item::tasks)
+                let offer = self.offer_for(request, caller);
+                offer.catalog.find(Kind::Tool, &request.target().unwrap_or_default()).map(Item::tasks)
             }
             false => None,
         };
@@ -228,12 +236,76 @@ impl Inbound {
     pub(crate) async fn lease(&self, request: &Message, caller: &str) -> Result<Lease, Failure> {
         let session = request.meta_text(Meta::Session);
         let leased = self.upstream.lease(Asker { peer: caller, session: session.as_deref() }, &declared(request)).await;
-        // It may be another server by now than the one that was greeted.
-        leased.inspect_err(|failure| {
-            if matches!(failure, Failure::Unavailable { .. }) {
-                self.keeper.suspect();
+        match &leased {
+            Ok(lease) => self.caller_lists.follow(lease),
+            // It may be another server by now than the one that was greeted.
+            Err(Failure::Unavailable { .. }) => self.keeper.suspect(),
+            Err(_) => {}
+        }
+        leased
+    }
+
+    /// The lists of this caller alone, where they are known not to be those of all.
+    pub(crate) async fn own_lists(&self, request: &Message, caller: &str) -> Option<Arc<Own>> {
+        let session = request.meta_text(Meta::Session);
+        self.caller_lists.current(Asker { peer: caller, session: session.as_deref() }, &declared(request)).await
+    }
+
+    /// What this caller is offered, as far as it is known.
+    pub(crate) fn offer_for(&self, request: &Message, caller: &str) -> Arc<Offer> {
+        let offer = self.keeper.offer();
+        if !offer.varies {
+            return offer;
+        }
+        let session = request.meta_text(Meta::Session);
+        let asker = Asker { peer: caller, session: session.as_deref() };
+        let own = self.upstream.opened_place(asker, &declared(request)).and_then(|place| place.own());
+        own.map_or(offer, |own| own.offer.clone())
+    }
+
+    /// `outrigger.dev/catalog`: what this caller is offered, for an ingress that lists it.
+    pub(crate) async fn catalog_of_caller(
+        &self,
+        permitted: &Permitted<'_>,
+        who: &Principal,
+    ) -> Result<Response<OutBody>, Failure> {
+        let request = permitted.message();
+        let own = match self.caller_lists.always() {
+            false => self.own_lists(request, who.id()).await,
+            true => Some(self.lists_asked_for(request, who.id()).await?),
+        };
+        let mut head = b"{\"jsonrpc\":\"2.0\",\"id\":".to_vec();
+        head.extend_from_slice(&request.id().unwrap_or_default());
+        head.extend_from_slice(b",\"result\":{\"resultType\":\"complete\",\"lists\":");
+        let known = caller_lists::known(request);
+        let pieces = match own {
+            None => vec![Bytes::from_static(b"\"shared\"}}")],
+            Some(own) if known.as_deref() == Some(own.offer.catalog.fingerprint()) => {
+                vec![Bytes::from_static(b"\"unchanged\"}}")]
             }
-        })
+            Some(own) => {
+                let own = own.offer.catalog_json.clone();
+                vec![Bytes::from_static(b"\"own\",\"catalog\":"), own, Bytes::from_static(b"}}")]
+            }
+        };
+        Ok(reply::json_pieces(StatusCode::OK, [vec![head.into()], pieces].concat()))
+    }
+
+    async fn lists_asked_for(&self, request: &Message, caller: &str) -> Result<Arc<Own>, Failure> {
+        let declared = declared(request);
+        if self.upstream.relay().is_some() {
+            return self.caller_lists.ask(None, &declared).await;
+        }
+        let lease = self.lease(request, caller).await?;
+        match self.caller_lists.ask(Some(&lease), &declared).await {
+            // The server forgot the session: once more in a new one.
+            Err(Failure::UnknownSession) => {
+                drop(lease);
+                let lease = self.lease(request, caller).await?;
+                self.caller_lists.ask(Some(&lease), &declared).await.map_err(|failure| self.upstream_failed(failure))
+            }
+            asked => asked,
+        }
     }
 
     /// forward, to a modern HTTP server: the message as it is but for the trace, the reply as it comes.
@@ -260,7 +332,7 @@ impl Inbound {
         }
         match self.header_checks {
             HeaderChecks::Strict => copy_params(&context.head.headers, &mut fields),
-            HeaderChecks::Tolerant => self.param_headers(message, &mut fields),
+            HeaderChecks::Tolerant => self.param_headers(message, context.who, &mut fields),
         }
         if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
             fields.insert("traceparent", value);
@@ -270,7 +342,7 @@ impl Inbound {
             .await
             .map_err(|failure| self.upstream_failed(failure))?;
         if message.method == Method::ToolsCall && response.status() == StatusCode::BAD_REQUEST {
-            match Box::pin(self.refused_headers(server, message, trace, response, context.record)).await? {
+            match Box::pin(self.refused_headers(server, message, context.who, trace, response, context.record)).await? {
                 Refused::Again(answer) => response = answer,
                 Refused::Told(reply) => return Ok(reply),
             }
@@ -305,6 +377,7 @@ impl Inbound {
         &self,
         server: &HttpServer,
         message: &Message,
+        who: &Principal,
         trace: &[(&'static str, Bytes)],
         response: Response<outrigger_proxy::pool::PooledBody>,
         record: &mut Record,
@@ -323,7 +396,7 @@ impl Inbound {
         }
         self.keeper.relist().await;
         let mut fields = modern_fields(message);
-        self.param_headers(message, &mut fields);
+        self.param_headers(message, who, &mut fields);
         if let Ok(value) = HeaderValue::from_bytes(&record.trace.format()) {
             fields.insert("traceparent", value);
         }

@@ -85,6 +85,9 @@ impl HealthDocument {
                 greeted.revision.as_str()
             ));
         }
+        if offer.varies {
+            head.push_str("\"lists\":\"per_caller\",");
+        }
         head.push_str("\"catalog\":");
         vec![head.into(), offer.catalog_json.clone(), Bytes::from_static(b"}")]
     }

@@ -50,12 +50,12 @@ use outrigger_telemetry::{Metrics, metrics::LimitKind};
 
 use crate::{
     authorize::{Gate, Permitted},
-    config::CatalogMode,
+    caller_lists::CallerLists,
     forward::declared,
     health::HealthDocument,
     keeper::Keeper,
     legacy,
-    listen::{self, Attach, Filter, Listen},
+    listen::{self, Attach, Filter, Followed, Listen},
     outbound::identify::Calls,
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
@@ -87,8 +87,8 @@ pub struct Inbound {
     pub tasks: Arc<Tasks>,
     /// Prepared lists.
     pub lists: Lists,
-    /// Whose lists are served.
-    pub catalog_mode: CatalogMode,
+    /// Lists that are one caller's own.
+    pub caller_lists: Arc<CallerLists>,
     /// The health endpoint.
     pub health: HealthDocument,
     /// Sessions of clients of older revisions.
@@ -273,12 +273,12 @@ impl Inbound {
         {
             context.record.at_work = Some(calls.begin(tool.clone(), context.record.trace));
         }
-        if let Err(mismatch) = self.check_param_headers(context.head, message) {
+        if let Err(mismatch) = self.check_param_headers(context.head, message, context.who) {
             // The client may know a newer list than we do.
             if !Box::pin(self.keeper.look_again()).await {
                 return Err(mismatch);
             }
-            self.check_param_headers(context.head, message)?;
+            self.check_param_headers(context.head, message, context.who)?;
         }
         if message.method == Method::SubscriptionsListen {
             self.place_listen(message, &mut context)?;
@@ -291,6 +291,7 @@ impl Inbound {
                 return Box::pin(self.task(&permitted, context.who.id())).await;
             }
             Method::SessionRespond => return self.session_respond(&permitted, context).await,
+            Method::SessionCatalog => return Box::pin(self.catalog_of_caller(&permitted, context.who)).await,
             Method::SessionEnd => return Ok(Box::pin(self.session_end(&permitted, context.who.id())).await),
             Method::ServerDiscover if self.upstream.relay().is_none() => {
                 let known = self.upstream.known().ok_or_else(|| self.starting())?;
@@ -298,13 +299,13 @@ impl Inbound {
             }
             _ => {}
         }
-        match (message.method.lists(), self.catalog_mode) {
-            (Some(kind), CatalogMode::Learned) => self.list(message, kind, context.who),
+        match message.method.lists() {
             // Boxed like what follows it in rarity: every request would carry its size.
-            (Some(kind), CatalogMode::PerCaller) => {
+            Some(kind) if self.caller_lists.always() => {
                 Box::pin(self.list_of_caller(kind, &permitted, &trace, context)).await
             }
-            (None, _) => self.forward(&permitted, &trace, context).await,
+            Some(kind) => Box::pin(self.list(message, kind, context.who)).await,
+            None => self.forward(&permitted, &trace, context).await,
         }
     }
 
@@ -357,11 +358,16 @@ impl Inbound {
     }
 
     /// Arguments that a tool's schema mirrors in headers must be equal there (2026-07-28 basic/transports).
-    fn check_param_headers(&self, head: &http::request::Parts, message: &Message) -> Result<(), Failure> {
+    fn check_param_headers(
+        &self,
+        head: &http::request::Parts,
+        message: &Message,
+        who: &Principal,
+    ) -> Result<(), Failure> {
         if self.header_checks == HeaderChecks::Tolerant {
             return Ok(());
         }
-        self.mirrored(message, |mirrored, arguments| {
+        self.mirrored(message, who, |mirrored, arguments| {
             let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
             mirrored.check(arguments, header).map_err(|why| Failure::HeaderMismatch(format!("Header mismatch: {why}")))
         })
@@ -369,8 +375,8 @@ impl Inbound {
     }
 
     /// The headers that a modern server wants with a call of a tool, made from its arguments.
-    pub(crate) fn param_headers(&self, message: &Message, into: &mut HeaderMap) {
-        self.mirrored(message, |mirrored, arguments| {
+    pub(crate) fn param_headers(&self, message: &Message, who: &Principal, into: &mut HeaderMap) {
+        self.mirrored(message, who, |mirrored, arguments| {
             for (name, value) in mirrored.generate(arguments) {
                 if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
                     into.insert(name, value);
@@ -380,11 +386,16 @@ impl Inbound {
     }
 
     /// Does something with what a called tool's schema mirrors in headers, if it does.
-    fn mirrored<T>(&self, message: &Message, with: impl FnOnce(&ParamHeaders, Option<&[u8]>) -> T) -> Option<T> {
+    fn mirrored<T>(
+        &self,
+        message: &Message,
+        who: &Principal,
+        with: impl FnOnce(&ParamHeaders, Option<&[u8]>) -> T,
+    ) -> Option<T> {
         if message.method != Method::ToolsCall {
             return None;
         }
-        let offer = self.keeper.offer();
+        let offer = self.offer_for(message, who.id());
         let name = message.target().unwrap_or_default();
         let Some(ToolHeaders::Mirrored(mirrored)) = offer.catalog.find(Kind::Tool, &name).map(|item| item.headers())
         else {
@@ -393,8 +404,12 @@ impl Inbound {
         Some(with(mirrored, message.params().get(Param::Arguments).map(|span| message.raw(span))))
     }
 
-    fn list(&self, message: &Message, kind: Kind, who: &Principal) -> Result<Response<OutBody>, Failure> {
-        let offer = self.keeper.offer();
+    async fn list(&self, message: &Message, kind: Kind, who: &Principal) -> Result<Response<OutBody>, Failure> {
+        let own = self.own_lists(message, who.id()).await;
+        let (offer, lists) = match &own {
+            Some(own) => (own.offer.clone(), &own.lists),
+            None => (self.keeper.offer(), &self.lists),
+        };
         if offer.greeted.is_none() {
             return Err(self.starting());
         }
@@ -403,8 +418,8 @@ impl Inbound {
         }
         let rules = self.gate.rules.load();
         let class = rules.policy.visibility_class(who);
-        let private = class != rules.policy.visibility_class(&Principal::anonymous());
-        let pieces = self.lists.reply(&self.service, &offer, message, kind, (class, private), |kind, name| {
+        let private = own.is_some() || class != rules.policy.visibility_class(&Principal::anonymous());
+        let pieces = lists.reply(&self.service, &offer, message, kind, (class, private), |kind, name| {
             self.gate.visible(who, kind, name)
         })?;
         Ok(reply::json_pieces(StatusCode::OK, pieces))
@@ -435,18 +450,20 @@ impl Inbound {
             false => None,
             true => Some(self.lease(request, peer).await?.to_listen()),
         };
-        let attach = (filter.wants_session() && lease.is_none()).then(|| Attach {
+        let attach = Attach {
             upstream: self.upstream.clone(),
             peer: peer.to_owned(),
             session: request.meta_text(Meta::Session).map(Into::into),
             declared: declared(request),
-        });
+        };
+        let lists = Followed::new(attach.clone(), self.keeper.offers(), self.caller_lists.always());
+        let attach = (filter.wants_session() && lease.is_none()).then_some(attach);
         let listen = Listen {
             id: request.id().unwrap_or_default(),
             filter,
             lease,
             attach,
-            offers: self.keeper.offers(),
+            lists,
             watch,
             names,
             patience: self.idle,

@@ -24,7 +24,10 @@ use outrigger_mcp::{
     error::INTERNAL,
 };
 use outrigger_proxy::failure::Failure;
-use outrigger_telemetry::{ServiceMetrics, metrics::CatalogState};
+use outrigger_telemetry::{
+    ServiceMetrics,
+    metrics::{CatalogState, LimitKind},
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -37,7 +40,7 @@ use self::{
     read::Reader,
 };
 use crate::{
-    config::{Catalog as CatalogSettings, Restart},
+    config::{Catalog as CatalogSettings, CatalogMode, Restart},
     upstream::{
         Upstream,
         http::HttpServer,
@@ -97,6 +100,8 @@ pub struct Offer {
     pub catalog_json: Bytes,
     /// What the server said of itself.
     pub greeted: Option<Arc<Greeted>>,
+    /// Whether lists depend on who asks: the catalog is not what everybody has.
+    pub varies: bool,
     /// Counts every change.
     pub version: u64,
 }
@@ -131,6 +136,7 @@ impl Keeper {
             catalog_json: catalog.to_health_json().into(),
             catalog,
             greeted: None,
+            varies: settings.mode == CatalogMode::PerCaller,
             version: 0,
         };
         let (offers, _) = watch::channel(Arc::new(offer));
@@ -185,6 +191,24 @@ impl Keeper {
             self.relist().await;
         }
         old
+    }
+
+    /// Says that lists depend on who asks. That stays so: who listed once for one caller may do so again.
+    pub(crate) fn varies(&self) {
+        if !self.offer().varies {
+            tracing::info!(
+                service = self.upstream.service(),
+                "the lists of a session are not those of others: from now on each caller is listed its own"
+            );
+            self.publish(|offer| offer.varies = true);
+        }
+    }
+
+    /// Counts lists of one caller that are larger than what is kept.
+    pub(crate) fn note_cut(&self, catalog: &Catalog) {
+        if Kind::ALL.iter().any(|kind| !catalog.list(*kind).complete()) {
+            self.metrics.limited(LimitKind::CallerLists);
+        }
     }
 
     /// Says that we are going away.
@@ -306,7 +330,8 @@ impl Keeper {
     async fn learn(&self, session: Option<&Session>, greeted: &Arc<Greeted>) -> Result<(), Failure> {
         let declared = Declared::everything();
         let before = self.offer();
-        let catalog = self.reader(session, greeted, &declared, &before.catalog).catalog().await?;
+        let limits = ListLimits { pages: self.settings.pages, items: self.settings.items, bytes: self.settings.bytes };
+        let catalog = self.reader(session, greeted, &declared, &before.catalog, limits).catalog().await?;
         self.offer_catalog(catalog, greeted);
         self.learned.send_replace(Instant::now());
         Ok(())
@@ -319,8 +344,8 @@ impl Keeper {
         greeted: &'a Greeted,
         declared: &'a Declared,
         known: &'a Catalog,
+        limits: ListLimits,
     ) -> Reader<'a> {
-        let limits = ListLimits { pages: self.settings.pages, items: self.settings.items, bytes: self.settings.bytes };
         Reader { upstream: &self.upstream, session, greeted, declared, known, limits }
     }
 

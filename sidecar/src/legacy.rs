@@ -128,7 +128,7 @@ impl Door {
     fn head(&self, message: &Message) -> http::request::Parts {
         let (mut head, ()) = Request::new(()).into_parts();
         head.headers = self.trace.clone();
-        self.inbound.param_headers(message, &mut head.headers);
+        self.inbound.param_headers(message, &self.who, &mut head.headers);
         head
     }
 }

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
 pub mod authorize;
+pub mod caller_lists;
 pub mod child;
 pub mod command;
 pub mod config;

@@ -6,6 +6,7 @@
 //! (docs/decisions/0002-session-extension.md).
 
 mod filter;
+mod followed;
 mod passed_on;
 
 use std::{sync::Arc, time::Duration};
@@ -13,8 +14,6 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use outrigger_mcp::{
     bridge::meta_keys::{SERVER_INFO, SUBSCRIPTION_ID},
-    catalog::Catalog,
-    catalog_kind::Kind,
     edit::{Edits, MetaEdit},
     envelope::{Message, Meta, Param, Shape},
     error::{notification, result_reply},
@@ -24,15 +23,15 @@ use outrigger_mcp::{
 };
 use outrigger_proxy::{body::BodySender, failure::Failure};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::broadcast,
     time::{Instant, sleep_until},
 };
 
 pub use filter::{Filter, MAX_TASKS};
+pub use followed::Followed;
 pub use passed_on::{closing, narrow, passed_on};
 
 use crate::{
-    keeper::Offer,
     tasks::{Names, Watch},
     upstream::{
         Asker, Lease, Upstream,
@@ -47,6 +46,7 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const PACE: Duration = Duration::from_secs(1);
 
 /// What finds the session of a caller who listens.
+#[derive(Clone)]
 pub struct Attach {
     /// The sessions.
     pub upstream: Arc<Upstream>,
@@ -76,8 +76,8 @@ pub struct Listen {
     pub lease: Option<Lease>,
     /// Waits for the caller's session, when the filter only wants to hear of it.
     pub attach: Option<Attach>,
-    /// Changes of the catalog.
-    pub offers: watch::Receiver<Arc<Offer>>,
+    /// What the caller is offered, and changes of that.
+    pub lists: Followed,
     /// News of the tasks that it names.
     pub watch: Option<Watch>,
     /// What tasks are called here.
@@ -98,9 +98,9 @@ impl Listen {
             tracing::debug!(%failure, "a resource could not be subscribed to");
         }
         self.take_requests(true);
-        let mut seen = self.offers.borrow_and_update().catalog.clone();
+        self.lists.look();
         if sender.send(sse::event(&self.filter.acknowledged(&self.id))).await.is_ok() {
-            self.feed(&sender, &mut heard, &mut seen, drain).await;
+            self.feed(&sender, &mut heard, drain).await;
         }
         self.take_requests(false);
         if let Err(failure) = self.subscribe("resources/unsubscribe").await {
@@ -109,13 +109,7 @@ impl Listen {
         let _ = sender.finish().await;
     }
 
-    async fn feed(
-        &mut self,
-        sender: &BodySender,
-        heard: &mut Heard,
-        seen: &mut Arc<Catalog>,
-        drain: impl Future<Output = ()>,
-    ) {
+    async fn feed(&mut self, sender: &BodySender, heard: &mut Heard, drain: impl Future<Output = ()>) {
         tokio::pin!(drain);
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         keep_alive.tick().await;
@@ -128,7 +122,7 @@ impl Listen {
                     return;
                 }
                 _ = keep_alive.tick() => vec![Bytes::from_static(b":\n\n")],
-                changed = self.offers.changed(), if due.is_none() => match changed {
+                changed = self.lists.changed(), if due.is_none() => match changed {
                     Ok(()) => {
                         let now = Instant::now();
                         due = Some(told_at.map_or(now, |at| now.max(at + PACE)));
@@ -138,7 +132,7 @@ impl Listen {
                 },
                 () = until(due) => {
                     due = None;
-                    let changes = self.list_changes(seen);
+                    let changes = self.list_changes();
                     if !changes.is_empty() {
                         told_at = Some(Instant::now());
                     }
@@ -211,19 +205,10 @@ impl Listen {
         sse::event(&edits.apply_flat(message.body()))
     }
 
-    fn list_changes(&mut self, seen: &mut Arc<Catalog>) -> Vec<Bytes> {
-        let now = self.offers.borrow_and_update().catalog.clone();
-        let before = std::mem::replace(seen, now.clone());
-        let groups: [(&[Kind], &str); 3] = [
-            (&[Kind::Tool], "notifications/tools/list_changed"),
-            (&[Kind::Prompt], "notifications/prompts/list_changed"),
-            (&[Kind::Resource, Kind::Template], "notifications/resources/list_changed"),
-        ];
-        groups
-            .iter()
-            .zip(self.filter.kinds)
-            .filter(|((kinds, _), wanted)| *wanted && kinds.iter().any(|kind| differs(&before, &now, *kind)))
-            .filter_map(|((_, method), _)| Message::parse(notification(method, None)).ok())
+    fn list_changes(&mut self) -> Vec<Bytes> {
+        let changed = self.lists.look();
+        let told = changed.iter().zip(self.filter.kinds).filter(|(_, wanted)| *wanted);
+        told.filter_map(|(kind, _)| Message::parse(notification(kind.as_ref()?.as_str(), None)).ok())
             .map(|message| self.stamped(&message))
             .collect()
     }
@@ -239,7 +224,7 @@ impl Listen {
                 let uri = message.text(Param::Uri)?;
                 (self.filter.session || self.filter.resources.iter().any(|u| *u == uri)).then(|| self.stamped(message))
             }
-            // Changes of lists are told from the catalog, once it has been learned again.
+            // Changes of lists are told once they have been read again: for all, or for this caller.
             (
                 Shape::Notification,
                 Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged,
@@ -345,11 +330,6 @@ async fn updated(updates: &mut Option<Exchange>) -> Option<Bytes> {
             Ok(Event::Done(..)) | Err(_) => return None,
         }
     }
-}
-
-fn differs(before: &Catalog, now: &Catalog, kind: Kind) -> bool {
-    let raw = |catalog: &Catalog| catalog.list(kind).items().iter().map(|item| item.raw().clone()).collect::<Vec<_>>();
-    raw(before) != raw(now)
 }
 
 async fn received(messages: &mut Option<broadcast::Receiver<Message>>) -> Option<Message> {

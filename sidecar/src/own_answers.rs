@@ -10,7 +10,7 @@ use bytes::Bytes;
 use outrigger_mcp::{
     bridge::{handshake::Greeted, meta_keys::SERVER_INFO, tasks::modern_capabilities},
     catalog::{
-        CacheScope,
+        CacheScope, ListPage, PageError,
         merge::{Merged, ServiceState, ServiceView},
         page::{PAGE_BYTES, PreparedList, suffix},
     },
@@ -18,7 +18,7 @@ use outrigger_mcp::{
     edit::Edits,
     envelope::{Field, Message, Param},
     error::result_reply,
-    json::{Span, decode_string, elements, member, quote},
+    json::{elements, member, quote},
     revision::Revision,
 };
 use outrigger_policy::CapabilityKind;
@@ -123,28 +123,41 @@ pub fn discover(request: &Message, greeted: &Greeted) -> Bytes {
     result_reply(&request.id().unwrap_or_default(), &result)
 }
 
-/// The reply to a list request as the server made it, without what the caller may not use; and no longer fit for a
-/// cache that callers share.
-pub fn visible_only(reply: &Message, kind: Kind, visible: impl Fn(&str) -> bool) -> Vec<Bytes> {
+/// The reply to a list request as the server made it, without what the caller may not use and what is no definition; and
+/// no longer fit for a cache that callers share. Clients of the stateless revision get no tools with invalid annotations
+/// (`modern`). Errors pass.
+///
+/// # Errors
+/// What is wrong with the result.
+pub fn visible_only(
+    reply: &Message,
+    kind: Kind,
+    modern: bool,
+    visible: impl Fn(&str) -> bool,
+) -> Result<Vec<Bytes>, PageError> {
     let body = reply.body();
-    let list = reply.result_span().and_then(|result| member(body, result, kind.list_member()));
-    let Some((list, items)) = list.and_then(|list| Some((list, elements(body, list)?))) else {
-        return vec![body.clone()];
-    };
-    let may = |item: &&Span| {
-        let name = member(body, **item, kind.key_member()).and_then(|name| decode_string(reply.raw(name)));
-        name.is_some_and(|name| visible(&name))
-    };
-    let kept: Vec<&[u8]> = items.iter().filter(may).map(|item| reply.raw(*item)).collect();
-    if kept.len() == items.len() && reply.results().get(Field::CacheScope).is_none() {
-        return vec![body.clone()];
+    let Some(result) = reply.result_span() else { return Ok(vec![body.clone()]) };
+    let mut page = ListPage::parse(kind, &reply.slice(result))?;
+    let missing = PageError::Items(kind.list_member());
+    let list = member(body, result, kind.list_member()).ok_or(missing)?;
+    if modern {
+        page.skip_invalid_headers();
+    }
+    let listed = elements(body, list).map_or(0, |items| items.len());
+    for skipped in &page.skipped {
+        tracing::debug!(skipped, "left out of a list of one caller");
+    }
+    let kept = page.items.iter().filter(|item| visible(item.key()));
+    let kept: Vec<&[u8]> = kept.map(|item| item.raw().as_ref()).collect();
+    if kept.len() == listed && reply.results().get(Field::CacheScope).is_none() {
+        return Ok(vec![body.clone()]);
     }
     let mut edits = Edits::new();
     edits.replace(list, [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
     if let Some(scope) = reply.results().get(Field::CacheScope) {
         edits.replace(scope, &b"\"private\""[..]);
     }
-    edits.apply(body)
+    Ok(edits.apply(body))
 }
 
 /// A `_meta` object that says who the server is.

@@ -40,6 +40,7 @@ use thiserror::Error;
 
 use crate::{
     authorize::Gate,
+    caller_lists::CallerLists,
     child::ChildSpec,
     config::{Command, Config, Egress, Upstream as UpstreamConfig},
     health::{HealthDocument, ready},
@@ -226,6 +227,7 @@ fn inbound(
     let listens = Listens::new(held.listens, held.listens_per_principal, service_metrics.clone());
     let upstream = Arc::new(Upstream::new(&config.service, reach(config, outbound, guard)?, settings, metrics));
     let keeper = Keeper::new(upstream.clone(), config.catalog.clone(), config.restart.clone(), service_metrics.clone());
+    let caller_lists = CallerLists::new(upstream.clone(), keeper.clone(), config.catalog.clone());
     let recorders = Recorders {
         metrics: service_metrics.clone(),
         access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped()).map_err(|e| other(&e))?,
@@ -252,7 +254,7 @@ fn inbound(
         ),
         tasks: Arc::new(Tasks::new(&replica, task_settings(config), service_metrics.clone()).map_err(|e| other(&e))?),
         lists: Lists::default(),
-        catalog_mode: config.catalog.mode,
+        caller_lists,
         health: HealthDocument { service: config.service.clone(), replica, limit: config.limits.entrance.in_flight },
         sessions: Sessions::new(
             client_sessions(config, &listens),

@@ -175,6 +175,22 @@ async def subscribe(pair: Pair) -> Verdict:
     return None
 
 
+async def growing(pair: Pair) -> Verdict:
+    """A tool that comes by a call and goes by another: told, listed, callable."""
+    name = f"sprout-{uuid4().hex}"
+    await pair.client.listen_to_lists()
+    for away in (False, True):
+        before = sum(m == "notifications/tools/list_changed" for m, _ in pair.client.notes)
+        same(await pair.text("grow", {"name": name, "away": away}), "grown")
+        told = lambda: sum(m == "notifications/tools/list_changed" for m, _ in pair.client.notes) > before  # noqa: E731
+        await pair.client.saw("notifications/tools/list_changed", lambda _: told())
+        names = {t["name"] for t in await pages(pair, "tools/list", "tools")}
+        same(pair.tool(name) in names, not away, "whether the new tool is listed")
+        if not away:
+            same(await pair.text(name), f"I am {name}")
+    return None
+
+
 async def prompt(pair: Pair) -> Verdict:
     result = await pair.client.request("prompts/get", {"name": pair.tool("greet"), "arguments": {"name": "Ada"}})
     same(result["messages"][0]["content"]["text"], "Greet Ada.")
@@ -370,6 +386,7 @@ FEATURES = [
     Feature("cancellation", cancel),
     Feature("reading resources", reading),
     Feature("resource subscriptions", subscribe),
+    Feature("changes of lists", growing),
     Feature("prompts", prompt),
     Feature("completion", completion),
     Feature("logging in calls", logging),

@@ -5,6 +5,7 @@ use outrigger_mcp::{headers, json::quote};
 /// A request being made up. Members are raw JSON, so that a test decides every byte.
 #[derive(Debug, Clone)]
 pub struct Call {
+    path: &'static str,
     method: String,
     id: Option<String>,
     params: String,
@@ -19,6 +20,7 @@ impl Call {
     /// A request without parameters beyond the required `_meta`.
     pub fn new(method: &str) -> Self {
         Self {
+            path: "/mcp",
             method: method.to_owned(),
             id: Some("1".into()),
             params: String::new(),
@@ -42,6 +44,18 @@ impl Call {
         Self::new("resources/read")
             .params(&format!("\"uri\":{}", quote(uri)))
             .header(headers::NAME, &headers::encode(uri))
+    }
+
+    /// The path of another endpoint.
+    #[must_use]
+    pub fn at(mut self, path: &'static str) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// Where it goes.
+    pub fn path(&self) -> &'static str {
+        self.path
     }
 
     /// The raw id; without one the message is a notification.

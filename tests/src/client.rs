@@ -76,7 +76,7 @@ impl Client {
     pub async fn try_open(&self, call: &Call) -> Result<Stream, SendError> {
         let mut request = Request::new(OutBody::full(call.bytes()));
         *request.headers_mut() = call.fields();
-        self.send(Method::POST, "/mcp", request).await
+        self.send(Method::POST, call.path(), request).await
     }
 
     /// Sends any request.

@@ -20,7 +20,14 @@ impl Session {
     /// # Panics
     /// When the handshake does not succeed.
     pub async fn open(client: &Client, version: &str, capabilities: &Value) -> Self {
-        let mut headers = HeaderMap::new();
+        Self::open_with(client, version, capabilities, HeaderMap::new()).await
+    }
+
+    /// The same, with headers that go with every request.
+    ///
+    /// # Panics
+    /// As [`Session::open`].
+    pub async fn open_with(client: &Client, version: &str, capabilities: &Value, mut headers: HeaderMap) -> Self {
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         headers.insert("accept", HeaderValue::from_static("application/json, text/event-stream"));
         let mut session = Self { client: client.clone(), headers };

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio::io::AsyncBufReadExt;
+
 /// The repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -30,6 +32,43 @@ pub fn fetching() -> String {
 pub fn calling() -> String {
     let script = root().join("tests/subjects-local/calling.py");
     format!("command: {}\n", words(&[&installed("venv/bin/python3"), script.to_str().unwrap()]))
+}
+
+/// The `command:` setting of the server whose lists grow in one session alone, made with the Python SDK.
+pub fn growing(options: &[&str]) -> String {
+    let (python, script) = growing_program();
+    let mut command = vec![python.as_str(), script.to_str().unwrap()];
+    command.extend(options);
+    format!("command: {}\n", words(&command))
+}
+
+fn growing_program() -> (String, PathBuf) {
+    (installed("venv-v1/bin/python3"), root().join("tests/subjects-local/growing.py"))
+}
+
+/// The same over Streamable HTTP.
+pub struct GrowingOverHttp {
+    /// Ended when dropped.
+    _child: tokio::process::Child,
+    /// Its MCP endpoint.
+    pub url: String,
+}
+
+impl GrowingOverHttp {
+    /// Starts one.
+    pub async fn start() -> Self {
+        let (python, script) = growing_program();
+        let mut child = tokio::process::Command::new(python)
+            .args([script.to_str().unwrap(), "--http"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = crate::wait::within("its port", lines.next_line()).await.unwrap().expect("it says its port");
+        Self { _child: child, url: format!("http://127.0.0.1:{port}/mcp") }
+    }
 }
 
 /// The program of the conformance backend.

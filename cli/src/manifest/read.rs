@@ -7,7 +7,9 @@ use outrigger_config::{Fields, doc, sections};
 use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
 use outrigger_policy::Principal;
 use outrigger_sidecar::config::egress::destination;
-use outrigger_sidecar::config::{Era, Firmness, Mode, SessionScope, era, read_sandbox, session_scope, variables};
+use outrigger_sidecar::config::{
+    CatalogMode, Era, Firmness, Mode, SessionScope, catalog_mode, era, read_sandbox, session_scope, variables,
+};
 
 use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, ServiceEgress, Source, Token};
 use crate::up::INGRESS;
@@ -111,6 +113,11 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
     let text = doc("What one session of a server that keeps sessions (or one child process) is shared by.");
     let text = text.because("no caller meets another one's state");
     let session = f.with_default("session", text, session_scope(), SessionScope::PerPrincipal);
+    let text = doc(
+        "Whose lists are offered: `shared`, one catalog for all, and in sessions that say that theirs have changed their own; or `per_caller`, each caller's own, asked for whenever it lists.",
+    );
+    let text = text.because("nearly every server lists the same for everybody, and says where it does not");
+    let catalog = f.with_default("catalog", text, catalog_mode(), CatalogMode::Shared);
     let text = doc("As `ingress.header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
     let tolerant = f.optional("header_checks", text, sections::tolerance());
     let runs = matches!(source, Some(Source::Url(_)));
@@ -132,6 +139,7 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
         sandbox: sandbox?,
         era,
         session,
+        catalog,
         tolerant,
         egress,
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use outrigger_config::Secret;
 use outrigger_policy::egress::{EgressRule, Host, Rules};
-use outrigger_sidecar::config::{Era, SessionScope};
+use outrigger_sidecar::config::{CatalogMode, Era, SessionScope};
 use serde_json::{Map, Value, json};
 
 use super::state::StateDir;
@@ -57,6 +57,9 @@ impl Plan<'_> {
         }
         set("era", json!(era(service.era)));
         set("session", json!(session(service.session)));
+        if service.catalog == CatalogMode::PerCaller {
+            set("catalog", json!({"mode": "per_caller"}));
+        }
         set("identity", self.identity(&service.name));
         let id = |name: &str| format!("spiffe://{}/{name}", self.manifest.trust_domain());
         let callers = std::iter::once(INGRESS).chain(self.callers(service)).map(id);

@@ -69,6 +69,7 @@ methods! {
     TasksChanged = "notifications/tasks",
     SessionRespond = "outrigger.dev/respond",
     SessionEnd = "outrigger.dev/end",
+    SessionCatalog = "outrigger.dev/catalog",
     SessionEvent = "notifications/outrigger.dev/request",
 }
 
@@ -82,6 +83,11 @@ impl Method {
             Method::ResourcesTemplatesList => Some(Kind::Template),
             _ => None,
         }
+    }
+
+    /// Whether it tells that a list has changed.
+    pub fn tells_of_list(self) -> bool {
+        matches!(self, Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
     }
 
     /// Whether a modern server may answer it with `input_required` (MRTR, patterns/mrtr).

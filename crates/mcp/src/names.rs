@@ -108,6 +108,13 @@ impl Naming {
     }
 }
 
+/// Whether a name could be one that [`Naming::shorten`] made: it ends in `_` and 8 hex digits.
+pub fn looks_shortened(name: &str) -> bool {
+    let hash = name.len().checked_sub(HASH_PART).and_then(|at| name.as_bytes().get(at..));
+    let digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    hash.is_some_and(|hash| hash.first() == Some(&b'_') && hash.iter().skip(1).all(digit))
+}
+
 /// Checks the rule `[a-z0-9]([a-z0-9-]*[a-z0-9])?`, at most [`MAX_SERVICE_NAME`] bytes.
 ///
 /// # Errors

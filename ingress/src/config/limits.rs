@@ -22,6 +22,10 @@ pub struct Limits {
     pub page_bytes: usize,
     /// Bytes of the merged instructions.
     pub instructions_bytes: usize,
+    /// Bytes of what one service lists for one caller, where that depends on the caller.
+    pub caller_list_bytes: usize,
+    /// Bytes of all such lists that are kept.
+    pub caller_lists_bytes: usize,
 }
 
 /// How long each step may take.
@@ -68,7 +72,22 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let text = doc("Bytes of the merged instructions; each service gets a fair share.")
         .because("every agent pays for them in its context, about 2,000 tokens");
     let instructions_bytes = f.with_default("instructions_bytes", text, kinds::bytes(0..=MIB), 8 * KIB);
-    Some(Limits { entrance, sessions, sessions_per_principal, session, page_bytes, instructions_bytes })
+    let text = doc("Bytes of what one service lists for one caller, where that depends on the caller.")
+        .because("a few thousand tools; a sidecar keeps 2 MiB of each list");
+    let caller_list_bytes = f.with_default("caller_list_bytes", text, kinds::bytes(KIB..=1024 * MIB), 8 * MIB);
+    let text = doc("Bytes of lists that depend on their callers, kept for all of them; those unused for longest give way, and are asked for again.")
+        .because("a thousand callers of services with twenty tools each");
+    let caller_lists_bytes = f.with_default("caller_lists_bytes", text, kinds::bytes(KIB..=64 * 1024 * MIB), 64 * MIB);
+    Some(Limits {
+        entrance,
+        sessions,
+        sessions_per_principal,
+        session,
+        page_bytes,
+        instructions_bytes,
+        caller_list_bytes,
+        caller_lists_bytes,
+    })
 }
 
 pub(super) fn read_timeouts(f: &mut Fields<'_>) -> Option<Timeouts> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger_config::kinds::Kind;
 use outrigger_config::sections::{
     self, CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, SessionLimits, any_duration, how_many, sized,
 };
@@ -73,8 +74,8 @@ pub struct Restart {
 /// Whose lists the sidecar offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CatalogMode {
-    /// One catalog for all, learned by the sidecar.
-    Learned,
+    /// One catalog for all, and what sessions say is different in them.
+    Shared,
     /// The server's lists depend on who asks; they are asked for per caller.
     PerCaller,
 }
@@ -92,6 +93,8 @@ pub struct Catalog {
     pub items: usize,
     /// Bytes of all definitions.
     pub bytes: usize,
+    /// Bytes of one list that is one caller's own.
+    pub caller_bytes: usize,
 }
 
 pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
@@ -190,11 +193,11 @@ pub(super) fn read_restart(f: &mut Fields<'_>) -> Option<Restart> {
 
 pub(super) fn read_catalog(f: &mut Fields<'_>) -> Option<Catalog> {
     let text = doc(
-        "`learned`: one catalog for all. `per_caller`: the server's lists depend on who asks, so each caller's are asked for.",
+        "`shared`: one catalog for all, and besides it the lists of sessions that say that theirs have changed. `per_caller`: the server's lists depend on who asks, so each caller's are asked for.",
     );
-    let modes = kinds::choice(&[("learned", CatalogMode::Learned), ("per_caller", CatalogMode::PerCaller)]);
+    let modes = catalog_mode();
     let text = text.because("nearly every server lists the same for everybody").env("OUTRIGGER_CATALOG");
-    let mode = f.with_default("mode", text, modes, CatalogMode::Learned);
+    let mode = f.with_default("mode", text, modes, CatalogMode::Shared);
     let text = doc("Lists are fetched again this often, besides on `list_changed`.")
         .because("many servers change their lists and never say so; a fetch costs them milliseconds");
     let refresh = f.with_default("refresh", text, kinds::duration(SECOND..=24 * HOUR), 5 * MINUTE);
@@ -205,5 +208,13 @@ pub(super) fn read_catalog(f: &mut Fields<'_>) -> Option<Catalog> {
     let items = f.with_default("items", text, how_many(), 10_000);
     let text = doc("Bytes of one list's definitions.").because("3 KiB for each of 10,000 items");
     let bytes = f.with_default("bytes", text, kinds::bytes(64 * KIB..=1024 * MIB), 32 * MIB);
-    Some(Catalog { mode, refresh, pages, items, bytes })
+    let text = doc("Bytes of one list's definitions where it is one caller's own; each session may have such lists.")
+        .because("a thousand tools, and a hundred sessions of them fit the memory of a small machine");
+    let caller_bytes = f.with_default("caller_bytes", text, kinds::bytes(KIB..=256 * MIB), 2 * MIB);
+    Some(Catalog { mode, refresh, pages, items, bytes, caller_bytes })
+}
+
+/// The kind of a `catalog` setting.
+pub fn catalog_mode() -> Kind<CatalogMode> {
+    kinds::choice(&[("shared", CatalogMode::Shared), ("per_caller", CatalogMode::PerCaller)])
 }

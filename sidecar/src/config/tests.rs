@@ -46,7 +46,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!((config.limits.entrance.body_bytes, config.limits.line_bytes), (4 << 20, 16 << 20));
     assert_eq!(config.timeouts.upstream_idle, Duration::from_secs(4));
     assert_eq!(config.timeouts.common.drain, Duration::from_secs(25));
-    assert_eq!(config.catalog.mode, CatalogMode::Learned);
+    assert_eq!(config.catalog.mode, CatalogMode::Shared);
     assert_eq!((config.access_log, config.audit, config.threads), (Output::Off, Output::Stderr, 1));
     assert_eq!(config.warnings.len(), 1, "no policy is worth a warning");
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use http::Method as HttpMethod;
-use outrigger_mcp::{bridge::handshake::Greeted, envelope::Message, error::request, method::Method};
+use outrigger_mcp::{bridge::handshake::Greeted, envelope::Message, error::request};
 use tokio::{sync::broadcast, time::sleep};
 
 use super::ask::modern_request_params;
 use crate::upstream::{
     Upstream,
     http::{Answer, EventStream, modern_fields},
-    session::Session,
+    session::{Declared, Session},
 };
 
 /// How news of the server reach the keeper.
@@ -58,7 +58,7 @@ impl<'a> Changes<'a> {
                 tokio::select! {
                     () = session.ended() => return Changed::Gone("the server ended".into()),
                     message = receiver.recv() => match message {
-                        Ok(message) if is_list_change(&message) => return Changed::List,
+                        Ok(message) if message.method.tells_of_list() => return Changed::List,
                         Ok(_) => {}
                         Err(broadcast::error::RecvError::Lagged(_)) => return Changed::List,
                         Err(broadcast::error::RecvError::Closed) => return Changed::Gone("the server ended".into()),
@@ -68,7 +68,7 @@ impl<'a> Changes<'a> {
             Changes::Listen(events) => loop {
                 match events.next().await {
                     Ok(Some(data)) => {
-                        if Message::parse(data).is_ok_and(|m| is_list_change(&m)) {
+                        if Message::parse(data).is_ok_and(|m| m.method.tells_of_list()) {
                             return Changed::List;
                         }
                     }
@@ -91,14 +91,10 @@ impl<'a> Changes<'a> {
 }
 
 fn listen_params() -> Vec<u8> {
-    let mut params = modern_request_params(None);
+    let mut params = modern_request_params(&Declared::everything(), None);
     params.pop();
     params.extend_from_slice(
         br#","notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#,
     );
     params
-}
-
-fn is_list_change(message: &Message) -> bool {
-    matches!(message.method, Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
 }

@@ -311,7 +311,11 @@ impl Sight {
         match Kind::ALL.into_iter().find(listed) {
             Some(kind) => {
                 let visible = |name: &str| self.inbound.gate.visible(&self.who, policy_kind(kind), name);
-                visible_only(&reply, kind, visible)
+                visible_only(&reply, kind, false, visible).unwrap_or_else(|error| {
+                    let service = self.inbound.service.to_string();
+                    let failure = Failure::Broken { service, reason: error.to_string() };
+                    vec![failure.rpc().reply(reply.id().as_deref())]
+                })
             }
             None => vec![bytes],
         }

@@ -10,7 +10,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -119,6 +119,8 @@ pub struct Channel {
     demux: Mutex<Demux<Slot>>,
     outlet: Outlet,
     session: broadcast::Sender<Message>,
+    /// How often the server said that a list has changed.
+    announced: AtomicU64,
     closed: AtomicBool,
     on_close: Notify,
     /// Whether some listener takes requests that belong to no call.
@@ -137,6 +139,7 @@ impl Channel {
             demux: Mutex::new(Demux::new()),
             outlet,
             session,
+            announced: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             on_close: Notify::new(),
             takes_requests: AtomicUsize::new(0),
@@ -210,6 +213,11 @@ impl Channel {
     /// Messages that belong to the session.
     pub fn subscribe(&self) -> broadcast::Receiver<Message> {
         self.session.subscribe()
+    }
+
+    /// How often the server said that a list has changed.
+    pub fn announced(&self) -> u64 {
+        self.announced.load(Ordering::Acquire)
     }
 
     /// Says that a listener takes requests outside calls, or (with `false`) no longer.
@@ -347,6 +355,9 @@ impl Channel {
             tracing::debug!(service = self.service, %method, "a request of the server that belongs to no call; refused");
             self.write_now(stray(&method, message.id().as_deref()));
             return;
+        }
+        if message.method.tells_of_list() {
+            self.announced.fetch_add(1, Ordering::AcqRel);
         }
         let _ = self.session.send(message);
     }

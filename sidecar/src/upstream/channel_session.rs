@@ -102,7 +102,8 @@ impl ChannelSession {
         trace: &[(&str, Bytes)],
     ) -> Result<Exchange, Failure> {
         let receiver = self.channel.open_call();
-        if request.method == Method::SubscriptionsListen {
+        // Nothing is asked on behalf of these, and what is said meanwhile is not about them.
+        if request.method == Method::SubscriptionsListen || request.method.lists().is_some() {
             self.channel.listen_call(receiver.id);
         }
         let call = Call::new(request, receiver.id).on(self.greeted.revision);

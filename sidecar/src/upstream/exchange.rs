@@ -300,6 +300,11 @@ async fn receive_http(session: &Arc<HttpSession>, source: &mut Source, upstream_
                 let message = parse(server, data)?;
                 let foreign = matches!(message.shape, Shape::Result | Shape::Error)
                     && message.id().as_deref() != Some(upstream_id.to_string().as_bytes());
+                if message.method.tells_of_list() {
+                    // Some servers write everything on the stream of the call at hand.
+                    session.tell(message);
+                    continue;
+                }
                 if !foreign {
                     return Ok(message);
                 }

@@ -51,6 +51,8 @@ pub struct HttpSession {
     pub(super) expired: AtomicBool,
     pub(super) ended: CancellationToken,
     pub(super) messages: broadcast::Sender<Message>,
+    /// How often the server said that a list has changed.
+    pub(super) announced: AtomicU64,
     pub(super) takes_requests: AtomicUsize,
     /// Calls in flight that may be asked something.
     askable: std::sync::Mutex<HashMap<u64, Askable>>,
@@ -164,6 +166,7 @@ impl HttpSession {
             expired: AtomicBool::new(false),
             ended: CancellationToken::new(),
             messages,
+            announced: AtomicU64::new(0),
             takes_requests: AtomicUsize::new(0),
             askable: std::sync::Mutex::default(),
             shared: AtomicBool::new(false),
@@ -315,8 +318,17 @@ impl HttpSession {
                 let error = outrigger_mcp::error::RpcError::new(outrigger_mcp::error::METHOD_NOT_FOUND, text);
                 let _ = self.post(error.reply(message.id().as_deref())).await;
             }
-            _ => drop(self.messages.send(message)),
+            _ => self.tell(message),
         }
+    }
+
+    /// Tells whoever listens of what belongs to no call, whatever stream it came on.
+    pub(super) fn tell(&self, message: Message) {
+        if message.method.tells_of_list() {
+            self.announced.fetch_add(1, Ordering::AcqRel);
+        }
+        // Nobody may be listening.
+        let _ = self.messages.send(message);
     }
 }
 

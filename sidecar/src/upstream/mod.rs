@@ -14,6 +14,7 @@ pub mod http;
 pub mod http_session;
 pub mod http_sse;
 mod opening;
+pub mod own_lists;
 pub mod owner;
 pub mod parking;
 mod room;
@@ -38,12 +39,13 @@ use outrigger_telemetry::{
     metrics::{LimitKind, OpenGuard, SessionKind},
 };
 use tokio::{
-    sync::{Notify, OnceCell},
+    sync::{Notify, OnceCell, watch},
     time::Instant,
 };
 
 use self::{
     http::HttpServer,
+    own_lists::OwnLists,
     owner::Owner,
     room::{Caps, Room, room},
     session::{Declared, Session},
@@ -97,6 +99,8 @@ pub struct Upstream {
     main: ArcSwapOption<Session>,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
     opened: Notify,
+    /// Counts changes of what sessions list for themselves.
+    own_changes: watch::Sender<u64>,
     serial: AtomicU64,
     started: Instant,
 }
@@ -120,6 +124,8 @@ struct Entry {
     listeners: AtomicUsize,
     /// Milliseconds since the start of the sidecar.
     last_used: AtomicU64,
+    /// What the server lists in this session.
+    own: OwnLists,
     single_use: bool,
 }
 
@@ -132,6 +138,7 @@ impl Entry {
             users: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             last_used: AtomicU64::new(last_used),
+            own: OwnLists::default(),
             single_use,
         }
     }
@@ -235,6 +242,7 @@ impl Upstream {
             main: ArcSwapOption::empty(),
             entries: Mutex::new(HashMap::new()),
             opened: Notify::new(),
+            own_changes: watch::Sender::new(0),
             serial: AtomicU64::new(0),
             started: Instant::now(),
         }

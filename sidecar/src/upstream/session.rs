@@ -84,6 +84,14 @@ impl Session {
         }
     }
 
+    /// How often the server said that a list has changed.
+    pub fn announced(&self) -> u64 {
+        match self {
+            Session::Channel(s) => s.channel.announced(),
+            Session::Http(s) => s.announced.load(Ordering::Acquire),
+        }
+    }
+
     /// Says that a listener takes requests outside calls, or no longer does.
     pub fn take_requests(&self, takes: bool) {
         match self {

@@ -228,6 +228,15 @@ class Client(Ears):
         if ack.get("_meta", {}).get(P + "subscriptionId") != own or ack["notifications"].get("resourceSubscriptions") != [uri]:
             raise RuntimeError(f"acknowledged {ack}")
 
+    async def listen_to_lists(self) -> None:
+        """Older revisions tell of changes without being asked."""
+        if self.modern:
+            wanted = {"notifications": {"toolsListChanged": True}}
+            own, message, self.listening = self.begin("subscriptions/listen", wanted)
+            await self.transport.send(message)
+            await self.saw("notifications/subscriptions/acknowledged",
+                           lambda p: p.get("_meta", {}).get(P + "subscriptionId") == own)
+
     # --- inwards
     async def receive(self, message: dict) -> None:
         if "method" in message and "id" in message:

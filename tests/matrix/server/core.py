@@ -46,6 +46,8 @@ class Server:
     cancelled: set[str] = field(default_factory=set)
     listens: dict[int, tuple[Any, dict, Callable]] = field(default_factory=dict)
     sessions: list[Session] = field(default_factory=list)
+    # Tools that came by calls; in older revisions each session has its own.
+    grown: list[str] = field(default_factory=list)
     tasks: dict[str, dict] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,6 +90,13 @@ class Server:
                 params = {"uri": uri, "_meta": {P + "subscriptionId": own_id}}
                 send({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params})
 
+    def tools_changed(self) -> None:
+        """Modern: tells whoever listens. An older revision tells its own session."""
+        for own_id, wanted, send in list(self.listens.values()):
+            if wanted.get("toolsListChanged"):
+                params = {"_meta": {P + "subscriptionId": own_id}}
+                send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params})
+
 
 @dataclass
 class Session:
@@ -102,10 +111,11 @@ class Session:
     pending: dict[str, list] = field(default_factory=dict)
     running: dict[str, Call] = field(default_factory=dict)
     count: int = 0
+    grown: list[str] = field(default_factory=list)
     next_id: int = 0
 
-    def notify(self, method: str, params: dict) -> None:
-        self.send({"jsonrpc": "2.0", "method": method, "params": params})
+    def notify(self, method: str, params: dict | None = None) -> None:
+        self.send({"jsonrpc": "2.0", "method": method, **({"params": params} if params is not None else {})})
 
     def ask(self, send: Callable[[dict], None], method: str, params: dict, patience: float = PATIENCE) -> dict:
         """A request to the client over `send`; returns its response."""
@@ -169,6 +179,11 @@ class Call:
     @property
     def caps(self) -> dict:
         return self.meta.get(P + "clientCapabilities", {}) if self.server.modern else self.session.caps
+
+    @property
+    def grown(self) -> list[str]:
+        """The tools that came by calls, where this one is made."""
+        return self.server.grown if self.server.modern else self.session.grown
 
     def cancel(self) -> None:
         with self.server.changed:

@@ -67,12 +67,15 @@ def list_tools(call: Call) -> dict:
     tools, cursor = tools_of(call.server.revision), call.params.get("cursor")
     if cursor not in (None, "rest"):
         raise Refuse(-32602, "Unknown cursor")
+    tools += [{"name": name, "inputSchema": {"type": "object"}} for name in call.grown]
     page = {"tools": tools[3:]} if cursor else {"tools": tools[:3], "nextCursor": "rest"}
     return cacheable(call, page)
 
 
 def call_tool(call: Call) -> dict:
     name = call.params.get("name")
+    if name in call.grown:
+        return text(f"I am {name}")
     if name not in {t["name"] for t in tools_of(call.server.revision)}:
         raise Refuse(-32602, f"Unknown tool: {name}")
     if "task" in call.params:

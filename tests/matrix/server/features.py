@@ -179,6 +179,20 @@ def tool_whisper(call: Call) -> dict:
     return after(call, say)
 
 
+def tool_grow(call: Call) -> dict:
+    """Adds a tool, or takes it away again."""
+    name, grown = call.arguments["name"], call.grown
+    if call.arguments.get("away"):
+        grown.remove(name)
+    else:
+        grown.append(name)
+    if call.server.modern:
+        call.server.tools_changed()
+    else:
+        call.session.notify("notifications/tools/list_changed")
+    return text("grown")
+
+
 def tool_slow(call: Call) -> dict:
     """May run as a task."""
     return text("slow result")

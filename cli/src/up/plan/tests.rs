@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use outrigger_policy::{Capability, CapabilityKind, PolicySet, Principal};
-use outrigger_sidecar::config::{Config as Sidecar, Upstream};
+use outrigger_sidecar::config::{CatalogMode, Config as Sidecar, Upstream};
 
 use super::Plan;
 use crate::manifest::Manifest;
@@ -26,6 +26,7 @@ services:
     cwd: relative
     era: legacy
     session: shared
+    catalog: per_caller
   notes: { url: "http://127.0.0.1:9001/mcp" }
 "#;
 
@@ -55,6 +56,7 @@ fn sidecars_read_what_is_written_for_them() {
         assert_eq!((command.env[0].0.as_str(), command.env[0].1.reveal()), ("KEY", "hun: ter2 #"));
         assert!(command.cwd.as_ref().is_some_and(|cwd| cwd.is_absolute() && cwd.ends_with("relative")));
         assert_eq!((other.era, other.session), (plan.manifest.services[1].era, plan.manifest.services[1].session));
+        assert_eq!((fs.catalog.mode, other.catalog.mode), (CatalogMode::Shared, CatalogMode::PerCaller));
         assert!(matches!(read(2).upstream, Upstream::Url(url) if url.to_string() == "http://127.0.0.1:9001/mcp"));
     });
 }

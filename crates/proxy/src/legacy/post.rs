@@ -308,6 +308,7 @@ fn answer_here(session: &Session, message: &Message) -> Option<Result<&'static [
         | Method::SubscriptionsListen
         | Method::SessionRespond
         | Method::SessionEnd
+        | Method::SessionCatalog
         | Method::TasksUpdate => Err(Failure::UnknownMethod(message.method_name().into_owned())),
         _ => return None,
     };

@@ -159,6 +159,8 @@ closed_label! {
         SessionQuestions = "session_questions",
         /// Resources that one session or listen subscribes to.
         Subscriptions = "subscriptions",
+        /// Lists of one caller: kept, or of one.
+        CallerLists = "caller_lists",
         /// Child processes.
         Children = "children",
         /// Calls that wait for their client's answer.
