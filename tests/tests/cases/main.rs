@@ -12,6 +12,7 @@ mod lists;
 mod names;
 mod probes;
 mod questions;
+mod reads;
 mod resources;
 mod sessions;
 mod trust;
