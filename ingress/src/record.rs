@@ -163,6 +163,7 @@ impl HttpRecord {
             bytes_in: self.bytes_in,
             bytes_out,
             trace: call.map_or_else(TraceContext::new_root, |call| call.trace),
+            egress: None,
         });
     }
 }
@@ -261,6 +262,7 @@ impl Drop for CallRecord {
             outcome,
             duration: elapsed,
             trace: self.trace,
+            egress: None,
             argument_digest: self.digest,
         };
         // Lost records are counted by the log.

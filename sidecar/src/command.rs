@@ -67,7 +67,7 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
             with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin)))
         }
         None if arguments.egress_only => match read(arguments.config, EgressOnly::from_sources) {
-            Ok(config) => run(config.threads, outbound::alone::process(config)).into(),
+            Ok((config, file)) => run(config.threads, outbound::alone::process(EgressOnly { file, ..config })).into(),
             Err(text) => usage(&text),
         },
         None => with_config(arguments.config, |config| {
@@ -79,7 +79,7 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
 
 fn with_config(path: Option<PathBuf>, go: impl FnOnce(Config) -> Exit) -> ExitCode {
     match read(path, Config::from_sources) {
-        Ok(config) => go(config).into(),
+        Ok((config, file)) => go(Config { file, ..config }).into(),
         Err(text) => usage(&text),
     }
 }
@@ -90,16 +90,19 @@ fn usage(text: &str) -> ExitCode {
     Exit::Usage.into()
 }
 
-/// Reads settings of one kind or the other.
+/// Reads settings of one kind or the other, and says from where.
 fn read<T>(
     path: Option<PathBuf>,
     from_sources: impl Fn(Option<(&str, &str)>, Env<'_>) -> Result<T, Diagnostics>,
-) -> Result<T, String> {
+) -> Result<(T, Option<PathBuf>), String> {
     let env = |name: &str| std::env::var(name).ok();
-    let Some(path) = path else { return from_sources(None, &env).map_err(|e| e.to_string()) };
+    let Some(path) = path else {
+        return from_sources(None, &env).map(|config| (config, None)).map_err(|e| e.to_string());
+    };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {name}: {e}"))?;
-    from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())
+    let config = from_sources(Some((&name, &text)), &env).map_err(|e| e.to_string())?;
+    Ok((config, Some(path)))
 }
 
 fn redirect(command: &RedirectCommand) -> ExitCode {

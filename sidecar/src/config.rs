@@ -16,7 +16,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kind
 use outrigger_proxy::peek::HeaderChecks;
 
 pub use alone::EgressOnly;
-pub use egress::{Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode};
+pub use egress::{Attribution, Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts, catalog_mode};
 pub use mesh::Mesh;
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
@@ -71,6 +71,8 @@ pub struct Config {
     pub trace: Trace,
     /// Threads that handle requests.
     pub threads: usize,
+    /// The file that it was read from, which is looked at again when it changes.
+    pub file: Option<PathBuf>,
     /// Things to tell the operator that stop nothing.
     pub warnings: Vec<Diagnostic>,
 }
@@ -142,6 +144,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         mesh: mesh?,
         trace: trace?,
         threads,
+        file: None,
         warnings: Vec::new(),
     })
 }

@@ -269,10 +269,7 @@ impl Inbound {
         }
         let trace = self.trace(&context.head.headers, message, context.record);
         let permitted = self.gate.permit(context.who, message, context.record)?;
-        if let (Some(calls), Method::ToolsCall, Some(tool)) = (&self.calls, message.method, &context.record.capability)
-        {
-            context.record.at_work = Some(calls.begin(tool.clone(), context.record.trace));
-        }
+        self.note_call(message, context.record).await?;
         if let Err(mismatch) = self.check_param_headers(context.head, message, context.who) {
             // The client may know a newer list than we do.
             if !Box::pin(self.keeper.look_again()).await {
@@ -321,11 +318,26 @@ impl Inbound {
         Ok(())
     }
 
-    /// Notes a permitted call of a tool for the outbound half, until its record is written.
-    pub(crate) fn note_call(&self, message: &Message, record: &mut Record) {
-        if let (Some(calls), Method::ToolsCall, Some(tool)) = (&self.calls, message.method, &record.capability) {
-            record.at_work = Some(calls.begin(tool.clone(), record.trace));
+    /// Notes a permitted call of a tool for the outbound half, until its record is written; waits for its turn where calls
+    /// are one after the other.
+    ///
+    /// # Errors
+    /// [`Failure::Limited`] when its turn does not come in time.
+    pub(crate) async fn note_call(&self, message: &Message, record: &mut Record) -> Result<(), Failure> {
+        let (Some(calls), Method::ToolsCall, Some(tool)) = (&self.calls, message.method, &record.capability) else {
+            return Ok(());
+        };
+        let mut turn = None;
+        if calls.takes_turns() {
+            // Rare, and no reason for every request to have room for it.
+            let waited = Box::pin(tokio::time::timeout(self.idle, calls.turn())).await;
+            turn = waited.map_err(|_elapsed| {
+                let retry = Duration::from_secs(1);
+                Failure::over(&self.recorders.metrics, LimitKind::Queue, "egress.attribution", retry)
+            })?;
         }
+        record.at_work = Some(calls.begin(tool.clone(), record.trace, turn));
+        Ok(())
     }
 
     /// Whether the server is one that has sessions.

@@ -29,8 +29,10 @@ mod redirected;
 pub mod refusal;
 mod relay;
 pub mod resolve;
+mod revoke;
 mod socks;
 mod splice;
+mod tally;
 pub mod target;
 mod transparent;
 mod tunnel;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use outrigger_egress::socks::VERSION as SOCKS5;
+use outrigger_policy::egress::Rules;
 use outrigger_policy::limit::{Breakers, Nanos};
 use outrigger_telemetry::metrics::{
     ConnectionOutcome, DenyReason, EgressMetrics, LimitKind, Listener as ListenerLabel,
@@ -53,7 +56,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Egress;
+use crate::config::{Egress, Mode};
 use crate::start::{StartError, sink};
 use http::Spoken;
 use identify::Calls;
@@ -123,7 +126,7 @@ impl Outbound {
             in_force: ArcSwap::from_pointee(InForce::new(settings.rules.clone(), settings.mode)),
             breakers: Breakers::new(settings.breaker),
             started: Instant::now(),
-            calls: Arc::default(),
+            calls: Calls::new(settings.attribution),
             settings,
         }
     }
@@ -201,6 +204,13 @@ impl Outbound {
     /// Opens the log's file again, after a rotation.
     pub fn reopen(&self) {
         self.log.reopen();
+    }
+
+    /// Puts changed rules in force. Tunnels that they do not allow are cut.
+    pub fn reload(&self, rules: Rules, mode: Mode) {
+        let changed = self.in_force().reload(rules, mode);
+        let before = self.in_force.swap(Arc::new(changed));
+        before.replaced.cancel();
     }
 
     fn denied(&self, reason: DenyReason) {

@@ -18,7 +18,8 @@ use outrigger_proxy::{
     handshake::{ConnInfo, HttpVersion},
 };
 use outrigger_telemetry::{
-    AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, ServiceMetrics, TraceContext,
+    AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, EgressOfCall, ServiceMetrics,
+    TraceContext,
     metrics::{InFlight, Outcome},
 };
 use tokio::time::Instant;
@@ -211,6 +212,7 @@ impl Record {
                 outcome,
                 duration,
                 trace: self.trace,
+                egress: self.egress(),
                 argument_digest: self.digest,
             };
             if let Err(error) = self.recorders.audit.record(record) {
@@ -218,6 +220,11 @@ impl Record {
             }
         }
         self.write_access(Some(method), outcome, duration, bytes_out);
+    }
+
+    /// What the server dialled for a call of a tool.
+    fn egress(&self) -> Option<Box<EgressOfCall>> {
+        self.at_work.as_ref().and_then(AtWork::told)
     }
 
     fn write_access(&self, method: Option<Method>, outcome: Outcome, duration: Duration, bytes_out: u64) {
@@ -240,6 +247,7 @@ impl Record {
             bytes_in: self.bytes_in,
             bytes_out,
             trace: self.trace,
+            egress: self.egress(),
         });
     }
 }

@@ -12,7 +12,7 @@ use outrigger_telemetry::{
 };
 use tokio::time::Instant;
 
-use crate::{authorize::Rules, inbound::Inbound, outbound::Outbound, start::StartError};
+use crate::{authorize::Rules, config::Egress, inbound::Inbound, outbound::Outbound, start::StartError};
 
 /// How often certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
@@ -66,6 +66,44 @@ pub async fn policies(inbound: Arc<Inbound>, outbound: Option<Arc<Outbound>>, fi
         };
         inbound.metrics.reload(ReloadKind::Policy, outcome);
     }
+}
+
+/// Watches the settings file for ever, for what the server may reach; `read` reads it. Other settings wait for a restart.
+pub async fn egress(
+    outbound: Arc<Outbound>,
+    metrics: Arc<Metrics>,
+    file: PathBuf,
+    read: impl Fn(&str, &str) -> Result<Option<Egress>, String>,
+) {
+    let Ok(mut watcher) = FileWatcher::new([file.clone()], DEFAULT_INTERVAL) else { return };
+    loop {
+        watcher.changed().await;
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("cannot read {name}: {error}"));
+        let changed = text.and_then(|text| read(&name, &text));
+        let outcome = match changed.map(|egress| egress.ok_or("there is no `egress` any more")) {
+            Ok(Ok(egress)) => take_up(&outbound, egress),
+            Ok(Err(error)) => failed(error),
+            Err(error) => failed(&error),
+        };
+        metrics.reload(ReloadKind::Egress, outcome);
+    }
+}
+
+fn failed(error: &str) -> ReloadOutcome {
+    tracing::error!(%error, "what the server may reach cannot be read; the last good rules stay");
+    ReloadOutcome::Failed
+}
+
+fn take_up(outbound: &Outbound, egress: Egress) -> ReloadOutcome {
+    let in_force = outbound.in_force();
+    if (&egress.rules, egress.mode) == (&in_force.rules, in_force.mode) {
+        return ReloadOutcome::Unchanged;
+    }
+    let (rules, mode) = (egress.rules.rules().len(), egress.mode.as_str());
+    tracing::info!(rules, mode, "took up what the server may reach");
+    outbound.reload(egress.rules, egress.mode);
+    ReloadOutcome::Applied
 }
 
 /// Watches certificates for ever, and looks at the peers of open connections again when they changed, and now and then

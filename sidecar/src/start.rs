@@ -139,6 +139,13 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let tasks = &sidecar.tasks;
     let logs_out = outbound.as_ref().map(|(_, outbound)| Arc::clone(outbound));
     if let Some((entrance, outbound)) = outbound {
+        if let Some(file) = config.file.clone() {
+            let read = |name: &str, text: &str| {
+                let env = |name: &str| std::env::var(name).ok();
+                Config::from_sources(Some((name, text)), &env).map(|config| config.egress).map_err(|e| e.to_string())
+            };
+            endless(tasks, "egress rules", reload::egress(outbound.clone(), metrics.clone(), file, read));
+        }
         // Until the end: what calls do while the drain waits for them must still get out.
         tasks.spawn("egress", outbound.run(entrance, tasks.stopping(), tasks.stopping()));
     }

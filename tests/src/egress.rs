@@ -16,6 +16,7 @@ use crate::wait::within;
 pub struct TestEgress {
     alone: Alone,
     log: tempfile::NamedTempFile,
+    file: tempfile::NamedTempFile,
 }
 
 /// Something that listens, and remembers every byte that it was sent.
@@ -30,9 +31,23 @@ impl TestEgress {
     pub fn start(settings: &str) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
         let text = format!("egress:\n  listen: 127.0.0.1:0\n  log: {}\n{settings}", log.path().display());
-        let config =
+        let mut config =
             EgressOnly::from_sources(Some(("egress.yaml", &text)), &|_| None).unwrap_or_else(|e| panic!("{e}"));
-        Self { alone: start(&config).unwrap_or_else(|e| panic!("{e}")), log }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        config.file = Some(file.path().to_owned());
+        Self { alone: start(&config).unwrap_or_else(|e| panic!("{e}")), log, file }
+    }
+
+    /// Writes its settings file anew, as `start` does.
+    pub fn change(&self, settings: &str) {
+        let text = format!("egress:\n  listen: 127.0.0.1:0\n  log: {}\n{settings}", self.log.path().display());
+        std::fs::write(self.file.path(), text).unwrap();
+    }
+
+    /// The file of its log.
+    pub fn log(&self) -> &std::path::Path {
+        self.log.path()
     }
 
     /// Where the proxy listens.

@@ -1,5 +1,6 @@
 """A stdio MCP server with two tools that fetch a URL, `weather` and `news`, by the proxy that the environment names,
-or past it with `direct`. Standard library only. `weather` waits for `seconds` first, so that another call can be at work beside it.
+or past it with `direct`; with `traced` the request carries the call's trace. Standard library only. `seconds` is how long it waits
+first, so that another call can be at work beside it.
 """
 
 import json
@@ -18,10 +19,10 @@ def out(message):
         sys.stdout.flush()
 
 
-def fetch(url, direct):
+def fetch(url, direct, headers):
     handlers = [urllib.request.ProxyHandler({})] if direct else []
     try:
-        with urllib.request.build_opener(*handlers).open(url, timeout=10) as reply:
+        with urllib.request.build_opener(*handlers).open(urllib.request.Request(url, headers=headers), timeout=10) as reply:
             return f"{reply.status} {reply.read().decode()}"
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode()}"
@@ -32,12 +33,14 @@ def fetch(url, direct):
 def call(request):
     arguments = request["params"].get("arguments", {})
     time.sleep(arguments.get("seconds", 0))
-    text = fetch(arguments["url"], arguments.get("direct", False)) if "url" in arguments else "rested"
+    trace = request["params"].get("_meta", {}).get("traceparent")
+    headers = {"traceparent": trace} if arguments.get("traced") else {}
+    text = fetch(arguments["url"], arguments.get("direct", False), headers) if "url" in arguments else "rested"
     out({"jsonrpc": "2.0", "id": request["id"], "result": {"content": [{"type": "text", "text": text}]}})
 
 
 SCHEMA = {"type": "object", "properties": {"url": {"type": "string"}, "seconds": {"type": "number"},
-                                           "direct": {"type": "boolean"}}}
+                                           "direct": {"type": "boolean"}, "traced": {"type": "boolean"}}}
 for line in sys.stdin:
     request = json.loads(line)
     method = request.get("method")

@@ -53,7 +53,7 @@ async fn requests_over_the_rate_are_told_when_to_come_again() {
     assert_eq!(origin.seen().len(), 2);
     let metrics = egress.metrics().await;
     for line in [
-        "outrigger_egress_total{host=\"other\",service=\"egress\",verdict=\"limited\"} 1",
+        "outrigger_egress_total{host=\"other\",rule=\"egress/local\",service=\"egress\",tool=\"\",verdict=\"limited\"} 1",
         "outrigger_limited_total{limit=\"egress\",service=\"egress\"} 1",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");

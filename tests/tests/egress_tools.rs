@@ -1,11 +1,13 @@
 //! What tools may reach: servers behind their sidecar, which finds out which call is behind each connection.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
 
-use outrigger_tests::egress::Origin;
+use outrigger_tests::egress::{Origin, read_all, read_until};
 use outrigger_tests::sidecar::text_of;
 use outrigger_tests::subjects::{fetching, installed, words};
 use outrigger_tests::{Call, Client, Mesh, TestSidecar};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nsunny";
 
@@ -68,6 +70,131 @@ async fn a_rule_for_one_tool_does_not_let_another_through() {
         "{log:?}"
     );
     assert!(log.iter().any(|line| line["tools"].as_array().unwrap().len() == 2 && line["verdict"] == "allowed"));
+}
+
+/// A client of a sidecar with rules for `weather` alone, its origin's URL, and both.
+async fn weather_only(mesh: &Mesh, origin: &Origin, attribution: &str, more: &str) -> (TestSidecar, Client, String) {
+    let port = origin.address.port();
+    let rules = [("weather", "localhost", port, "tools: [weather], raw: true")];
+    let section = section(mesh, &rules).replace("egress:\n", &format!("egress:\n  attribution: {attribution}\n"));
+    let sidecar = TestSidecar::start(mesh, &format!("{}{section}{more}", fetching())).await;
+    let client = sidecar.ready_client(mesh).await;
+    (sidecar, client, format!("http://localhost:{port}/"))
+}
+
+async fn resting(client: &Client, seconds: f64) -> String {
+    text_of(&client.reply(&Call::tool("weather", &json!({ "seconds": seconds }).to_string())).await.json())
+}
+
+#[tokio::test]
+async fn with_exact_attribution_one_tool_does_not_ride_on_another() {
+    let (mesh, origin) = (Mesh::new(), Origin::http(OK).await);
+    let (sidecar, client, url) = weather_only(&mesh, &origin, "exact", "").await;
+    assert_eq!(fetch(&client, "weather", &url).await, "200 sunny");
+    let (rested, reason) = tokio::join!(resting(&client, 1.5), async {
+        outrigger_tests::eventually("both are at work", || async {
+            let refused = fetch(&client, "news", &url).await;
+            let told: Value = serde_json::from_str(refused.strip_prefix("403 ").expect(&refused)).unwrap();
+            // Alone it is its own tool; beside the other nobody knows.
+            (told["reason"] == "attribution").then(|| told["rule"].as_str().map(str::to_owned))
+        })
+        .await
+    });
+    assert_eq!((rested.as_str(), reason.as_deref()), ("rested", Some("egress/weather")));
+    assert_eq!(origin.seen().len(), 1, "only what `weather` fetched by itself");
+
+    // A trace that the request shows is certainty.
+    let traced = json!({ "url": url, "traced": true }).to_string();
+    let beside = async |tool: &'static str| {
+        outrigger_tests::eventually("it is beside another call", || async {
+            let said = text_of(&client.reply(&Call::tool(tool, &traced)).await.json());
+            let status = said.split(' ').next().unwrap_or_default().to_owned();
+            lines(&mesh).iter().any(|line| line["parent_id"].is_string()).then_some(status)
+        })
+        .await
+    };
+    let (_, weather, news) = tokio::join!(resting(&client, 1.0), beside("weather"), beside("news"));
+    assert_eq!((weather.as_str(), news.as_str()), ("200", "403"));
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn with_serial_attribution_calls_wait_for_each_other_and_each_is_judged_alone() {
+    let (mesh, origin) = (Mesh::new(), Origin::http(OK).await);
+    let (sidecar, client, url) = weather_only(&mesh, &origin, "serial", "").await;
+    let all = (0..3).map(|_| async { (fetch(&client, "weather", &url).await, fetch(&client, "news", &url).await) });
+    let all: Vec<_> = all.collect();
+    let mut all = all.into_iter();
+    let (a, b, c) = tokio::join!(all.next().unwrap(), all.next().unwrap(), all.next().unwrap());
+    for (weather, news) in [a, b, c] {
+        assert_eq!(weather, "200 sunny");
+        assert!(news.starts_with("403 ") && news.contains("\"tool\""), "{news}");
+    }
+    assert_eq!(origin.seen().len(), 3);
+    sidecar.stop().await;
+    assert!(lines(&mesh).iter().all(|line| line["tools"].as_array().unwrap().len() == 1));
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_the_calls_that_it_was_for() {
+    for attribution in ["set", "exact", "serial"] {
+        let (mesh, origin) = (Mesh::new(), Origin::echo().await);
+        let (sidecar, client, url) = weather_only(&mesh, &origin, attribution, "").await;
+        let authority = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let open = async || {
+            let mut stream = TcpStream::connect(sidecar.egress().unwrap()).await.unwrap();
+            let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let status = read_until(&mut stream, "\r\n").await.split(' ').nth(1).unwrap().to_owned();
+            (stream, status)
+        };
+        let ((_, mut tunnel), rested) = tokio::join!(
+            async {
+                outrigger_tests::eventually("a tunnel while the call is at work", || async {
+                    let (stream, status) = open().await;
+                    (status == "200").then_some(((), stream))
+                })
+                .await
+            },
+            resting(&client, 1.5)
+        );
+        assert_eq!(rested, "rested");
+        // It was open, and is cut: another call finds nothing to ride on.
+        read_all(&mut tunnel).await;
+        assert_eq!(open().await.1, "403", "{attribution}: no call is at work");
+        sidecar.stop().await;
+        assert!(lines(&mesh).iter().any(|line| line["verdict"] == "denied" && line["reason"] == "tool"));
+    }
+}
+
+#[tokio::test]
+async fn a_call_says_itself_what_it_was_refused() {
+    let (mesh, origin) = (Mesh::new(), Origin::http(OK).await);
+    let access = mesh.path().join("access.jsonl");
+    let more = format!("access_log: {}\n", access.display());
+    let (sidecar, client, url) = weather_only(&mesh, &origin, "set", &more).await;
+    assert!(fetch(&client, "news", &url).await.starts_with("403 "));
+    assert_eq!(fetch(&client, "weather", &url).await, "200 sunny");
+    assert_eq!(resting(&client, 0.0).await, "rested");
+    let port = origin.address.port();
+    let labels = "host=\"other\",rule=\"egress/weather\",service=\"fs\",tool=\"news\",verdict=\"denied\"";
+    assert_eq!(sidecar.metric(&format!("outrigger_egress_total{{{labels}}}")).await as u64, 1);
+    sidecar.stop().await;
+    for path in [access, TestSidecar::audit(&mesh, "fs")] {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let told = |tool: &str| -> Vec<Value> {
+            let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            lines.filter(|line| line["capability"] == tool).collect()
+        };
+        let (news, weather) = (told("news"), told("weather"));
+        let refused = json!([{ "host": "localhost", "port": port, "reason": "tool", "rule": "egress/weather" }]);
+        assert_eq!(news[0]["egress"], json!({ "allowed": 0, "denied": 1, "refused": refused }), "{text}");
+        assert_eq!(weather[0]["egress"], json!({ "allowed": 1, "denied": 0, "refused": [] }));
+        assert!(weather[1].get("egress").is_none(), "it dialled nothing");
+        assert_eq!(news[0]["trace_id"], lines(&mesh)[0]["trace_id"], "one trace");
+    }
+    let egress = lines(&mesh);
+    assert!(egress.iter().all(|line| line["span_id"].is_string() && line["parent_id"].is_string()), "{egress:?}");
 }
 
 #[tokio::test]

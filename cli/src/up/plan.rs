@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use outrigger_config::Secret;
-use outrigger_policy::egress::{EgressRule, Host, Rules};
+use outrigger_policy::egress::{EgressRule, Host, Rules, Tools};
 use outrigger_sidecar::config::{CatalogMode, Era, SessionScope};
 use serde_json::{Map, Value, json};
 
@@ -161,7 +161,7 @@ impl Plan<'_> {
         self.manifest.services.iter().filter_map(move |service| {
             let rules = service.egress.as_ref()?.allow.iter().cloned().map(EgressRule::short).collect();
             let Some(Host::Name(name)) = &name else { return None };
-            Rules::new(rules).names(name).map(|_| service.name.as_str())
+            Rules::new(rules).names(name, Tools::Outside).ok().map(|_| service.name.as_str())
         })
     }
 

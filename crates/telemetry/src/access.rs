@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::metrics::{DropCounter, Outcome};
+use crate::egress::EgressOfCall;
+use crate::json_log::{JsonLog, Line};
+use crate::metrics::Outcome;
 use crate::render;
-use crate::sink::Sink;
 use crate::trace::TraceContext;
-use crate::writer::{Writer, WriterError};
 
 /// Records that may wait for the writer: 0.4 s of the highest rate that one process serves.
 const QUEUE_RECORDS: usize = 8192;
@@ -56,47 +56,17 @@ pub struct AccessRecord {
     /// This hop's span.
     #[serde(rename = "trace_id", serialize_with = "render::trace_id")]
     pub trace: TraceContext,
+    /// What the server dialled for it, where it dialled anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Box<EgressOfCall>>,
 }
 
 /// The access log of a process.
-pub struct AccessLog {
-    writer: Option<Writer<AccessRecord>>,
-}
+pub type AccessLog = JsonLog<AccessRecord>;
 
-impl AccessLog {
-    /// Opens the sink and starts the writer. `dropped` is [`crate::Metrics::access_dropped`].
-    pub fn start(sink: &Sink, dropped: DropCounter) -> Result<Self, WriterError> {
-        Ok(Self { writer: Writer::start("access", sink, QUEUE_RECORDS, dropped)? })
-    }
-
-    /// Whether records go anywhere. When not, the caller need not build them.
-    pub fn enabled(&self) -> bool {
-        self.writer.is_some()
-    }
-
-    /// Queues a record; never blocks. A full queue drops it and counts it.
-    pub fn record(&self, record: AccessRecord) {
-        if let Some(writer) = &self.writer {
-            // An overflow is counted by the writer, and no reason to fail a request.
-            let _ = writer.push(record);
-        }
-    }
-
-    /// Opens the file again, after a rotation moved it away.
-    pub fn reopen(&self) {
-        self.writer.iter().for_each(Writer::reopen);
-    }
-
-    /// Writes out what is queued and stops. Blocks for the time of the writes.
-    pub fn close(&self) {
-        self.writer.iter().for_each(Writer::close);
-    }
-}
-
-impl std::fmt::Debug for AccessLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AccessLog").field("enabled", &self.enabled()).finish()
-    }
+impl Line for AccessRecord {
+    const LOG: &'static str = "access";
+    const QUEUE: usize = QUEUE_RECORDS;
 }
 
 #[cfg(test)]
@@ -105,6 +75,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::{Metrics, Role};
+    use crate::sink::Sink;
 
     fn record(path: &str) -> AccessRecord {
         AccessRecord {
@@ -122,6 +93,7 @@ mod tests {
             duration: Duration::from_micros(77),
             bytes_in: 10,
             bytes_out: 20,
+            egress: None,
             trace: TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap(),
         }
     }

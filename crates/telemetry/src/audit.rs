@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Serialize, Serializer};
 
+use crate::egress::EgressOfCall;
 use crate::metrics::{DropCounter, Outcome};
 use crate::render;
 use crate::sink::Sink;
@@ -72,6 +73,9 @@ pub struct AuditRecord {
     /// This hop's span.
     #[serde(rename = "trace_id", serialize_with = "render::trace_id")]
     pub trace: TraceContext,
+    /// What the server dialled for it, where it dialled anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Box<EgressOfCall>>,
     /// Of the arguments, when there were any.
     pub argument_digest: Option<ArgumentDigest>,
 }
@@ -92,6 +96,7 @@ impl AuditRecord {
             outcome: Outcome::Denied,
             duration: Duration::ZERO,
             trace: TraceContext::new_root(),
+            egress: None,
             argument_digest: None,
         }
     }

@@ -6,12 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::metrics::DropCounter;
+use crate::json_log::{JsonLog, Line};
 use crate::metrics::labels::EgressVerdict;
 use crate::render;
-use crate::sink::Sink;
 use crate::trace::TraceContext;
-use crate::writer::{Writer, WriterError};
 
 /// Records that may wait for the writer.
 const QUEUE_RECORDS: usize = 4096;
@@ -61,48 +59,47 @@ pub struct EgressRecord {
     /// Of the call behind it where that is certain, else of its own.
     #[serde(rename = "trace_id", serialize_with = "render::trace_id")]
     pub trace: TraceContext,
+    /// Its own span, of the same trace.
+    #[serde(rename = "span_id", serialize_with = "render::span_id")]
+    pub span: TraceContext,
+    /// The span of the call behind it, where that is certain.
+    #[serde(rename = "parent_id", serialize_with = "render::optional_span_id")]
+    pub parent: Option<TraceContext>,
+}
+
+/// What a call's server dialled meanwhile, as the call's own records tell it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct EgressOfCall {
+    /// Connections and requests that went out.
+    pub allowed: u32,
+    /// Those that were refused.
+    pub denied: u32,
+    /// The first few that were refused.
+    pub refused: Vec<RefusedEgress>,
+    /// Other calls were at work too, so that some of it may be theirs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+}
+
+/// One connection or request that was refused.
+#[derive(Debug, Clone, Serialize)]
+pub struct RefusedEgress {
+    /// The host in its one form.
+    #[serde(serialize_with = "render::text")]
+    pub host: Arc<str>,
+    /// The port.
+    pub port: u16,
+    /// Why.
+    pub reason: &'static str,
+    /// The rule that came nearest.
+    #[serde(serialize_with = "render::optional_text")]
+    pub rule: Option<Arc<str>>,
 }
 
 /// The egress log of a process.
-pub struct EgressLog {
-    writer: Option<Writer<EgressRecord>>,
-}
+pub type EgressLog = JsonLog<EgressRecord>;
 
-impl EgressLog {
-    /// Opens the sink and starts the writer. `dropped` is [`crate::Metrics::egress_dropped`].
-    ///
-    /// # Errors
-    /// When the sink cannot be opened or no thread started.
-    pub fn start(sink: &Sink, dropped: DropCounter) -> Result<Self, WriterError> {
-        Ok(Self { writer: Writer::start("egress", sink, QUEUE_RECORDS, dropped)? })
-    }
-
-    /// Whether records go anywhere.
-    pub fn enabled(&self) -> bool {
-        self.writer.is_some()
-    }
-
-    /// Queues a record; never blocks. A full queue drops it and counts it.
-    pub fn record(&self, record: EgressRecord) {
-        if let Some(writer) = &self.writer {
-            // An overflow is counted by the writer, and no reason to fail a connection.
-            let _ = writer.push(record);
-        }
-    }
-
-    /// Opens the file again, after a rotation moved it away.
-    pub fn reopen(&self) {
-        self.writer.iter().for_each(Writer::reopen);
-    }
-
-    /// Writes out what is queued and stops. Blocks for the time of the writes.
-    pub fn close(&self) {
-        self.writer.iter().for_each(Writer::close);
-    }
-}
-
-impl std::fmt::Debug for EgressLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EgressLog").field("enabled", &self.enabled()).finish()
-    }
+impl Line for EgressRecord {
+    const LOG: &'static str = "egress";
+    const QUEUE: usize = QUEUE_RECORDS;
 }

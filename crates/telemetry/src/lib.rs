@@ -16,6 +16,7 @@
 pub mod access;
 pub mod audit;
 pub mod egress;
+pub mod json_log;
 pub mod log;
 pub mod metrics;
 mod render;
@@ -26,7 +27,7 @@ mod writer;
 
 pub use access::{AccessLog, AccessRecord};
 pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision};
-pub use egress::{EgressLog, EgressRecord};
+pub use egress::{EgressLog, EgressOfCall, EgressRecord, RefusedEgress};
 pub use metrics::{Metrics, Role, ServiceMetrics};
 pub use sink::Sink;
 pub use trace::TraceContext;

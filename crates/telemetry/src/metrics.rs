@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
-pub use egress::EgressMetrics;
+pub use egress::{EgressLabels, EgressMetrics};
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{

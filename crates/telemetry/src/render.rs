@@ -37,6 +37,20 @@ pub(crate) fn trace_id<S: Serializer>(trace: &TraceContext, serializer: S) -> Re
     serializer.serialize_str(str::from_utf8(&hex).unwrap_or_default())
 }
 
+/// The span id as hex.
+pub(crate) fn span_id<S: Serializer>(trace: &TraceContext, serializer: S) -> Result<S::Ok, S::Error> {
+    let hex = trace.span_id_hex();
+    serializer.serialize_str(str::from_utf8(&hex).unwrap_or_default())
+}
+
+/// The span id as hex, or null.
+pub(crate) fn optional_span_id<S: Serializer>(trace: &Option<TraceContext>, serializer: S) -> Result<S::Ok, S::Error> {
+    match trace {
+        Some(trace) => span_id(trace, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// A path without its query: a query may hold a token.
 pub(crate) fn path<S: Serializer>(path: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(cut(path.split('?').next().unwrap_or_default()))

@@ -107,6 +107,23 @@ impl TraceContext {
         out
     }
 
+    /// The span id as lower-case hex, for logs.
+    pub fn span_id_hex(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        write_hex(&self.span_id, &mut out);
+        out
+    }
+
+    /// Whether both belong to one trace.
+    pub fn same_trace(&self, other: &Self) -> bool {
+        self.trace_id == other.trace_id
+    }
+
+    /// Whether both are one span.
+    pub fn same_span(&self, other: &Self) -> bool {
+        self.same_trace(other) && self.span_id == other.span_id
+    }
+
     /// Whether the caller asked for this trace to be recorded.
     pub fn sampled(&self) -> bool {
         self.flags & FLAG_SAMPLED != 0

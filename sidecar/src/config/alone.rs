@@ -1,6 +1,7 @@
 //! The settings of an outbound half that runs by itself: no server behind it, no mesh around it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use outrigger_config::sections::{self, Log};
 use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, doc, load};
@@ -20,6 +21,8 @@ pub struct EgressOnly {
     pub log: Log,
     /// Threads that move bytes.
     pub threads: usize,
+    /// The file that it was read from, which is looked at again when it changes.
+    pub file: Option<PathBuf>,
     /// Things to tell the operator that stop nothing.
     pub warnings: Vec<Diagnostic>,
 }
@@ -54,6 +57,7 @@ fn read(f: &mut Fields<'_>, asks_for_admin: bool) -> Option<EgressOnly> {
         egress: egress?,
         log: log?,
         threads,
+        file: None,
         warnings: Vec::new(),
     })
 }

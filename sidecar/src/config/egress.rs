@@ -39,6 +39,17 @@ impl Mode {
     }
 }
 
+/// How sure it must be which call is behind a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attribution {
+    /// A rule for any of the calls that it may belong to is enough.
+    Set,
+    /// Rules must allow every one of them.
+    Exact,
+    /// As `Exact`, and calls of tools are one after the other, so that there is only one.
+    Serial,
+}
+
 /// The `egress` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Egress {
@@ -50,6 +61,8 @@ pub struct Egress {
     pub transparent: bool,
     /// Whether rules are enforced.
     pub mode: Mode,
+    /// How sure it must be which call is behind a connection.
+    pub attribution: Attribution,
     /// What may be reached.
     pub rules: Rules,
     /// How TLS is read inside, where rules say so.
@@ -130,6 +143,14 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     let modes = kinds::choice(&[("enforce", Mode::Enforce), ("observe", Mode::Observe)]);
     let mode = f.optional("mode", text, modes);
     let text = doc(
+        "Which call a connection must belong to when calls of several tools are at work: `set`, a rule for any of them is \
+         enough; `exact`, rules must allow all of them; `serial`, as `exact`, and calls of tools are one after the other.",
+    )
+    .because("`set`: servers work on several calls at once, and few say which one a connection is for")
+    .env("OUTRIGGER_EGRESS_ATTRIBUTION");
+    let words = &[("set", Attribution::Set), ("exact", Attribution::Exact), ("serial", Attribution::Serial)];
+    let attribution = f.with_default("attribution", text, kinds::choice(words), Attribution::Set);
+    let text = doc(
         "What may be reached, in short: `host`, `host:port`, `*.host` (every name below, not itself), addresses and ranges.",
     )
     .because("a tool server has no business elsewhere until somebody says so; a port that is not named is 443")
@@ -167,6 +188,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
             dns: dns?,
             transparent: transparent.unwrap_or(false),
             mode: mode.unwrap_or(Mode::Enforce),
+            attribution,
             rules,
             inspection: inspection?,
             log,

@@ -87,7 +87,7 @@ impl Relay<'_> {
             return Ok(None);
         };
         let accepts = peek::accepts(&self.request.headers)?;
-        let body = concat(&self.permitted(message)?.1);
+        let body = concat(&self.permitted(message).await?.1);
         let beginning = Beginning::new(&self.caller.principal)?;
         let (peer, tag) = (self.caller.principal.id(), beginning.tag().to_owned());
         let asker = Asker { peer, session: Some(&tag) };
@@ -150,7 +150,7 @@ impl Relay<'_> {
         }
         let body = match message.shape {
             Shape::Request => {
-                let (trace, body) = self.permitted(message)?;
+                let (trace, body) = self.permitted(message).await?;
                 copy_trace(&trace, &mut fields);
                 body
             }
@@ -170,7 +170,7 @@ impl Relay<'_> {
     }
 
     /// authorize, and the message with our span in it.
-    fn permitted(&mut self, message: &Message) -> Result<(Span, Vec<Bytes>), Failure> {
+    async fn permitted(&mut self, message: &Message) -> Result<(Span, Vec<Bytes>), Failure> {
         self.record.message(message);
         // A server does not know who asks: it would tell of everybody's tasks.
         if message.method == Method::TasksList {
@@ -178,7 +178,7 @@ impl Relay<'_> {
         }
         let trace = self.inbound.trace(&self.request.headers, message, self.record);
         self.inbound.gate.permit(&self.caller.principal, message, self.record)?;
-        self.inbound.note_call(message, self.record);
+        self.inbound.note_call(message, self.record).await?;
         let mut edits = Edits::new();
         MetaEdit { drop: Some(mesh_only), set: trace.clone() }.params(message, &mut edits);
         Ok((trace, edits.apply(message.body())))

@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use outrigger_runtime::{AdminServer, Exit, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup};
+use outrigger_runtime::watch::DEFAULT_INTERVAL;
+use outrigger_runtime::{
+    AdminServer, Exit, FileWatcher, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup,
+};
 use outrigger_telemetry::{Metrics, Role};
 use tokio_util::sync::CancellationToken;
 
 use super::bind;
 use crate::config::EgressOnly;
+use crate::reload;
 use crate::start::{StartError, fail, init_log, report};
 
 /// How long open connections may go on after the first signal.
@@ -39,6 +43,8 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
     let (entrance, outbound) = bind(&config.service, &config.egress, None, &metrics)?;
     let admin = config.admin.map(|at| Listener::bind(ListenOptions::new(at, "admin.listen"))).transpose()?;
+    let hangups = FileWatcher::new([], DEFAULT_INTERVAL);
+    let mut hangups = hangups.map_err(|error| StartError::Other(format!("cannot listen for SIGHUP: {error}")))?;
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let alone = Alone {
         egress: outbound.listen_address(),
@@ -49,8 +55,28 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
         cut: cut.clone(),
         outbound: outbound.clone(),
     };
+    let watched = metrics.clone();
     if let Some(admin) = admin {
         alone.tasks.spawn("admin", AdminServer::new(metrics, Readiness::new()).serve(admin, cut.clone()));
+    }
+    let stopping = alone.tasks.stopping();
+    let (hearing, ended) = (outbound.clone(), stopping.clone());
+    alone.tasks.spawn("log", async move {
+        // No files are watched: all that there is to hear is SIGHUP, which would end the process otherwise.
+        while ended.run_until_cancelled(hangups.changed()).await.is_some() {
+            hearing.reopen();
+        }
+    });
+    if let Some(file) = config.file.clone() {
+        let read = |name: &str, text: &str| {
+            let env = |name: &str| std::env::var(name).ok();
+            let read = EgressOnly::from_sources(Some((name, text)), &env);
+            read.map(|config| Some(config.egress)).map_err(|e| e.to_string())
+        };
+        let reloading = reload::egress(outbound.clone(), watched, file, read);
+        alone.tasks.spawn("egress rules", async move {
+            stopping.run_until_cancelled(reloading).await;
+        });
     }
     alone.tasks.spawn("egress", outbound.run(entrance, stop, cut));
     Ok(alone)

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::identify::Behind;
+use super::in_force::InForce;
 use super::mesh;
 use super::refusal::{Refusal, Why};
 use super::upload::Upload;
@@ -24,8 +25,12 @@ const PLAIN_HTTP: u16 = 80;
 /// Proof that a destination was allowed, with the addresses that were checked. Dialling asks for it.
 #[derive(Debug)]
 pub struct Permitted {
-    addresses: Arc<[IpAddr]>,
-    target: Target,
+    pub(super) addresses: Arc<[IpAddr]>,
+    pub(super) target: Target,
+    /// The rules that allowed it.
+    pub(super) in_force: Arc<InForce>,
+    /// Whether its rule is for some tools.
+    pub(super) for_tools: bool,
     /// The bytes that it may send.
     pub upload: Upload,
     /// Its place among those of its rule that are open.
@@ -53,7 +58,7 @@ impl Outbound {
     /// [`Refusal`]; nothing was dialled then, and nothing looked up that no rule names.
     pub async fn admit(&self, target: &Target, behind: &Behind, request: Request<'_>) -> Result<Permitted, Refusal> {
         let names = behind.names();
-        let tools = if names.is_empty() { Tools::Outside } else { Tools::Among(&names) };
+        let tools = behind.as_tools(&names);
         let known: &[IpAddr] = match &target.host {
             Host::Address(address) => std::slice::from_ref(address),
             Host::Name(_) => &[],
@@ -65,7 +70,7 @@ impl Outbound {
         if let Err(denied) = &before
             && (enforced || matches!(denied.reason, Reason::Address(..)))
         {
-            return Err(refused(denied));
+            return Err(refused(denied, behind));
         }
         let addresses = match &target.host {
             // Its sidecar is found by settings, and proves who it is.
@@ -98,6 +103,8 @@ impl Outbound {
                 Ok(Permitted {
                     addresses,
                     target: target.clone(),
+                    in_force: Arc::clone(&in_force),
+                    for_tools: !allowed.rule.tools.is_empty(),
                     upload: Upload::new(meter, enforced, self.started),
                     _place: place,
                     over,
@@ -109,13 +116,19 @@ impl Outbound {
                     inspect: allowed.rule.inspect && request == Request::Sealed,
                 })
             }
-            Err(denied) if !enforced => self.observed(&denied, addresses, target),
-            Err(denied) => Err(refused(&denied)),
+            Err(denied) if !enforced => self.observed(&denied, addresses, target, &in_force),
+            Err(denied) => Err(refused(&denied, behind)),
         }
     }
 
     /// What is let through although no rule allows it. The guard over addresses is never only observed.
-    fn observed(&self, denied: &Denied<'_>, addresses: Arc<[IpAddr]>, target: &Target) -> Result<Permitted, Refusal> {
+    fn observed(
+        &self,
+        denied: &Denied<'_>,
+        addresses: Arc<[IpAddr]>,
+        target: &Target,
+        in_force: &Arc<InForce>,
+    ) -> Result<Permitted, Refusal> {
         for address in &*addresses {
             if let Err(special) = address::check(*address, std::iter::empty()) {
                 let why = Why::Rules(Reason::Address(*address, special), false);
@@ -125,6 +138,8 @@ impl Outbound {
         Ok(Permitted {
             addresses,
             target: target.clone(),
+            in_force: Arc::clone(in_force),
+            for_tools: false,
             upload: Upload::new(None, false, self.started),
             _place: None,
             over: None,
@@ -142,7 +157,8 @@ impl Outbound {
     pub(super) fn is_open_inside(&self, target: &Target) -> bool {
         let Host::Name(name) = &target.host else { return false };
         let in_force = self.in_force();
-        let may_be = in_force.mode == Mode::Observe || in_force.rules.names(name).is_some();
+        let named = !matches!(in_force.rules.names(name, Tools::Outside), Err(Reason::Host));
+        let may_be = in_force.mode == Mode::Observe || named;
         name.in_mesh().is_some() && target.port == PLAIN_HTTP && may_be
     }
 
@@ -219,6 +235,10 @@ impl Outbound {
     }
 }
 
-fn refused(denied: &Denied<'_>) -> Refusal {
+/// Why the rules said no.
+pub(super) fn refused(denied: &Denied<'_>, behind: &Behind) -> Refusal {
+    if denied.reason == Reason::Tool && behind.uncertain() {
+        return Refusal { why: Why::Uncertain, rule: denied.nearest.cloned() };
+    }
     Refusal { why: Why::Rules(denied.reason, denied.apex), rule: denied.nearest.cloned() }
 }

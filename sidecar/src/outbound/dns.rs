@@ -173,20 +173,27 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
     // What is no host name is nobody's name.
     let text = question.name.as_deref().ok_or(Code::NoName)?;
     let Ok(Host::Name(name)) = Host::parse(text) else { return Err(Code::NoName) };
+    // A service of the mesh is reached by the proxy, and its name is nobody's business outside.
+    if name.in_mesh().is_some() {
+        return Err(Code::NoName);
+    }
     let in_force = outbound.in_force();
     let enforced = in_force.mode == Mode::Enforce;
-    match in_force.rules.names(&name) {
-        Some(destination) if enforced => outbound.resolver.permit(destination, &name).map_err(|limit| {
+    let behind = outbound.calls.behind();
+    let names = behind.names();
+    match in_force.rules.names(&name, behind.as_tools(&names)) {
+        Ok(destination) if enforced => outbound.resolver.permit(destination, &name).map_err(|limit| {
             tell(outbound, &name).refused(&Why::Below(limit).into());
             // It may exist: nobody is to remember that it does not.
             Code::Refused
         })?,
-        Some(_) => {}
-        None => {
-            let refused = Refusal::from(Why::Rules(Reason::Host, false));
+        Ok(_) => {}
+        Err(reason) => {
+            let refused = Refusal::from(Why::Rules(reason, false));
             if enforced {
                 tell(outbound, &name).refused(&refused);
-                return Err(Code::NoName);
+                // What is for other tools exists, later perhaps: nobody is to remember that it does not.
+                return Err(if reason == Reason::Host { Code::NoName } else { Code::Refused });
             }
             tell(outbound, &name).observed(&refused);
         }

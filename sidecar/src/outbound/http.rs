@@ -181,6 +181,7 @@ impl Conversation<'_> {
         let request = Request::Read { method: asked.method, path };
         let tls = matches!(self.spoken, Spoken::Inside { tls: true, .. });
         record.wants(target, request);
+        record.traced(&asked.fields);
         let permitted = outbound.admit(target, record.behind(), request).await?;
         if mesh::service(target).is_some() && !mesh::is_open(path) {
             return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });

@@ -1,9 +1,10 @@
 //! The rules of one moment, with what is counted for them; swapped whole by a reload.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_policy::egress::{Allowed, Destination, Meter, Meters, Rules};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Mode;
 
@@ -11,6 +12,7 @@ use crate::config::Mode;
 const MAX_LABELS: usize = 500;
 
 /// Rules, mode and counts.
+#[derive(Debug)]
 pub struct InForce {
     /// What may be reached.
     pub rules: Rules,
@@ -18,19 +20,37 @@ pub struct InForce {
     pub mode: Mode,
     meters: Meters,
     labels: HashMap<Destination, Arc<str>>,
+    /// Ids of rules that metrics tell apart.
+    ids: HashSet<Arc<str>>,
+    /// Others are in force now.
+    pub replaced: CancellationToken,
 }
 
 impl InForce {
     /// Rules as they begin.
     pub fn new(rules: Rules, mode: Mode) -> Self {
         let meters = Meters::new(&rules, None);
-        Self { labels: labels(&rules), meters, rules, mode }
+        Self::with(rules, mode, meters)
     }
 
     /// Changed rules: what stays among them goes on with its counts.
     pub fn reload(&self, rules: Rules, mode: Mode) -> Self {
         let meters = Meters::new(&rules, Some((&self.rules, &self.meters)));
-        Self { labels: labels(&rules), meters, rules, mode }
+        Self::with(rules, mode, meters)
+    }
+
+    fn with(rules: Rules, mode: Mode, meters: Meters) -> Self {
+        let ids = rules.rules().iter().take(MAX_LABELS).map(|rule| rule.id.as_str().into()).collect();
+        Self { labels: labels(&rules), ids, meters, rules, mode, replaced: CancellationToken::new() }
+    }
+
+    /// How metrics call a rule.
+    pub fn rule_label<'r>(&self, id: Option<&'r str>) -> &'r str {
+        match id {
+            Some(id) if self.ids.contains(id) => id,
+            Some(_) => "other",
+            None => "",
+        }
     }
 
     /// How metrics call the destination of a decision.

@@ -4,14 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use outrigger_egress::request::{Field, named};
 use outrigger_policy::egress::{Host, Request};
-use outrigger_telemetry::metrics::{EgressVerdict, OpenGuard};
-use outrigger_telemetry::{EgressRecord, TraceContext};
+use outrigger_telemetry::metrics::{EgressLabels, EgressVerdict, OpenGuard};
+use outrigger_telemetry::{EgressRecord, RefusedEgress, TraceContext};
 use tokio::time::Instant;
 
 use super::Outbound;
 use super::authorize::Permitted;
 use super::identify::Behind;
+use super::in_force::InForce;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
 
@@ -31,6 +33,7 @@ pub struct Record {
     reason: Option<&'static str>,
     rule: Option<Arc<str>>,
     label: Option<Arc<str>>,
+    in_force: Arc<InForce>,
     /// The address that was dialled.
     pub address: Option<IpAddr>,
     /// Bytes to the destination.
@@ -52,12 +55,13 @@ impl Record {
             port: 0,
             mixed_scripts: false,
             method: None,
-            span: behind.trace.map_or_else(|| TraceContext::under(None), |call| call.child()),
+            span: behind.trace().map_or_else(|| TraceContext::under(None), |call| call.child()),
             behind,
             verdict: EgressVerdict::Invalid,
             reason: None,
             rule: None,
             label: None,
+            in_force: outbound.in_force(),
             address: None,
             up: 0,
             down: 0,
@@ -91,8 +95,24 @@ impl Record {
         }
     }
 
+    /// Its fields can be read: where they show a trace of a call at work, it belongs to that one.
+    pub fn traced(&mut self, fields: &[Field<'_>]) {
+        let mut shown = named(fields, "traceparent");
+        if let (Some(value), None) = (shown.next(), shown.next())
+            && let Some(trace) = TraceContext::parse(value)
+        {
+            self.behind.narrow(&trace);
+            if let Some(call) = self.behind.trace().filter(|call| !call.same_trace(&self.span)) {
+                self.span = call.child();
+            }
+        }
+    }
+
     /// It was let through.
     pub fn permitted(&mut self, permitted: &Permitted) {
+        let (tallies, shared) = self.behind.tallies();
+        tallies.iter().for_each(|tally| tally.allowed(shared));
+        self.in_force = Arc::clone(&permitted.in_force);
         self.verdict = if permitted.observed.is_some() { EgressVerdict::Observed } else { EgressVerdict::Allowed };
         self.reason = permitted.observed.map(|reason| reason.as_str());
         if let Some(over) = permitted.over {
@@ -111,6 +131,14 @@ impl Record {
     pub fn refused(&mut self, refusal: &Refusal) {
         let told = refusal.why.told();
         (self.verdict, self.reason) = (told.verdict, Some(told.reason));
+        if matches!(told.verdict, EgressVerdict::Denied | EgressVerdict::Limited) {
+            let (tallies, shared) = self.behind.tallies();
+            for tally in tallies {
+                let rule = refusal.rule.as_ref().map(|rule| rule.as_str().into());
+                let (host, port, reason) = (Arc::clone(&self.host), self.port, told.reason);
+                tally.refused(RefusedEgress { host, port, reason, rule }, shared);
+            }
+        }
         if let Some(rule) = &refusal.rule {
             self.rule = Some(rule.as_str().into());
         }
@@ -137,7 +165,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.outbound.metrics.record(self.label.as_deref(), self.verdict, self.up, self.down);
+        let rule = self.in_force.rule_label(self.rule.as_deref());
+        let labels = EgressLabels { tools: &self.behind.tools, host: self.label.as_deref(), rule };
+        self.outbound.metrics.record(&labels, self.verdict, self.up, self.down);
         if !self.outbound.log.enabled() {
             return;
         }
@@ -159,6 +189,8 @@ impl Drop for Record {
             bytes_down: self.down,
             duration: self.begun.elapsed(),
             trace: self.span,
+            span: self.span,
+            parent: self.behind.trace(),
         });
     }
 }

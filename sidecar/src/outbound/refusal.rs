@@ -33,6 +33,10 @@ pub enum Why {
     Below(DnsLimit),
     /// No address.
     Resolve(ResolveError),
+    /// Calls of several tools are at work, and rules do not allow all of them.
+    Uncertain,
+    /// What rules allowed when it was opened, they allow no longer.
+    Revoked,
     /// A limit of the rule that allows it.
     Over(Over),
     /// The destination failed several times in a row, and is left alone for so long.
@@ -119,6 +123,8 @@ impl Why {
             Why::Over(over) => limited(429, Code::NotAllowed, over.as_str()),
             Why::Resting(_) => limited(503, Code::HostUnreachable, "breaker"),
             Why::Rules(Reason::Address(..), _) => denied("address", DenyReason::Address),
+            Why::Uncertain => denied("attribution", DenyReason::Egress),
+            Why::Revoked => denied("revoked", DenyReason::Egress),
             Why::Rules(reason, _) => denied(reason.as_str(), DenyReason::Egress),
             Why::Below(limit) => denied(limit.as_str(), DenyReason::Egress),
             Why::Ourselves => denied("address", DenyReason::Address),
@@ -189,6 +195,10 @@ impl Why {
             Why::NotTls => "tunnels carry TLS: a rule with `raw: true` allows something else".into(),
             Why::Silent => "nothing was said in the tunnel".into(),
             Why::Resolve(error) => error.to_string(),
+            Why::Uncertain => "calls of other tools are at work, so nobody knows which one this is for: try again later, or set \
+                               `egress.attribution: serial`"
+                .into(),
+            Why::Revoked => "the rules have changed".into(),
             Why::Over(over) => format!("over `{}` of the rule", over.as_str()),
             Why::Resting(_) => "the last connections to it failed: it is tried again after `egress.breaker.rest`".into(),
             Why::Connect(error) => format!("cannot connect: {error}"),

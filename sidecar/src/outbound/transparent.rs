@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_egress::client_hello;
-use outrigger_policy::egress::{Ask, Host, Request, Tools};
+use outrigger_policy::egress::{Ask, Host, Request};
 use tokio::net::TcpStream;
 
 use super::http::Spoken;
@@ -84,7 +84,7 @@ impl Outbound {
         let Host::Address(address) = &dialled.host else { return false };
         let behind = self.calls.behind();
         let names = behind.names();
-        let tools = if names.is_empty() { Tools::Outside } else { Tools::Among(&names) };
+        let tools = behind.as_tools(&names);
         let addresses = std::slice::from_ref(address);
         let ask = Ask { host: &dialled.host, port: dialled.port, tools, request: Request::Sealed, addresses };
         self.in_force().rules.decide(&ask).is_ok_and(|allowed| allowed.rule.raw)

@@ -46,7 +46,11 @@ impl Outbound {
             moved.count_up(buffer.len());
             drop(buffer);
             let times = &self.settings.timeouts;
-            relay((client, origin), &moved, &permitted.upload, (times.idle, times.total)).await;
+            let behind = record.behind().clone();
+            tokio::select! {
+                () = relay((client, origin), &moved, &permitted.upload, (times.idle, times.total)) => {}
+                refusal = self.revoked(permitted, &behind) => record.refused(&refusal),
+            }
         }
         (record.up, record.down) = moved.bytes();
         record.sent(permitted);

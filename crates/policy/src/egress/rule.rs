@@ -209,9 +209,14 @@ impl EgressRule {
     pub(super) fn covers_tools(&self, tools: &Tools<'_>, per_tool: bool) -> bool {
         match tools {
             Tools::Outside => self.tools.is_empty(),
-            Tools::Among(_) if self.tools.is_empty() => !per_tool,
-            Tools::Among(names) => names.iter().any(|name| self.tools.iter().any(|glob| glob.matches(name))),
+            Tools::Among(_) | Tools::EachOf(_) if self.tools.is_empty() => !per_tool,
+            Tools::Among(names) => names.iter().any(|name| self.covers_tool(name)),
+            Tools::EachOf(names) => names.iter().all(|name| self.covers_tool(name)),
         }
+    }
+
+    fn covers_tool(&self, name: &str) -> bool {
+        self.tools.iter().any(|glob| glob.matches(name))
     }
 
     /// Whether it asks for something of the request.

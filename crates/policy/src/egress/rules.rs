@@ -18,6 +18,8 @@ pub enum Tools<'a> {
     Outside,
     /// One of the calls of these tools; one name is certainty.
     Among(&'a [&'a str]),
+    /// One of the calls of these tools, and a rule must be for every one of them.
+    EachOf(&'a [&'a str]),
 }
 
 /// What is known of the request itself.
@@ -179,10 +181,20 @@ impl Rules {
         })
     }
 
-    /// The destination that covers the name, the nearest of several: then it may be looked up.
-    pub fn names(&self, name: &Name) -> Option<&Destination> {
-        let (rule, place) = self.index.find(&Host::Name(name.clone())).next()?;
-        self.rules.get(rule as usize)?.hosts.get(place as usize)
+    /// The destination that covers the name for these tools, the nearest of several: then it may be looked up.
+    ///
+    /// # Errors
+    /// [`Reason::Host`] or [`Reason::Tool`].
+    pub fn names(&self, name: &Name, tools: Tools<'_>) -> Result<&Destination, Reason> {
+        let mut reason = Reason::Host;
+        for (rule, place) in self.index.find(&Host::Name(name.clone())) {
+            let Some(rule) = self.rules.get(rule as usize) else { continue };
+            if rule.covers_tools(&tools, self.per_tool) {
+                return rule.hosts.get(place as usize).ok_or(reason);
+            }
+            reason = Reason::Tool;
+        }
+        Err(reason)
     }
 
     fn consider(&self, rule: &EgressRule, destination: &Destination, ask: &Ask<'_>) -> Result<(), Reason> {

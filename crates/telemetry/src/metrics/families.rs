@@ -106,8 +106,8 @@ const PARKED_CALLS: MetricDoc =
 const EGRESS: MetricDoc = doc(
     "outrigger_egress_total",
     Counter,
-    &["service", "host", "verdict"],
-    "Outbound connections and requests of a server, by destination and what became of them.",
+    &["service", "tool", "host", "rule", "verdict"],
+    "Outbound connections and requests of a server, by tool, destination, rule and what became of them.",
 );
 const EGRESS_BYTES: MetricDoc = doc(
     "outrigger_egress_bytes_total",

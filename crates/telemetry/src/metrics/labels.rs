@@ -279,6 +279,8 @@ closed_label! {
         SessionKeys = "session_keys",
         /// Services and their addresses.
         Services = "services",
+        /// What a server may reach.
+        Egress = "egress",
     }
 }
 

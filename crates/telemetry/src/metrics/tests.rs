@@ -13,7 +13,7 @@ use super::*;
 fn touched() -> Arc<Metrics> {
     let metrics = Metrics::new(Role::Sidecar).unwrap();
     let egress = metrics.egress("fs");
-    egress.record(None, EgressVerdict::Allowed, 1, 1);
+    egress.record(&EgressLabels { tools: &[], host: None, rule: "" }, EgressVerdict::Allowed, 1, 1);
     egress.connected(Duration::from_millis(1));
     drop(egress.open());
     egress.lookup(LookupOutcome::Found);
@@ -158,6 +158,13 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("state", "catalog", words(CatalogState::ALL, CatalogState::as_str)),
         ("kind", "catalog items", words(&Kind::ALL, Kind::as_str)),
         ("kind", "sessions", words(SessionKind::ALL, SessionKind::as_str)),
+        (
+            "tool",
+            "egress",
+            "tools that were called, at most 100, else `other`; `several` where it is not certain; empty outside calls"
+                .to_owned(),
+        ),
+        ("rule", "egress", "ids of rules, at most 500, else `other`; empty without one".to_owned()),
         ("host", "egress", "destinations as the rules write them, at most 500, else `other`".to_owned()),
         ("verdict", "egress", words(EgressVerdict::ALL, EgressVerdict::as_str)),
         ("outcome", "egress lookups", words(LookupOutcome::ALL, LookupOutcome::as_str)),

@@ -63,8 +63,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_known_ends_with_its_time_and_room_is_made_for_the_newest() {
+    #[test]
+    fn what_is_known_ends_with_its_time_and_room_is_made_for_the_newest() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut cache = Cache::new(2);

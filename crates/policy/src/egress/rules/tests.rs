@@ -63,6 +63,8 @@ fn a_rule_for_one_tool_does_not_let_another_through() {
     assert_eq!(on("weather.test", Tools::Among(&["get_alerts"])), "ok egress/weather");
     assert_eq!(on("weather.test", Tools::Among(&["send_mail"])), "tool egress/weather");
     assert_eq!(on("weather.test", Tools::Among(&["send_mail", "get_alerts"])), "ok egress/weather");
+    assert_eq!(on("weather.test", Tools::EachOf(&["send_mail", "get_alerts"])), "tool egress/weather");
+    assert_eq!(on("weather.test", Tools::EachOf(&["get_points", "get_alerts"])), "ok egress/weather");
     assert_eq!(on("weather.test", Tools::Outside), "tool egress/weather");
     assert_eq!(on("updates.test", Tools::Outside), "ok egress/start");
     assert_eq!(on("updates.test", Tools::Among(&["send_mail"])), "tool egress/start", "it has no rule of its own");
@@ -128,9 +130,16 @@ fn another_rule_may_allow_what_the_first_does_not() {
 fn only_named_names_are_resolved() {
     let rules = Rules::new(vec![rule("one", &["allowed.test:8443", "*.wild.test"])]);
     let names = |text: &str| match Host::parse(text) {
-        Ok(Host::Name(name)) => rules.names(&name).is_some(),
+        Ok(Host::Name(name)) => rules.names(&name, Tools::Outside).is_ok(),
         other => panic!("{other:?}"),
     };
     assert!(names("allowed.test") && names("x.y.wild.test"));
     assert!(!names("wild.test") && !names("data.evil.test"));
+    let weather = EgressRule { tools: vec![Glob::new("get_*").unwrap()], ..rule("weather", &["weather.test"]) };
+    let rules = Rules::new(vec![weather]);
+    let Ok(Host::Name(name)) = Host::parse("weather.test") else { panic!() };
+    assert!(rules.names(&name, Tools::Among(&["get_alerts"])).is_ok());
+    for tools in [Tools::Outside, Tools::Among(&["send_mail"]), Tools::EachOf(&["send_mail", "get_alerts"])] {
+        assert_eq!(rules.names(&name, tools), Err(Reason::Tool));
+    }
 }
