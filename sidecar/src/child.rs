@@ -44,6 +44,8 @@ pub struct ChildSpec {
     pub command: Vec<String>,
     /// Variables added to our own environment.
     pub env: BTreeMap<String, String>,
+    /// Variables of ours that it does not get.
+    pub without: Vec<String>,
     /// Working directory; ours when absent.
     pub cwd: Option<PathBuf>,
     /// What it may do; without this, whatever we may.
@@ -106,6 +108,9 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
             command.env_remove(name);
         }
         command.envs(own.variables(confinement.home.as_deref()));
+    }
+    for name in &spec.without {
+        command.env_remove(name);
     }
     command.args(args).envs(&spec.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A guard that is killed could not stop its server any more; it is sent SIGTERM instead.

@@ -16,7 +16,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kind
 use outrigger_proxy::peek::HeaderChecks;
 
 pub use alone::EgressOnly;
-pub use egress::{Attribution, Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode};
+pub use egress::{Attribution, Credential, Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode, Source};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts, catalog_mode};
 pub use mesh::Mesh;
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};

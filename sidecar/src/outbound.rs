@@ -17,6 +17,7 @@
 pub mod alone;
 pub mod authorize;
 pub mod child_env;
+mod credentials;
 mod dns;
 pub mod http;
 pub mod identify;

@@ -42,7 +42,7 @@ use crate::{
     authorize::Gate,
     caller_lists::CallerLists,
     child::ChildSpec,
-    config::{Command, Config, Egress, Upstream as UpstreamConfig},
+    config::{Command, Config, Egress, Source, Upstream as UpstreamConfig},
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
@@ -343,8 +343,9 @@ fn reach(config: &Config, outbound: Option<&Outbound>, guard: Option<Vec<OsStrin
             }
             let stop = config.timeouts.child_stop;
             let confinement = confinement(config, command, outbound)?;
+            let without = config.egress.iter().flat_map(secret_variables).collect();
             let (command, cwd) = (command.words.clone(), command.cwd.clone());
-            Ok(Reach::Stdio(ChildSpec { command, env, cwd, confinement, guard, stop }))
+            Ok(Reach::Stdio(ChildSpec { command, env, without, cwd, confinement, guard, stop }))
         }
         UpstreamConfig::Url(url) => {
             use outrigger_config::kinds::Scheme;
@@ -371,6 +372,14 @@ fn reach(config: &Config, outbound: Option<&Outbound>, guard: Option<Vec<OsStrin
             }))
         }
     }
+}
+
+/// Variables with secrets that go out for the server, which must not have them.
+fn secret_variables(egress: &Egress) -> impl Iterator<Item = String> {
+    egress.credentials.iter().filter_map(|credential| match &credential.source {
+        Source::Variable(name) => Some(name.clone()),
+        Source::File(_) => None,
+    })
 }
 
 fn confinement(

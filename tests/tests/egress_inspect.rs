@@ -145,3 +145,52 @@ async fn a_confined_server_believes_the_sidecar_by_its_environment() {
     assert_eq!(origin.seen().len(), 1);
     sidecar.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_added_on_the_way_and_placeholders_go_nowhere_else() {
+    let mesh = Mesh::new();
+    let origin = Origin::start(&mesh, "localhost");
+    let plain = outrigger_tests::egress::Origin::http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+    let (bundle, key) = (mesh.path().join("bundle.pem"), mesh.path().join("key"));
+    let more = format!(
+        "credentials: [ {{ header: Authorization, prefix: \"Bearer \", file: {}, placeholder: stand-in-for-it }} ] }}, \
+         {{ name: clear, hosts: [\"localhost:{}\"], addresses: [127.0.0.0/8, \"::1\"], \
+         credentials: [ {{ header: X-Key, file: {} }} ]",
+        key.display(),
+        plain.address.port(),
+        key.display()
+    );
+    let settings = rule(&origin, "localhost", &more);
+    let egress =
+        TestEgress::start(&settings.replace("inspection: {", &format!("inspection: {{ bundle: {},", bundle.display())));
+    let proxy = format!("http://{}", egress.address());
+    let ask =
+        |more: &[&str]| curl(&[&["--proxy", proxy.as_str(), "--cacert", bundle.to_str().unwrap()], more].concat());
+    let url = format!("https://localhost:{}/", origin.address.port());
+    assert!(ask(&[&url]).contains("no_credential"), "without its secret nothing goes");
+    for secret in ["first", "second"] {
+        std::fs::write(&key, format!("{secret}\n")).unwrap();
+        assert_eq!(ask(&[&url, "-H", "authorization: Bearer stand-in-for-it"]), "sunny 200");
+    }
+    assert!(ask(&[&url, "-XTRACE"]).contains("\"reason\":\"echo\""));
+    let clear = format!("http://localhost:{}/", plain.address.port());
+    assert_eq!(ask(&[&clear]), "hi 200");
+    for elsewhere in [&["-H", "X-Other: stand-in-for-it"][..], &["-u", "me:stand-in-for-it"]] {
+        let told = ask(&[elsewhere, &[clear.as_str()]].concat());
+        assert!(told.contains("\"reason\":\"placeholder\"") && told.contains("egress/api"), "{told}");
+    }
+    let seen = origin.seen();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    for (head, secret) in seen.iter().zip(["first", "second"]) {
+        let fields: Vec<&str> =
+            head.lines().filter(|line| line.to_ascii_lowercase().starts_with("authorization")).collect();
+        assert_eq!(fields, [format!("Authorization: Bearer {secret}")]);
+    }
+    let clear = plain.seen();
+    assert!(
+        clear.len() == 1 && clear[0].contains("\r\nX-Key: second\r\n") && !clear[0].contains("Bearer"),
+        "{clear:?}"
+    );
+    let log = egress.stop().await;
+    assert!(!format!("{log:?}").contains("second"));
+}

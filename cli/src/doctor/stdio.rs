@@ -34,8 +34,15 @@ impl Stdio {
     /// When there is none.
     pub(super) fn start(command: &[String], patience: Duration) -> Result<Self, Trouble> {
         let command = command.to_vec();
-        let spec =
-            ChildSpec { command, env: Default::default(), cwd: None, confinement: None, guard: None, stop: STOP };
+        let spec = ChildSpec {
+            command,
+            env: Default::default(),
+            without: Vec::new(),
+            cwd: None,
+            confinement: None,
+            guard: None,
+            stop: STOP,
+        };
         let (child, Pipes { stdin, stdout }) = start(&spec, "server").map_err(Trouble::gone)?;
         let stdout = BufReader::new(stdout);
         Ok(Self { child, stdin, stdout, patience, last_id: 0, manners: Manners::default() })

@@ -19,5 +19,5 @@ mod rules;
 pub use address::{Range, Special};
 pub use budget::{Budget, Meter, Meters, Over};
 pub use host::{Host, HostError, Name};
-pub use rule::{Destination, DestinationError, EgressRule, HostPattern};
+pub use rule::{DEFAULT_PORT, Destination, DestinationError, EgressRule, HostPattern};
 pub use rules::{Allowed, Ask, Decision, Denied, Reason, Request, Rules, Tools};

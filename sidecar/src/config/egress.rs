@@ -1,6 +1,7 @@
 //! Settings of the outbound half: what the server may reach, and how it gets there.
 
 mod budget;
+mod credentials;
 mod dns;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,6 +17,8 @@ use outrigger_policy::limit::BreakerRule;
 use serde_json::json;
 
 pub use dns::EgressDns;
+
+pub use credentials::{Credential, Source};
 
 /// Where the outbound half listens when it runs and no address is given.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
@@ -65,6 +68,8 @@ pub struct Egress {
     pub attribution: Attribution,
     /// What may be reached.
     pub rules: Rules,
+    /// What requests of rules get on their way out.
+    pub credentials: Vec<Credential>,
     /// How TLS is read inside, where rules say so.
     pub inspection: Inspection,
     /// Where a line per connection goes.
@@ -157,9 +162,9 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     .env("OUTRIGGER_EGRESS_ALLOW")
     .example("[api.example.com, \"*.wikipedia.org\", \"db.internal:5432\"]");
     let allow = f.optional("allow", text, kinds::list_of(destination()));
-    let mut names = Vec::new();
+    let (mut names, mut all_credentials) = (Vec::new(), Vec::new());
     let rules = f.list("rules", "What may be reached, in full: for some tools, methods, paths or addresses.", |f| {
-        let rule = read_rule(f)?;
+        let (rule, credentials) = read_rule(f)?;
         if names.contains(&rule.id) {
             f.mistake(
                 "name",
@@ -168,6 +173,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
             );
         }
         names.push(rule.id.clone());
+        all_credentials.extend(credentials);
         Some(rule)
     });
     let inspection = f.section("inspection", "How TLS is read inside, where rules say `inspect`.", read_inspection);
@@ -178,8 +184,10 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
     let timeouts = f.section("timeouts", "How long each step of an outbound connection may take.", read_timeouts);
     let given = listen.is_some() || transparent.is_some() || mode.is_some() || allow.is_some() || f.has("rules");
     let short = allow.unwrap_or_default().into_iter().map(EgressRule::short);
-    // Of several rules that admit a tunnel the first decides whether it is read inside.
-    let (inspecting, sealed): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.inspect);
+    // Of several rules that admit something the first decides whether it is read inside, and what is added.
+    let (inspecting, sealed): (Vec<_>, Vec<_>) = rules
+        .into_iter()
+        .partition(|rule| rule.inspect || all_credentials.iter().any(|credential| credential.rule == rule.id));
     let rules = Rules::new(inspecting.into_iter().chain(short).chain(sealed).collect());
     warn_about(f, &rules);
     let read = || {
@@ -190,6 +198,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
             mode: mode.unwrap_or(Mode::Enforce),
             attribution,
             rules,
+            credentials: all_credentials,
             inspection: inspection?,
             log,
             breaker: breaker?,
@@ -215,7 +224,7 @@ fn warn_about(f: &mut Fields<'_>, rules: &Rules) {
     }
 }
 
-fn read_rule(f: &mut Fields<'_>) -> Option<EgressRule> {
+fn read_rule(f: &mut Fields<'_>) -> Option<(EgressRule, Vec<Credential>)> {
     let text = doc("The rule's name, unique here; logs and answers call it `egress/<name>`.").example("weather");
     let name = f.required("name", text, rule_name());
     let text = doc("Where to, as in `allow`.").example("[api.weather.gov]");
@@ -254,12 +263,13 @@ fn read_rule(f: &mut Fields<'_>) -> Option<EgressRule> {
             "keep the one that applies",
         );
     }
+    let given = credentials::read(f);
     let budget = budget::read(f);
     if hosts.as_ref().is_some_and(Vec::is_empty) {
         f.mistake("hosts", "an empty list allows nothing", "name at least one host, or remove the rule");
     }
     let ports = ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect();
-    Some(EgressRule {
+    let rule = EgressRule {
         ports,
         tools,
         methods,
@@ -270,7 +280,12 @@ fn read_rule(f: &mut Fields<'_>) -> Option<EgressRule> {
         inspect,
         budget,
         ..EgressRule::new(&name?, hosts?)
-    })
+    };
+    if !given.is_empty() {
+        credentials::check(f, &rule);
+    }
+    let credentials = given.into_iter().map(|given| given.of(&rule)).collect();
+    Some((rule, credentials))
 }
 
 fn read_inspection(f: &mut Fields<'_>) -> Option<Inspection> {

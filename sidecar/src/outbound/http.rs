@@ -11,6 +11,7 @@ use outrigger_policy::egress::{Host, Reason, Request};
 
 use super::Outbound;
 use super::authorize::Permitted;
+use super::credentials::{self, Added};
 use super::io::{linger, read_into, write_all};
 use super::mesh;
 use super::record::Record;
@@ -186,10 +187,11 @@ impl Conversation<'_> {
         if mesh::service(target).is_some() && !mesh::is_open(path) {
             return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
         }
+        let added = self.credentials(asked, path, tls, &permitted).await?;
         let (origin, address) = outbound.open(target, &permitted, tls).await?;
         record.permitted(&permitted);
         record.address = address;
-        let head = heads::request(asked, target, (path, tls), &record.span);
+        let head = heads::request(asked, target, (path, tls), &record.span, &added);
         let exchange = exchange::Exchange {
             client: self.client,
             origin: &origin,
@@ -205,6 +207,26 @@ impl Conversation<'_> {
             Ok(true) => Ok(Next::Request),
             Ok(false) => Ok(Next::Close),
             Err(why) => Err(Refusal { why, rule: permitted.rule }),
+        }
+    }
+}
+
+impl Conversation<'_> {
+    /// What the request gets on its way out; what stands for the secrets of others must not be in it.
+    async fn credentials(
+        &self,
+        asked: &request::Request<'_>,
+        path: &str,
+        tls: bool,
+        permitted: &Permitted,
+    ) -> Result<Vec<Added>, Refusal> {
+        let all = &self.outbound.settings.credentials;
+        let rule = permitted.rule.as_ref().filter(|_| permitted.observed.is_none());
+        let refused = |why| Refusal { why, rule: permitted.rule.clone() };
+        credentials::guard(all, rule, asked, path).map_err(refused)?;
+        match rule {
+            Some(rule) => credentials::added(all, rule, tls, asked).await.map_err(refused),
+            None => Ok(Vec::new()),
         }
     }
 }

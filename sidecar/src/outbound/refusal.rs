@@ -47,6 +47,12 @@ pub enum Why {
     Tls(io::Error),
     /// TLS with the client does not come to be: it does not believe our certificate.
     ClientTls(io::Error),
+    /// What stands for the secret of this rule, on its way to somebody else.
+    Placeholder(RuleId),
+    /// The secret for this header cannot be read.
+    NoCredential(String),
+    /// A method whose answer would show what was added.
+    Echo,
     /// A rule that inspects came with a reload, and nothing was made for it at start.
     NotInspecting,
     /// A service of the mesh whose address is not known; its name.
@@ -146,6 +152,9 @@ impl Why {
             },
             Why::Tls(_) => failed(502, Code::HostUnreachable, "tls"),
             Why::ClientTls(_) => failed(502, Code::Failure, "client_tls"),
+            Why::Placeholder(_) => denied("placeholder", DenyReason::Egress),
+            Why::Echo => denied("echo", DenyReason::Egress),
+            Why::NoCredential(_) => failed(502, Code::Failure, "no_credential"),
             Why::NotInspecting => failed(503, Code::Failure, "not_inspecting"),
             Why::NoService(_) => failed(503, Code::HostUnreachable, "no_service"),
             Why::BadRequest(_) => invalid(400, "bad_request"),
@@ -205,6 +214,13 @@ impl Why {
             Why::Tls(error) => format!("the destination is not who it should be, or speaks no TLS: {error}"),
             Why::ClientTls(error) => {
                 format!("the client does not believe the certificate of this sidecar (its bundle: `egress.inspection`): {error}")
+            }
+            Why::Placeholder(rule) => {
+                format!("the request holds what stands for the secret of `{}`, and goes to somebody else", rule.as_str())
+            }
+            Why::Echo => "the answer to this method repeats the request, with what the sidecar adds to it".into(),
+            Why::NoCredential(header) => {
+                format!("the secret for `{header}` cannot be read; the log of the sidecar says why")
             }
             Why::NotInspecting => "the rule inspects TLS, and none did when the sidecar started: start it again".into(),
             Why::NoService(name) => {

@@ -72,3 +72,21 @@ fn every_mistake_is_told() {
         assert!(wrong.contains(part), "missing: {part}\nin:\n{wrong}");
     }
 }
+
+#[test]
+fn a_credential_needs_requests_that_can_be_read() {
+    let with = |rule: &str| {
+        let credential = "credentials: [ { header: Authorization, file: /k } ]";
+        let text = format!("egress: {{ rules: [ {{ name: api, {rule}, {credential} }} ] }}");
+        read_text(&text, &[]).map(|egress| egress.unwrap().credentials.len())
+    };
+    for rule in
+        ["hosts: [a.test], inspect: true", "hosts: [\"a.test:80\"]", "hosts: [a.test], ports: [80]", "hosts: [b.mesh]"]
+    {
+        assert_eq!(with(rule).unwrap_or_else(|e| panic!("{rule}: {e}")), 1, "{rule}");
+    }
+    for rule in ["hosts: [a.test]", "hosts: [a.test], raw: true", "hosts: [\"a.test:443\"], ports: [80]"] {
+        let wrong = with(rule).expect_err(rule).to_string();
+        assert!(wrong.contains("inside TLS"), "{rule}: {wrong}");
+    }
+}

@@ -5,6 +5,7 @@ use outrigger_egress::request::{Field, Framing, Request, has_word, named};
 use outrigger_telemetry::TraceContext;
 use serde_json::json;
 
+use super::super::credentials::Added;
 use super::super::mesh;
 use super::super::record::Record;
 use super::super::refusal::Refusal;
@@ -31,12 +32,26 @@ const NOT_PASSED_ON: [&str; 12] = [
 ];
 
 /// The head of a request as the destination gets it, with this span where it has none and the destination is of the mesh.
-pub(super) fn request(asked: &Request<'_>, target: &Target, (path, tls): (&str, bool), span: &TraceContext) -> Vec<u8> {
+pub(super) fn request(
+    asked: &Request<'_>,
+    target: &Target,
+    (path, tls): (&str, bool),
+    span: &TraceContext,
+    added: &[Added],
+) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
     let usual = if tls { HTTPS } else { HTTP };
     let host = if target.port == usual { target.host.to_string() } else { target.to_string() };
     head.extend_from_slice(format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", asked.method).as_bytes());
-    passed_on(&mut head, &asked.fields, &[]);
+    let replaced = |field: &Field<'_>| added.iter().any(|own| own.name.eq_ignore_ascii_case(field.name));
+    let kept: Vec<Field<'_>> = asked.fields.iter().copied().filter(|field| !replaced(field)).collect();
+    passed_on(&mut head, &kept, &[]);
+    for own in added {
+        head.extend_from_slice(own.name.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(&own.value);
+        head.extend_from_slice(b"\r\n");
+    }
     if mesh::service(target).is_some() && named(&asked.fields, "traceparent").next().is_none() {
         head.extend_from_slice(b"traceparent: ");
         head.extend_from_slice(&span.format());

@@ -1,0 +1,151 @@
+//! Credentials that requests get on their way out, so that the server never holds them; and the watch over the placeholders
+//! that it holds instead.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use outrigger_egress::request::Request;
+use outrigger_policy::RuleId;
+use tokio::io::AsyncReadExt;
+
+use super::refusal::Why;
+use crate::config::{Credential, Source};
+
+/// Bytes of a credential at most.
+const MAX_BYTES: u64 = 16 * 1024;
+/// Methods whose answer repeats the request (RFC 9110 section 9.3.8): it would show the credential.
+const ECHOES: [&str; 2] = ["TRACE", "TRACK"];
+
+/// A header as it is added.
+pub(super) struct Added {
+    pub(super) name: String,
+    pub(super) value: Vec<u8>,
+}
+
+impl fmt::Debug for Added {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Added").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a request of this rule gets. `inside`: it came inside TLS.
+pub(super) async fn added(
+    all: &[Credential],
+    rule: &RuleId,
+    inside: bool,
+    request: &Request<'_>,
+) -> Result<Vec<Added>, Why> {
+    let mut added = Vec::new();
+    for credential in all.iter().filter(|credential| credential.rule == *rule && credential.inside == inside) {
+        if ECHOES.contains(&request.method) {
+            return Err(Why::Echo);
+        }
+        let secret = secret(&credential.source).await.map_err(|error| {
+            tracing::warn!(rule = rule.as_str(), header = credential.header, %error, "a credential cannot be read");
+            Why::NoCredential(credential.header.clone())
+        })?;
+        let value = [credential.prefix.as_bytes(), &secret].concat();
+        added.push(Added { name: credential.header.clone(), value });
+    }
+    Ok(added)
+}
+
+async fn secret(source: &Source) -> std::io::Result<Vec<u8>> {
+    let text = match source {
+        Source::Variable(name) => std::env::var_os(name).unwrap_or_default().into_encoded_bytes(),
+        Source::File(path) => {
+            let mut text = Vec::new();
+            tokio::fs::File::open(path).await?.take(MAX_BYTES).read_to_end(&mut text).await?;
+            text
+        }
+    };
+    let text = text.trim_ascii().to_vec();
+    let fits = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
+    if text.is_empty() || !text.iter().all(fits) {
+        return Err(std::io::Error::other("it is empty, or has a control character inside"));
+    }
+    Ok(text)
+}
+
+/// Holds a request against the placeholders of other rules: what stands for a secret goes to nobody but its destination.
+pub(super) fn guard(all: &[Credential], rule: Option<&RuleId>, request: &Request<'_>, path: &str) -> Result<(), Why> {
+    for credential in all.iter().filter(|credential| Some(&credential.rule) != rule) {
+        let Some(placeholder) = &credential.placeholder else { continue };
+        let needle = placeholder.reveal().as_bytes();
+        let in_field = |value: &[u8]| holds(value, needle) || decoded(value).is_some_and(|inner| holds(&inner, needle));
+        if holds(path.as_bytes(), needle) || request.fields.iter().any(|field| in_field(field.value)) {
+            return Err(Why::Placeholder(credential.rule.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// What `Basic` hides (RFC 7617).
+fn decoded(value: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, rest) = value.split_at_checked("basic ".len())?;
+    scheme.eq_ignore_ascii_case(b"basic ").then(|| STANDARD.decode(rest.trim_ascii()).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_config::Secret;
+    use outrigger_egress::request;
+    use outrigger_policy::egress::EgressRule;
+
+    use super::*;
+
+    fn rule(name: &str) -> RuleId {
+        EgressRule::new(name, Vec::new()).id
+    }
+
+    fn credential(source: Source) -> Credential {
+        Credential {
+            rule: rule("api"),
+            inside: true,
+            header: "Authorization".into(),
+            prefix: "Bearer ".into(),
+            source,
+            placeholder: Some(Secret::new("stand-in-1".to_owned())),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_read_anew_for_its_rule_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let all = [credential(Source::File(file.path().to_owned()))];
+        let (own, other) = (rule("api"), rule("other"));
+        let get = request::parse(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+        assert!(matches!(added(&all, &own, true, &get).await, Err(Why::NoCredential(_))), "it is empty");
+        for secret in ["first", "second"] {
+            std::fs::write(file.path(), format!("{secret}\n")).unwrap();
+            let added = added(&all, &own, true, &get).await.unwrap();
+            assert_eq!(added[0].value, format!("Bearer {secret}").as_bytes());
+            assert!(!format!("{added:?}{all:?}").contains(secret));
+        }
+        assert!(added(&all, &other, true, &get).await.unwrap().is_empty());
+        assert!(added(&all, &own, false, &get).await.unwrap().is_empty(), "never in the clear");
+        let trace = request::parse(b"TRACE / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+        assert!(matches!(added(&all, &own, true, &trace).await, Err(Why::Echo)));
+    }
+
+    #[test]
+    fn placeholders_go_nowhere_else() {
+        let all = [credential(Source::Variable("KEY".into()))];
+        let own = rule("api");
+        for (head, path, leaves) in [
+            ("GET / HTTP/1.1\r\nHost: b.test\r\nX-Key: a stand-in-1\r\n\r\n", "/", true),
+            ("GET / HTTP/1.1\r\nHost: b.test\r\nAuthorization: basic dTpzdGFuZC1pbi0x\r\n\r\n", "/", true),
+            ("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n", "/?key=stand-in-1", true),
+            ("GET / HTTP/1.1\r\nHost: b.test\r\nX-Key: stand-in-2\r\n\r\n", "/", false),
+        ] {
+            let request = request::parse(head.as_bytes()).unwrap();
+            assert_eq!(guard(&all, None, &request, path).is_err(), leaves, "{head}");
+            assert!(guard(&all, Some(&own), &request, path).is_ok(), "{head}");
+        }
+    }
+}
