@@ -179,15 +179,24 @@ async def growing(pair: Pair) -> Verdict:
     """A tool that comes by a call and goes by another: told, listed, callable."""
     name = f"sprout-{uuid4().hex}"
     await pair.client.listen_to_lists()
-    for away in (False, True):
-        before = sum(m == "notifications/tools/list_changed" for m, _ in pair.client.notes)
-        same(await pair.text("grow", {"name": name, "away": away}), "grown")
-        told = lambda: sum(m == "notifications/tools/list_changed" for m, _ in pair.client.notes) > before  # noqa: E731
-        await pair.client.saw("notifications/tools/list_changed", lambda _: told())
+
+    def told() -> int:
+        return sum(method == "notifications/tools/list_changed" for method, _ in pair.client.notes)
+
+    before = told()
+    same(await pair.text("grow", {"name": name}), "grown")
+    try:
+        await pair.client.saw("notifications/tools/list_changed", lambda _: told() > before)
         names = {t["name"] for t in await pages(pair, "tools/list", "tools")}
-        same(pair.tool(name) in names, not away, "whether the new tool is listed")
-        if not away:
-            same(await pair.text(name), f"I am {name}")
+        same(pair.tool(name) in names, True, "whether the new tool is listed")
+        same(await pair.text(name), f"I am {name}")
+    finally:
+        before = told()
+        same(await pair.text("grow", {"name": name, "away": True}), "grown")
+        # Later checks compare lists.
+        await pair.client.saw("notifications/tools/list_changed", lambda _: told() > before)
+    names = {t["name"] for t in await pages(pair, "tools/list", "tools")}
+    same(pair.tool(name) in names, False, "whether the tool that went is listed")
     return None
 
 
