@@ -9,8 +9,7 @@ use outrigger_config::kinds::Url;
 use outrigger_config::{Diagnostic, Diagnostics, Env, Secret, Settings, load};
 use outrigger_ingress::config::Tls;
 use outrigger_mcp::names::Naming;
-use outrigger_policy::egress::Destination;
-use outrigger_sidecar::config::{CatalogMode, Era, Mode, Sandbox, SessionScope};
+use outrigger_sidecar::config::{CatalogMode, Egress, Era, Sandbox, SessionScope};
 
 use read::{default_listen, read};
 
@@ -103,12 +102,10 @@ pub struct Service {
 /// What a service may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceEgress {
-    /// Where the service finds its proxy; without it, on a port that the system chooses.
-    pub listen: Option<SocketAddr>,
-    /// Whether the rules are enforced.
-    pub mode: Mode,
-    /// Hosts that it may reach.
-    pub allow: Vec<Destination>,
+    /// What its sidecar will make of it.
+    pub settings: Egress,
+    /// The same as it was written, for the settings of the sidecar.
+    pub given: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What serves a service.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attack cases on egress, by every way out: the proxy, redirection by the kernel, and a confined child. Needs root.
 
-    run.py --bin target/debug --subjects target/subjects [--only REGEX] [--stage explicit,redirected,confined]
+    run.py --bin target/debug --subjects target/subjects [--only REGEX] [--stage explicit,redirected,confined,learned]
 
 Each case of cases.json is sent by a server that was taken over (attacker.py) in a network namespace of its own, and judged by
 what arrived in another one (world.py). Then unchanged servers do their work behind the same rules. Last line: `N passed, M failed`.
@@ -22,11 +22,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from bed import HERE, Bed, Broken, run
 from judge import RULED_NAMES, VERDICTS, Seen, nothing
 
 ALLOW = [f"{name}{port}" for name in ("allowed.test", "*.wild.test", "xn--bcher-kva.test") for port in ("", ":80")]
-STAGES = ["explicit", "redirected", "confined"]
+STAGES = ["explicit", "redirected", "confined", "learned"]
 # Who the sidecar is, as far as the kernel's rules go.
 SIDECAR = 1337
 # A server as containers have it: root, without a right to anything of the kernel's.
@@ -142,6 +144,33 @@ class Run:
             for name in (name, f"{name}-stubborn"):
                 call = self.caller("--url", mesh["mcp"].replace("/mcp", f"/s/{name}/mcp"), "--token", mesh["token_file"])
                 self.use("confined", name, server, call)
+        self.bed.end(self.up)
+        shutil.rmtree(self.bed.directory / "mesh")
+
+    def learned(self) -> None:
+        """Rules made of what was observed let the same through, and nothing else."""
+        server = SERVERS["fetch"]
+        settings = {"command": server.command, "sandbox": "strict", "env": server.environment(self.bed.directory)}
+        settings["confine"] = {"read": [str(self.bed.directory / "ca.pem")]}
+        rules = {"mode": "observe"}
+        for mode in ("observe", "enforce"):
+            mesh = self.mesh({"fetch": {**settings, "egress": rules}})
+            call = self.caller("--url", mesh["mcp"].replace("/mcp", "/s/fetch/mcp"), "--token", mesh["token_file"])
+            # Where nothing is enforced, special addresses are refused all the same.
+            inside = "http://ten.wild.test"
+            for url in ("https://allowed.test", *(["https://evil.test", "http://allowed.test"] if mode == "enforce" else []), inside):
+                self.sent += 1
+                mark, begin = f"N{self.sent}x", len(self.bed.hits)
+                said = call(server.tool, server.arguments(f"{url}/{mark}"))
+                time.sleep(SETTLE)
+                seen = Seen(self.bed.hits[begin:], mark)
+                good = bool(seen.requests) if url == "https://allowed.test" else not seen.dialled
+                self.check(f"learned, {mode}: {url}", good, f"{seen}; said {said[:300]!r}")
+            self.bed.end(self.up)
+            log = self.bed.directory / "mesh" / "logs" / "fetch.egress.jsonl"
+            rules = yaml.safe_load(run(str(self.binaries / "outrigger"), "egress", "suggest", str(log)))["egress"]
+            shutil.rmtree(self.bed.directory / "mesh")
+        print("ok   learned: rules from what was observed", flush=True)
 
     def mesh(self, services: dict) -> dict:
         """Runs `outrigger up` in the pod; what its up.json says."""
@@ -150,7 +179,7 @@ class Run:
         # JSON is YAML.
         (state / "mesh.yaml").write_text(json.dumps({"ingress": {"listen": "127.0.0.1:0"}, "services": services}, indent=2))
         command = [str(self.binaries / "outrigger"), "up", "-f", str(state / "mesh.yaml"), "--dir", str(state)]
-        self.bed.start_and_wait(state / "up.json", *command)
+        self.up = self.bed.start_and_wait(state / "up.json", *command)
         return json.loads((state / "up.json").read_text())
 
     def caller(self, *options: str, **env: str) -> Callable[[str, dict], str]:

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use outrigger_egress::request::authority;
 use outrigger_policy::RuleId;
-use outrigger_policy::egress::{Ask, EgressRule, Host, Request, Rules, Tools};
+use outrigger_policy::egress::{Ask, Host, Request, Rules, Tools};
 use outrigger_runtime::Exit;
 use outrigger_sidecar::config::{Config, EgressOnly, Mode};
 use outrigger_sidecar::outbound::refusal::Why;
@@ -89,7 +89,7 @@ fn rules(args: &EgressTestArgs) -> anyhow::Result<(Rules, Mode)> {
     let Some(egress) = service.egress else {
         bail!("the service `{}` has no `egress`: it has no proxy, and dials what its machine lets it", service.name);
     };
-    Ok((Rules::new(egress.allow.into_iter().map(EgressRule::short).collect()), egress.mode))
+    Ok((egress.settings.rules, egress.settings.mode))
 }
 
 fn rules_of_sidecar(path: &Path) -> anyhow::Result<(Rules, Mode)> {

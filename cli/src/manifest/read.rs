@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use outrigger_config::kinds::{self, Checked, Kind};
-use outrigger_config::{Fields, doc, sections};
+use outrigger_config::{Fields, Node, doc, sections};
 use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
 use outrigger_policy::Principal;
-use outrigger_sidecar::config::egress::destination;
+use outrigger_sidecar::config::egress;
 use outrigger_sidecar::config::{
-    CatalogMode, Era, Firmness, Mode, SessionScope, catalog_mode, era, read_sandbox, session_scope, variables,
+    CatalogMode, Egress, Era, Firmness, SessionScope, catalog_mode, era, read_sandbox, session_scope, variables,
 };
 
 use super::{DEFAULT_MESH, EXAMPLES, Ingress, Manifest, Service, ServiceEgress, Source, Token};
@@ -123,7 +123,10 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
     let runs = matches!(source, Some(Source::Url(_)));
     let confined = sandbox.as_ref().is_some_and(|sandbox| sandbox.firmness != Firmness::Off);
     let text = "What the service itself may reach: its sidecar then has a proxy for it (HTTP and SOCKS5).";
-    let egress = f.optional_section("egress", text, |f| read_egress(f, runs, confined));
+    let egress = f.optional_section("egress", text, |f| read_egress(f, runs, confined)).map(|settings| {
+        let given = f.raw("egress").map(Node::to_json).and_then(|given| given.as_object().cloned()).unwrap_or_default();
+        ServiceEgress { settings, given }
+    });
     if let Some(Source::Url(_)) = source {
         for (name, given) in [("env", !env.is_empty()), ("cwd", cwd.is_some())] {
             if given {
@@ -171,25 +174,16 @@ fn read_source(f: &mut Fields<'_>) -> Option<Source> {
     example.or(command.map(Source::Command)).or(url.map(Source::Url))
 }
 
-fn read_egress(f: &mut Fields<'_>, runs: bool, confined: bool) -> Option<ServiceEgress> {
-    let text = doc("As `egress.allow` of a sidecar: hosts, `*.` for every name below, ports, ranges of addresses.")
-        .example("[api.example.com, \"*.wikipedia.org\"]");
-    let text = text.because("a tool server has no business elsewhere until somebody says so");
-    let allow = f.with_default("allow", text, kinds::list_of(destination()), Vec::new());
-    let text =
-        doc("As `egress.mode` of a sidecar: `observe` lets everything through and records what would be refused.");
-    let modes = kinds::choice(&[("enforce", Mode::Enforce), ("observe", Mode::Observe)]);
-    let mode = f.with_default("mode", text.because("rules are there to be kept"), modes, Mode::Enforce);
-    let text = doc("Where the service finds its proxy; a service that `up` starts is told by its environment.");
-    let listen = f.optional("listen", text.example("127.0.0.1:15001"), kinds::listen());
-    if runs && listen.is_none() {
+fn read_egress(f: &mut Fields<'_>, runs: bool, confined: bool) -> Option<Egress> {
+    let settings = egress::read_for_service(f);
+    if runs && !f.has("listen") {
         let hint = "set `listen: 127.0.0.1:15001` here, and HTTP_PROXY and HTTPS_PROXY for the server to that address";
         f.warn("", "this server runs already, and does not know of its proxy", hint);
     } else if !runs && !confined {
         let hint = "set `sandbox: strict` to leave it no other way out";
         f.warn("", "the server is told of its proxy, and nothing makes it use it", hint);
     }
-    Some(ServiceEgress { listen, mode, allow })
+    settings
 }
 
 /// An argument may be empty, unlike other texts.

@@ -36,8 +36,11 @@ fn the_manifest_of_the_design_is_read() {
     assert!(matches!(&manifest.services[1].source, Source::Command(words) if words.len() == 4));
     assert!(matches!(&manifest.services[2].source, Source::Url(url) if url.to_string() == "http://127.0.0.1:9001/mcp"));
     let egress = manifest.services[2].egress.as_ref().unwrap();
-    let allow: Vec<_> = egress.allow.iter().map(ToString::to_string).collect();
-    assert_eq!((allow, egress.mode), (vec!["example.com".to_owned(), "*.wikipedia.org".to_owned()], Mode::Enforce));
+    let hosts: Vec<_> = egress.settings.rules.rules().iter().map(|rule| rule.hosts[0].to_string()).collect();
+    assert_eq!(
+        (hosts, egress.settings.mode),
+        (vec!["example.com".to_owned(), "*.wikipedia.org".to_owned()], Mode::Enforce)
+    );
     assert_eq!(manifest.services[0].egress, None);
 }
 

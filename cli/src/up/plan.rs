@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use outrigger_config::Secret;
-use outrigger_policy::egress::{EgressRule, Host, Rules, Tools};
+use outrigger_policy::egress::{Host, Reason, Tools};
 use outrigger_sidecar::config::{CatalogMode, Era, SessionScope};
 use serde_json::{Map, Value, json};
 
@@ -67,10 +67,10 @@ impl Plan<'_> {
         set("policy", json!([self.state.inside_policy()]));
         set("audit", json!(self.state.audit(&service.name)));
         if let Some(egress) = &service.egress {
-            let allow: Vec<String> = egress.allow.iter().map(ToString::to_string).collect();
-            let listen = egress.listen.unwrap_or(any_port);
-            let log = self.state.egress(&service.name);
-            set("egress", json!({"listen": listen, "mode": egress.mode.as_str(), "allow": allow, "log": log}));
+            let mut section = egress.given.clone();
+            section.entry("listen").or_insert_with(|| json!(any_port));
+            section.insert("log".into(), json!(self.state.egress(&service.name)));
+            set("egress", section.into());
             set("mesh", json!({"file": self.state.services()}));
         }
         set("timeouts", json!({"drain": DRAIN}));
@@ -159,9 +159,10 @@ impl Plan<'_> {
     fn callers(&self, called: &Service) -> impl Iterator<Item = &str> {
         let name = Host::parse(&format!("{}.mesh", called.name)).ok();
         self.manifest.services.iter().filter_map(move |service| {
-            let rules = service.egress.as_ref()?.allow.iter().cloned().map(EgressRule::short).collect();
             let Some(Host::Name(name)) = &name else { return None };
-            Rules::new(rules).names(name, Tools::Outside).ok().map(|_| service.name.as_str())
+            let named = service.egress.as_ref()?.settings.rules.names(name, Tools::Outside);
+            // Named for some tools alone is named.
+            (!matches!(named, Err(Reason::Host))).then_some(service.name.as_str())
         })
     }
 

@@ -49,7 +49,7 @@ pub fn describe<T>(read: impl FnOnce(&mut Fields<'_>) -> T) -> Settings {
     let document = Document::empty();
     let described = Some(RefCell::new(Vec::new()));
     let recorder = Recorder { document: &document, env: &|_| None, described, found: RefCell::default() };
-    Fields::within(&recorder, Vec::new(), None, |fields| read(fields));
+    Fields::within(&recorder, Vec::new(), None, false, |fields| read(fields));
     Settings(recorder.described.map(RefCell::into_inner).unwrap_or_default())
 }
 

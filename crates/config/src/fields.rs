@@ -110,7 +110,7 @@ impl Document {
         let recorder = Recorder { document: self, env, described: None, found: RefCell::default() };
         recorder.found.borrow_mut().mistakes.clone_from(&self.mistakes);
         let root = Some(&self.node);
-        let value = Fields::within(&recorder, Vec::new(), root, |fields| read(fields)).flatten();
+        let value = Fields::within(&recorder, Vec::new(), root, false, |fields| read(fields)).flatten();
         let mut found = recorder.found.into_inner();
         // In file order, as one repairs them; what has no line (the environment) comes last.
         found.mistakes.sort_by_key(|mistake| (mistake.line == 0, mistake.line, mistake.column));
@@ -146,6 +146,8 @@ pub struct Fields<'a> {
     entries: &'a [Entry],
     at: Position,
     known: Vec<&'static str>,
+    /// Sections that need not exist, or of which there may be many: one environment variable could not mean one of them.
+    file_alone: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -158,6 +160,7 @@ impl<'a> Fields<'a> {
     /// A setting that must be given. Nothing when it is absent or wrong, which is then a recorded mistake.
     pub fn required<T: 'static>(&mut self, name: &'static str, doc: Doc, kind: Kind<T>) -> Option<T> {
         self.describe(name, doc, &kind, None, true);
+        let doc = self.heard(doc);
         let given = self.given(name, doc);
         let value = self.value(name, doc, &kind);
         if !given {

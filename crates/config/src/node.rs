@@ -108,6 +108,22 @@ impl Node {
         }
     }
 
+    /// The same as JSON, for settings that are handed on: plain `true`, `false` and whole numbers are what they look like,
+    /// every other single value is a text.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Scalar(Scalar { text, plain: true }) => match text.parse::<bool>() {
+                Ok(yes) => yes.into(),
+                Err(_) => text.parse::<i64>().map_or_else(|_| text.as_str().into(), Json::from),
+            },
+            Value::Scalar(scalar) => scalar.text.as_str().into(),
+            Value::Seq(items) => items.iter().map(Node::to_json).collect(),
+            Value::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect(),
+        }
+    }
+
     /// What this is, for the text "expected ..., found ...".
     pub fn found(&self) -> &'static str {
         match &self.value {

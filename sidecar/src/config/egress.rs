@@ -128,9 +128,25 @@ pub(super) fn read_always(f: &mut Fields<'_>) -> Option<Egress> {
     read_section(f).1
 }
 
+/// Reads the section for a service of a mesh, whose sidecar somebody else sets up: [`Egress::log`] and, where it is not given,
+/// [`Egress::listen`] mean nothing then.
+pub fn read_for_service(f: &mut Fields<'_>) -> Option<Egress> {
+    let because = "a port that the system chooses; a service that `up` starts is told by its environment";
+    read_with(f, because, |_| Output::Off).1
+}
+
 fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
+    let because = "127.0.0.1:15001 where anything else of this section is given, else nothing listens";
+    read_with(f, because, egress_log)
+}
+
+fn read_with<'a>(
+    f: &mut Fields<'a>,
+    no_listen: &'static str,
+    log: impl FnOnce(&mut Fields<'a>) -> Output,
+) -> (bool, Option<Egress>) {
     let text = doc("Where the server finds its proxy (HTTP and SOCKS5). Loopback, or who can reach it may use it.")
-        .because("127.0.0.1:15001 where anything else of this section is given, else nothing listens")
+        .because(no_listen)
         .env("OUTRIGGER_EGRESS_LISTEN")
         .example("127.0.0.1:15001");
     let listen = f.optional("listen", text, kinds::listen());
@@ -177,7 +193,7 @@ fn read_section(f: &mut Fields<'_>) -> (bool, Option<Egress>) {
         Some(rule)
     });
     let inspection = f.section("inspection", "How TLS is read inside, where rules say `inspect`.", read_inspection);
-    let log = egress_log(f);
+    let log = log(f);
     let breaker =
         f.section("breaker", "Destinations that keep failing are left alone for a while.", budget::read_breaker);
     let limits = f.section("limits", "What the outbound half holds at most.", read_limits);

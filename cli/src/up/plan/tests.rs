@@ -132,6 +132,22 @@ fn a_service_that_may_reach_another_is_let_in_there_and_nowhere_else() {
     });
 }
 
+#[test]
+fn egress_reaches_the_sidecar_as_it_is_written() {
+    let text = "services:\n  a:\n    example: fs\n    egress:\n      mode: observe\n      limits: { connections: 7 }\n      \
+                allow: [\"12.example.com\", 10.0.0.0/8]\n      rules: [ { name: w, hosts: [\"*.example.com\"], \
+                tools: [\"get_*\"], ports: [8443], raw: true, paths: [\"/true\"] } ]\n";
+    with_plan(text, |plan| {
+        let service = &plan.manifest.services[0];
+        let text = plan.sidecar(service).unwrap();
+        let sidecar =
+            Sidecar::from_sources(Some(("sidecar.yaml", &text)), &|_| None).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let (written, read) = (&service.egress.as_ref().unwrap().settings, sidecar.egress.unwrap());
+        assert_eq!((&read.rules, read.mode, &read.limits), (&written.rules, written.mode, &written.limits));
+        assert_eq!((read.rules.rules().len(), read.limits.connections, read.listen.port()), (3, 7, 0));
+    });
+}
+
 fn allowed(policy: &str, who: &Principal) -> bool {
     let set = PolicySet::compile(&[("policy.yaml", policy)]).unwrap_or_else(|wrong| panic!("{wrong}"));
     set.decide(who, &Capability { kind: CapabilityKind::Tool, service: "fs", name: "x" }).is_allowed()

@@ -15,10 +15,10 @@ impl<'a> Fields<'a> {
     ) -> Option<T> {
         self.describe_section(name, text, "section", None);
         let node = self.take(name);
-        Fields::within(self.recorder, self.child(name), node, read).flatten()
+        Fields::within(self.recorder, self.child(name), node, self.file_alone, read).flatten()
     }
 
-    /// A section that exists only when the file has it. Settings inside can therefore have no environment variable.
+    /// A section that exists only when the file has it. Environment variables of settings inside mean nothing here.
     pub fn optional_section<T>(
         &mut self,
         name: &'static str,
@@ -30,10 +30,10 @@ impl<'a> Fields<'a> {
         if node.is_none() && !self.is_describing() {
             return None;
         }
-        Fields::within(self.recorder, self.child(name), node, read).flatten()
+        Fields::within(self.recorder, self.child(name), node, true, read).flatten()
     }
 
-    /// Sections under names of the operator's choice. `key` says which names are good. In file order.
+    /// Sections under names of the operator's choice, without environment variables. `key` says which names are good. In file order.
     pub fn map<T>(
         &mut self,
         name: &'static str,
@@ -45,7 +45,7 @@ impl<'a> Fields<'a> {
         let parent = self.child(name);
         if self.is_describing() {
             let path = [parent, vec![Segment::AnyKey]].concat();
-            Fields::within(self.recorder, path, None, |fields| read("name", fields));
+            Fields::within(self.recorder, path, None, true, |fields| read("name", fields));
             return Vec::new();
         }
         let Some(node) = self.take(name) else {
@@ -66,13 +66,14 @@ impl<'a> Fields<'a> {
             if let Err(mistake) = (key.from_text)(&entry.key) {
                 self.report(&mistake, entry.at, &path);
             }
-            let value = Fields::within(self.recorder, path, Some(&entry.value), |fields| read(&entry.key, fields));
+            let value =
+                Fields::within(self.recorder, path, Some(&entry.value), true, |fields| read(&entry.key, fields));
             values.extend(value.flatten().map(|value| (entry.key.clone(), value)));
         }
         values
     }
 
-    /// A list of sections.
+    /// A list of sections, without environment variables.
     pub fn list<T>(
         &mut self,
         name: &'static str,
@@ -83,7 +84,7 @@ impl<'a> Fields<'a> {
         let parent = self.child(name);
         if self.is_describing() {
             let path = [parent, vec![Segment::AnyItem]].concat();
-            Fields::within(self.recorder, path, None, |fields| read(fields));
+            Fields::within(self.recorder, path, None, true, |fields| read(fields));
             return Vec::new();
         }
         let Some(node) = self.take(name) else {
@@ -97,7 +98,7 @@ impl<'a> Fields<'a> {
         let mut values = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let path = [parent.clone(), vec![Segment::Item(index)]].concat();
-            values.extend(Fields::within(self.recorder, path, Some(item), |fields| read(fields)).flatten());
+            values.extend(Fields::within(self.recorder, path, Some(item), true, |fields| read(fields)).flatten());
         }
         values
     }

@@ -16,6 +16,7 @@ impl<'a> Fields<'a> {
         recorder: &'a Recorder<'a>,
         path: Vec<Segment>,
         node: Option<&'a Node>,
+        file_alone: bool,
         read: impl FnOnce(&mut Fields<'a>) -> T,
     ) -> Option<T> {
         let at = node.map_or(Position { line: 1, column: 1 }, |node| node.at);
@@ -29,7 +30,7 @@ impl<'a> Fields<'a> {
                 return None;
             }
         };
-        let mut fields = Fields { recorder, path, entries, at, known: Vec::new() };
+        let mut fields = Fields { recorder, path, entries, at, known: Vec::new(), file_alone };
         let value = read(&mut fields);
         fields.report_unknown();
         Some(value)
@@ -49,8 +50,13 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|entry| entry.key == name).map(|entry| &entry.value)
     }
 
+    /// The setting without its environment variable, where those mean nothing.
+    pub(super) fn heard(&self, doc: Doc) -> Doc {
+        if self.file_alone { Doc { env: None, ..doc } } else { doc }
+    }
+
     pub(super) fn variable(&self, doc: Doc) -> Option<(&'static str, String)> {
-        let name = doc.env.filter(|_| !self.is_describing())?;
+        let name = self.heard(doc).env.filter(|_| !self.is_describing())?;
         (self.recorder.env)(name).filter(|text| !text.is_empty()).map(|text| (name, text))
     }
 
@@ -118,7 +124,7 @@ impl<'a> Fields<'a> {
             names: None,
             default: default.map(|value| (kind.show)(value)),
             required,
-            doc,
+            doc: self.heard(doc),
         });
     }
 

@@ -89,6 +89,25 @@ fn mistakes_of_the_environment_name_the_variable() {
 }
 
 #[test]
+fn a_variable_means_nothing_where_there_may_be_many_sections() {
+    let env = |name: &str| (name == "WAIT").then(|| "9s".to_owned());
+    let section = |f: &mut Fields<'_>| {
+        f.section("deep", "Deep.", |f| {
+            f.optional("wait", WAIT, kinds::duration(Duration::ZERO..=Duration::from_secs(60)))
+        })
+    };
+    let read = |f: &mut Fields<'_>| {
+        let one = f.optional_section("one", "One.", section);
+        let many = f.map("many", "Many.", &sections::service_name(), |_, f| section(f));
+        let listed = f.list("listed", "Listed.", section);
+        Some((one, many.len(), listed.len(), section(f)))
+    };
+    let text = "one: {}\nmany: { a: {} }\nlisted: [ {} ]\n";
+    let expected = (None, 0, 0, Some(Duration::from_secs(9)));
+    assert_eq!(load(Some(("f", text)), &env, read).unwrap().value, expected);
+}
+
+#[test]
 fn all_mistakes_come_at_once_in_file_order() {
     let text = "nmae: x\nwait: 61s\ninner: []\npeers:\n  A: { hosts: [[]] }\nsteps:\n  - on: maybe\nwait: 1s\n";
     let expected = [

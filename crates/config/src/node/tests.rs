@@ -20,6 +20,13 @@ fn values_know_their_place() {
 }
 
 #[test]
+fn as_json_only_what_is_plain_is_more_than_text() {
+    let document = Document::parse("f", "a: [1, '1', true, \"true\", 1.10, 0o17, ~]\nb: {c: -2}\n").unwrap();
+    let expected = serde_json::json!({"a": [1, "1", true, "true", "1.10", "0o17", null], "b": {"c": -2}});
+    assert_eq!(document.node.to_json(), expected);
+}
+
+#[test]
 fn text_is_kept_as_written() {
     let document = Document::parse("f", "v: 1.10\no: 0o17\nn: no\nq: \"~\"\nempty:\n").unwrap();
     let text = |key: &str| document.node.get(key).unwrap().text().map(str::to_owned);
