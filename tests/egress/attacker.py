@@ -170,7 +170,8 @@ def connect(way: Proxy | Direct, case: dict, mark: str) -> bytes:
                 stream = context.wrap_socket(stream)
         with stream:
             host = case.get("http_host", sni or name)
-            stream.sendall(f"GET /{mark} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            plain = f"GET /{mark} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            stream.sendall(case["data"].replace("{N}", mark).encode("latin1") if "data" in case else plain.encode())
             return read(stream, 4)
 
 

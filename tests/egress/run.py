@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attack cases on egress, by every way out: the proxy, redirection by the kernel, and a confined child. Needs root.
 
-    run.py --bin target/debug --subjects target/subjects [--only REGEX] [--stage explicit,redirected,confined,learned]
+    run.py --bin target/debug --subjects target/subjects [--only REGEX] [--stage explicit,redirected,inspected,confined,learned]
 
 Each case of cases.json is sent by a server that was taken over (attacker.py) in a network namespace of its own, and judged by
 what arrived in another one (world.py). Then unchanged servers do their work behind the same rules. Last line: `N passed, M failed`.
@@ -28,7 +28,7 @@ from bed import HERE, Bed, Broken, run
 from judge import RULED_NAMES, VERDICTS, Seen, nothing
 
 ALLOW = [f"{name}{port}" for name in ("allowed.test", "*.wild.test", "xn--bcher-kva.test") for port in ("", ":80")]
-STAGES = ["explicit", "redirected", "confined", "learned"]
+STAGES = ["explicit", "redirected", "inspected", "confined", "learned"]
 # Who the sidecar is, as far as the kernel's rules go.
 SIDECAR = 1337
 # A server as containers have it: root, without a right to anything of the kernel's.
@@ -90,13 +90,13 @@ class Run:
         # That user may not see where it was built.
         binary = shutil.copy(self.binaries / "outrigger-sidecar", self.bed.directory)
         report = self.bed.directory / "report"
-        env = {f"OUTRIGGER_{name}": value for name, value in settings.items()}
+        allow = {"EGRESS_ALLOW": ",".join(ALLOW)}
+        env = {f"OUTRIGGER_{name}": value for name, value in {**allow, **settings}.items() if value is not None}
         return self.bed.start_and_wait(
             report,
             *["setpriv", "--reuid", str(SIDECAR), "--regid", str(SIDECAR), "--clear-groups", binary],
             "--egress-only",
             OUTRIGGER_REPORT=str(report),
-            OUTRIGGER_EGRESS_ALLOW=",".join(ALLOW),
             OUTRIGGER_EGRESS_LISTEN="127.0.0.1:15001",
             OUTRIGGER_EGRESS_LOG="off",
             OUTRIGGER_ADMIN_LISTEN="127.0.0.1:15021",
@@ -119,6 +119,26 @@ class Run:
             call = self.caller("--", *server.command, **server.environment(self.bed.directory))
             self.use("redirected", name, server, call)
         run(*redirect, "remove")
+        self.bed.end(sidecar)
+
+    def inspected(self) -> None:
+        """The same with TLS read inside, where what was said in the clear is said again."""
+        rule = {"name": "inside", "hosts": [name.removesuffix(":80") for name in ALLOW[::2]], "inspect": True, "ports": [80, 443]}
+        settings = {"rules": [rule], "inspection": {"ca": [str(self.bed.directory / "ca.pem")]}}
+        file = self.bed.directory / "inspect.yaml"
+        # JSON is YAML.
+        file.write_text(json.dumps({"egress": settings}))
+        file.chmod(0o644)
+        (self.bed.directory / "ca.pem").chmod(0o644)
+        own = {"CONFIG": str(file), "EGRESS_TRANSPARENT": "true", "EGRESS_DNS_LISTEN": "127.0.0.1:15053", "EGRESS_ALLOW": None}
+        sidecar = self.sidecar(**own)
+        outside, self.cases = self.cases, [*map(told_apart, self.cases), *filter(None, map(inside, self.cases))]
+        self.try_cases("inspected", self.attacker(HTTP_PROXY="http://127.0.0.1:15001"), {"proxy": None, "socks": None})
+        redirect = ["ip", "netns", "exec", self.bed.pod, str(self.binaries / "outrigger-sidecar"), "redirect"]
+        run(*redirect, "install", "--uid", str(SIDECAR), "--dns-port", "15053")
+        self.try_cases("inspected", self.attacker(), {"direct": None, "forged": None})
+        run(*redirect, "remove")
+        self.cases = outside
         self.bed.end(sidecar)
 
     def confined(self) -> None:
@@ -207,6 +227,22 @@ class Run:
             good = bool(seen.requests) and not seen.strayed if allowed else not seen.dialled
             self.check(f"{stage}, {name}: {url}", good, f"{seen}; said {said[:300]!r}")
         print(f"ok   {stage}: {name}", flush=True)
+
+
+def told_apart(case: dict) -> dict:
+    """What nobody sees in a tunnel is seen inside: a request for somebody else."""
+    return {**case, "expect": "deny_request"} if case["id"] == "front-host-evil" else case
+
+
+def inside(case: dict) -> dict | None:
+    """A case of bare bytes as a server hears it, inside TLS; a CONNECT has no such form."""
+    if case["kind"] != "raw" or case["data"].startswith(("CONNECT", "PRI")):
+        return None
+    data = case["data"].replace("http://allowed.test", "", 1)
+    # Before it is refused, its destination may hear that somebody connects.
+    expect = "deny_request" if case["expect"] == "deny" else case["expect"]
+    own = {"kind": "connect", "authority": "allowed.test:443", "id": f"{case['id']}, inside", "expect": expect, "data": data}
+    return {**{name: value for name, value in case.items() if name != "ways"}, **own}
 
 
 @dataclass(frozen=True)

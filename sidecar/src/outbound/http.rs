@@ -21,7 +21,7 @@ use super::wire::Wire;
 
 /// The port of a plain request that names none.
 const HTTP: u16 = 80;
-/// The same inside TLS.
+/// The same inside TLS; nothing is said in the clear there.
 const HTTPS: u16 = 443;
 
 /// To whom the client believes it speaks.
@@ -186,6 +186,9 @@ impl Conversation<'_> {
         let permitted = outbound.admit(target, record.behind(), request).await?;
         if mesh::service(target).is_some() && !mesh::is_open(path) {
             return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
+        }
+        if target.port == HTTPS && !tls && !permitted.raw && permitted.observed.is_none() {
+            return Err(Refusal { why: Why::NotTls, rule: permitted.rule });
         }
         let added = self.credentials(asked, path, tls, &permitted).await?;
         let (origin, address) = outbound.open(target, &permitted, tls).await?;

@@ -201,7 +201,7 @@ impl Why {
             Why::Sni(name) => format!("the TLS inside asks for `{name}`, which is not what the tunnel was opened to"),
             Why::NoSni => "the TLS inside must name its host (SNI)".into(),
             Why::HiddenSni => "the TLS inside hides a name (ECH): a rule with `ech: true` allows that".into(),
-            Why::NotTls => "tunnels carry TLS: a rule with `raw: true` allows something else".into(),
+            Why::NotTls => "tunnels and port 443 carry TLS: a rule with `raw: true` allows something else".into(),
             Why::Silent => "nothing was said in the tunnel".into(),
             Why::Resolve(error) => error.to_string(),
             Why::Uncertain => "calls of other tools are at work, so nobody knows which one this is for: try again later, or set \
