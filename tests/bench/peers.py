@@ -161,7 +161,7 @@ class Peers:
 
     def egress_rule(self, **more: bool) -> dict:
         to = [self.ports.tunnelled, self.ports.bulk]
-        return {"name": "bench", "hosts": ALLOWED, "ports": to, "addresses": ["127.0.0.0/8"], **more}
+        return {"name": "bench", "hosts": ALLOWED, "ports": to, "addresses": ["127.0.0.0/8", "::1"], **more}
 
     def egress(self, rule: dict) -> Program:
         listen = f"127.0.0.1:{self.ports.egress}"
