@@ -1,22 +1,21 @@
 //! What a caller who listens is told: changes of visible lists, and of resources.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_mcp::catalog_kind::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
-use crate::authorize::may_read;
+use crate::authorize::{authorize_listen, may_read};
 use crate::caller_lists::CallerLists;
 use crate::core::{Caller, Change, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
 use crate::services::Service;
 use crate::snapshot::Snapshot;
-use crate::subscribe::{Subscription, subscribe};
+use crate::subscribe::{Piece, Subscription, at};
 
 /// Changes of resources that wait for a slow listener; then the services wait.
 const QUEUE: usize = 64;
@@ -25,6 +24,12 @@ const BEGIN: Duration = Duration::from_secs(2);
 
 /// Between two looks at the lists, at least: a service whose lists flap makes no storm.
 const PACE: Duration = Duration::from_secs(1);
+
+/// When nothing was subscribed to for so long, the listens at one service become one.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// URIs of resources by the index of their service: the service's own to the caller's.
+type ByService = BTreeMap<usize, BTreeMap<String, String>>;
 
 /// The changes that concern one caller. Dropping it ends every listening on its behalf.
 #[derive(Debug)]
@@ -47,10 +52,13 @@ pub struct Changes {
     /// When a change of a list was told last.
     told: Option<Instant>,
     ready: VecDeque<Change>,
-    listening: JoinSet<()>,
-    updates: mpsc::Receiver<Change>,
-    /// Closed once the services have begun to tell of resources.
-    begun: Option<mpsc::Receiver<Infallible>>,
+    /// What services say outside calls, and of lists that depend on the caller.
+    talks: Vec<Piece>,
+    /// Who tells of resources: several for one service, each of some of them.
+    pieces: Vec<Piece>,
+    /// When to make one of those of each service.
+    quiet: Option<Instant>,
+    updates: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
 }
 
 impl Changes {
@@ -70,11 +78,14 @@ impl Changes {
             due: None,
             told: None,
             ready: VecDeque::new(),
-            listening: JoinSet::new(),
-            updates: mpsc::channel(1).1,
-            begun: None,
+            talks: Vec::new(),
+            pieces: Vec::new(),
+            quiet: None,
+            updates: mpsc::channel(QUEUE),
         };
-        this.seen = this.look(&gateway.known_to(caller));
+        let known = gateway.known_to(caller);
+        this.seen = this.look(&known);
+        this.talk(&known);
         this.set_resources(wanted.resources);
         this
     }
@@ -85,33 +96,84 @@ impl Changes {
         &self.resources
     }
 
-    /// Listens to these resources from now on, and no others. Changes between the old listening and the new are made up
-    /// for: every resource that stays counts as changed once.
+    /// Listens to these resources from now on, and no others. Those that are listened to stay so without a gap: a listen for
+    /// the others is opened beside theirs.
     pub fn set_resources(&mut self, resources: Vec<String>) {
-        let (updates, receiver) = mpsc::channel(QUEUE);
-        let again = !self.listening.is_empty();
-        let mut listening = JoinSet::new();
-        let old = std::mem::take(&mut self.resources);
-        let (beginning, begun) = mpsc::channel(1);
-        for subscription in self.subscriptions(resources, &beginning) {
-            self.resources.extend(subscription.resources.values().cloned());
-            listening.spawn(subscribe(Arc::clone(&self.gateway), self.caller.clone(), subscription, updates.clone()));
+        let known = self.gateway.known_to(&self.caller);
+        let wanted = self.wanted(&known, resources);
+        for (at, uris) in &wanted {
+            let Some(service) = known.services.get(*at) else { continue };
+            let new = |(own, asked): &(&String, &String)| !self.pieces.iter().any(|p| covers(p, service, own, asked));
+            let more: Vec<String> = uris.iter().filter(new).map(|(own, _)| own.clone()).collect();
+            if !more.is_empty() {
+                self.add(*at, service, uris, more);
+            }
         }
-        if again {
-            let stay = self.resources.iter().filter(|uri| old.contains(uri)).cloned();
-            self.ready.extend(stay.map(|uri| Change::Resource { uri }));
+        self.quiet = (!self.pieces.is_empty()).then(|| Instant::now() + QUIET);
+        // Narrowed lazily: what is told of the rest of a piece is left out.
+        let resources = &self.resources;
+        self.pieces.retain(|piece| piece.subscription.resources.values().any(|uri| resources.contains(uri)));
+    }
+
+    /// Listens for more resources of a service. The new piece takes the place of those that are no larger, so that each
+    /// resource is asked for a few times at most, and there are few pieces.
+    fn add(&mut self, at: usize, service: &Arc<Service>, wanted: &BTreeMap<String, String>, more: Vec<String>) {
+        let mut count = more.len();
+        let mut before = Vec::new();
+        while let Some(small) = self.pieces.iter().position(|piece| {
+            Arc::ptr_eq(&piece.subscription.service, service) && piece.subscription.resources.len() <= count
+        }) {
+            let piece = self.pieces.swap_remove(small);
+            count += piece.subscription.resources.len();
+            before.push(piece);
         }
-        (self.listening, self.updates, self.begun) = (listening, receiver, Some(begun));
+        let old = before.iter().flat_map(|piece| piece.subscription.resources.keys().cloned());
+        let uris = old.chain(more).filter_map(|own| wanted.get(&own).map(|asked| (own.clone(), asked.clone())));
+        let resources = uris.collect();
+        self.replace(at, service, resources, before);
+    }
+
+    fn replace(&mut self, at: usize, service: &Arc<Service>, resources: BTreeMap<String, String>, before: Vec<Piece>) {
+        let subscription = Subscription { at, service: Arc::clone(service), resources, session: false, lists: false };
+        let piece = Piece::begin(&self.gateway, &self.caller, subscription, before, &self.updates.0);
+        self.pieces.push(piece);
+    }
+
+    /// One listen at each service for all its resources. `all` also where there is but one: what is asked, of whom, or with
+    /// which rules has changed.
+    fn merge(&mut self, all: bool) {
+        let known = self.gateway.known_to(&self.caller);
+        let wanted = self.wanted(&known, self.resources.clone());
+        let mut old = std::mem::take(&mut self.pieces);
+        for (at, uris) in wanted {
+            let Some(service) = known.services.get(at) else { continue };
+            let of_service = |piece: &mut Piece| piece.subscription.service.name == service.name;
+            let mut before: Vec<Piece> = old.extract_if(.., of_service).collect();
+            if authorize_listen(&self.caller, at, service).is_err() {
+                // Those of now are for rules that no longer hold.
+                before.clear();
+            }
+            let much = before.iter().any(|piece| piece.subscription.resources.len() > 2 * uris.len());
+            if all || much || before.len() != 1 {
+                self.replace(at, service, uris, before);
+            } else {
+                self.pieces.extend(before);
+            }
+        }
     }
 
     /// Resolves when every service that is to tell of resources has begun to, or does not in time. To confirm a
     /// subscription earlier would lose what changes right after.
     pub fn begun(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        let begun = self.begun.take();
+        let begins: Vec<_> = self.pieces.iter().map(Piece::begun).collect();
         async move {
-            if let Some(mut begun) = begun {
-                let _ = timeout(BEGIN, begun.recv()).await;
-            }
+            let all = async {
+                for mut begun in begins {
+                    // One that ended will not tell.
+                    let _ = begun.wait_for(|begun| *begun).await;
+                }
+            };
+            let _ = timeout(BEGIN, all).await;
         }
     }
 
@@ -121,18 +183,12 @@ impl Changes {
             if let Some(change) = self.ready.pop_front() {
                 return Some(change);
             }
-            let due = self.due;
-            let look = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (due, quiet) = (self.due, self.quiet);
             tokio::select! {
                 biased;
                 () = self.gateway.draining.signaled() => return None,
                 Some(Ok(snapshot)) = self.looking.join_next() => self.tell(&snapshot),
-                () = look, if self.looking.is_empty() => {
+                () = at(due), if due.is_some() && self.looking.is_empty() => {
                     self.due = None;
                     if !self.gateway.clients.still(&self.caller.principal) {
                         return None;
@@ -140,9 +196,15 @@ impl Changes {
                     self.compare();
                 }
                 Ok(()) = self.generation.changed(), if due.is_none() => self.look_soon(),
-                Some(change) = self.updates.recv() => match change {
+                () = at(quiet) => {
+                    self.quiet = None;
+                    self.merge(false);
+                }
+                Some(change) = self.updates.1.recv() => match change {
                     // The service says that something changed; what of it the caller sees is ours to find out.
                     Change::List(_) => self.look_soon(),
+                    // Of a listen for more than is wanted by now.
+                    Change::Resource { uri } if !self.resources.contains(&uri) => {}
                     change => return Some(change),
                 },
             }
@@ -169,8 +231,9 @@ impl Changes {
             self.services = services;
             // What may be read, or whom to ask, has changed too.
             if !self.resources.is_empty() || self.session || varying != self.varying {
-                let resources = self.resources.clone();
-                self.set_resources(resources);
+                let known = self.gateway.known_to(&self.caller);
+                self.talk(&known);
+                self.merge(true);
             }
         }
         if !base.varies(&self.route) {
@@ -197,12 +260,11 @@ impl Changes {
         ListKind::ALL.map(|list| view.as_ref().map(|view| view.fingerprint(list)))
     }
 
-    /// Which services have to be listened to, and for what. Each that has begun to tell of its resources drops `begun`.
-    fn subscriptions(&mut self, resources: Vec<String>, begun: &mpsc::Sender<Infallible>) -> Vec<Subscription> {
-        let snapshot = self.gateway.known_to(&self.caller);
-        self.varying = snapshot.varying(&self.route).collect();
-        let Some((catalog, at)) = snapshot.catalog(&self.route) else { return Vec::new() };
-        let mut by_service: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
+    /// The resources that exist, that the caller may read, and whose service tells of changes: now [`Self::resources`].
+    fn wanted(&mut self, snapshot: &Snapshot, resources: Vec<String>) -> ByService {
+        self.resources.clear();
+        let mut by_service = ByService::new();
+        let Some((catalog, at)) = snapshot.catalog(&self.route) else { return by_service };
         for asked in resources {
             let Ok(target) = catalog.resolve_uri(&asked) else { continue };
             let Some(service) = catalog.services().get(target.service) else { continue };
@@ -211,28 +273,35 @@ impl Changes {
                 by_service.entry(at.unwrap_or(target.service)).or_default().insert(original, asked);
             }
         }
+        self.resources.extend(by_service.values().flat_map(BTreeMap::values).cloned());
+        by_service
+    }
+
+    /// Listens, from now on, to what services say outside calls and of lists that depend on the caller. Where it did before
+    /// that ends first: what is said to a session must not be told twice.
+    fn talk(&mut self, snapshot: &Snapshot) {
+        self.talks.clear();
+        self.varying = snapshot.varying(&self.route).collect();
+        let Some((_, only)) = snapshot.catalog(&self.route) else { return };
         let rules = &self.caller.policy.rules;
-        for (index, service) in snapshot.services.iter().enumerate() {
-            let here = at.is_none_or(|at| at == index);
-            let talks = (self.session && service.stateful()) || self.varying.contains(&index);
-            if here && talks && rules.may_use_service(&self.caller.principal, &service.name) {
-                by_service.entry(index).or_default();
+        for (at, service) in snapshot.services.iter().enumerate() {
+            // Servers without sessions say nothing outside calls.
+            let (session, lists) = (self.session && service.stateful(), self.varying.contains(&at));
+            let here = only.is_none_or(|only| only == at);
+            if here && (session || lists) && rules.may_use_service(&self.caller.principal, &service.name) {
+                let subscription =
+                    Subscription { at, service: Arc::clone(service), resources: BTreeMap::new(), session, lists };
+                let piece = Piece::begin(&self.gateway, &self.caller, subscription, Vec::new(), &self.updates.0);
+                self.talks.push(piece);
             }
         }
-        let subscription = |(at, resources): (usize, BTreeMap<String, String>)| {
-            let service = Arc::clone(snapshot.services.get(at)?);
-            Some(Subscription {
-                at,
-                // Servers without sessions say nothing outside calls.
-                session: self.session && service.stateful(),
-                lists: self.varying.contains(&at),
-                begun: (!resources.is_empty()).then(|| begun.clone()),
-                service,
-                resources,
-            })
-        };
-        by_service.into_iter().filter_map(subscription).collect()
     }
+}
+
+/// Whether a piece tells of a resource, under the name that the caller has for it.
+fn covers(piece: &Piece, service: &Arc<Service>, own: &str, asked: &str) -> bool {
+    let subscription = &piece.subscription;
+    Arc::ptr_eq(&subscription.service, service) && subscription.resources.get(own).is_some_and(|name| name == asked)
 }
 
 /// Whether a server says that it tells of changes of resources.

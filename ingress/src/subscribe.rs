@@ -1,8 +1,7 @@
 //! Listening to one service on behalf of one caller, for as long as the caller listens.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_mcp::bridge::handshake::modern_params;
@@ -14,8 +13,9 @@ use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::Accepts;
 use outrigger_proxy::trace::Span;
 use outrigger_telemetry::TraceContext;
-use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::authorize::authorize_listen;
 use crate::core::{Caller, Change, Declared, ListKind};
@@ -28,6 +28,9 @@ use crate::services::{Replica, Service};
 pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// A listen may be silent for ever; that its connection lives is checked below HTTP.
 const SILENCE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A listen whose place another takes goes on for so long once that one hears: what it has been told is on its way.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Members of the filter that ask for changes of lists.
 const LISTS: &str = r#","toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true"#;
@@ -43,36 +46,206 @@ pub(crate) struct Subscription {
     pub(crate) session: bool,
     /// Also changes of lists, which depend on the caller.
     pub(crate) lists: bool,
-    /// Dropped when the service has said that it tells of the resources.
-    pub(crate) begun: Option<mpsc::Sender<Infallible>>,
 }
 
-/// Listens until nobody takes the changes any more. What was missed while it did not listen is made up for: then every
-/// resource counts as changed.
-pub(crate) async fn subscribe(
+/// One listen at a service. Dropping it ends it, and those whose place it takes.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) subscription: Arc<Subscription>,
+    state: Arc<Mutex<State>>,
+    begun: watch::Receiver<bool>,
+    _task: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// As the caller names them: what may have changed while nobody listened, to be told when we do.
+    owed: Vec<String>,
+    /// Whose place this one takes. They go on until it hears.
+    before: Vec<Piece>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It has heard nothing yet.
+    #[default]
+    Opening,
+    Live,
+    /// It did hear, and its stream ended.
+    Lost,
+}
+
+impl Piece {
+    /// Begins to listen, in the place of those `before`. They end when this one hears, and what they had to make up for is
+    /// its to tell.
+    pub(crate) fn begin(
+        gateway: &Arc<Gateway>,
+        caller: &Caller,
+        subscription: Subscription,
+        before: Vec<Self>,
+        updates: &mpsc::Sender<Change>,
+    ) -> Self {
+        let mut state = State::default();
+        for piece in before {
+            let mut old = lock(&piece.state);
+            state.owed.append(&mut old.owed);
+            match old.phase {
+                Phase::Live => {
+                    drop(old);
+                    state.before.push(piece);
+                }
+                // It covers nothing now: only those whose place it was to take do.
+                Phase::Opening | Phase::Lost => state.before.append(&mut old.before),
+            }
+        }
+        let (begins, begun) = watch::channel(false);
+        let (subscription, state) = (Arc::new(subscription), Arc::new(Mutex::new(state)));
+        let listener = Listener {
+            gateway: Arc::clone(gateway),
+            caller: caller.clone(),
+            subscription: Arc::clone(&subscription),
+            state: Arc::clone(&state),
+            begins,
+            updates: updates.clone(),
+        };
+        let mut task = JoinSet::new();
+        task.spawn(listener.run());
+        Self { subscription, state, begun, _task: task }
+    }
+
+    /// Turns true when the service has said that it tells of the resources.
+    pub(crate) fn begun(&self) -> watch::Receiver<bool> {
+        self.begun.clone()
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // No statement under it can fail half way.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The task behind a piece.
+struct Listener {
     gateway: Arc<Gateway>,
     caller: Caller,
-    mut subscription: Subscription,
+    subscription: Arc<Subscription>,
+    state: Arc<Mutex<State>>,
+    begins: watch::Sender<bool>,
     updates: mpsc::Sender<Change>,
-) {
-    let mut pause = BACKOFF.0;
-    let mut first = true;
-    loop {
-        match open(&gateway, &caller, &subscription).await {
-            Ok(stream) => {
-                pause = BACKOFF.0;
-                if !first && missed(&subscription, &updates).await.is_err() {
-                    return;
+}
+
+impl Listener {
+    /// Listens until nobody takes the changes any more. What was missed while it did not listen is made up for: then every
+    /// resource counts as changed.
+    async fn run(self) {
+        let mut pause = BACKOFF.0;
+        loop {
+            match open(&self.gateway, &self.caller, &self.subscription).await {
+                Ok(stream) => {
+                    pause = BACKOFF.0;
+                    if self.relay(stream).await.is_err() {
+                        return;
+                    }
+                    self.lost();
                 }
-                first = false;
-                if relay(stream, &mut subscription, &updates).await.is_err() {
-                    return;
+                Err(failure) => {
+                    tracing::debug!(service = %self.subscription.service.name, %failure, "cannot listen");
                 }
             }
-            Err(failure) => tracing::debug!(service = %subscription.service.name, %failure, "cannot listen"),
+            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(BACKOFF.1);
         }
-        sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(BACKOFF.1);
+    }
+
+    /// Passes on what concerns the caller, until the stream ends.
+    async fn relay(&self, mut stream: MessageStream) -> Result<(), Gone> {
+        let (mut heard, mut linger) = (false, None);
+        loop {
+            let message = tokio::select! {
+                message = stream.next() => message,
+                () = at(linger) => {
+                    // While the client is late, those before may hold something that waits for it.
+                    let late = self.updates.capacity() == 0;
+                    linger = late.then(|| Instant::now() + LINGER);
+                    if !late {
+                        self.tell(self.relieve()).await?;
+                    }
+                    continue;
+                }
+            };
+            let Ok(Some(message)) = message else { return Ok(()) };
+            if message.shape != Shape::Notification {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut heard, true) {
+                self.tell(self.hears()).await?;
+                linger = Some(Instant::now() + LINGER);
+            }
+            if let Some(change) = self.change(message) {
+                self.updates.send(change).await.map_err(|_| Gone)?;
+            }
+        }
+    }
+
+    /// What a message says to the caller.
+    fn change(&self, message: Message) -> Option<Change> {
+        let subscription = &self.subscription;
+        match message.method {
+            Method::ResourcesUpdated => {
+                let uri = subscription.resources.get(&*message.text(Param::Uri)?)?.clone();
+                Some(Change::Resource { uri })
+            }
+            // Whatever changed until now was not told.
+            Method::SubscriptionsAcknowledged => subscription.lists.then_some(Change::List(ListKind::Tools)),
+            Method::ToolsListChanged if subscription.lists => Some(Change::List(ListKind::Tools)),
+            Method::PromptsListChanged if subscription.lists => Some(Change::List(ListKind::Prompts)),
+            Method::ResourcesListChanged if subscription.lists => Some(Change::List(ListKind::Resources)),
+            // Ours to notice: the catalog comes from the health document.
+            Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged => None,
+            _ if subscription.session => {
+                Some(Change::Session { service: Arc::clone(&subscription.service.name), message })
+            }
+            _ => None,
+        }
+    }
+
+    /// The stream has begun to tell; the value is what may have changed while none did.
+    fn hears(&self) -> Vec<String> {
+        self.begins.send_replace(true);
+        let mut state = lock(&self.state);
+        state.phase = Phase::Live;
+        std::mem::take(&mut state.owed)
+    }
+
+    /// The stream has ended, and until the next begins nobody tells of the resources.
+    fn lost(&self) {
+        let mut state = lock(&self.state);
+        if state.phase == Phase::Live {
+            state.phase = Phase::Lost;
+            state.owed = self.subscription.resources.values().cloned().collect();
+        }
+    }
+
+    /// Ends those whose place this one takes; the value is what they lost on the way.
+    fn relieve(&self) -> Vec<String> {
+        let before = std::mem::take(&mut lock(&self.state).before);
+        before.iter().flat_map(|piece| std::mem::take(&mut lock(&piece.state).owed)).collect()
+    }
+
+    async fn tell(&self, changed: Vec<String>) -> Result<(), Gone> {
+        for uri in changed {
+            self.updates.send(Change::Resource { uri }).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+}
+
+/// Resolves then; never without a time.
+pub(crate) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -120,47 +293,3 @@ pub(crate) fn params_for(declared: &Declared, name: &str, value: &[u8]) -> Vec<u
 
 /// Nobody takes the changes any more.
 struct Gone;
-
-async fn missed(subscription: &Subscription, updates: &mpsc::Sender<Change>) -> Result<(), Gone> {
-    for uri in subscription.resources.values() {
-        updates.send(Change::Resource { uri: uri.clone() }).await.map_err(|_| Gone)?;
-    }
-    Ok(())
-}
-
-/// Passes on what concerns the caller, until the stream ends.
-async fn relay(
-    mut stream: MessageStream,
-    subscription: &mut Subscription,
-    updates: &mpsc::Sender<Change>,
-) -> Result<(), Gone> {
-    while let Ok(Some(message)) = stream.next().await {
-        if message.shape != Shape::Notification {
-            return Ok(());
-        }
-        let change = match message.method {
-            Method::ResourcesUpdated => {
-                let uri = message.text(Param::Uri).and_then(|uri| subscription.resources.get(&*uri).cloned());
-                uri.map(|uri| Change::Resource { uri })
-            }
-            Method::SubscriptionsAcknowledged => {
-                subscription.begun = None;
-                // Whatever changed until now was not told.
-                subscription.lists.then_some(Change::List(ListKind::Tools))
-            }
-            Method::ToolsListChanged if subscription.lists => Some(Change::List(ListKind::Tools)),
-            Method::PromptsListChanged if subscription.lists => Some(Change::List(ListKind::Prompts)),
-            Method::ResourcesListChanged if subscription.lists => Some(Change::List(ListKind::Resources)),
-            // Ours to notice: the catalog comes from the health document.
-            Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged => None,
-            _ if subscription.session => {
-                Some(Change::Session { service: Arc::clone(&subscription.service.name), message })
-            }
-            _ => None,
-        };
-        if let Some(change) = change {
-            updates.send(change).await.map_err(|_| Gone)?;
-        }
-    }
-    Ok(())
-}

@@ -313,7 +313,9 @@ impl Inbound {
         if !context.record.of_session() {
             let session = request.meta_text(Meta::Session);
             let asker = Asker { peer: context.who.id(), session: session.as_deref() };
-            context.record.hold(self.listens.begin(&Owner::of(asker).principal)?);
+            // Its ingress has several listens for it while it subscribes to one thing after another.
+            let together = asker.session.filter(|tag| tag.starts_with(CLIENT_SESSION));
+            context.record.hold(self.listens.begin_in(&Owner::of(asker).principal, together)?);
         }
         Ok(())
     }

@@ -1,10 +1,14 @@
 //! Cases 39 and 51 to 53: streams of changes.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use outrigger_proxy::body::BodySender;
 use outrigger_tests::{
-    Call, Stream, eventually,
-    http_server::{error, result},
+    Call, Session, Stream, eventually,
+    http_server::{HttpServer, error, event, result, stream},
     sidecar::text_of,
     subjects::scripted,
     wait::within,
@@ -98,5 +102,99 @@ async fn case_53_a_listen_outlives_the_server_behind_it() {
         }
     };
     assert_eq!(within("an update", heard).await["params"]["uri"], "test://a");
+    world.stop().await;
+}
+
+/// The open listens at a server, each with what it asks for.
+type Open = Arc<Mutex<Vec<(BodySender, Vec<String>)>>>;
+
+/// A server with these resources that has to be told of every listen.
+fn with_resources(uris: &[String]) -> (HttpServer, Open) {
+    let list: Vec<_> = uris.iter().map(|uri| json!({"uri": uri, "name": uri})).collect();
+    let lists = json!({"capabilities": {"resources": {"subscribe": true}}, "resources/list": {"resources": list}});
+    let open = Open::default();
+    let kept = open.clone();
+    let server = modern(lists, move |received| {
+        let open = kept.clone();
+        async move {
+            if received.rpc_method() != "subscriptions/listen" {
+                return error(&received, 404, -32601, "no");
+            }
+            let request = received.json();
+            let (sender, response) = stream();
+            let wanted = request["params"]["notifications"].clone();
+            let params = json!({"notifications": wanted,
+                "_meta": {"io.modelcontextprotocol/subscriptionId": request["id"]}});
+            let acknowledged =
+                json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": params});
+            sender.send(event(&acknowledged)).await.unwrap();
+            let uris = wanted["resourceSubscriptions"].as_array().cloned().unwrap_or_default();
+            let uris = uris.iter().map(|uri| uri.as_str().unwrap().to_owned()).collect();
+            open.lock().unwrap().push((sender, uris));
+            response
+        }
+    });
+    (server, open)
+}
+
+/// Says on every open listen for it that a resource has changed.
+async fn update(open: &Open, uri: &str) {
+    let listens = std::mem::take(&mut *open.lock().unwrap());
+    let told = json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri,
+        "_meta": {"io.modelcontextprotocol/subscriptionId": 1}}});
+    for (sender, uris) in &listens {
+        if uris.iter().any(|wanted| wanted == uri) {
+            let _ = sender.send(event(&told)).await;
+        }
+    }
+    open.lock().unwrap().extend(listens);
+}
+
+/// Subscribes to all of them, one after the other, and looks at what that asked of the server and told the client.
+async fn subscribes_one_by_one(session: &Session, server: &HttpServer, open: &Open, uris: &[String]) {
+    let mut stream = session.listen().await;
+    for uri in uris {
+        let reply = session.ask("resources/subscribe", &json!({"uri": uri})).await.json();
+        assert_eq!(reply["result"], json!({}), "{uri}: {reply}");
+    }
+    // Each of them is listened to at any time: also right after the last one.
+    update(open, &uris[7]).await;
+    let listens = server.received_of("subscriptions/listen");
+    let count =
+        |listen: &Value| listen["params"]["notifications"]["resourceSubscriptions"].as_array().map_or(0, Vec::len);
+    let asked: usize = listens.iter().map(|listen| count(&listen.json())).sum();
+    let each = uris.len();
+    assert!(listens.len() <= each + 10, "{} listens", listens.len());
+    assert!(asked <= 8 * each, "{asked} URIs in {} listens", listens.len());
+    update(open, &uris[each - 1]).await;
+    let mut told = Vec::new();
+    while told.last() != Some(&uris[each - 1]) {
+        let event = within("an update", stream.next()).await.unwrap();
+        assert_eq!(event["method"], "notifications/resources/updated", "{event}");
+        told.push(event["params"]["uri"].as_str().unwrap().to_owned());
+    }
+    let first = told.iter().filter(|uri| **uri == uris[7]).count();
+    assert!((1..=2).contains(&first), "{told:?}");
+    assert!(told.iter().all(|uri| *uri == uris[7] || *uri == uris[each - 1]), "nobody changed the others: {told:?}");
+    // In the end one listen is for all of them.
+    eventually("one listen", || async {
+        let listens = open.lock().unwrap();
+        listens.last().is_some_and(|(_, uris)| uris.len() == each).then_some(())
+    })
+    .await;
+    update(open, &uris[3]).await;
+    let event = within("an update", stream.next()).await.unwrap();
+    assert!([&uris[3], &uris[each - 1]].contains(&&event["params"]["uri"].as_str().unwrap().to_owned()), "{event}");
+}
+
+#[tokio::test]
+async fn a_hundred_subscriptions_ask_for_each_resource_a_few_times() {
+    let uris: Vec<String> = (0..100).map(|n| format!("many://{n}")).collect();
+    let (server, open) = with_resources(&uris);
+    // All of it has one place.
+    let settings = format!("{}limits: {{ listens_per_principal: 1 }}\n", server.setting());
+    let world = World::one(&settings).await;
+    let session = world.session("2025-06-18").await;
+    subscribes_one_by_one(&session, &server, &open, &uris).await;
     world.stop().await;
 }
