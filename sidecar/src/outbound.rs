@@ -45,7 +45,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use outrigger_egress::socks::VERSION as SOCKS5;
-use outrigger_policy::egress::Rules;
 use outrigger_policy::limit::{Breakers, Nanos};
 use outrigger_telemetry::metrics::{
     ConnectionOutcome, DenyReason, EgressMetrics, LimitKind, Listener as ListenerLabel,
@@ -57,7 +56,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Egress, Mode};
+use crate::config::Egress;
 use crate::start::{StartError, sink};
 use http::Spoken;
 use identify::Calls;
@@ -124,7 +123,7 @@ impl Outbound {
             metrics: metrics.egress(service),
             service_metrics: metrics.service(service),
             process_metrics: Arc::clone(metrics),
-            in_force: ArcSwap::from_pointee(InForce::new(settings.rules.clone(), settings.mode)),
+            in_force: ArcSwap::from_pointee(InForce::new(&settings)),
             breakers: Breakers::new(settings.breaker),
             started: Instant::now(),
             calls: Calls::new(settings.attribution),
@@ -208,8 +207,8 @@ impl Outbound {
     }
 
     /// Puts changed rules in force. Tunnels that they do not allow are cut.
-    pub fn reload(&self, rules: Rules, mode: Mode) {
-        let changed = self.in_force().reload(rules, mode);
+    pub fn reload(&self, settings: &Egress) {
+        let changed = self.in_force().reload(settings);
         let before = self.in_force.swap(Arc::new(changed));
         before.replaced.cancel();
     }

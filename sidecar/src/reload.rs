@@ -82,7 +82,7 @@ pub async fn egress(
         let text = std::fs::read_to_string(&file).map_err(|error| format!("cannot read {name}: {error}"));
         let changed = text.and_then(|text| read(&name, &text));
         let outcome = match changed.map(|egress| egress.ok_or("there is no `egress` any more")) {
-            Ok(Ok(egress)) => take_up(&outbound, egress),
+            Ok(Ok(egress)) => take_up(&outbound, &egress),
             Ok(Err(error)) => failed(error),
             Err(error) => failed(&error),
         };
@@ -95,14 +95,13 @@ fn failed(error: &str) -> ReloadOutcome {
     ReloadOutcome::Failed
 }
 
-fn take_up(outbound: &Outbound, egress: Egress) -> ReloadOutcome {
-    let in_force = outbound.in_force();
-    if (&egress.rules, egress.mode) == (&in_force.rules, in_force.mode) {
+fn take_up(outbound: &Outbound, egress: &Egress) -> ReloadOutcome {
+    if !outbound.in_force().differs_from(egress) {
         return ReloadOutcome::Unchanged;
     }
     let (rules, mode) = (egress.rules.rules().len(), egress.mode.as_str());
     tracing::info!(rules, mode, "took up what the server may reach");
-    outbound.reload(egress.rules, egress.mode);
+    outbound.reload(egress);
     ReloadOutcome::Applied
 }
 

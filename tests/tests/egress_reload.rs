@@ -82,3 +82,28 @@ async fn a_rotated_log_is_opened_again_on_sighup_which_ends_nothing() {
     std::fs::remove_file(rotated).unwrap();
     assert!(!egress.stop().await.is_empty());
 }
+
+#[tokio::test]
+async fn a_rule_that_has_no_credential_any_more_gives_none_away() {
+    let (first, second) = (Origin::http(OK).await, Origin::http(OK).await);
+    let [one, two] = [&first, &second].map(|origin| origin.address.port());
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "the-key").unwrap();
+    let credential = format!("credentials: [ {{ header: X-Key, file: {:?} }} ]", secret.path());
+    let egress = TestEgress::start(&rules(&[("api", one, &credential)]));
+    assert_eq!(status(&egress, one).await, "200");
+    assert!(first.seen()[0].to_lowercase().contains("x-key: the-key"), "{:?}", first.seen());
+
+    egress.change(&rules(&[("api", two, "")]));
+    eventually("the changed rule holds", || async { (status(&egress, two).await == "200").then_some(()) }).await;
+    assert!(!second.seen().concat().contains("the-key"), "{:?}", second.seen());
+
+    // The same hosts with another credential are a change, too.
+    egress.change(&rules(&[("api", two, &credential)]));
+    eventually("the credential is there", || async {
+        status(&egress, two).await;
+        second.seen().concat().contains("the-key").then_some(())
+    })
+    .await;
+    egress.stop().await;
+}

@@ -223,7 +223,8 @@ impl Conversation<'_> {
         tls: bool,
         permitted: &Permitted,
     ) -> Result<Vec<Added>, Refusal> {
-        let all = &self.outbound.settings.credentials;
+        // Those of the very rules that permitted it.
+        let all = &permitted.in_force.credentials;
         let rule = permitted.rule.as_ref().filter(|_| permitted.observed.is_none());
         let refused = |why| Refusal { why, rule: permitted.rule.clone() };
         credentials::guard(all, rule, asked, path).map_err(refused)?;

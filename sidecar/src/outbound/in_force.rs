@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_policy::egress::{Allowed, Destination, Meter, Meters, Rules};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Mode;
+use crate::config::{Credential, Egress, Mode};
 
 /// Destinations that metrics tell apart; the rest share `other`.
 const MAX_LABELS: usize = 500;
@@ -18,6 +18,8 @@ pub struct InForce {
     pub rules: Rules,
     /// Whether rules are enforced.
     pub mode: Mode,
+    /// What requests of the rules get, and what must go nowhere else.
+    pub credentials: Vec<Credential>,
     meters: Meters,
     labels: HashMap<Destination, Arc<str>>,
     /// Ids of rules that metrics tell apart.
@@ -28,20 +30,32 @@ pub struct InForce {
 
 impl InForce {
     /// Rules as they begin.
-    pub fn new(rules: Rules, mode: Mode) -> Self {
-        let meters = Meters::new(&rules, None);
-        Self::with(rules, mode, meters)
+    pub fn new(settings: &Egress) -> Self {
+        Self::with(settings, Meters::new(&settings.rules, None))
     }
 
     /// Changed rules: what stays among them goes on with its counts.
-    pub fn reload(&self, rules: Rules, mode: Mode) -> Self {
-        let meters = Meters::new(&rules, Some((&self.rules, &self.meters)));
-        Self::with(rules, mode, meters)
+    pub fn reload(&self, settings: &Egress) -> Self {
+        Self::with(settings, Meters::new(&settings.rules, Some((&self.rules, &self.meters))))
     }
 
-    fn with(rules: Rules, mode: Mode, meters: Meters) -> Self {
+    fn with(settings: &Egress, meters: Meters) -> Self {
+        let Egress { rules, mode, credentials, .. } = settings;
         let ids = rules.rules().iter().take(MAX_LABELS).map(|rule| rule.id.as_str().into()).collect();
-        Self { labels: labels(&rules), ids, meters, rules, mode, replaced: CancellationToken::new() }
+        Self {
+            labels: labels(rules),
+            ids,
+            meters,
+            rules: rules.clone(),
+            mode: *mode,
+            credentials: credentials.clone(),
+            replaced: CancellationToken::new(),
+        }
+    }
+
+    /// Whether these settings say something else.
+    pub fn differs_from(&self, settings: &Egress) -> bool {
+        (&self.rules, self.mode, &self.credentials) != (&settings.rules, settings.mode, &settings.credentials)
     }
 
     /// How metrics call a rule.
