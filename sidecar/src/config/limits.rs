@@ -130,8 +130,11 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let client_sessions_per_principal = f.with_default("client_sessions_per_principal", text, how_many(), 64);
     let session = sections::session_limits(
         f,
-        (2000, "as many as two ingresses let in, which listen here for their clients"),
-        (200, "as many as two ingresses let in; counted by who stands behind an ingress"),
+        (
+            6000,
+            "three for each that two ingresses let in: an ingress asks for resources apart from the rest, and twice while that changes",
+        ),
+        (600, "three for each that two ingresses let in, too; counted by who stands behind an ingress"),
     );
     Some(Limits {
         entrance,
