@@ -38,6 +38,9 @@ pub struct Changes {
     caller: Caller,
     route: Route,
     session: bool,
+    /// What the caller wishes to hear of, whether or not it exists now.
+    asked: Vec<String>,
+    /// What of that is listened to.
     resources: Vec<String>,
     seen: [Option<[[u8; 16]; 2]>; 3],
     generation: watch::Receiver<u64>,
@@ -58,6 +61,8 @@ pub struct Changes {
     pieces: Vec<Piece>,
     /// When to make one of those of each service.
     quiet: Option<Instant>,
+    /// Pieces wait to be merged until the lists of this caller are there; `true`: all of them.
+    merging: Option<bool>,
     updates: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
 }
 
@@ -69,6 +74,7 @@ impl Changes {
             caller: caller.clone(),
             route: route.clone(),
             session: wanted.session,
+            asked: Vec::new(),
             resources: Vec::new(),
             seen: [None; 3],
             generation,
@@ -81,6 +87,7 @@ impl Changes {
             talks: Vec::new(),
             pieces: Vec::new(),
             quiet: None,
+            merging: None,
             updates: mpsc::channel(QUEUE),
         };
         let known = gateway.known_to(caller);
@@ -100,7 +107,8 @@ impl Changes {
     /// the others is opened beside theirs.
     pub fn set_resources(&mut self, resources: Vec<String>) {
         let known = self.gateway.known_to(&self.caller);
-        let wanted = self.wanted(&known, resources);
+        self.asked = resources;
+        let wanted = self.wanted(&known);
         for (at, uris) in &wanted {
             let Some(service) = known.services.get(*at) else { continue };
             let new = |(own, asked): &(&String, &String)| !self.pieces.iter().any(|p| covers(p, service, own, asked));
@@ -109,7 +117,7 @@ impl Changes {
                 self.add(*at, service, uris, more);
             }
         }
-        self.quiet = (!self.pieces.is_empty()).then(|| Instant::now() + QUIET);
+        self.quiet = (!self.asked.is_empty()).then(|| Instant::now() + QUIET);
         // Narrowed lazily: what is told of the rest of a piece is left out.
         let resources = &self.resources;
         self.pieces.retain(|piece| piece.subscription.resources.values().any(|uri| resources.contains(uri)));
@@ -130,20 +138,27 @@ impl Changes {
         let old = before.iter().flat_map(|piece| piece.subscription.resources.keys().cloned());
         let uris = old.chain(more).filter_map(|own| wanted.get(&own).map(|asked| (own.clone(), asked.clone())));
         let resources = uris.collect();
-        self.replace(at, service, resources, before);
+        self.replace(at, service, resources, (before, Vec::new()));
     }
 
-    fn replace(&mut self, at: usize, service: &Arc<Service>, resources: BTreeMap<String, String>, before: Vec<Piece>) {
+    /// Begins a piece in the place of those before. `owed`: what may have changed while nobody listened.
+    fn replace(
+        &mut self,
+        at: usize,
+        service: &Arc<Service>,
+        resources: BTreeMap<String, String>,
+        (before, owed): (Vec<Piece>, Vec<String>),
+    ) {
         let subscription = Subscription { at, service: Arc::clone(service), resources, session: false, lists: false };
-        let piece = Piece::begin(&self.gateway, &self.caller, subscription, before, &self.updates.0);
+        let piece = Piece::begin(&self.gateway, &self.caller, subscription, (before, owed), &self.updates.0);
         self.pieces.push(piece);
     }
 
     /// One listen at each service for all its resources. `all` also where there is but one: what is asked, of whom, or with
-    /// which rules has changed.
-    fn merge(&mut self, all: bool) {
-        let known = self.gateway.known_to(&self.caller);
-        let wanted = self.wanted(&known, self.resources.clone());
+    /// which rules has changed. A resource that was away counts as changed when it is back.
+    fn merge(&mut self, known: &Snapshot, all: bool) {
+        let listened = std::mem::take(&mut self.resources);
+        let wanted = self.wanted(known);
         let mut old = std::mem::take(&mut self.pieces);
         for (at, uris) in wanted {
             let Some(service) = known.services.get(at) else { continue };
@@ -153,9 +168,10 @@ impl Changes {
                 // Those of now are for rules that no longer hold.
                 before.clear();
             }
+            let back: Vec<String> = uris.values().filter(|uri| !listened.contains(uri)).cloned().collect();
             let much = before.iter().any(|piece| piece.subscription.resources.len() > 2 * uris.len());
-            if all || much || before.len() != 1 {
-                self.replace(at, service, uris, before);
+            if all || much || before.len() != 1 || !back.is_empty() {
+                self.replace(at, service, uris, (before, back));
             } else {
                 self.pieces.extend(before);
             }
@@ -187,7 +203,14 @@ impl Changes {
             tokio::select! {
                 biased;
                 () = self.gateway.draining.signaled() => return None,
-                Some(Ok(snapshot)) = self.looking.join_next() => self.tell(&snapshot),
+                Some(Ok(snapshot)) = self.looking.join_next() => {
+                    self.tell(&snapshot);
+                    let merging = self.merging.take();
+                    // Some of what was asked for may be there now, or no longer.
+                    if merging.is_some() || !self.listened(&snapshot) {
+                        self.merge(&snapshot, merging == Some(true));
+                    }
+                }
                 () = at(due), if due.is_some() && self.looking.is_empty() => {
                     self.due = None;
                     if !self.gateway.clients.still(&self.caller.principal) {
@@ -198,7 +221,7 @@ impl Changes {
                 Ok(()) = self.generation.changed(), if due.is_none() => self.look_soon(),
                 () = at(quiet) => {
                     self.quiet = None;
-                    self.merge(false);
+                    self.merge_soon(false);
                 }
                 Some(change) = self.updates.1.recv() => match change {
                     // The service says that something changed; what of it the caller sees is ours to find out.
@@ -230,17 +253,30 @@ impl Changes {
         if rules || !Arc::ptr_eq(&services, &self.services) || varying != self.varying {
             self.services = services;
             // What may be read, or whom to ask, has changed too.
-            if !self.resources.is_empty() || self.session || varying != self.varying {
+            if !self.asked.is_empty() || self.session || varying != self.varying {
                 let known = self.gateway.known_to(&self.caller);
                 self.talk(&known);
-                self.merge(true);
+                self.merge_soon(true);
             }
         }
-        if !base.varies(&self.route) {
-            return self.tell(&base);
-        }
+        if base.varies(&self.route) { self.ask(base) } else { self.tell(&base) }
+    }
+
+    /// Asks for the lists of this caller.
+    fn ask(&mut self, base: Arc<Snapshot>) {
         let (gateway, caller, route) = (Arc::clone(&self.gateway), self.caller.clone(), self.route.clone());
         self.looking.spawn(async move { CallerLists::ask(&gateway, &base, &caller, &route).await });
+    }
+
+    /// Merges, once the lists of this caller are there: what is kept of them may be gone, and with it every resource of them.
+    fn merge_soon(&mut self, all: bool) {
+        let base = self.gateway.snapshot.load_full();
+        if base.varies(&self.route) {
+            self.merging = Some(all || self.merging == Some(true));
+            self.ask(base);
+        } else {
+            self.merge(&base, all);
+        }
     }
 
     /// Tells what is not as it was.
@@ -261,19 +297,28 @@ impl Changes {
     }
 
     /// The resources that exist, that the caller may read, and whose service tells of changes: now [`Self::resources`].
-    fn wanted(&mut self, snapshot: &Snapshot, resources: Vec<String>) -> ByService {
-        self.resources.clear();
+    fn wanted(&mut self, snapshot: &Snapshot) -> ByService {
+        let by_service = self.resolved(snapshot);
+        self.resources = by_service.values().flat_map(BTreeMap::values).cloned().collect();
+        by_service
+    }
+
+    /// Whether just that is listened to which should be.
+    fn listened(&self, snapshot: &Snapshot) -> bool {
+        self.resolved(snapshot).values().flat_map(BTreeMap::values).eq(&self.resources)
+    }
+
+    fn resolved(&self, snapshot: &Snapshot) -> ByService {
         let mut by_service = ByService::new();
         let Some((catalog, at)) = snapshot.catalog(&self.route) else { return by_service };
-        for asked in resources {
-            let Ok(target) = catalog.resolve_uri(&asked) else { continue };
+        for asked in &self.asked {
+            let Ok(target) = catalog.resolve_uri(asked) else { continue };
             let Some(service) = catalog.services().get(target.service) else { continue };
             if may_read(&self.caller, &service.name, Kind::Resource, target.original) && tells(&service.catalog) {
                 let original = target.original.to_owned();
-                by_service.entry(at.unwrap_or(target.service)).or_default().insert(original, asked);
+                by_service.entry(at.unwrap_or(target.service)).or_default().insert(original, asked.clone());
             }
         }
-        self.resources.extend(by_service.values().flat_map(BTreeMap::values).cloned());
         by_service
     }
 
@@ -291,7 +336,8 @@ impl Changes {
             if here && (session || lists) && rules.may_use_service(&self.caller.principal, &service.name) {
                 let subscription =
                     Subscription { at, service: Arc::clone(service), resources: BTreeMap::new(), session, lists };
-                let piece = Piece::begin(&self.gateway, &self.caller, subscription, Vec::new(), &self.updates.0);
+                let piece =
+                    Piece::begin(&self.gateway, &self.caller, subscription, (Vec::new(), Vec::new()), &self.updates.0);
                 self.talks.push(piece);
             }
         }

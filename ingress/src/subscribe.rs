@@ -78,15 +78,15 @@ enum Phase {
 
 impl Piece {
     /// Begins to listen, in the place of those `before`. They end when this one hears, and what they had to make up for is
-    /// its to tell.
+    /// its to tell, as is what is `owed` besides.
     pub(crate) fn begin(
         gateway: &Arc<Gateway>,
         caller: &Caller,
         subscription: Subscription,
-        before: Vec<Self>,
+        (before, owed): (Vec<Self>, Vec<String>),
         updates: &mpsc::Sender<Change>,
     ) -> Self {
-        let mut state = State::default();
+        let mut state = State { owed, ..State::default() };
         for piece in before {
             let mut old = lock(&piece.state);
             state.owed.append(&mut old.owed);
@@ -150,7 +150,12 @@ impl Listener {
                     self.lost();
                 }
                 Err(failure) => {
-                    tracing::debug!(service = %self.subscription.service.name, %failure, "cannot listen");
+                    let service = &self.subscription.service.name;
+                    if pause == BACKOFF.0 {
+                        tracing::warn!(%service, %failure, "cannot listen; trying again until it can");
+                    } else {
+                        tracing::debug!(%service, %failure, "cannot listen");
+                    }
                 }
             }
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;

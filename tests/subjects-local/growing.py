@@ -3,8 +3,8 @@
     growing.py [--http] [--silent]
 
 `grow` adds a tool, a prompt and a resource of that name to the session of the call, and tells that session alone that its
-lists have changed (with `--silent`, nobody); `again` tells it so many times that nothing is. Over HTTP it prints the port
-that it listens at.
+lists have changed (with `--silent`, nobody); `again` tells it so many times that nothing is, and that the resource `update` has
+changed, if it is given and subscribed to. Over HTTP it prints the port that it listens at.
 """
 
 import argparse
@@ -28,6 +28,7 @@ options = options.parse_args()
 
 server = Server("growing", version="1")
 grown = weakref.WeakKeyDictionary()
+subscribed = weakref.WeakKeyDictionary()
 NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 TIMES = {"type": "object", "properties": {"times": {"type": "integer"}}, "required": ["times"]}
 
@@ -57,6 +58,16 @@ async def read(uri):
     return [ReadResourceContents(content=f"read {uri}", mime_type="text/plain")]
 
 
+@server.subscribe_resource()
+async def subscribe(uri):
+    subscribed.setdefault(server.request_context.session, set()).add(str(uri))
+
+
+@server.unsubscribe_resource()
+async def unsubscribe(uri):
+    subscribed.setdefault(server.request_context.session, set()).discard(str(uri))
+
+
 @server.get_prompt()
 async def prompt(name, arguments):
     message = types.PromptMessage(role="user", content=types.TextContent(type="text", text=f"say {name}"))
@@ -79,6 +90,8 @@ async def call(name, arguments):
     elif name == "again":
         for _ in range(arguments["times"]):
             await tell(session)
+        if arguments.get("update") in subscribed.get(session, ()):
+            await session.send_resource_updated(arguments["update"])
     elif name not in own():
         raise ValueError(f"there is no {name} here")
     return [types.TextContent(type="text", text=f"{name} of {len(own())}")]
@@ -86,8 +99,11 @@ async def call(name, arguments):
 
 def about():
     told = not options.silent
-    return server.create_initialization_options(
+    about = server.create_initialization_options(
         NotificationOptions(tools_changed=told, prompts_changed=told, resources_changed=told))
+    # The SDK always says that it does not.
+    about.capabilities.resources.subscribe = True
+    return about
 
 
 async def over_stdio():

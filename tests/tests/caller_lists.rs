@@ -297,3 +297,43 @@ async fn lists_that_are_too_large_or_many_give_way_and_say_so() {
     .await;
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_resource_of_forgotten_lists_goes_on_being_told_of() {
+    // Room for nobody but whoever asked last.
+    let mut world = World::start(&growing(&[]), "limits: { caller_lists_bytes: 1KiB }\n").await;
+    let (ada, bob) = (world.user("ada"), world.user("bob"));
+    ada.grow("mine").await;
+    ada.lists_eventually("mine").await;
+    let listed = ada.list("resources/list", "resources").await;
+    let uri =
+        listed["resources"].as_array().unwrap().iter().find(|one| one["name"] == "fs__mine" || one["name"] == "mine");
+    let uri = uri.unwrap_or_else(|| panic!("{listed}"))["uri"].as_str().unwrap();
+    let wanted = format!("\"notifications\":{{\"resourceSubscriptions\":[\"{uri}\"]}}");
+    let call = ada.call(Call::new("subscriptions/listen").params(&wanted));
+    let mut stream = ada.client.open(&call).await;
+    let acknowledged = stream.next().await.unwrap();
+    assert_eq!(acknowledged["params"]["notifications"]["resourceSubscriptions"], json!([uri]), "{acknowledged}");
+
+    bob.grow("other").await;
+    bob.lists_eventually("other").await;
+    // Another service goes: whom to listen to is looked at anew, with ada's lists forgotten.
+    world.sidecars.pop().unwrap().stop().await;
+    eventually("its going is noticed", || async {
+        let services = bob.list("tools/list", "tools").await["_meta"]["outrigger.dev/services"].clone();
+        (services["steady"] != "ok").then_some(())
+    })
+    .await;
+    let told = async {
+        loop {
+            ada.tool("again", &json!({ "times": 0, "update": "grown://mine" })).await;
+            // Until the new listen hears, a change is nobody's to tell.
+            let next = tokio::time::timeout(std::time::Duration::from_millis(500), stream.next()).await;
+            if next.is_ok_and(|told| told.is_some_and(|told| told["params"]["uri"] == *uri)) {
+                return;
+            }
+        }
+    };
+    within("the change is told", told).await;
+    world.stop().await;
+}
