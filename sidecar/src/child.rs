@@ -19,6 +19,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+use crate::outbound::child_env::proxy_variables;
+use crate::outbound::passes::{ChildId, Pass, Passes, WayOut};
 use crate::sandbox::{Confinement, HOMES, OwnDirectory};
 
 /// The hidden subcommand under which our binaries act as the guard.
@@ -44,6 +46,8 @@ pub struct ChildSpec {
     pub command: Vec<String>,
     /// Variables added to our own environment.
     pub env: BTreeMap<String, String>,
+    /// Where it finds its proxy, if there is one.
+    pub way_out: Option<WayOut>,
     /// Variables of ours that it does not get.
     pub without: Vec<String>,
     /// Working directory; ours when absent.
@@ -67,6 +71,8 @@ pub struct RunningChild {
     stop: Duration,
     /// Where a confined one keeps its files; goes away with it.
     _own: Option<OwnDirectory>,
+    /// Its credentials for the proxy, where it is one of several; worth nothing once it is gone.
+    pass: Option<Pass>,
 }
 
 /// The pipes of a server that was just started.
@@ -112,7 +118,8 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
     for name in &spec.without {
         command.env_remove(name);
     }
-    command.args(args).envs(&spec.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (env, pass) = environment(spec).map_err(|e| format!("cannot start {program:?}: {e}"))?;
+    command.args(args).envs(&env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A guard that is killed could not stop its server any more; it is sent SIGTERM instead.
     command.process_group(0).kill_on_drop(spec.guard.is_none());
     if let Some(cwd) = &spec.cwd {
@@ -141,12 +148,25 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
         return Err(format!("{program:?} started without pipes"));
     };
     tokio::spawn(log_stderr(stderr, service.to_owned()));
+    if let (Some(pass), Some(id)) = (&pass, child.id()) {
+        pass.started(id);
+    }
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let program = program.clone();
     Ok((
-        RunningChild { program, child, group, guarded: spec.guard.is_some(), stop: spec.stop, _own: own },
+        RunningChild { program, child, group, guarded: spec.guard.is_some(), stop: spec.stop, _own: own, pass },
         Pipes { stdin, stdout },
     ))
+}
+
+/// The variables of one child, with what is its own alone.
+fn environment(spec: &ChildSpec) -> std::io::Result<(BTreeMap<String, String>, Option<Pass>)> {
+    let mut env = spec.env.clone();
+    let Some(WayOut { proxy, passes }) = &spec.way_out else { return Ok((env, None)) };
+    let pass = passes.as_ref().map(Passes::issue).transpose()?;
+    let url = pass.as_ref().map_or_else(|| format!("http://{proxy}"), |pass| pass.url(*proxy));
+    proxy_variables(&url, &mut env);
+    Ok((env, pass))
 }
 
 /// The plan of one child, with a directory of its own in it.
@@ -183,6 +203,11 @@ fn cannot_start(program: &str, kind: &ErrorKind, error: &dyn std::fmt::Display) 
 }
 
 impl RunningChild {
+    /// How the outbound half calls it, where children are told apart.
+    pub fn id(&self) -> Option<ChildId> {
+        self.pass.as_ref().map(Pass::child)
+    }
+
     /// Why there never was a server, for a child whose pipes are closed; `None` when there was one.
     pub async fn never_started(&mut self) -> Option<String> {
         if !self.guarded {

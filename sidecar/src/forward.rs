@@ -128,7 +128,10 @@ impl Inbound {
         let names =
             (modern && tasks::concerns(request)).then(|| Names::new(&self.tasks, tasks::owner(caller, request)));
         let (exchange, lease) = match resume(permitted, modern, &owner, &self.parking).await? {
-            Resumed::Call(resumed) => *resumed,
+            Resumed::Call(resumed) => {
+                context.record.served_by(&resumed.1.session);
+                *resumed
+            }
             Resumed::Again(reply) => return Ok(reply::json(StatusCode::OK, reply)),
             Resumed::No => {
                 let sent = match &names {
@@ -137,6 +140,8 @@ impl Inbound {
                 };
                 let sent = sent.as_deref().unwrap_or(request);
                 let lease = self.lease(request, caller).await?;
+                // Before the server hears of it.
+                context.record.served_by(&lease.session);
                 match lease.session.call(sent, trace).await {
                     Ok(exchange) => (exchange, lease),
                     // 404 says that the session ended and the call was not run: once more on a new one.

@@ -8,7 +8,7 @@
 //! knowledge. Whatever the way in, [`Outbound::admit`] decides, and only addresses that it checked are dialled.
 //!
 //! - accept is here: connections under a permit, told apart by their first byte.
-//! - identify (`identify.rs`) says which tool calls are behind a connection.
+//! - identify (`identify.rs`, `passes.rs`) says which tool calls are behind a connection, and which child it comes from.
 //! - peek is reading what is wanted: `http.rs`, `socks.rs`, `transparent.rs`, and the first words of a tunnel (`tunnel.rs`).
 //! - authorize (`authorize.rs`) holds it against the rules, looks the name up once and guards every address.
 //! - forward is `Outbound::dial`, then `relay.rs` or `http/exchange.rs`.
@@ -19,12 +19,14 @@ pub mod authorize;
 pub mod child_env;
 mod credentials;
 mod dns;
+mod holder;
 pub mod http;
 pub mod identify;
 pub mod in_force;
 pub mod inspect;
 mod io;
 pub mod mesh;
+pub mod passes;
 pub mod record;
 mod redirected;
 pub mod refusal;
@@ -63,6 +65,7 @@ use identify::Calls;
 use in_force::InForce;
 use inspect::Inspection;
 use mesh::Services;
+use passes::Passes;
 pub use redirected::Entrance;
 use redirected::original_destination;
 use resolve::Resolver;
@@ -89,6 +92,8 @@ pub struct Outbound {
     started: Instant,
     /// The tool calls at work, noted by the inbound half.
     pub calls: Arc<Calls>,
+    /// The credentials of the server's children, where those are told apart.
+    pub passes: Arc<Passes>,
 }
 
 /// Binds the proxy's port, and makes the outbound half that will serve it. Without `services` there is no mesh.
@@ -127,6 +132,7 @@ impl Outbound {
             breakers: Breakers::new(settings.breaker),
             started: Instant::now(),
             calls: Calls::new(settings.attribution),
+            passes: Arc::default(),
             settings,
         }
     }

@@ -25,6 +25,7 @@ use outrigger_telemetry::{
 use tokio::time::Instant;
 
 use crate::outbound::identify::AtWork;
+use crate::upstream::session::Session;
 
 /// Where records go.
 pub struct Recorders {
@@ -145,6 +146,13 @@ impl Record {
             http: true,
             written: false,
         })
+    }
+
+    /// Says which session serves it.
+    pub fn served_by(&self, session: &Session) {
+        if let (Some(at_work), Some(child)) = (&self.at_work, session.child()) {
+            at_work.runs_in(child);
+        }
     }
 
     /// Whether it is a message of a session here, not one that a request brought as it is.

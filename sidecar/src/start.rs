@@ -42,15 +42,11 @@ use crate::{
     authorize::Gate,
     caller_lists::CallerLists,
     child::ChildSpec,
-    config::{Command, Config, Egress, Source, Upstream as UpstreamConfig},
+    config::{Command, Config, Egress, SessionScope, Source, Upstream as UpstreamConfig},
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
-    outbound::{
-        self, Outbound,
-        child_env::{certificate_variables, proxy_variables},
-        mesh::Services,
-    },
+    outbound::{self, Outbound, child_env::certificate_variables, mesh::Services, passes::WayOut},
     own_answers::Lists,
     record::Recorders,
     reload,
@@ -335,17 +331,18 @@ fn reach(config: &Config, outbound: Option<&Outbound>, guard: Option<Vec<OsStrin
         UpstreamConfig::Command(command) => {
             let mut env: BTreeMap<_, _> =
                 command.env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect();
-            if let Some(outbound) = outbound {
-                proxy_variables(outbound.listen_address(), &mut env);
-                if let Some(bundle) = outbound.bundle() {
-                    certificate_variables(bundle, &mut env);
-                }
+            if let Some(bundle) = outbound.and_then(Outbound::bundle) {
+                certificate_variables(bundle, &mut env);
             }
+            let way_out = outbound.map(|outbound| WayOut {
+                proxy: outbound.listen_address(),
+                passes: (config.session != SessionScope::Shared).then(|| Arc::clone(&outbound.passes)),
+            });
             let stop = config.timeouts.child_stop;
             let confinement = confinement(config, command, outbound)?;
             let without = config.egress.iter().flat_map(secret_variables).collect();
             let (command, cwd) = (command.words.clone(), command.cwd.clone());
-            Ok(Reach::Stdio(ChildSpec { command, env, without, cwd, confinement, guard, stop }))
+            Ok(Reach::Stdio(ChildSpec { command, env, way_out, without, cwd, confinement, guard, stop }))
         }
         UpstreamConfig::Url(url) => {
             use outrigger_config::kinds::Scheme;

@@ -1,13 +1,16 @@
 """A stdio MCP server with two tools that fetch a URL, `weather` and `news`, by the proxy that the environment names,
-or past it with `direct`; with `traced` the request carries the call's trace. Standard library only. `seconds` is how long it waits
+or past it with `direct`; with `bare` it shows the proxy no credentials; with `traced` the request carries the call's trace.
+Standard library only. `seconds` is how long it waits
 first, so that another call can be at work beside it.
 """
 
 import json
+import os
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 lock = threading.Lock()
@@ -19,8 +22,11 @@ def out(message):
         sys.stdout.flush()
 
 
-def fetch(url, direct, headers):
+def fetch(url, direct, bare, headers):
     handlers = [urllib.request.ProxyHandler({})] if direct else []
+    if bare:
+        proxy = urllib.parse.urlsplit(os.environ["HTTP_PROXY"])
+        handlers = [urllib.request.ProxyHandler({"http": f"http://{proxy.hostname}:{proxy.port}"})]
     try:
         with urllib.request.build_opener(*handlers).open(urllib.request.Request(url, headers=headers), timeout=10) as reply:
             return f"{reply.status} {reply.read().decode()}"
@@ -35,12 +41,14 @@ def call(request):
     time.sleep(arguments.get("seconds", 0))
     trace = request["params"].get("_meta", {}).get("traceparent")
     headers = {"traceparent": trace} if arguments.get("traced") else {}
-    text = fetch(arguments["url"], arguments.get("direct", False), headers) if "url" in arguments else "rested"
+    text = "rested"
+    if "url" in arguments:
+        text = fetch(arguments["url"], arguments.get("direct", False), arguments.get("bare", False), headers)
     out({"jsonrpc": "2.0", "id": request["id"], "result": {"content": [{"type": "text", "text": text}]}})
 
 
 SCHEMA = {"type": "object", "properties": {"url": {"type": "string"}, "seconds": {"type": "number"},
-                                           "direct": {"type": "boolean"}, "traced": {"type": "boolean"}}}
+                                           "direct": {"type": "boolean"}, "bare": {"type": "boolean"}, "traced": {"type": "boolean"}}}
 for line in sys.stdin:
     request = json.loads(line)
     method = request.get("method")

@@ -139,7 +139,7 @@ async fn with_serial_attribution_calls_wait_for_each_other_and_each_is_judged_al
 async fn a_tunnel_ends_with_the_calls_that_it_was_for() {
     for attribution in ["set", "exact", "serial"] {
         let (mesh, origin) = (Mesh::new(), Origin::echo().await);
-        let (sidecar, client, url) = weather_only(&mesh, &origin, attribution, "").await;
+        let (sidecar, client, url) = weather_only(&mesh, &origin, attribution, "session: shared\n").await;
         let authority = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let open = async || {
             let mut stream = TcpStream::connect(sidecar.egress().unwrap()).await.unwrap();
@@ -165,6 +165,70 @@ async fn a_tunnel_ends_with_the_calls_that_it_was_for() {
         sidecar.stop().await;
         assert!(lines(&mesh).iter().any(|line| line["verdict"] == "denied" && line["reason"] == "tool"));
     }
+}
+
+#[tokio::test]
+async fn the_child_of_one_caller_does_not_ride_on_the_call_of_another() {
+    let (mesh, origin) = (Mesh::new(), Origin::http(OK).await);
+    let (sidecar, a, url) = weather_only(&mesh, &origin, "set", "").await;
+    let b = sidecar.client(&mesh, "b");
+    // Credentials that the proxy variables carry, and none: then the kernel says whose connection it is.
+    for bare in [false, true] {
+        let fetching = json!({ "url": url, "bare": bare }).to_string();
+        let fetch =
+            async |client: &Client, tool: &str| text_of(&client.reply(&Call::tool(tool, &fetching)).await.json());
+        assert_eq!(fetch(&b, "weather").await, "200 sunny", "bare: {bare}");
+        let ((), rested) = tokio::join!(
+            async {
+                // Until it is certain that the call of the other is at work, and beside it.
+                outrigger_tests::eventually("its own child rides on it", || async {
+                    (fetch(&a, "news").await == "200 sunny").then_some(())
+                })
+                .await;
+                let refused = fetch(&b, "news").await;
+                assert!(
+                    refused.starts_with("403 ") && refused.contains("\"tool\":\"news\""),
+                    "bare: {bare}: {refused}"
+                );
+            },
+            resting(&a, 2.0)
+        );
+        assert_eq!(rested, "rested");
+    }
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_of_nobody_are_refused_with_what_to_do() {
+    let (mesh, origin) = (Mesh::new(), Origin::http(OK).await);
+    let (sidecar, a, url) = weather_only(&mesh, &origin, "set", "").await;
+    assert_eq!(fetch(&a, "weather", &url).await, "200 sunny", "a second child, beside that of the catalog");
+    let authority = url.trim_start_matches("http://").trim_end_matches('/');
+    let ask = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(sidecar.egress().unwrap()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_all(&mut stream).await
+    };
+    // `child-1:wrong`
+    for (credentials, reason) in
+        [("Proxy-Authorization: Basic Y2hpbGQtMTp3cm9uZw==\r\n", "wrong_credential"), ("", "child")]
+    {
+        for request in [format!("GET {url} HTTP/1.1\r\n"), format!("CONNECT {authority} HTTP/1.1\r\n")] {
+            let reply = ask(format!("{request}Host: {authority}\r\n{credentials}\r\n").as_bytes()).await;
+            assert!(reply.starts_with("HTTP/1.1 407 ") && reply.contains("Proxy-Authenticate: Basic"), "{reply}");
+            assert!(reply.contains(&format!("\"reason\":\"{reason}\"")) && reply.contains("HTTP_PROXY"), "{reply}");
+        }
+    }
+    let wanted = [&b"\x05\x01\x00\x03\x09localhost"[..], &origin.address.port().to_be_bytes()].concat();
+    let wrong = ask(&[&b"\x05\x02\x00\x02\x01\x07child-1\x05wrong"[..], &wanted].concat()).await;
+    assert_eq!(wrong.as_bytes(), b"\x05\x02\x01\x01");
+    let none = ask(&[&b"\x05\x01\x00"[..], &wanted].concat()).await;
+    assert_eq!(none.as_bytes(), b"\x05\x00\x05\x02\x00\x01\0\0\0\0\0\0");
+    assert_eq!(origin.seen().len(), 1);
+    sidecar.stop().await;
+    let told = std::fs::read_to_string(mesh.path().join("egress.jsonl")).unwrap();
+    assert!(!told.contains("wrong\""), "nothing of what was shown: {told}");
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ impl Stdio {
         let spec = ChildSpec {
             command,
             env: Default::default(),
+            way_out: None,
             without: Vec::new(),
             cwd: None,
             confinement: None,

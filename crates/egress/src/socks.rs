@@ -1,4 +1,4 @@
-//! SOCKS5 (RFC 1928), as far as it is served: no authentication, CONNECT, names and addresses.
+//! SOCKS5 (RFC 1928), as far as it is served: no authentication or a password (RFC 1929), CONNECT, names and addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str;
@@ -7,6 +7,12 @@ use std::str;
 pub const VERSION: u8 = 5;
 /// The answer to a greeting: no authentication is needed.
 pub const NO_AUTHENTICATION: [u8; 2] = [VERSION, 0];
+/// The answer to a greeting: a user name and password are wanted.
+pub const WITH_PASSWORD: [u8; 2] = [VERSION, 2];
+/// The answer to a user name and password that are good (RFC 1929 section 2).
+pub const WELCOME: [u8; 2] = [1, 0];
+/// The answer to those that are not.
+pub const UNWELCOME: [u8; 2] = [1, 1];
 /// The answer to a greeting without a method that is served.
 pub const NO_METHOD: [u8; 2] = [VERSION, 0xff];
 
@@ -58,20 +64,45 @@ pub enum Address<'a> {
 /// What was read, and how many bytes it took. `None`: more is needed.
 pub type Read<T> = Result<Option<(T, usize)>, BadSocks>;
 
-/// Reads a greeting: whether the client can do without authentication.
+/// What a client offers to say of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Methods {
+    /// Nothing at all.
+    pub none: bool,
+    /// A user name and password.
+    pub password: bool,
+}
+
+/// Reads a greeting.
 ///
 /// # Errors
 /// [`BadSocks::Malformed`].
-pub fn greeting(bytes: &[u8]) -> Read<bool> {
+pub fn greeting(bytes: &[u8]) -> Read<Methods> {
     match bytes {
         [] => Ok(None),
         [VERSION] => Ok(None),
         [VERSION, count, rest @ ..] => {
             let count = usize::from(*count);
-            Ok(rest.get(..count).map(|methods| (methods.contains(&0), 2 + count)))
+            let offered = |methods: &[u8]| Methods { none: methods.contains(&0), password: methods.contains(&2) };
+            Ok(rest.get(..count).map(|methods| (offered(methods), 2 + count)))
         }
         _ => Err(BadSocks::Malformed),
     }
+}
+
+/// Reads a user name and password (RFC 1929).
+///
+/// # Errors
+/// [`BadSocks::Malformed`].
+pub fn password(bytes: &[u8]) -> Read<(&[u8], &[u8])> {
+    let (length, rest) = match bytes {
+        [1, length, rest @ ..] => (usize::from(*length), rest),
+        [] | [1] => return Ok(None),
+        _ => return Err(BadSocks::Malformed),
+    };
+    let (Some(user), Some(second)) = (rest.get(..length), rest.get(length)) else { return Ok(None) };
+    let (begins, ends) = (length + 1, length + 1 + usize::from(*second));
+    Ok(rest.get(begins..ends).map(|password| ((user, password), 2 + ends)))
 }
 
 /// Reads a request.
@@ -118,8 +149,16 @@ mod tests {
 
     #[test]
     fn greetings_and_requests_are_read_however_they_are_cut() {
-        assert_eq!(greeting(&[5, 2, 0, 2, 9]), Ok(Some((true, 4))));
-        assert_eq!(greeting(&[5, 1, 2]), Ok(Some((false, 3))));
+        let offered = |none, password| Methods { none, password };
+        assert_eq!(greeting(&[5, 2, 0, 2, 9]), Ok(Some((offered(true, true), 4))));
+        assert_eq!(greeting(&[5, 1, 2]), Ok(Some((offered(false, true), 3))));
+        assert_eq!(greeting(&[5, 1, 0]), Ok(Some((offered(true, false), 3))));
+        for cut in 0..6 {
+            assert_eq!(password(&b"\x01\x01a\x02bcd"[..cut]), Ok(None), "{cut}");
+        }
+        assert_eq!(password(b"\x01\x01a\x02bcd"), Ok(Some(((&b"a"[..], &b"bc"[..]), 6))));
+        assert_eq!(password(b"\x01\x00\x00"), Ok(Some(((&b""[..], &b""[..]), 3))));
+        assert_eq!(password(b"\x05\x00\x00"), Err(BadSocks::Malformed));
         assert_eq!(greeting(&[4, 1]), Err(BadSocks::Malformed));
         let name = b"\x05\x01\x00\x03\x06a.test\x01\xbbrest";
         for cut in 0..13 {

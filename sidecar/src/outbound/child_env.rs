@@ -1,7 +1,6 @@
 //! The variables by which a child process finds its proxy, in every spelling that runtimes read.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 
 /// Adds the variables to `env`, where the settings do not say something else about them.
@@ -9,11 +8,10 @@ use std::path::Path;
 /// curl reads `http_proxy` in lower case only, because a CGI server would let a request set the other; Go, Python and Rust
 /// read both; `ALL_PROXY` serves what has a scheme of its own. Node reads none of them before it is told to.
 /// `NO_PROXY` is empty: connections to loopback must not be an exception, and what is set outside is not ours.
-pub fn proxy_variables(proxy: SocketAddr, env: &mut BTreeMap<String, String>) {
-    let url = format!("http://{proxy}");
+pub fn proxy_variables(url: &str, env: &mut BTreeMap<String, String>) {
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         for spelling in [name.to_owned(), name.to_ascii_lowercase()] {
-            env.entry(spelling).or_insert_with(|| url.clone());
+            env.entry(spelling).or_insert_with(|| url.to_owned());
         }
     }
     for name in ["NO_PROXY", "no_proxy"] {
@@ -74,7 +72,7 @@ mod tests {
     #[test]
     fn every_spelling_is_there_and_settings_win() {
         let mut env = BTreeMap::from([("https_proxy".to_owned(), "http://other:1".to_owned())]);
-        proxy_variables("127.0.0.1:15001".parse().unwrap(), &mut env);
+        proxy_variables("http://127.0.0.1:15001", &mut env);
         for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
             assert_eq!(env[name], "http://127.0.0.1:15001", "{name}");
         }

@@ -14,6 +14,7 @@ use super::authorize::Permitted;
 use super::credentials::{self, Added};
 use super::io::{linger, read_into, write_all};
 use super::mesh;
+use super::passes::{ChildId, shown};
 use super::record::Record;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
@@ -30,23 +31,27 @@ pub(super) enum Spoken {
     /// To its proxy.
     ToProxy,
     /// To a server whose port it dialled; the kernel redirected it.
-    ToServer(u16),
-    /// To this server, through a tunnel.
-    Inside {
-        /// Where the tunnel was opened to.
-        target: Target,
-        way: Way,
-        /// Whether it is TLS, read here.
-        tls: bool,
-    },
+    ToServer(u16, Option<ChildId>),
+    /// To a server, through a tunnel; whether that is TLS, read here.
+    Inside(Opened, bool),
+}
+
+/// A tunnel that is read inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// Where it was opened to.
+    pub(super) target: Target,
+    pub(super) way: Way,
+    /// The child that opened it, where that is known.
+    pub(super) child: Option<ChildId>,
 }
 
 impl Spoken {
     fn way(&self) -> Way {
         match self {
             Spoken::ToProxy => Way::Forward,
-            Spoken::ToServer(_) => Way::Transparent,
-            Spoken::Inside { way, .. } => *way,
+            Spoken::ToServer(..) => Way::Transparent,
+            Spoken::Inside(opened, _) => opened.way,
         }
     }
 }
@@ -65,9 +70,9 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, client: Wire, mut buffer: Ve
         let mut conversation = Conversation { outbound, client: &client, buffer: &mut buffer, spoken: &spoken };
         match conversation.request(&head).await {
             Next::Request => {}
-            Next::Inside(target) => spoken = Spoken::Inside { target, way: Way::Connect, tls: false },
-            Next::Inspect(target, permitted) => {
-                return enter(outbound, client, buffer, (target, Way::Connect), *permitted).await;
+            Next::Inside(opened) => spoken = Spoken::Inside(opened, false),
+            Next::Inspect(opened, permitted) => {
+                return enter(outbound, client, buffer, opened, *permitted).await;
             }
             Next::Close => return linger(&client).await,
             Next::Over => return,
@@ -80,19 +85,20 @@ pub(super) async fn enter(
     outbound: &Arc<Outbound>,
     client: Wire,
     mut buffer: Vec<u8>,
-    (target, way): (Target, Way),
+    opened: Opened,
     permitted: Permitted,
 ) {
-    let why = match outbound.inside(client, &mut buffer, &target, &permitted).await {
+    let why = match outbound.inside(client, &mut buffer, &opened.target, &permitted).await {
         Ok(inside) => {
             // What it was entered with, it does not need any longer.
             drop((permitted, buffer));
-            return Box::pin(serve(outbound, inside, Vec::new(), Spoken::Inside { target, way, tls: true })).await;
+            return Box::pin(serve(outbound, inside, Vec::new(), Spoken::Inside(opened, true))).await;
         }
         Err(why) => why,
     };
-    let mut record = Record::begin(outbound, way);
-    record.wants(&target, Request::Sealed);
+    let mut record = Record::begin(outbound, opened.way);
+    record.comes_from(opened.child);
+    record.wants(&opened.target, Request::Sealed);
     record.refused(&Refusal { why, rule: permitted.rule });
 }
 
@@ -101,9 +107,9 @@ enum Next {
     /// Another one.
     Request,
     /// Requests to this server, in the tunnel that was opened to it.
-    Inside(Target),
+    Inside(Opened),
     /// TLS to this server, to be read inside.
-    Inspect(Target, Box<Permitted>),
+    Inspect(Opened, Box<Permitted>),
     /// The connection is closed, the last reply being on its way.
     Close,
     /// The connection is over.
@@ -126,11 +132,7 @@ impl Conversation<'_> {
         let mut record = Record::begin(outbound, if connect { Way::Connect } else { self.spoken.way() });
         let asked = request::parse(head).map_err(|error| Why::BadRequest(error).into());
         let outcome: Result<Next, Refusal> = match asked {
-            Ok(asked) => match target(&asked, self.spoken, &mut record) {
-                Ok((target, _)) if connect => self.connect(&target, &mut record).await,
-                Ok((target, path)) => self.forward(&asked, &target, &path, &mut record).await,
-                Err(refusal) => Err(refusal),
-            },
+            Ok(asked) => self.asked(&asked, connect, &mut record).await,
             Err(refusal) => Err(refusal),
         };
         match outcome {
@@ -147,19 +149,49 @@ impl Conversation<'_> {
         }
     }
 
+    async fn asked(
+        &mut self,
+        asked: &request::Request<'_>,
+        connect: bool,
+        record: &mut Record,
+    ) -> Result<Next, Refusal> {
+        let wanted = target(asked, self.spoken, record);
+        record.comes_from(self.child(asked).await?);
+        let (target, path) = wanted?;
+        if connect { self.connect(&target, record).await } else { self.forward(asked, &target, &path, record).await }
+    }
+
+    /// identify: the child that sent the request, where children are told apart.
+    async fn child(&self, asked: &request::Request<'_>) -> Result<Option<ChildId>, Why> {
+        match self.spoken {
+            Spoken::ToProxy => {
+                let mut decoded = Vec::new();
+                self.outbound.child(shown(&asked.fields, &mut decoded), self.client, None).await
+            }
+            Spoken::ToServer(_, child) => Ok(*child),
+            Spoken::Inside(opened, _) => Ok(opened.child),
+        }
+    }
+
+    fn opened(target: &Target, record: &Record) -> Opened {
+        Opened { target: target.clone(), way: Way::Connect, child: record.behind().child() }
+    }
+
     async fn connect(&mut self, target: &Target, record: &mut Record) -> Result<Next, Refusal> {
         let outbound = self.outbound;
         record.wants(target, Request::Sealed);
         if outbound.is_open_inside(target) {
             record.entered();
             let answered = write_all(self.client, heads::CONNECTED).await;
-            return Ok(answered.map_or(Next::Over, |()| Next::Inside(target.clone())));
+            return Ok(answered.map_or(Next::Over, |()| Next::Inside(Self::opened(target, record))));
         }
         let permitted = outbound.admit(target, record.behind(), Request::Sealed).await?;
         if permitted.inspect {
             record.permitted(&permitted);
             let answered = write_all(self.client, heads::CONNECTED).await;
-            return Ok(answered.map_or(Next::Over, |()| Next::Inspect(target.clone(), Box::new(permitted))));
+            return Ok(
+                answered.map_or(Next::Over, |()| Next::Inspect(Self::opened(target, record), Box::new(permitted)))
+            );
         }
         let (origin, address) = outbound.dial(&permitted).await?;
         record.permitted(&permitted);
@@ -180,7 +212,7 @@ impl Conversation<'_> {
     ) -> Result<Next, Refusal> {
         let outbound = self.outbound;
         let request = Request::Read { method: asked.method, path };
-        let tls = matches!(self.spoken, Spoken::Inside { tls: true, .. });
+        let tls = matches!(self.spoken, Spoken::Inside(_, true));
         record.wants(target, request);
         record.traced(&asked.fields);
         let permitted = outbound.admit(target, record.behind(), request).await?;
@@ -239,7 +271,7 @@ impl Conversation<'_> {
 fn target(asked: &request::Request<'_>, spoken: &Spoken, record: &mut Record) -> Result<(Target, String), Refusal> {
     let to_server = match spoken {
         Spoken::ToProxy => None,
-        Spoken::ToServer(port) | Spoken::Inside { target: Target { port, .. }, .. } => Some(*port),
+        Spoken::ToServer(port, _) | Spoken::Inside(Opened { target: Target { port, .. }, .. }, _) => Some(*port),
     };
     let (authority, path) = match (asked.target, to_server) {
         (request::Target::Connect(authority), None) => (authority, String::new()),
@@ -257,8 +289,8 @@ fn target(asked: &request::Request<'_>, spoken: &Spoken, record: &mut Record) ->
     let port = authority.port.unwrap_or(HTTP);
     record.wrote(authority.host, port);
     let target = Target::parse(authority.host, port).map_err(Why::Host)?;
-    if let Spoken::Inside { target: opened_to, .. } = spoken
-        && *opened_to != target
+    if let Spoken::Inside(opened, _) = spoken
+        && opened.target != target
     {
         return Err(Why::HostMismatch.into());
     }

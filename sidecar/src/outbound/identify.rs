@@ -1,7 +1,8 @@
 //! identify: which tool calls are behind an outbound connection.
 //!
 //! Inbound notes each call of a tool while it is at work. An outbound connection that begins meanwhile belongs to one of
-//! them: to the one whose trace it carries, to the only one, which is certain, or else to the set.
+//! them: to those that its child serves, where children are told apart (`passes.rs`), to the one whose trace it carries, to the
+//! only one, which is certain, or else to the set.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,7 @@ use outrigger_policy::egress::Tools;
 use outrigger_telemetry::{EgressOfCall, TraceContext};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::passes::ChildId;
 use super::tally::{Tallies, Tally};
 use crate::config::Attribution;
 
@@ -32,6 +34,8 @@ struct Call {
     tool: Arc<str>,
     trace: TraceContext,
     tally: Arc<Tally>,
+    /// The child that serves it, once that is known and one of several.
+    child: Option<ChildId>,
 }
 
 /// A call at work; dropping it ends it.
@@ -50,6 +54,7 @@ pub struct Behind {
     pub tools: Vec<Arc<str>>,
     calls: Vec<Call>,
     exact: bool,
+    child: Option<ChildId>,
 }
 
 impl Calls {
@@ -77,7 +82,7 @@ impl Calls {
             let mut at_work = self.lock();
             // Calls are few, and end out of order: the numbers only grow.
             let number = at_work.last().map_or(0, |call| call.number + 1);
-            at_work.push(Call { number, tool, trace, tally: Arc::clone(&tally) });
+            at_work.push(Call { number, tool, trace, tally: Arc::clone(&tally), child: None });
             number
         };
         self.changed.send_replace(());
@@ -86,8 +91,14 @@ impl Calls {
 
     /// What is at work now.
     pub fn behind(&self) -> Behind {
-        let calls = self.lock().iter().take(MAX_CALLS).cloned().collect();
-        Behind { tools: Vec::new(), calls, exact: self.attribution != Attribution::Set }.named()
+        self.behind_child(None)
+    }
+
+    /// What is at work now in a child, where it is known.
+    pub(super) fn behind_child(&self, child: Option<ChildId>) -> Behind {
+        let of_child = |call: &&Call| child.is_none() || call.child == child;
+        let calls = self.lock().iter().filter(of_child).take(MAX_CALLS).cloned().collect();
+        Behind { tools: Vec::new(), calls, exact: self.attribution != Attribution::Set, child }.named()
     }
 
     /// Hears of calls that begin and end.
@@ -102,6 +113,14 @@ impl Calls {
 }
 
 impl AtWork {
+    /// Says which child serves the call.
+    pub fn runs_in(&self, child: ChildId) {
+        if let Some(call) = self.calls.lock().iter_mut().find(|call| call.number == self.number) {
+            call.child = Some(child);
+        }
+        self.calls.changed.send_replace(());
+    }
+
     /// What the server dialled meanwhile, if anything.
     pub fn told(&self) -> Option<Box<EgressOfCall>> {
         self.tally.told()
@@ -128,6 +147,11 @@ impl Behind {
             names if self.exact => Tools::EachOf(names),
             names => Tools::Among(names),
         }
+    }
+
+    /// The child that it comes from, where that is known.
+    pub(super) fn child(&self) -> Option<ChildId> {
+        self.child
     }
 
     /// Whether certainty is asked for, and there is none.
@@ -213,6 +237,18 @@ mod tests {
         assert_eq!(narrowed(&b), "b", "the very span");
         assert_eq!(narrowed(&b.child()), "b,c", "two calls of one trace");
         assert_eq!(narrowed(&TraceContext::new_root()), "a,b,c", "of no call here");
+    }
+
+    #[test]
+    fn a_child_is_behind_its_own_calls_alone() {
+        let calls = Calls::new(Attribution::Exact);
+        let [a, _b, c] = ["a", "b", "c"].map(|tool| calls.begin(tool.into(), TraceContext::under(None), None));
+        a.runs_in(1);
+        c.runs_in(2);
+        assert_eq!(calls.behind_child(Some(1)).names(), ["a"], "the call of nobody yet is not its own");
+        assert_eq!(calls.behind_child(Some(2)).names(), ["c"]);
+        assert!(!calls.behind_child(Some(1)).uncertain() && calls.behind_child(Some(3)).tools.is_empty());
+        assert_eq!(calls.behind().names(), ["a", "b", "c"]);
     }
 
     #[tokio::test]

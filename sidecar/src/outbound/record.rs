@@ -14,6 +14,7 @@ use super::Outbound;
 use super::authorize::Permitted;
 use super::identify::Behind;
 use super::in_force::InForce;
+use super::passes::ChildId;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
 
@@ -92,6 +93,14 @@ impl Record {
         self.mixed_scripts = matches!(&target.host, Host::Name(name) if name.mixes_scripts());
         if let Request::Read { method, .. } = request {
             self.method = Some(method.into());
+        }
+    }
+
+    /// It comes from this child: it belongs to the calls that this one serves.
+    pub fn comes_from(&mut self, child: Option<ChildId>) {
+        if child != self.behind.child() {
+            self.behind = self.outbound.calls.behind_child(child);
+            self.span = self.behind.trace().map_or_else(|| TraceContext::under(None), |call| call.child());
         }
     }
 

@@ -35,6 +35,10 @@ pub enum Why {
     Resolve(ResolveError),
     /// Calls of several tools are at work, and rules do not allow all of them.
     Uncertain,
+    /// Credentials of no child that lives.
+    WrongPass,
+    /// Children serve different callers, and nobody knows whose connection it is.
+    NoPass,
     /// What rules allowed when it was opened, they allow no longer.
     Revoked,
     /// A limit of the rule that allows it.
@@ -131,6 +135,8 @@ impl Why {
             Why::Rules(Reason::Address(..), _) => denied("address", DenyReason::Address),
             Why::Uncertain => denied("attribution", DenyReason::Egress),
             Why::Revoked => denied("revoked", DenyReason::Egress),
+            Why::WrongPass => Told { status: 407, ..denied("wrong_credential", DenyReason::Egress) },
+            Why::NoPass => Told { status: 407, ..denied("child", DenyReason::Egress) },
             Why::Rules(reason, _) => denied(reason.as_str(), DenyReason::Egress),
             Why::Below(limit) => denied(limit.as_str(), DenyReason::Egress),
             Why::Ourselves => denied("address", DenyReason::Address),
@@ -206,6 +212,10 @@ impl Why {
             Why::Resolve(error) => error.to_string(),
             Why::Uncertain => "calls of other tools are at work, so nobody knows which one this is for: try again later, or set \
                                `egress.attribution: serial`"
+                .into(),
+            Why::WrongPass => "these credentials are of no child of this sidecar that lives: each child finds its own in HTTP_PROXY".into(),
+            Why::NoPass => "this server has a child for each caller, each with credentials of its own in HTTP_PROXY: send them \
+                            (user name and password of that URL), so that it is known which call this is for"
                 .into(),
             Why::Revoked => "the rules have changed".into(),
             Why::Over(over) => format!("over `{}` of the rule", over.as_str()),

@@ -20,7 +20,7 @@ impl Outbound {
         loop {
             // For as long as a call of such a tool is at work, and no longer; one that was opened outside any call, or under
             // rules that do not ask, is nobody's in particular.
-            let now = if permitted.for_tools { self.calls.behind() } else { behind.clone() };
+            let now = if permitted.for_tools { self.calls.behind_child(behind.child()) } else { behind.clone() };
             let names = now.names();
             let ask = Ask {
                 host: &permitted.target.host,

@@ -8,8 +8,9 @@ use outrigger_egress::client_hello;
 use outrigger_policy::egress::{Ask, Host, Request};
 use tokio::net::TcpStream;
 
-use super::http::Spoken;
+use super::http::{Opened, Spoken};
 use super::io::{read_into, write_all};
+use super::passes::{ChildId, Shown};
 use super::record::Record;
 use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
@@ -20,29 +21,40 @@ use super::{Outbound, http, tunnel};
 pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: SocketAddr) {
     let (stream, mut buffer) = (Wire::from(stream), Vec::new());
     let dialled = Target { host: Host::Address(original.ip()), port: original.port() };
-    if outbound.is_raw(&dialled) {
+    let child = match outbound.child(Shown::Nothing, &stream, Some(original)).await {
+        Ok(child) => child,
+        Err(why) => {
+            let mut record = Record::begin(&outbound, Way::Transparent);
+            record.wants(&dialled, Request::Sealed);
+            record.refused(&why.into());
+            return reset(&stream);
+        }
+    };
+    if outbound.is_raw(&dialled, child) {
         // The server may be the one to speak first.
-        return tunnelled(&outbound, stream, buffer, dialled).await;
+        return tunnelled(&outbound, stream, buffer, dialled, child).await;
     }
     let first = tokio::time::timeout(outbound.settings.timeouts.hello, read_into(&stream, &mut buffer)).await;
     if !matches!(first, Ok(Ok(read)) if read > 0) {
         let mut record = Record::begin(&outbound, Way::Transparent);
+        record.comes_from(child);
         record.wants(&dialled, Request::Sealed);
         record.refused(&Why::Silent.into());
         return reset(&stream);
     }
     if buffer.first().is_some_and(u8::is_ascii_alphabetic) {
-        return http::serve(&outbound, stream, buffer, Spoken::ToServer(original.port())).await;
+        return http::serve(&outbound, stream, buffer, Spoken::ToServer(original.port(), child)).await;
     }
     let named = match tunnel::read_hello(&stream, &mut buffer, outbound.settings.timeouts.hello).await {
         Ok(client_hello::ClientHello { name: Some(name), .. }) => Target::parse(&name, original.port()).ok(),
         Ok(_) | Err(_) => None,
     };
-    tunnelled(&outbound, stream, buffer, named.unwrap_or(dialled)).await;
+    tunnelled(&outbound, stream, buffer, named.unwrap_or(dialled), child).await;
 }
 
-async fn tunnelled(outbound: &Arc<Outbound>, stream: Wire, buffer: Vec<u8>, target: Target) {
+async fn tunnelled(outbound: &Arc<Outbound>, stream: Wire, buffer: Vec<u8>, target: Target, child: Option<ChildId>) {
     let mut record = Record::begin(outbound, Way::Transparent);
+    record.comes_from(child);
     record.wants(&target, Request::Sealed);
     let opened = async {
         let permitted = outbound.admit(&target, record.behind(), Request::Sealed).await?;
@@ -53,7 +65,8 @@ async fn tunnelled(outbound: &Arc<Outbound>, stream: Wire, buffer: Vec<u8>, targ
         Ok((permitted, None)) => {
             record.permitted(&permitted);
             drop(record);
-            http::enter(outbound, stream, buffer, (target, Way::Transparent), permitted).await;
+            let opened = Opened { target, way: Way::Transparent, child };
+            http::enter(outbound, stream, buffer, opened, permitted).await;
         }
         Ok((permitted, Some((origin, address)))) => {
             record.permitted(&permitted);
@@ -80,9 +93,9 @@ fn reset(stream: &Wire) {
 
 impl Outbound {
     /// Whether a rule lets anything through to this very address.
-    fn is_raw(&self, dialled: &Target) -> bool {
+    fn is_raw(&self, dialled: &Target, child: Option<ChildId>) -> bool {
         let Host::Address(address) = &dialled.host else { return false };
-        let behind = self.calls.behind();
+        let behind = self.calls.behind_child(child);
         let names = behind.names();
         let tools = behind.as_tools(&names);
         let addresses = std::slice::from_ref(address);

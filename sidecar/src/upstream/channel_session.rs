@@ -20,7 +20,7 @@ use super::{
     exchange::Exchange,
     session::Declared,
 };
-use crate::child::RunningChild;
+use crate::{child::RunningChild, outbound::passes::ChildId};
 
 /// A server on a channel that has been greeted.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct ChannelSession {
     service: String,
     /// Whether it is a process of ours.
     pub is_child: bool,
+    /// How the outbound half calls this child, where it tells children apart.
+    pub of_child: Option<ChildId>,
     child: Mutex<Option<RunningChild>>,
     pub(super) subscriptions: std::sync::Mutex<HashMap<String, usize>>,
 }
@@ -78,6 +80,7 @@ impl ChannelSession {
                         channel,
                         service: service.to_owned(),
                         is_child: child.is_some(),
+                        of_child: child.as_ref().and_then(RunningChild::id),
                         child: Mutex::new(child),
                         subscriptions: std::sync::Mutex::default(),
                     }));

@@ -10,6 +10,8 @@ use outrigger_mcp::{bridge::handshake::Greeted, edit::concat, envelope::Message}
 use outrigger_proxy::failure::Failure;
 use tokio::sync::broadcast;
 
+use crate::outbound::passes::ChildId;
+
 use super::{channel_session::ChannelSession, exchange::Exchange, http_session::HttpSession};
 
 /// What the client behind a session declared; raw JSON objects.
@@ -61,6 +63,14 @@ impl Session {
     /// Whether its end is noticed at once, so that nobody needs to ask whether it is still there.
     pub fn tells_its_end(&self) -> bool {
         matches!(self, Session::Channel(s) if s.is_child)
+    }
+
+    /// The child that serves it, where the outbound half tells children apart.
+    pub fn child(&self) -> Option<ChildId> {
+        match self {
+            Session::Channel(s) => s.of_child,
+            Session::Http(_) => None,
+        }
     }
 
     /// Whether a client speaks with the server in it by itself.

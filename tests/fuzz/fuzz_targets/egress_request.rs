@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use outrigger_egress::{body::Body, reply, request, socks};
 
 fuzz_target!(|data: &[u8]| {
-    let _ = (socks::greeting(data), socks::request(data), reply::parse(data, false));
+    let _ = (socks::greeting(data), socks::request(data), socks::password(data), reply::parse(data, false));
     let Some(end) = request::end(data) else { return };
     let (head, rest) = data.split_at(end);
     let Ok(asked) = request::parse(head) else { return };

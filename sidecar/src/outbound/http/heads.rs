@@ -122,8 +122,10 @@ pub(super) fn refusal(service: &str, refusal: &Refusal, record: &Record) -> Vec<
     let body = format!("{body}\n");
     // RFC 9110 section 10.2.3: whole seconds, and no sooner than it makes sense.
     let retry = refusal.why.retry_after().map(|wait| format!("Retry-After: {}\r\n", wait.as_secs() + 1));
+    // RFC 9110 section 15.5.8.
+    let wanted = if told.status == 407 { "Proxy-Authenticate: Basic realm=\"outrigger\"\r\n" } else { "" };
     let head = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}Connection: close\r\n\r\n",
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}{wanted}Connection: close\r\n\r\n",
         told.status,
         phrase(told.status),
         body.len(),
