@@ -246,7 +246,6 @@ impl Changes {
         let (policy, services) = (self.gateway.policy(), Arc::clone(&base.services));
         let rules = !Arc::ptr_eq(&policy, &self.caller.policy);
         if rules {
-            self.caller.class = policy.rules.visibility_class(&self.caller.principal);
             self.caller.policy = policy;
         }
         let varying: Vec<usize> = base.varying(&self.route).collect();

@@ -30,8 +30,6 @@ pub struct Caller {
     pub policy: Arc<PolicyState>,
     /// The caller's own rate limit buckets.
     pub limits: ClientLimits,
-    /// Callers of one class see the same lists.
-    pub class: u64,
     /// Where a parent span may be found besides the message.
     pub trace: TraceHeaders,
     /// What stateful servers tell sessions apart by: `p.<hash of the principal>` for modern clients, `c.<random>` for
@@ -45,6 +43,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Callers of one class see the same lists. Asks every rule that is about the caller: for lists, not for calls.
+    #[must_use]
+    pub fn class(&self) -> u64 {
+        self.policy.rules.visibility_class(&self.principal)
+    }
+
     /// The same caller inside a legacy session, whose tag nobody else knows.
     #[must_use]
     pub fn in_session(self, tag: impl Into<Arc<str>>, declared: Declared) -> Self {

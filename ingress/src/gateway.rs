@@ -170,7 +170,6 @@ impl Gateway {
         Ok(Caller {
             address: conn.peer_addr,
             limits: policy.client_limits(&principal),
-            class: policy.rules.visibility_class(&principal),
             trace: TraceHeaders::of(headers),
             session_tag: session_tag(&principal),
             declared: Declared::default(),

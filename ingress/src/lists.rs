@@ -128,7 +128,7 @@ fn freshness(catalog: &Merged, view: &View, kind: Kind) -> Freshness {
 
 /// Identifies what a holder of a cursor may see, and where.
 fn audience(caller: &Caller, route: &Route) -> [u8; 16] {
-    let mut bytes = caller.class.to_be_bytes().to_vec();
+    let mut bytes = caller.class().to_be_bytes().to_vec();
     bytes.push(caller.era as u8);
     if let Route::Service(name) = route {
         bytes.extend_from_slice(name.as_bytes());

@@ -133,7 +133,7 @@ impl Snapshot {
     /// What the caller sees on a route. `None` when the route does not exist.
     pub(crate) fn view(&self, caller: &Caller, route: &Route) -> Option<Arc<View>> {
         let (catalog, at) = self.catalog(route)?;
-        let key = (caller.class, at, caller.era);
+        let key = (caller.class(), at, caller.era);
         if let Some(view) = self.lock().get(&key) {
             return Some(Arc::clone(view));
         }

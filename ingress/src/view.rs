@@ -71,7 +71,7 @@ impl View {
         Self {
             lists,
             meta: meta(&told),
-            private: varies || caller.class != rules.visibility_class(&Principal::anonymous()),
+            private: varies || caller.class() != rules.visibility_class(&Principal::anonymous()),
             unavailable: all_missing(&told),
             services,
             description: OnceLock::new(),
