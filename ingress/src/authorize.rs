@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_mcp::catalog_kind::Kind;
-use outrigger_policy::{Capability, ConcurrencyPermit, Decision, DenyReason, Limits, Per};
+use outrigger_policy::{Capability, ConcurrencyPermit, Decision, Denial, DenyReason, Limits, Per, RuleId};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics;
 use outrigger_telemetry::metrics::LimitKind;
@@ -56,9 +56,18 @@ pub(crate) fn authorize(
         Some(wanted) => {
             let what = Capability { kind: policy_kind(wanted.kind), service: &service.name, name: &wanted.original };
             match caller.policy.rules.decide(&caller.principal, &what) {
-                Decision::Allow { rule } => record.allowed(Some(rule.as_str())),
-                Decision::Deny { reason, nearest } => {
-                    record.denied(nearest.as_ref().map(|rule| rule.as_str()));
+                Decision::Allow { rule, would_deny } => {
+                    record.allowed(rule.as_ref().map(RuleId::as_str));
+                    if let Some(denial) = would_deny {
+                        let Denial { reason, rule } = &denial;
+                        let rule = rule.as_ref().map(tracing::field::display);
+                        tracing::info!(principal = %caller.principal, capability = %what, %reason, rule, "would be denied");
+                        service.metrics.would_deny(label(*reason));
+                        record.would_deny(&denial);
+                    }
+                }
+                Decision::Deny(Denial { reason, rule }) => {
+                    record.denied(rule.as_ref().map(RuleId::as_str));
                     service.metrics.denied(label(reason));
                     tracing::debug!(principal = %caller.principal, capability = %what, %reason, "denied");
                     return Err(unknown(wanted.kind, &wanted.asked));
@@ -114,6 +123,7 @@ fn check_rates(caller: &Caller, service: &Service, what: &Capability<'_>) -> Res
 
 fn label(reason: DenyReason) -> metrics::DenyReason {
     match reason {
+        DenyReason::Forbidden => metrics::DenyReason::Rule,
         DenyReason::NoRule => metrics::DenyReason::NoRule,
         DenyReason::NotAuthenticated => metrics::DenyReason::Identity,
         DenyReason::RequirementNotMet => metrics::DenyReason::Requirement,

@@ -10,13 +10,14 @@ use std::time::SystemTime;
 use http::{Request, Response, Version};
 use outrigger_mcp::envelope::{Field, Message, Param, Shape};
 use outrigger_mcp::method::Method;
-use outrigger_policy::{ConcurrencyPermit, Principal};
+use outrigger_policy::{ConcurrencyPermit, Denial, Principal};
 use outrigger_proxy::body::{BodyEnd, OutBody};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 use outrigger_telemetry::metrics::{InFlight as MetricsInFlight, Outcome};
 use outrigger_telemetry::{
     AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, Metrics, ServiceMetrics, TraceContext,
+    WouldDeny,
 };
 use tokio::time::Instant;
 
@@ -59,6 +60,7 @@ pub(crate) struct CallRecord {
     service: Option<Arc<Service>>,
     capability: Option<Arc<str>>,
     decision: Option<(Decision, Option<Arc<str>>)>,
+    would_deny: Option<Box<WouldDeny>>,
     digest: Option<ArgumentDigest>,
     /// Set once by whoever learns how it ended.
     outcome: Arc<OnceLock<Outcome>>,
@@ -189,6 +191,7 @@ impl CallRecord {
             service: None,
             capability: None,
             decision: None,
+            would_deny: None,
             digest: None,
             outcome: Arc::default(),
             held: Held::default(),
@@ -208,6 +211,12 @@ impl CallRecord {
     /// Notes what policy decided.
     pub(crate) fn allowed(&mut self, rule: Option<&str>) {
         self.decision = Some((Decision::Allow, rule.map(Arc::from)));
+    }
+
+    /// Notes what policies in audit mode would have decided.
+    pub(crate) fn would_deny(&mut self, denial: &Denial) {
+        let rule = denial.rule.as_ref().map(|rule| rule.as_str().into());
+        self.would_deny = Some(Box::new(WouldDeny { reason: denial.reason.as_str(), rule }));
     }
 
     /// Notes what policy decided; `rule` is the one that came nearest.
@@ -259,6 +268,7 @@ impl Drop for CallRecord {
             capability: self.capability.take(),
             decision,
             rule,
+            would_deny: self.would_deny.take(),
             outcome,
             duration: elapsed,
             trace: self.trace,

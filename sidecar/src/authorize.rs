@@ -12,7 +12,7 @@ use outrigger_mcp::{
     method::Method,
 };
 use outrigger_policy::{
-    Capability, CapabilityKind, Concurrency, Decision, Limited, Limits, Nanos, PolicySet, Principal,
+    Capability, CapabilityKind, Concurrency, Decision, Denial, Limited, Limits, Nanos, PolicySet, Principal,
 };
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{
@@ -113,9 +113,18 @@ impl Gate {
         };
         let capability = Capability { kind: *kind, service: &self.service, name };
         match rules.policy.decide(who, &capability) {
-            Decision::Allow { rule } => record.decision = Some((AuditDecision::Allow, Some(rule))),
-            Decision::Deny { reason, nearest } => {
-                record.decision = Some((AuditDecision::Deny, nearest));
+            Decision::Allow { rule, would_deny } => {
+                record.decision = Some((AuditDecision::Allow, rule));
+                if let Some(denial) = would_deny {
+                    let Denial { reason, rule } = &denial;
+                    let rule = rule.as_ref().map(tracing::field::display);
+                    tracing::info!(principal = %who, capability = %capability, %reason, rule, "would be denied");
+                    self.metrics.would_deny(deny_reason(*reason));
+                    record.would_deny = Some(denial);
+                }
+            }
+            Decision::Deny(Denial { reason, rule }) => {
+                record.decision = Some((AuditDecision::Deny, rule));
                 self.metrics.denied(deny_reason(reason));
                 return Err(unknown(*kind, name));
             }
@@ -165,6 +174,7 @@ pub fn unknown(kind: CapabilityKind, name: &str) -> Failure {
 
 fn deny_reason(reason: outrigger_policy::DenyReason) -> DenyReason {
     match reason {
+        outrigger_policy::DenyReason::Forbidden => DenyReason::Rule,
         outrigger_policy::DenyReason::NoRule => DenyReason::NoRule,
         outrigger_policy::DenyReason::NotAuthenticated => DenyReason::Identity,
         outrigger_policy::DenyReason::RequirementNotMet => DenyReason::Requirement,

@@ -12,14 +12,14 @@ use outrigger_mcp::{
     envelope::{Message, Param},
     method::Method,
 };
-use outrigger_policy::{ConcurrencyPermit, Principal, RuleId};
+use outrigger_policy::{ConcurrencyPermit, Denial, Principal, RuleId};
 use outrigger_proxy::{
     body::{BodyEnd, OnEnd},
     handshake::{ConnInfo, HttpVersion},
 };
 use outrigger_telemetry::{
     AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, EgressOfCall, ServiceMetrics,
-    TraceContext,
+    TraceContext, WouldDeny,
     metrics::{InFlight, Outcome},
 };
 use tokio::time::Instant;
@@ -80,6 +80,8 @@ pub struct Record {
     pub who: Option<Principal>,
     /// What policy said, and by which rule.
     pub decision: Option<(Decision, Option<RuleId>)>,
+    /// What policies in audit mode would have said.
+    pub would_deny: Option<Denial>,
     /// Digest of the arguments, when the audit wants it.
     pub digest: Option<ArgumentDigest>,
     /// This hop's span.
@@ -135,6 +137,7 @@ impl Record {
             capability: None,
             who: None,
             decision: None,
+            would_deny: None,
             digest: None,
             trace: TraceContext::under(None),
             outcome: Outcome::Ok,
@@ -169,7 +172,7 @@ impl Record {
     pub fn carries(&mut self, bytes_in: usize) {
         self.bytes_in = bytes_in as u64;
         (self.method, self.capability, self.digest) = (None, None, None);
-        (self.decision, self.permit, self.in_flight) = (None, None, None);
+        (self.decision, self.would_deny, self.permit, self.in_flight) = (None, None, None, None);
     }
 
     /// Keeps something until the reply has ended.
@@ -217,6 +220,10 @@ impl Record {
                 capability: self.capability.clone(),
                 decision: *decision,
                 rule: rule.as_ref().map(|rule| rule.as_str().into()),
+                would_deny: self.would_deny.as_ref().map(|denial| {
+                    let rule = denial.rule.as_ref().map(|rule| rule.as_str().into());
+                    Box::new(WouldDeny { reason: denial.reason.as_str(), rule })
+                }),
                 outcome,
                 duration,
                 trace: self.trace,

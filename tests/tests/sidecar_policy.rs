@@ -68,6 +68,46 @@ async fn what_is_hidden_answers_as_what_does_not_exist() {
 }
 
 #[tokio::test]
+async fn what_a_rule_denies_is_hidden_and_refused_whatever_others_allow() {
+    let mesh = Mesh::new();
+    let rules = r#"  authorization:
+    rules:
+      - { name: all, services: ["*"], capabilities: ["*"], requires: [ { workload: "*" } ] }
+      - { name: no-sleep, effect: deny, services: [fs], capabilities: ["sl*"], requires: [ { workload: ingress } ] }
+"#;
+    let sidecar = TestSidecar::with_policy(&mesh, rules, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let listed = names(&client.reply(&Call::new("tools/list")).await, "tools", "name");
+    assert!(listed.contains(&"echo".to_owned()) && !listed.contains(&"sleep".to_owned()), "{listed:?}");
+    let reply = client.reply(&Call::tool("sleep", r#"{"ms":1}"#)).await;
+    assert_eq!(reply.error_code(), -32602, "{reply:?}");
+    assert!(sidecar.metric("outrigger_denied_total{reason=\"rule\",service=\"fs\"}").await >= 1.0);
+    let admin = sidecar.client(&mesh, "admin").reply(&Call::tool("sleep", r#"{"ms":1}"#)).await;
+    assert_eq!(admin.status, 200, "the rule is about the ingress: {admin:?}");
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_in_audit_mode_lets_through_and_tells() {
+    let mesh = Mesh::new();
+    let rules =
+        "  mode: audit\n  authorization:\n    rules:\n      - { name: some, services: [fs], capabilities: [echo] }\n";
+    let sidecar = TestSidecar::with_policy(&mesh, rules, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    assert!(names(&client.reply(&Call::new("tools/list")).await, "tools", "name").len() > 20);
+    for tool in ["echo", "sleep"] {
+        assert_eq!(client.reply(&Call::tool(tool, r#"{"ms":1}"#)).await.status, 200);
+    }
+    assert_eq!(sidecar.metric("outrigger_would_deny_total{reason=\"no_rule\",service=\"fs\"}").await as u64, 1);
+    sidecar.stop().await;
+    let lines = std::fs::read_to_string(TestSidecar::audit(&mesh, "fs")).unwrap();
+    let told: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |tool: &str| told.iter().find(|line| line["capability"] == tool).unwrap_or_else(|| panic!("{lines}"));
+    assert_eq!((&of("echo")["rule"], &of("echo")["would_deny"]), (&Value::from("test/some"), &Value::Null));
+    assert_eq!((&of("sleep")["decision"], &of("sleep")["would_deny"]["reason"]), (&"allow".into(), &"no_rule".into()));
+}
+
+#[tokio::test]
 async fn lists_of_a_server_that_is_asked_per_caller_are_filtered_too() {
     let mesh = Mesh::new();
     let settings = format!("{}catalog: {{ mode: per_caller }}\n", scripted(&[]));

@@ -59,6 +59,38 @@ impl Capability<'_> {
             CapabilityKind::Resource | CapabilityKind::Template => has_parent_segment(self.name),
         }
     }
+
+    /// Whether the name is a URI whose text does not show where it leads: one that [climbs](Self::climbs), writes plain
+    /// characters or separators in percent-encoding, or spells its scheme in capitals. For rules that deny.
+    pub(crate) fn hides(&self) -> bool {
+        match self.kind {
+            CapabilityKind::Tool | CapabilityKind::Prompt => false,
+            CapabilityKind::Resource | CapabilityKind::Template => {
+                has_parent_segment(self.name) || has_needless_escape(self.name) || has_loud_scheme(self.name)
+            }
+        }
+    }
+}
+
+/// Whether some percent-encoding stands for what needs none (RFC 3986, section 2.3), or for `/`, `\` or `%`, at which
+/// servers disagree on what is meant.
+fn has_needless_escape(uri: &str) -> bool {
+    let mut rest = uri.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let [high, low, ..] = after else { continue };
+        let (b'%', Some(high), Some(low)) = (*first, hex(*high), hex(*low)) else { continue };
+        let byte = high * 16 + low;
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b'\\' | b'%') {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether the scheme has capitals: it means the same in small letters (RFC 3986, section 3.1).
+fn has_loud_scheme(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| scheme.bytes().any(|byte| byte.is_ascii_uppercase()))
 }
 
 impl fmt::Display for Capability<'_> {
@@ -152,6 +184,20 @@ mod tests {
         ] {
             assert!(!has_parent_segment(uri), "{uri}");
         }
+    }
+
+    #[test]
+    fn uris_that_hide_where_they_lead_are_seen() {
+        let hides = |name| Capability { kind: CapabilityKind::Resource, service: "fs", name }.hides();
+        for uri in
+            ["file:///%65tc/passwd", "file:///etc%2fpasswd", "file:///%2565tc", "FILE:///etc/passwd", "x:/a/../b"]
+        {
+            assert!(hides(uri), "{uri}");
+        }
+        for uri in ["file:///a%20b", "file:///caf%C3%A9", "file:///A", "x://100%", "x://%zz", "plain", "{a}%"] {
+            assert!(!hides(uri), "{uri}");
+        }
+        assert!(!Capability { kind: CapabilityKind::Tool, service: "fs", name: "A:%41" }.hides());
     }
 
     #[test]

@@ -7,11 +7,11 @@ mod values;
 
 use crate::limit::{LimitRule, MAX_BURST, Quota};
 use crate::policy_set::MtlsMode;
-use crate::rule::{Admits, Coverage, Kinds, Requirement, Rule, RuleId};
+use crate::rule::{Admits, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
 use outrigger_config::{Doc, Fields, Node, doc, kinds};
 use std::collections::HashSet;
 use std::sync::Arc;
-use values::{MTLS_MODES, PER, capability_kind, glob, grant, name, service_glob, workload};
+use values::{EFFECTS, MODES, MTLS_MODES, PER, capability_kind, glob, grant, name, service_glob, workload};
 
 /// What one document says.
 #[derive(Debug)]
@@ -44,8 +44,17 @@ pub(crate) fn read(
     // With a wrong name the rules are still read, for their mistakes.
     let policy = name.clone().unwrap_or_default();
     let (mtls, rules, limits) = f.section("spec", "What the policy says.", |f| {
+        let text =
+            doc("`enforce`: the rules decide. `audit`: what they would deny is let through, logged and counted.")
+                .because("a policy that only watches protects nothing")
+                .example("audit");
+        let mode = f.with_default("mode", text, kinds::choice(MODES), Mode::Enforce);
+        if mode == Mode::Audit && f.has("limits") {
+            let hint = "put the limits into a policy of their own";
+            f.mistake("limits", "limits are always in force, and this policy only watches", hint);
+        }
         let mtls = f.optional_section("authentication", "How callers prove who they are.", read_authentication);
-        let rules = f.optional_section("authorization", "Who may use what.", |f| Some(read_rules(f, &policy)));
+        let rules = f.optional_section("authorization", "Who may use what.", |f| Some(read_rules(f, &policy, mode)));
         let limits = read_limits(f, &policy);
         Some((mtls, rules.unwrap_or_default(), limits))
     })?;
@@ -62,17 +71,21 @@ fn read_authentication(f: &mut Fields<'_>) -> Option<MtlsMode> {
     })
 }
 
-fn read_rules(f: &mut Fields<'_>, policy: &str) -> Vec<Rule> {
+fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode) -> Vec<Rule> {
     let mut seen = HashSet::new();
-    f.list("rules", "Each allows something; what no rule allows is denied.", |f| {
+    f.list("rules", "What no rule allows is denied, and what a rule denies is not allowed by any other.", |f| {
         let name = read_name(f, &mut seen, "The rule's name, unique in its policy.");
+        let text = doc("`allow` or `deny`. What a rule denies is denied, whatever others allow.")
+            .because("most rules allow something")
+            .example("deny");
+        let effect = f.with_default("effect", text, kinds::choice(EFFECTS), Effect::Allow);
         let services =
             f.required("services", doc("Services, as patterns.").example("[\"fs\"]"), kinds::list_of(service_glob()));
         let text = doc("Names of tools and prompts, URIs of resources, as patterns.").example("[\"read*\"]");
         let capabilities = f.required("capabilities", text, kinds::list_of(glob()));
         let text = doc("Kinds of capability: tool, prompt, resource, template.").because("most rules mean every kind");
         let only = f.optional("kinds", text, kinds::list_of(capability_kind()));
-        let admits = read_requires(f);
+        let admits = read_requires(f, effect);
         for (list, is_empty) in [
             ("services", services.as_ref().is_some_and(Vec::is_empty)),
             ("capabilities", capabilities.as_ref().is_some_and(Vec::is_empty)),
@@ -82,31 +95,41 @@ fn read_rules(f: &mut Fields<'_>, policy: &str) -> Vec<Rule> {
         }
         let kinds = only.map_or(Kinds::ALL, |kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
         let coverage = Coverage { services: services?.into(), capabilities: capabilities?.into(), kinds };
-        Some(Rule { id: RuleId::new(policy, &name?), coverage, admits })
+        Some(Rule { id: RuleId::new(policy, &name?), effect, mode, coverage, admits })
     })
 }
 
-/// Who the rule lets in. A mistake in an entry fails the whole reading, so leaving the entry out is safe.
-fn read_requires(f: &mut Fields<'_>) -> Admits {
+/// Whom the rule is about. A mistake in an entry fails the whole reading, so leaving the entry out is safe.
+fn read_requires(f: &mut Fields<'_>, effect: Effect) -> Admits {
     let (mut entries, mut anonymous) = (0_usize, false);
-    let requirements = f.list("requires", "All must hold. Absent: any authenticated caller.", |f| {
-        entries += 1;
-        let (requirement, opens) = read_requirement(f);
-        anonymous |= opens;
-        requirement
-    });
+    let requirements = f.list(
+        "requires",
+        "All must hold. Absent: any authenticated caller; where the rule denies, every caller.",
+        |f| {
+            entries += 1;
+            let (requirement, opens) = read_requirement(f);
+            anonymous |= opens;
+            requirement
+        },
+    );
     if entries == 0 && is_empty_list(f, "requires") {
         f.mistake(
             "requires",
             "an empty list requires nothing",
-            "leave `requires` out to let every authenticated caller in",
+            "leave `requires` out: the rule is then about every authenticated caller, or everybody where it denies",
         );
     }
     if anonymous && entries > 1 {
         let hint = "keep `{ anonymous: true }` alone, or remove it";
         f.mistake("requires", "`anonymous` lets everybody in, so nothing can stand beside it", hint);
     }
-    if anonymous { Admits::Anyone } else { Admits::Authenticated(requirements.into()) }
+    if anonymous && effect == Effect::Deny {
+        let hint =
+            "leave `requires` out to deny everybody; callers that prove nothing are let in only by a rule that says so";
+        f.mistake("requires", "`anonymous` opens a rule to everybody, and this one denies", hint);
+    }
+    let everybody = anonymous || (effect == Effect::Deny && entries == 0);
+    if everybody { Admits::Anyone } else { Admits::Authenticated(requirements.into()) }
 }
 
 /// One entry: what it requires, and whether it is the word that opens the rule to everybody.

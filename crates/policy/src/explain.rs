@@ -4,9 +4,9 @@
 //! never for the caller of a request, to whom it would tell what exists.
 
 use crate::capability::{Capability, CapabilityKind};
-use crate::policy_set::{Decision, DenyReason, PolicySet};
+use crate::policy_set::{Decision, Denial, DenyReason, PolicySet};
 use crate::principal::Principal;
-use crate::rule::{Admits, Rule, RuleId};
+use crate::rule::{Admits, Effect, Mode, Rule, RuleId};
 use serde::Serialize;
 use std::fmt;
 
@@ -23,10 +23,12 @@ pub struct Explanation {
     pub capability: String,
     /// The answer, the same as `decide` gives.
     pub allowed: bool,
-    /// The rule that allows it, or the nearest to allowing it.
+    /// The rule that allows or denies it, or the nearest to allowing it.
     pub rule: Option<RuleId>,
     /// Why it is denied.
     pub reason: Option<DenyReason>,
+    /// What policies in audit mode would have answered to something that is allowed.
+    pub would_deny: Option<Denial>,
     /// Every rule that covers the capability, in order.
     pub considered: Vec<Considered>,
     /// How many further rules are about this service, but not this capability.
@@ -38,23 +40,44 @@ pub struct Explanation {
 pub struct Considered {
     /// The rule.
     pub rule: RuleId,
-    /// What the caller lacks for it. Empty: this rule allows the call.
+    /// Whether it allows or denies.
+    pub effect: Effect,
+    /// Whether it acts or only tells.
+    pub mode: Mode,
+    /// Whether it has a say: in audit mode, what a rule allows counts only where no other policy has rules.
+    pub counts: bool,
+    /// What the caller lacks for it. Empty: this rule is about the call.
     pub missing: Vec<String>,
+}
+
+impl Considered {
+    /// Whether the rule is about the call.
+    pub fn matches(&self) -> bool {
+        self.missing.is_empty()
+    }
 }
 
 impl PolicySet {
     /// Explains the decision about one capability.
     pub fn explain(&self, who: &Principal, what: &Capability<'_>) -> Explanation {
         let (covering, others): (Vec<&Rule>, Vec<&Rule>) =
-            self.rules_of(what.service).partition(|rule| rule.coverage.covers_name(what));
-        let (allowed, rule, reason) = match self.decide(who, what) {
-            Decision::Allow { rule } => (true, Some(rule), None),
-            Decision::Deny { reason, nearest } => (false, nearest, Some(reason)),
+            self.rules_of(what.service).partition(|rule| rule.covers_name(what));
+        let (allowed, rule, reason, would_deny) = match self.decide(who, what) {
+            Decision::Allow { rule, would_deny } => (true, rule, None, would_deny),
+            Decision::Deny(Denial { reason, rule }) => (false, rule, Some(reason), None),
         };
-        let considered = covering
-            .into_iter()
-            .map(|rule| Considered { rule: rule.id.clone(), missing: missing_texts(rule, who) })
-            .collect();
+        let open = self.is_open(what.service);
+        let considered = |rule: &Rule| Considered {
+            rule: rule.id.clone(),
+            effect: rule.effect,
+            mode: rule.mode,
+            counts: self.counts(rule, open),
+            missing: missing_texts(rule, who),
+        };
+        // In the order in which they count: what denies, then what allows.
+        let (denying, allowing): (Vec<&Rule>, Vec<&Rule>) =
+            covering.into_iter().partition(|rule| rule.effect == Effect::Deny);
+        let considered = denying.into_iter().chain(allowing).map(considered).collect();
         Explanation {
             principal: who.id().to_owned(),
             service: what.service.to_owned(),
@@ -63,6 +86,7 @@ impl PolicySet {
             allowed,
             rule,
             reason,
+            would_deny,
             considered,
             other_rules_of_service: others.len(),
         }
@@ -89,16 +113,20 @@ impl fmt::Display for Explanation {
         )?;
         match (&self.reason, &self.rule) {
             (None, Some(rule)) => write!(f, "\n  by rule {rule}")?,
+            (None, None) => f.write_str("\n  because only policies in audit mode have rules about this service")?,
+            (Some(DenyReason::Forbidden), Some(rule)) => write!(f, "\n  by rule {rule}, which denies it")?,
             (Some(reason), Some(rule)) => write!(f, "\n  because {reason}; nearest rule: {rule}")?,
             (Some(reason), None) => write!(f, "\n  because {reason}")?,
-            (None, None) => {}
+        }
+        match &self.would_deny {
+            Some(Denial { reason, rule: Some(rule) }) => {
+                write!(f, "\n  would be denied if enforced: {reason} ({rule})")?
+            }
+            Some(Denial { reason, rule: None }) => write!(f, "\n  would be denied if enforced: {reason}")?,
+            None => {}
         }
         for considered in &self.considered {
-            if considered.missing.is_empty() {
-                write!(f, "\n  - {}: allows", considered.rule)?;
-            } else {
-                write!(f, "\n  - {}: needs {}", considered.rule, considered.missing.join(" and "))?;
-            }
+            write!(f, "\n  - {}: {considered}", considered.rule)?;
         }
         if self.considered.is_empty() && self.other_rules_of_service > 0 {
             let count = self.other_rules_of_service;
@@ -106,5 +134,19 @@ impl fmt::Display for Explanation {
             write!(f, "\n  {count} {rules} {are} about service {service}, but not about this {kind}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Considered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.effect, self.matches()) {
+            (Effect::Allow, true) if !self.counts => f.write_str("would allow")?,
+            (Effect::Allow, true) => f.write_str("allows")?,
+            (Effect::Deny, true) if self.mode == Mode::Audit => f.write_str("would deny")?,
+            (Effect::Deny, true) => f.write_str("denies")?,
+            (Effect::Allow, false) => write!(f, "needs {}", self.missing.join(" and "))?,
+            (Effect::Deny, false) => write!(f, "denies only with {}", self.missing.join(" and "))?,
+        }
+        if self.mode == Mode::Audit { f.write_str(" (audit mode)") } else { Ok(()) }
     }
 }

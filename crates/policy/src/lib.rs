@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  certificate or token --identify--> Principal --\
-//!  policy files --compile--> PolicySet ------------> decide(who, what) -> Allow { rule } | Deny { reason, nearest }
+//!  policy files --compile--> PolicySet ------------> decide(who, what) -> Allow { rule, .. } | Deny { reason, rule }
 //!                               \--> Limits -------> check(client, capability, now) -> Ok | Limited
 //! ```
 //!
-//! Rules only allow; what no rule allows is denied. A [`PolicySet`] is an immutable snapshot that the proxies swap on
+//! What no rule allows is denied, and a rule that denies wins. A [`PolicySet`] is an immutable snapshot that the proxies swap on
 //! reload. `docs/POLICY.md` describes the files for the people who write them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -28,7 +28,7 @@ pub use explain::{Considered, Explanation};
 pub use limit::{
     CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits, Nanos, Per,
 };
-pub use policy_set::{Decision, DenyReason, MtlsMode, PolicySet};
+pub use policy_set::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
 pub use principal::{Principal, PrincipalError, PrincipalKind};
-pub use rule::RuleId;
+pub use rule::{Effect, Mode, RuleId};
 pub use tokens::{StaticToken, TokenError, TokenTable};

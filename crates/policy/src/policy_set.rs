@@ -1,17 +1,30 @@
-//! All rules in force, compiled and indexed by service, and the one question they answer: may this caller do that?
+//! All rules in force, compiled and indexed, and the one question they answer: may this caller do that?
 //!
-//! A `PolicySet` is an immutable snapshot: it is built once per reload and shared behind a pointer. Deciding takes
-//! no lock and allocates nothing; it costs one hash lookup plus one walk over the rules of that service.
+//! A `PolicySet` is an immutable snapshot: it is built once per reload and shared behind a pointer. Deciding takes no
+//! lock and allocates nothing; it costs a few hash lookups plus a walk over the rules that are left ([`index`]).
+//!
+//! A call is denied if a rule denies it, else allowed if a rule allows it, else denied. Rules of documents in audit mode
+//! deny nothing: what they would deny is told instead. Their allowing rules count only for services about which no other
+//! document has any ([`modes`]); such a service is open to every authenticated caller.
+
+mod index;
+mod modes;
 
 use crate::capability::Capability;
 use crate::limit::LimitRule;
 use crate::principal::Principal;
-use crate::rule::{Admits, Coverage, Rule, RuleId};
+use crate::rule::{Admits, Coverage, Effect, Mode, Rule, RuleId};
+use index::Index;
+use modes::Modes;
 use serde::Serialize;
-use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
 use std::sync::Arc;
+
+/// A denial looks at no more rules than this for the one that came nearest to allowing the call.
+const MAX_NEAR: usize = 256;
 
 /// Whether sidecars insist on client certificates (`spec.authentication.mtls.mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
@@ -28,6 +41,8 @@ pub enum MtlsMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenyReason {
+    /// A rule denies it.
+    Forbidden,
     /// No rule covers the capability, for anybody.
     NoRule,
     /// Rules cover it, but the caller proved nothing about itself and they ask for that.
@@ -40,6 +55,7 @@ impl DenyReason {
     /// A closed label for metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
+            DenyReason::Forbidden => "forbidden",
             DenyReason::NoRule => "no_rule",
             DenyReason::NotAuthenticated => "not_authenticated",
             DenyReason::RequirementNotMet => "requirement_not_met",
@@ -50,6 +66,7 @@ impl DenyReason {
 impl fmt::Display for DenyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            DenyReason::Forbidden => "a rule denies it",
             DenyReason::NoRule => "no rule covers it",
             DenyReason::NotAuthenticated => "the caller is not authenticated",
             DenyReason::RequirementNotMet => "the caller does not meet what the rules require",
@@ -57,22 +74,28 @@ impl fmt::Display for DenyReason {
     }
 }
 
-/// The answer to one call. Says which rule, for the log and the audit record; what of it the caller may learn is
-/// for the reply phase to decide.
+/// A refusal. Says which rule, for the log and the audit record; what of it the caller may learn is for the reply
+/// phase to decide.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Denial {
+    /// Why.
+    pub reason: DenyReason,
+    /// The rule that denies it, else the one that would have allowed it with the fewest further requirements met.
+    pub rule: Option<RuleId>,
+}
+
+/// The answer to one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Go ahead.
     Allow {
-        /// The first rule that allows it.
-        rule: RuleId,
+        /// The first rule that allows it; none where only documents in audit mode have rules, and none allows it.
+        rule: Option<RuleId>,
+        /// What documents in audit mode would have answered.
+        would_deny: Option<Denial>,
     },
     /// Do not.
-    Deny {
-        /// Why.
-        reason: DenyReason,
-        /// The rule that would have allowed it with the fewest further requirements met.
-        nearest: Option<RuleId>,
-    },
+    Deny(Denial),
 }
 
 impl Decision {
@@ -87,14 +110,20 @@ impl Decision {
 pub struct PolicySet {
     /// Sorted by policy name, then as written, so that the order of files and documents has no effect.
     pub(crate) rules: Box<[Rule]>,
-    /// For each service that some rule names exactly: all rules that cover it, also those with patterns.
-    by_service: HashMap<Box<str>, Box<[u32]>>,
-    /// For every other service: the rules that name services by pattern.
-    by_pattern: Box<[u32]>,
+    allowing: Index,
+    denying: Index,
+    modes: Modes,
     /// A hash of each rule's content, same index as `rules`.
     fingerprints: Box<[u64]>,
     limits: Box<[Arc<LimitRule>]>,
     mtls: MtlsMode,
+}
+
+/// The first of the rules that deny a call, of either mode.
+#[derive(Debug, Default)]
+struct Forbidding<'a> {
+    enforced: Option<&'a Rule>,
+    audited: Option<&'a Rule>,
 }
 
 impl PolicySet {
@@ -108,6 +137,8 @@ impl PolicySet {
     pub fn allow_all() -> PolicySet {
         let rule = Rule {
             id: RuleId::new("built-in", "authenticated"),
+            effect: Effect::Allow,
+            mode: Mode::Enforce,
             coverage: Coverage::everything(),
             admits: Admits::Authenticated(Box::default()),
         };
@@ -116,57 +147,69 @@ impl PolicySet {
 
     /// Indexes rules that are in their final order.
     pub(crate) fn from_rules(rules: Vec<Rule>, limits: Vec<Arc<LimitRule>>, mtls: MtlsMode) -> PolicySet {
-        let named: BTreeSet<&str> =
-            rules.iter().flat_map(|rule| rule.coverage.services.iter().filter_map(|glob| glob.exact())).collect();
-        let indices = |wanted: &dyn Fn(&Rule) -> bool| -> Box<[u32]> {
-            (0_u32..).zip(&rules).filter(|(_, rule)| wanted(rule)).map(|(index, _)| index).collect()
-        };
-        let by_service = named
-            .into_iter()
-            .map(|service| (Box::from(service), indices(&|rule| rule.coverage.covers_service(service))))
-            .collect();
-        let by_pattern = indices(&|rule| rule.coverage.services.iter().any(|glob| glob.exact().is_none()));
-        let fingerprints = rules.iter().map(fingerprint).collect();
-        PolicySet { rules: rules.into(), by_service, by_pattern, fingerprints, limits: limits.into(), mtls }
+        PolicySet {
+            allowing: Index::new(&rules, |rule| rule.effect == Effect::Allow),
+            denying: Index::new(&rules, |rule| rule.effect == Effect::Deny),
+            modes: Modes::new(&rules),
+            fingerprints: rules.iter().map(fingerprint).collect(),
+            rules: rules.into(),
+            limits: limits.into(),
+            mtls,
+        }
     }
 
     /// Decides one call.
     pub fn decide(&self, who: &Principal, what: &Capability<'_>) -> Decision {
-        let mut nearest: Option<(usize, &RuleId)> = None;
-        for rule in self.rules_of(what.service).filter(|rule| rule.coverage.covers_name(what)) {
-            match rule.missing(who) {
-                0 => {
-                    return Decision::Allow { rule: rule.id.clone() };
-                }
-                missing if nearest.is_none_or(|(fewest, _)| missing < fewest) => nearest = Some((missing, &rule.id)),
-                _ => {}
-            }
+        let forbidding = self.forbidding(who, what);
+        if let Some(rule) = forbidding.enforced {
+            return Decision::Deny(forbidden(rule));
         }
-        let reason = match nearest {
-            None => DenyReason::NoRule,
-            Some(_) if who.is_anonymous() => DenyReason::NotAuthenticated,
-            Some(_) => DenyReason::RequirementNotMet,
-        };
-        Decision::Deny { reason, nearest: nearest.map(|(_, id)| id.clone()) }
+        let open = self.modes.is_open(what.service);
+        let would_deny = forbidding.audited.map(forbidden);
+        if let Some(rule) = self.allowing(who, what, open) {
+            return Decision::Allow { rule: Some(rule.id.clone()), would_deny };
+        }
+        let denial = self.not_allowed(who, what, open);
+        if open && !who.is_anonymous() {
+            return Decision::Allow { rule: None, would_deny: would_deny.or(Some(denial)) };
+        }
+        Decision::Deny(denial)
     }
 
     /// Whether anything at all of this service could be allowed to the caller: asked before a request fans out, so
     /// that a service is not even contacted for somebody who may use none of it.
     pub fn may_use_service(&self, who: &Principal, service: &str) -> bool {
-        self.rules_of(service).any(|rule| rule.admits(who))
+        let closes = |rule: &Rule| {
+            rule.mode == Mode::Enforce
+                && rule.coverage.is_whole_service()
+                && rule.coverage.covers_service(service)
+                && rule.admits(who)
+        };
+        let open = self.modes.is_open(service);
+        let opens = |rule: &Rule| self.counts(rule, open) && rule.coverage.covers_service(service) && rule.admits(who);
+        let denied = self.denying.lists_of_service(who, service, |list| self.any(list, closes)).is_break();
+        !denied
+            && ((open && !who.is_anonymous())
+                || self.allowing.lists_of_service(who, service, |list| self.any(list, opens)).is_break())
     }
 
     /// A number that two callers share when they satisfy the same rules, and therefore see the same lists: the key
     /// under which prepared lists are cached. Rules enter by content, so a reload that changes what a caller may
     /// see changes its class too.
     pub fn visibility_class(&self, who: &Principal) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        for (rule, fingerprint) in self.rules.iter().zip(&self.fingerprints) {
-            if rule.admits(who) {
-                hasher.write_u64(*fingerprint);
-            }
+        // Summed, because the order in which rules are found differs between callers.
+        let mut sum = self.modes.class(who);
+        for index in [&self.allowing, &self.denying] {
+            let _: ControlFlow<Infallible> = index.lists_about(who, |list| {
+                for (rule, at) in self.rules_at(list) {
+                    if rule.admits(who) {
+                        sum = sum.wrapping_add(self.fingerprints.get(at).copied().unwrap_or_default());
+                    }
+                }
+                ControlFlow::Continue(())
+            });
         }
-        hasher.finish()
+        sum
     }
 
     /// The rate limits in force, for [`Limits`](crate::limit::Limits).
@@ -184,17 +227,107 @@ impl PolicySet {
         self.rules.len()
     }
 
-    /// The rules that cover the service, in order.
+    /// The rules that cover the service, in order. Asks each; for explanations.
     pub(crate) fn rules_of(&self, service: &str) -> impl Iterator<Item = &Rule> {
-        let (indices, by_name) = match self.by_service.get(service) {
-            Some(indices) => (indices, true),
-            None => (&self.by_pattern, false),
-        };
-        indices
-            .iter()
-            .filter_map(|index| self.rules.get(*index as usize))
-            .filter(move |rule| by_name || rule.coverage.covers_service(service))
+        self.rules.iter().filter(move |rule| rule.coverage.covers_service(service))
     }
+
+    /// Whether a rule has a say in the answer: those that allow in audit mode have one only where the service is open.
+    pub(crate) fn counts(&self, rule: &Rule, open: bool) -> bool {
+        open || rule.mode == Mode::Enforce || rule.effect == Effect::Deny
+    }
+
+    /// Whether only documents in audit mode rule over the service, so that nothing is denied to the authenticated.
+    pub(crate) fn is_open(&self, service: &str) -> bool {
+        self.modes.is_open(service)
+    }
+
+    fn forbidding(&self, who: &Principal, what: &Capability<'_>) -> Forbidding<'_> {
+        let mut found = Forbidding::default();
+        if self.denying.is_empty() {
+            return found;
+        }
+        let (mut enforced, mut audited) = (usize::MAX, usize::MAX);
+        let mut look = |list: &[u32]| {
+            for (rule, at) in self.rules_at(list) {
+                let (first, slot) = match rule.mode {
+                    Mode::Enforce => (&mut enforced, &mut found.enforced),
+                    Mode::Audit => (&mut audited, &mut found.audited),
+                };
+                if at < *first && matches(rule, who, what) {
+                    (*first, *slot) = (at, Some(rule));
+                }
+            }
+            ControlFlow::<Infallible>::Continue(())
+        };
+        // Where the text of a name says little about where it leads, rules cannot be found by it.
+        let _ = match what.hides() {
+            true => self.denying.lists_of_service(who, what.service, &mut look),
+            false => self.denying.lists_for(who, what, &mut look),
+        };
+        found
+    }
+
+    /// The first rule that allows the call.
+    fn allowing(&self, who: &Principal, what: &Capability<'_>, open: bool) -> Option<&Rule> {
+        let mut first: Option<(usize, &Rule)> = None;
+        let _: ControlFlow<Infallible> = self.allowing.lists_for(who, what, |list| {
+            let earlier = |at: usize| first.is_none_or(|(best, _)| at < best);
+            let mut rules = self.rules_at(list).take_while(|(_, at)| earlier(*at));
+            if let Some((rule, at)) = rules.find(|(rule, _)| self.counts(rule, open) && matches(rule, who, what)) {
+                first = Some((at, rule));
+            }
+            ControlFlow::Continue(())
+        });
+        first.map(|(_, rule)| rule)
+    }
+
+    /// Why no rule allows the call.
+    fn not_allowed(&self, who: &Principal, what: &Capability<'_>, open: bool) -> Denial {
+        let mut nearest: Option<(usize, usize, &Rule)> = None;
+        let mut left = MAX_NEAR;
+        let _ = self.allowing.lists_covering(what, |list| {
+            for (rule, at) in self.rules_at(list) {
+                if left == 0 {
+                    return ControlFlow::Break(());
+                }
+                left -= 1;
+                if self.counts(rule, open) && rule.coverage.covers_service(what.service) && rule.covers_name(what) {
+                    let missing = rule.missing(who);
+                    if nearest.is_none_or(|(fewest, first, _)| (missing, at) < (fewest, first)) {
+                        nearest = Some((missing, at, rule));
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        let reason = match nearest {
+            None => DenyReason::NoRule,
+            Some(_) if who.is_anonymous() => DenyReason::NotAuthenticated,
+            Some(_) => DenyReason::RequirementNotMet,
+        };
+        Denial { reason, rule: nearest.map(|(_, _, rule)| rule.id.clone()) }
+    }
+
+    fn any(&self, list: &[u32], wanted: impl Fn(&Rule) -> bool) -> ControlFlow<()> {
+        match self.rules_at(list).any(|(rule, _)| wanted(rule)) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn rules_at<'a>(&'a self, list: &[u32]) -> impl Iterator<Item = (&'a Rule, usize)> {
+        list.iter().filter_map(|at| Some((self.rules.get(*at as usize)?, *at as usize)))
+    }
+}
+
+/// Whether the rule is about this call.
+fn matches(rule: &Rule, who: &Principal, what: &Capability<'_>) -> bool {
+    rule.coverage.covers_service(what.service) && rule.covers_name(what) && rule.admits(who)
+}
+
+fn forbidden(rule: &Rule) -> Denial {
+    Denial { reason: DenyReason::Forbidden, rule: Some(rule.id.clone()) }
 }
 
 /// The same within one process; never stored or sent.

@@ -3,6 +3,7 @@
 //! A [`Principal`] carries no credential, only what the credential proved, so it may be logged. It is one `Arc`:
 //! cloning it per request costs a counter.
 
+use crate::rule::{NameKind, name_key};
 use std::fmt;
 use std::sync::Arc;
 
@@ -65,6 +66,8 @@ struct Facts {
     /// Sorted, so that two principals with the same grants are equal and lookups are binary searches.
     roles: Box<[Arc<str>]>,
     scopes: Box<[Arc<str>]>,
+    /// What rules that name this caller exactly are found by.
+    keys: Box<[u64]>,
 }
 
 impl Principal {
@@ -119,16 +122,30 @@ impl Principal {
         if self.is_anonymous() {
             return Ok(self.clone());
         }
-        Ok(Principal(Arc::new(Facts {
-            kind: self.0.kind.clone(),
-            id: Arc::clone(&self.0.id),
-            roles: sorted_grants(roles)?,
-            scopes: sorted_grants(scopes)?,
-        })))
+        let (kind, id) = (self.0.kind.clone(), Arc::clone(&self.0.id));
+        Ok(Principal::of(kind, id, sorted_grants(roles)?, sorted_grants(scopes)?))
     }
 
     fn from_parts(kind: PrincipalKind, id: Arc<str>) -> Principal {
-        Principal(Arc::new(Facts { kind, id, roles: Box::default(), scopes: Box::default() }))
+        Principal::of(kind, id, Box::default(), Box::default())
+    }
+
+    fn of(kind: PrincipalKind, id: Arc<str>, roles: Box<[Arc<str>]>, scopes: Box<[Arc<str>]>) -> Principal {
+        let mut keys: Vec<u64> = match &kind {
+            PrincipalKind::Workload { spiffe_id, service, .. } => {
+                vec![name_key(NameKind::WorkloadId, spiffe_id), name_key(NameKind::WorkloadService, service)]
+            }
+            PrincipalKind::User { subject } => vec![name_key(NameKind::Subject, subject)],
+            PrincipalKind::Anonymous => Vec::new(),
+        };
+        keys.extend(roles.iter().map(|role| name_key(NameKind::Role, role)));
+        keys.extend(scopes.iter().map(|scope| name_key(NameKind::Scope, scope)));
+        Principal(Arc::new(Facts { kind, id, roles, scopes, keys: keys.into() }))
+    }
+
+    /// What rules that name this caller, or a grant of it, exactly are found by.
+    pub(crate) fn keys(&self) -> &[u64] {
+        &self.0.keys
     }
 
     /// What kind of caller it is.

@@ -1,13 +1,14 @@
-//! One compiled rule: which capabilities it covers and what it requires of the caller.
+//! One compiled rule: which capabilities it covers, whom it is about, and what it says about them.
 //!
-//! Rules only ever allow. There is no deny rule, so the order of rules cannot matter and adding a rule can never
-//! take something away from anybody.
+//! A rule allows or denies, and whatever denies wins. So the order of rules cannot matter: an allowing rule never takes
+//! something away from anybody, and a denying one never gives.
 
 use crate::capability::{Capability, CapabilityKind};
 use crate::glob::Glob;
 use crate::principal::{Principal, PrincipalKind};
 use serde::Serialize;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// The name of a rule, `<policy name>/<rule name>`: what logs, audit records and denials carry. Cheap to clone.
@@ -67,6 +68,37 @@ impl Requirement {
     }
 }
 
+/// What a rule that names somebody exactly can be found by, as a hash: `kind` keeps a role from meeting a scope of the
+/// same name. Two names may share a number, so whoever finds a rule by it asks the rule again.
+pub(crate) fn name_key(kind: NameKind, name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (kind, name).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What kind of name a [`name_key`] stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum NameKind {
+    Subject,
+    WorkloadId,
+    WorkloadService,
+    Role,
+    Scope,
+}
+
+impl Requirement {
+    /// The name that only few callers have, if this asks for one exactly; those that come first tell most apart.
+    pub(crate) fn name(&self) -> Option<(NameKind, &str)> {
+        match self {
+            Requirement::Subject(glob) => glob.exact().map(|name| (NameKind::Subject, name)),
+            Requirement::WorkloadId(glob) => glob.exact().map(|name| (NameKind::WorkloadId, name)),
+            Requirement::WorkloadService(glob) => glob.exact().map(|name| (NameKind::WorkloadService, name)),
+            Requirement::Role(name) => Some((NameKind::Role, name)),
+            Requirement::Scope(name) => Some((NameKind::Scope, name)),
+        }
+    }
+}
+
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,6 +119,18 @@ pub(crate) enum Admits {
     Anyone,
     /// Callers that proved who they are and meet every requirement.
     Authenticated(Box<[Requirement]>),
+}
+
+impl Admits {
+    /// The name by which to find a rule that so admits: the one that fewest callers have.
+    pub(crate) fn name(&self) -> Option<(NameKind, &str)> {
+        match self {
+            Admits::Anyone => None,
+            Admits::Authenticated(requires) => {
+                requires.iter().filter_map(Requirement::name).min_by_key(|(kind, _)| *kind)
+            }
+        }
+    }
 }
 
 /// A set of capability kinds.
@@ -135,6 +179,18 @@ impl Coverage {
         self.kinds.contains(what.kind) && self.capabilities.iter().any(fits)
     }
 
+    /// Whether the capability falls under this coverage of a denying rule, its service taken as covered already. A URI
+    /// whose text hides where it leads may lead to whatever is forbidden, so every such rule covers it.
+    pub(crate) fn forbids_name(&self, what: &Capability<'_>) -> bool {
+        let fits = |glob: &Glob| glob.matches(what.name);
+        self.kinds.contains(what.kind) && (self.capabilities.iter().any(fits) || what.hides())
+    }
+
+    /// Whether this is every capability of the services it names.
+    pub(crate) fn is_whole_service(&self) -> bool {
+        self.kinds == Kinds::ALL && self.capabilities.iter().any(Glob::is_any)
+    }
+
     /// Whether a call of the capability counts here, its service taken as covered already. For limits: no way of
     /// spelling a URI may slip past one.
     pub(crate) fn counts_name(&self, what: &Capability<'_>) -> bool {
@@ -142,21 +198,53 @@ impl Coverage {
     }
 }
 
+/// What a rule does with a call that it covers, of a caller that it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Lets it through, unless another rule denies it. The default.
+    #[default]
+    Allow,
+    /// Refuses it, whatever other rules say.
+    Deny,
+}
+
+/// Whether the rules of a document act or only tell (`spec.mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They decide. The default.
+    #[default]
+    Enforce,
+    /// What they would deny is let through and told.
+    Audit,
+}
+
 /// One rule, compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Rule {
     pub(crate) id: RuleId,
+    pub(crate) effect: Effect,
+    pub(crate) mode: Mode,
     pub(crate) coverage: Coverage,
     pub(crate) admits: Admits,
 }
 
 impl Rule {
-    /// Whether the caller may use what this rule covers.
+    /// Whether the rule is about this caller.
     pub(crate) fn admits(&self, who: &Principal) -> bool {
         self.missing(who) == 0
     }
 
-    /// How many things the caller lacks for this rule; 0 means that the rule lets it in.
+    /// Whether the rule is about this capability, its service taken as covered already.
+    pub(crate) fn covers_name(&self, what: &Capability<'_>) -> bool {
+        match self.effect {
+            Effect::Allow => self.coverage.covers_name(what),
+            Effect::Deny => self.coverage.forbids_name(what),
+        }
+    }
+
+    /// How many things the caller lacks for this rule; 0 means that the rule is about it.
     pub(crate) fn missing(&self, who: &Principal) -> usize {
         match &self.admits {
             Admits::Anyone => 0,
@@ -170,7 +258,7 @@ impl Rule {
 
 #[cfg(test)]
 mod tests {
-    use super::{Admits, Coverage, Kinds, Requirement, Rule, RuleId};
+    use super::{Admits, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
     use crate::capability::{Capability, CapabilityKind};
     use crate::glob::Glob;
     use crate::principal::Principal;
@@ -196,7 +284,13 @@ mod tests {
 
     #[test]
     fn no_requirement_still_means_authenticated() {
-        let rule = |admits| Rule { id: RuleId::new("p", "r"), coverage: Coverage::everything(), admits };
+        let rule = |admits| Rule {
+            id: RuleId::new("p", "r"),
+            effect: Effect::Allow,
+            mode: Mode::Enforce,
+            coverage: Coverage::everything(),
+            admits,
+        };
         let authenticated = rule(Admits::Authenticated(Box::default()));
         assert!(authenticated.admits(&Principal::user("ada").unwrap()));
         assert!(!authenticated.admits(&Principal::anonymous()));

@@ -65,6 +65,9 @@ pub struct AuditRecord {
     /// The rule that decided; none means that no rule matched.
     #[serde(serialize_with = "render::optional_text")]
     pub rule: Option<Arc<str>>,
+    /// What policies in audit mode would have answered to something that went on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_deny: Option<Box<WouldDeny>>,
     /// How it ended.
     pub outcome: Outcome,
     /// From the head of the request to the end of the reply.
@@ -80,6 +83,16 @@ pub struct AuditRecord {
     pub argument_digest: Option<ArgumentDigest>,
 }
 
+/// A refusal that was only watched.
+#[derive(Debug, Clone, Serialize)]
+pub struct WouldDeny {
+    /// Why, a word of a closed set.
+    pub reason: &'static str,
+    /// The rule that would have denied it, or that came nearest to allowing it.
+    #[serde(serialize_with = "render::optional_text")]
+    pub rule: Option<Arc<str>>,
+}
+
 impl AuditRecord {
     /// Somebody presented the id of a session of somebody else. Belongs to no call.
     pub fn foreign_session(who: &str, client: SocketAddr, service: Option<Arc<str>>) -> Self {
@@ -93,6 +106,7 @@ impl AuditRecord {
             capability: None,
             decision: Decision::Deny,
             rule: None,
+            would_deny: None,
             outcome: Outcome::Denied,
             duration: Duration::ZERO,
             trace: TraceContext::new_root(),

@@ -26,7 +26,7 @@ mod tracestate;
 mod writer;
 
 pub use access::{AccessLog, AccessRecord};
-pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision};
+pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision, WouldDeny};
 pub use egress::{EgressLog, EgressOfCall, EgressRecord, RefusedEgress};
 pub use metrics::{Metrics, Role, ServiceMetrics};
 pub use sink::Sink;

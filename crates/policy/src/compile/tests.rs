@@ -53,8 +53,8 @@ fn user(subject: &str, roles: &[&str], scopes: &[&str]) -> Principal {
 
 fn rule_that_allows(policy: &PolicySet, who: &Principal, what: Capability<'_>) -> Option<String> {
     match policy.decide(who, &what) {
-        Decision::Allow { rule } => Some(rule.to_string()),
-        Decision::Deny { .. } => None,
+        Decision::Allow { rule, .. } => rule.map(|rule| rule.to_string()),
+        Decision::Deny(_) => None,
     }
 }
 
@@ -96,6 +96,28 @@ fn every_requirement_has_its_word() {
     assert_eq!(allowed("d"), [false, false, true, false, false, false]);
     assert_eq!(allowed("e"), [true; 6]);
     assert_eq!(allowed("f"), [true, true, true, true, true, false]);
+}
+
+#[test]
+fn rules_deny_and_policies_watch() {
+    let text = with_rules(
+        "      - { name: all, services: [fs], capabilities: ['*'] }\n      \
+         - { name: none, effect: deny, services: [fs], capabilities: ['delete*'], requires: [ { scope: guest } ] }\n",
+    );
+    let (ada, guest) = (user("ada", &[], &[]), user("guest", &[], &["guest"]));
+    let delete = tool("fs", "delete");
+    let policy = compile(&text);
+    assert!(policy.decide(&ada, &delete).is_allowed() && !policy.decide(&guest, &delete).is_allowed());
+    let watching = compile(&text.replace("spec:\n", "spec:\n  mode: audit\n"));
+    assert!(watching.decide(&guest, &delete).is_allowed());
+    let everybody = compile(&text.replace(", requires: [ { scope: guest } ]", ""));
+    assert!(!everybody.decide(&ada, &delete).is_allowed(), "without requirements a rule denies everybody");
+
+    let one = |from: &str, to: &str| mistake(&text.replace(from, to));
+    assert!(one("effect: deny", "effect: forbid").contains("(one of allow, deny)"));
+    assert!(one("{ scope: guest }", "{ anonymous: true }").contains("and this one denies (leave `requires` out"));
+    let limits = "spec:\n  mode: audit\n  limits:\n    - { name: l, per: client, rate: 1/s }\n";
+    assert!(one("spec:\n", limits).contains("limits are always in force"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::capability::CapabilityKind;
 use crate::glob::{Glob, MAX_GLOB_BYTES};
 use crate::limit::Per;
 use crate::policy_set::MtlsMode;
-use crate::rule::Requirement;
+use crate::rule::{Effect, Mode, Requirement};
 use outrigger_config::kinds::{Checked, checked, choice};
 use outrigger_config::{Kind, Mistake};
 use serde_json::json;
@@ -19,6 +19,10 @@ const MAX_GRANT: usize = 256;
 /// Words of `mtls.mode`.
 pub(super) const MTLS_MODES: &[(&str, MtlsMode)] =
     &[("STRICT", MtlsMode::Strict), ("PERMISSIVE", MtlsMode::Permissive)];
+/// Words of `spec.mode`.
+pub(super) const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("audit", Mode::Audit)];
+/// Words of a rule's `effect`.
+pub(super) const EFFECTS: &[(&str, Effect)] = &[("allow", Effect::Allow), ("deny", Effect::Deny)];
 /// Words of a limit's `per`.
 pub(super) const PER: &[(&str, Per)] = &[("client", Per::Client), ("service", Per::Service), ("tool", Per::Tool)];
 

@@ -1,10 +1,10 @@
 //! What a set of rules promises, whatever the rules: checked over generated rules and callers.
 
-use super::{Decision, DenyReason, MtlsMode, PolicySet};
+use super::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
 use crate::capability::{Capability, CapabilityKind};
 use crate::glob::Glob;
 use crate::principal::Principal;
-use crate::rule::{Admits, Coverage, Kinds, Requirement, Rule, RuleId};
+use crate::rule::{Admits, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 fn set(rules: Vec<Rule>) -> PolicySet {
@@ -17,7 +17,8 @@ fn globs(patterns: &[&str]) -> Box<[Glob]> {
 
 fn rule(name: &str, services: &[&str], capabilities: &[&str], requires: Vec<Requirement>) -> Rule {
     let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds: Kinds::ALL };
-    Rule { id: RuleId::new("p", name), coverage, admits: Admits::Authenticated(requires.into()) }
+    let admits = Admits::Authenticated(requires.into());
+    Rule { id: RuleId::new("p", name), effect: Effect::Allow, mode: Mode::Enforce, coverage, admits }
 }
 
 fn tool<'a>(service: &'a str, name: &'a str) -> Capability<'a> {
@@ -29,7 +30,7 @@ fn user(scopes: &[&str]) -> Principal {
 }
 
 fn deny(reason: DenyReason, nearest: Option<&str>) -> Decision {
-    Decision::Deny { reason, nearest: nearest.map(|name| RuleId::new("p", name)) }
+    Decision::Deny(Denial { reason, rule: nearest.map(|name| RuleId::new("p", name)) })
 }
 
 fn scope(name: &str) -> Requirement {
@@ -43,7 +44,7 @@ fn the_first_rule_that_allows_is_named() {
         rule("readers", &["fs"], &["read*"], vec![scope("read")]),
         rule("everybody", &["*"], &["readme"], vec![]),
     ]);
-    let allow = |name| Decision::Allow { rule: RuleId::new("p", name) };
+    let allow = |name| Decision::Allow { rule: Some(RuleId::new("p", name)), would_deny: None };
     assert_eq!(policy.decide(&user(&["read"]), &tool("fs", "readFile")), allow("readers"));
     assert_eq!(policy.decide(&user(&["read", "write"]), &tool("fs", "readFile")), allow("writers"));
     assert_eq!(policy.decide(&user(&[]), &tool("fs", "readme")), allow("everybody"), "patterns join named services");
@@ -69,6 +70,70 @@ fn denials_say_why_and_name_the_nearest_rule() {
 }
 
 #[test]
+fn what_a_rule_denies_is_denied_whatever_others_allow() {
+    let deny = |name: &str, mode, requires: Vec<Requirement>| {
+        let admits = if requires.is_empty() { Admits::Anyone } else { Admits::Authenticated(requires.into()) };
+        Rule { effect: Effect::Deny, mode, admits, ..rule(name, &["fs"], &["delete*"], vec![]) }
+    };
+    let all = || rule("all", &["*"], &["*"], vec![]);
+    let policy = set(vec![all(), deny("no-deletes", Mode::Enforce, vec![scope("guest")])]);
+    let delete = tool("fs", "deleteFile");
+    assert_eq!(
+        policy.decide(&user(&["guest"]), &delete),
+        Decision::Deny(Denial { reason: DenyReason::Forbidden, rule: Some(RuleId::new("p", "no-deletes")) })
+    );
+    assert!(policy.decide(&user(&[]), &delete).is_allowed(), "the rule is about guests");
+    assert!(policy.decide(&user(&["guest"]), &tool("fs", "read")).is_allowed());
+    let watched = set(vec![all(), deny("trial", Mode::Audit, vec![])]);
+    assert_eq!(
+        watched.decide(&user(&[]), &delete),
+        Decision::Allow {
+            rule: Some(RuleId::new("p", "all")),
+            would_deny: Some(Denial { reason: DenyReason::Forbidden, rule: Some(RuleId::new("p", "trial")) })
+        }
+    );
+}
+
+#[test]
+fn a_uri_that_hides_where_it_leads_falls_under_every_rule_that_denies() {
+    let secrets =
+        Rule { effect: Effect::Deny, admits: Admits::Anyone, ..rule("x", &["fs"], &["file:///secret/*"], vec![]) };
+    let policy = set(vec![rule("all", &["fs"], &["*"], vec![]), secrets]);
+    let allowed = |name| {
+        let what = Capability { kind: CapabilityKind::Resource, service: "fs", name };
+        policy.decide(&user(&[]), &what).is_allowed()
+    };
+    assert!(allowed("file:///public/a%20b") && !allowed("file:///secret/a"));
+    for uri in
+        ["file:///public/../secret/a", "file:///%73ecret/a", "FILE:///secret/a", "file:///public%2f..%2fsecret/a"]
+    {
+        assert!(!allowed(uri), "{uri}");
+    }
+}
+
+#[test]
+fn a_service_under_audit_alone_is_open_to_the_authenticated() {
+    let watch = |rule: Rule| Rule { mode: Mode::Audit, ..rule };
+    let policy = set(vec![
+        watch(rule("readers", &["fs"], &["read*"], vec![scope("read")])),
+        rule("vectors", &["vector"], &["add"], vec![]),
+        watch(rule("more", &["vector"], &["*"], vec![])),
+    ]);
+    let would = |decision| match decision {
+        Decision::Allow { rule, would_deny } => (rule.is_some(), would_deny.map(|denial| denial.reason)),
+        Decision::Deny(denial) => panic!("{denial:?}"),
+    };
+    assert_eq!(would(policy.decide(&user(&["read"]), &tool("fs", "readFile"))), (true, None));
+    let lacking = Some(DenyReason::RequirementNotMet);
+    assert_eq!(would(policy.decide(&user(&[]), &tool("fs", "readFile"))), (false, lacking));
+    assert_eq!(would(policy.decide(&user(&[]), &tool("fs", "x"))), (false, Some(DenyReason::NoRule)));
+    assert!(!policy.decide(&Principal::anonymous(), &tool("fs", "readFile")).is_allowed(), "nobody is a stranger");
+    assert!(!policy.may_use_service(&Principal::anonymous(), "fs") && policy.may_use_service(&user(&[]), "fs"));
+    assert!(!policy.decide(&user(&[]), &tool("vector", "drop")).is_allowed(), "enforced rules are about this service");
+    assert!(!policy.decide(&user(&[]), &tool("other", "x")).is_allowed());
+}
+
+#[test]
 fn allow_all_is_for_the_authenticated() {
     let policy = PolicySet::allow_all();
     let workload = Principal::workload("spiffe://demo/ingress").unwrap();
@@ -76,10 +141,10 @@ fn allow_all_is_for_the_authenticated() {
     assert!(policy.decide(&user(&[]), &tool("fs", "x")).is_allowed());
     assert_eq!(
         policy.decide(&Principal::anonymous(), &tool("fs", "x")),
-        Decision::Deny {
+        Decision::Deny(Denial {
             reason: DenyReason::NotAuthenticated,
-            nearest: Some(RuleId::new("built-in", "authenticated"))
-        }
+            rule: Some(RuleId::new("built-in", "authenticated"))
+        })
     );
     assert!(!policy.may_use_service(&Principal::anonymous(), "fs"));
 }
@@ -148,11 +213,13 @@ fn some_rule() -> impl Strategy<Value = Rule> {
     ];
     let kinds = proptest::sample::subsequence(CapabilityKind::ALL.to_vec(), 1..=4)
         .prop_map(|kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
-    let rule = ("[a-z]{4}", patterns("[fg*]{1,2}"), patterns("[rw*./]{1,3}"), kinds, admits);
-    rule.prop_map(|(name, services, capabilities, kinds, admits)| {
+    let effect = prop_oneof![3 => Just(Effect::Allow), 1 => Just(Effect::Deny)];
+    let mode = prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Audit)];
+    let rule = ("[a-z]{4}", patterns("[fg*]{1,2}"), patterns("[rw*./]{1,3}"), kinds, admits, (effect, mode));
+    rule.prop_map(|(name, services, capabilities, kinds, admits, (effect, mode))| {
         let globs = |patterns: Vec<String>| patterns.iter().map(|pattern| Glob::new(pattern).unwrap()).collect();
         let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds };
-        Rule { id: RuleId::new("p", &name), coverage, admits }
+        Rule { id: RuleId::new("p", &name), effect, mode, coverage, admits }
     })
 }
 
@@ -174,19 +241,81 @@ fn some_kind() -> impl Strategy<Value = CapabilityKind> {
     proptest::sample::select(CapabilityKind::ALL.to_vec())
 }
 
+/// What [`PolicySet::decide`] promises, without index, early exit or bounds: asked of the rules in order.
+fn defined(rules: &[Rule], who: &Principal, what: &Capability<'_>) -> Decision {
+    let about = |rule: &&Rule| match &rule.admits {
+        Admits::Anyone => true,
+        Admits::Authenticated(requires) => !who.is_anonymous() && requires.iter().all(|need| need.holds(who)),
+    };
+    let concerns = |rule: &Rule| rule.coverage.covers_service(what.service);
+    let covers = |rule: &&Rule| concerns(rule) && rule.covers_name(what);
+    let of = |effect: Effect, mode: Mode| rules.iter().filter(move |rule| (rule.effect, rule.mode) == (effect, mode));
+    let forbidden = |mode| of(Effect::Deny, mode).find(|rule| covers(rule) && about(rule));
+    let denial = |rule: &Rule| Denial { reason: DenyReason::Forbidden, rule: Some(rule.id.clone()) };
+    if let Some(rule) = forbidden(Mode::Enforce) {
+        return Decision::Deny(denial(rule));
+    }
+    let open = !of(Effect::Allow, Mode::Enforce).any(concerns) && of(Effect::Allow, Mode::Audit).any(concerns);
+    let mode = if open { Mode::Audit } else { Mode::Enforce };
+    let would_deny = forbidden(Mode::Audit).map(denial);
+    if let Some(rule) = of(Effect::Allow, mode).find(|rule| covers(rule) && about(rule)) {
+        return Decision::Allow { rule: Some(rule.id.clone()), would_deny };
+    }
+    let nearest = of(Effect::Allow, mode).filter(covers).min_by_key(|rule| rule.missing(who));
+    let reason = match nearest {
+        None => DenyReason::NoRule,
+        Some(_) if who.is_anonymous() => DenyReason::NotAuthenticated,
+        Some(_) => DenyReason::RequirementNotMet,
+    };
+    let denial = Denial { reason, rule: nearest.map(|rule| rule.id.clone()) };
+    match open && !who.is_anonymous() {
+        true => Decision::Allow { rule: None, would_deny: would_deny.or(Some(denial)) },
+        false => Decision::Deny(denial),
+    }
+}
+
 proptest! {
     #[test]
-    fn adding_a_rule_takes_nothing_away(
-        rules in some_rules(), more in some_rule(), at in any::<proptest::sample::Index>(),
+    fn an_allowing_rule_takes_nothing_away_and_a_denying_one_gives_nothing(
+        rules in some_rules(), mut more in some_rule(), at in any::<proptest::sample::Index>(),
+        who in some_principal(), kind in some_kind(), service in "[fg]{1,2}", name in "[rw./]{1,4}",
+    ) {
+        // A policy in audit mode is about to be enforced, which may take away; that is what it says of itself.
+        let rules: Vec<Rule> = rules.into_iter().map(|rule| Rule { mode: Mode::Enforce, ..rule }).collect();
+        more.mode = Mode::Enforce;
+        let what = Capability { kind, service: &service, name: &name };
+        let before = set(rules.clone());
+        let effect = more.effect;
+        let mut with_more = rules;
+        with_more.insert(at.index(with_more.len() + 1), more);
+        let after = set(with_more);
+        let decided = [&before, &after].map(|policy| policy.decide(&who, &what).is_allowed());
+        let usable = [&before, &after].map(|policy| policy.may_use_service(&who, &service));
+        for [before, after] in [decided, usable] {
+            match effect {
+                Effect::Allow => prop_assert!(after || !before),
+                Effect::Deny => prop_assert!(before || !after),
+            }
+        }
+    }
+
+    /// A policy in audit mode never takes anything away, and gives only where nothing is enforced.
+    #[test]
+    fn a_policy_in_audit_mode_changes_no_service_that_others_rule(
+        rules in some_rules(), more in some_rule(),
         who in some_principal(), kind in some_kind(), service in "[fg]{1,2}", name in "[rw./]{1,4}",
     ) {
         let what = Capability { kind, service: &service, name: &name };
         let before = set(rules.clone());
         let mut with_more = rules;
-        with_more.insert(at.index(with_more.len() + 1), more);
-        let after = set(with_more);
-        prop_assert!(!before.decide(&who, &what).is_allowed() || after.decide(&who, &what).is_allowed());
-        prop_assert!(!before.may_use_service(&who, &service) || after.may_use_service(&who, &service));
+        with_more.push(Rule { mode: Mode::Audit, ..more });
+        let after = set(with_more.clone());
+        let [before, after] = [&before, &after].map(|policy| policy.decide(&who, &what).is_allowed());
+        prop_assert!(after || !before);
+        let enforced = |rule: &Rule| (rule.effect, rule.mode) == (Effect::Allow, Mode::Enforce);
+        if with_more.iter().any(|rule| enforced(rule) && rule.coverage.covers_service(&service)) {
+            prop_assert_eq!(before, after);
+        }
     }
 
     /// The index, the early exit and the prepared counts change nothing about the meaning.
@@ -195,25 +324,20 @@ proptest! {
         rules in some_rules(), who in some_principal(), kind in some_kind(), service in "[fg]{1,2}", name in "[rw./]{1,4}",
     ) {
         let what = Capability { kind, service: &service, name: &name };
-        let holds = |rule: &Rule| match &rule.admits {
-            Admits::Anyone => true,
-            Admits::Authenticated(requires) => !who.is_anonymous() && requires.iter().all(|need| need.holds(&who)),
-        };
-        let covers = |rule: &Rule| rule.coverage.covers_service(&service) && rule.coverage.covers_name(&what);
         let policy = set(rules.clone());
-        let first = rules.iter().find(|rule| covers(rule) && holds(rule)).map(|rule| rule.id.clone());
-        match policy.decide(&who, &what) {
-            Decision::Allow { rule } => prop_assert_eq!(Some(rule), first),
-            Decision::Deny { reason, nearest } => {
-                prop_assert!(first.is_none());
-                prop_assert_eq!(nearest.is_none(), !rules.iter().any(covers));
-                prop_assert_eq!(reason == DenyReason::NoRule, nearest.is_none());
-            }
-        }
-        prop_assert_eq!(
-            policy.may_use_service(&who, &service),
-            rules.iter().any(|rule| rule.coverage.covers_service(&service) && holds(rule))
-        );
+        let decision = policy.decide(&who, &what);
+        prop_assert_eq!(&decision, &defined(&rules, &who, &what));
+        prop_assert!(!decision.is_allowed() || policy.may_use_service(&who, &service));
+    }
+
+    /// The same where there are enough rules to be found by whom they name.
+    #[test]
+    fn decisions_follow_the_definition_among_many_rules(
+        rules in proptest::collection::vec(some_rule(), 60..90), who in some_principal(), kind in some_kind(),
+        service in "[fg]{1,2}", name in "[rw./]{1,4}",
+    ) {
+        let what = Capability { kind, service: &service, name: &name };
+        prop_assert_eq!(set(rules.clone()).decide(&who, &what), defined(&rules, &who, &what));
     }
 
     #[test]
@@ -223,17 +347,22 @@ proptest! {
         let what = Capability { kind, service: &service, name: &name };
         let policy = set(rules);
         let explained = policy.explain(&who, &what);
-        let allowing = explained.considered.iter().find(|considered| considered.missing.is_empty());
-        prop_assert_eq!(explained.allowed, allowing.is_some());
+        let acts = |effect, mode: Option<Mode>| {
+            let mut considered = explained.considered.iter().filter(move |one| one.counts && one.matches());
+            considered.find(|one| one.effect == effect && mode.is_none_or(|mode| one.mode == mode))
+        };
+        let denying = acts(Effect::Deny, Some(Mode::Enforce)).map(|one| one.rule.clone());
+        let allowing = acts(Effect::Allow, None).map(|one| one.rule.clone());
         match policy.decide(&who, &what) {
-            Decision::Allow { rule } => {
-                prop_assert!(explained.allowed);
-                prop_assert_eq!(allowing.map(|considered| &considered.rule), Some(&rule));
-                prop_assert_eq!(explained.rule, Some(rule));
+            Decision::Allow { rule, would_deny } => {
+                prop_assert!(explained.allowed && denying.is_none());
+                prop_assert_eq!(&rule, &allowing);
+                prop_assert_eq!((explained.rule, explained.would_deny), (rule, would_deny));
             }
-            Decision::Deny { reason, nearest } => {
+            Decision::Deny(Denial { reason, rule }) => {
                 prop_assert!(!explained.allowed);
-                prop_assert_eq!((explained.reason, explained.rule), (Some(reason), nearest));
+                prop_assert_eq!(reason == DenyReason::Forbidden, denying.is_some());
+                prop_assert_eq!((explained.reason, explained.rule), (Some(reason), rule));
             }
         }
     }

@@ -17,6 +17,7 @@ fn record() -> AuditRecord {
         capability: Some("readFileText".into()),
         decision: Decision::Allow,
         rule: Some("readers".into()),
+        would_deny: None,
         outcome: Outcome::ToolError,
         duration: Duration::from_micros(1234),
         egress: None,
@@ -45,6 +46,14 @@ fn the_line_has_every_field_and_no_arguments() {
             r#""argument_digest":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}"#,
         )
     );
+}
+
+#[test]
+fn a_refusal_that_was_only_watched_is_told() {
+    let would_deny = WouldDeny { reason: "forbidden", rule: Some("trial/no-writes".into()) };
+    let line = serde_json::to_string(&AuditRecord { would_deny: Some(Box::new(would_deny)), ..record() }).unwrap();
+    let told = r#""rule":"readers","would_deny":{"reason":"forbidden","rule":"trial/no-writes"},"outcome""#;
+    assert!(line.contains(told), "{line}");
 }
 
 #[test]

@@ -85,6 +85,12 @@ const LIMITED: MetricDoc =
     doc("outrigger_limited_total", Counter, &["service", "limit"], "Requests refused because a limit was passed.");
 const DENIED: MetricDoc =
     doc("outrigger_denied_total", Counter, &["service", "reason"], "Requests that policy refused.");
+const WOULD_DENY: MetricDoc = doc(
+    "outrigger_would_deny_total",
+    Counter,
+    &["service", "reason"],
+    "Requests that policies in audit mode would have refused, and that went on.",
+);
 const RELOADS: MetricDoc =
     doc("outrigger_reloads_total", Counter, &["what", "outcome"], "Reloads of configuration, policy and certificates.");
 const BAD_REQUESTS: MetricDoc = doc(
@@ -160,6 +166,7 @@ pub fn describe() -> Vec<MetricDoc> {
         IN_FLIGHT,
         BAD_REQUESTS,
         DENIED,
+        WOULD_DENY,
         LIMITED,
         UPSTREAM_ERRORS,
         CONNECTIONS_OPEN,
@@ -201,6 +208,7 @@ pub(super) struct Families {
     pub(super) catalog_items: IntGaugeVec,
     pub(super) limited: IntCounterVec,
     pub(super) denied: IntCounterVec,
+    pub(super) would_deny: IntCounterVec,
     pub(super) reloads: IntCounterVec,
     pub(super) bad_requests: IntCounterVec,
     pub(super) upstream_errors: IntCounterVec,
@@ -236,6 +244,7 @@ impl Families {
             catalog_items: gauge(registry, &CATALOG_ITEMS)?,
             limited: counter(registry, &LIMITED)?,
             denied: counter(registry, &DENIED)?,
+            would_deny: counter(registry, &WOULD_DENY)?,
             reloads: counter(registry, &RELOADS)?,
             bad_requests: counter(registry, &BAD_REQUESTS)?,
             upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,

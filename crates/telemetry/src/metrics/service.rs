@@ -40,6 +40,7 @@ pub struct ServiceMetrics {
     in_flight: IntGauge,
     limited: Slots<IntCounter, { LimitKind::ALL.len() }>,
     denied: Slots<IntCounter, { DenyReason::ALL.len() }>,
+    would_deny: Slots<IntCounter, { DenyReason::ALL.len() }>,
     upstream_errors: Slots<IntCounter, { UpstreamErrorKind::ALL.len() }>,
     child_restarts: OnceLock<IntCounter>,
     child_up: OnceLock<IntGauge>,
@@ -70,6 +71,7 @@ impl ServiceMetrics {
             durations: array::from_fn(|_| OnceLock::new()),
             limited: array::from_fn(|_| OnceLock::new()),
             denied: array::from_fn(|_| OnceLock::new()),
+            would_deny: array::from_fn(|_| OnceLock::new()),
             upstream_errors: array::from_fn(|_| OnceLock::new()),
             child_restarts: OnceLock::new(),
             child_up: OnceLock::new(),
@@ -195,6 +197,13 @@ impl ServiceMetrics {
         });
     }
 
+    /// Counts a request that went on although policies in audit mode would have refused it.
+    pub fn would_deny(&self, reason: DenyReason) {
+        self.count(&self.would_deny[reason as usize], || {
+            self.families.would_deny.with_label_values(&[&*self.name, reason.as_str()])
+        });
+    }
+
     /// Counts a failure towards the service.
     pub fn upstream_error(&self, kind: UpstreamErrorKind) {
         self.count(&self.upstream_errors[kind as usize], || {
@@ -233,6 +242,7 @@ impl ServiceMetrics {
         }
         for reason in DenyReason::ALL {
             let _ = families.denied.remove_label_values(&[name, reason.as_str()]);
+            let _ = families.would_deny.remove_label_values(&[name, reason.as_str()]);
         }
         for kind in UpstreamErrorKind::ALL {
             let _ = families.upstream_errors.remove_label_values(&[name, kind.as_str()]);

@@ -23,6 +23,7 @@ fn touched() -> Arc<Metrics> {
     fs.record(Method::Ping, None, Outcome::Ok, Duration::from_millis(1));
     fs.limited(LimitKind::Queue);
     fs.denied(DenyReason::NoRule);
+    fs.would_deny(DenyReason::NoRule);
     fs.upstream_error(UpstreamErrorKind::Reset);
     fs.set_catalog_state(CatalogState::Fresh);
     fs.set_catalog_items(Kind::Tool, 1);
@@ -149,7 +150,7 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("method", "requests", words(Method::ALL, Method::as_str)),
         ("outcome", "requests", words(Outcome::ALL, Outcome::as_str)),
         ("reason", "bad requests", words(BadRequestReason::ALL, BadRequestReason::as_str)),
-        ("reason", "denied", words(DenyReason::ALL, DenyReason::as_str)),
+        ("reason", "denied, would deny", words(DenyReason::ALL, DenyReason::as_str)),
         ("limit", "limited", words(LimitKind::ALL, LimitKind::as_str)),
         ("kind", "upstream errors", words(UpstreamErrorKind::ALL, UpstreamErrorKind::as_str)),
         ("listener", "connections", words(Listener::ALL, Listener::as_str)),

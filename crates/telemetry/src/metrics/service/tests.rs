@@ -110,6 +110,7 @@ fn a_removed_service_leaves_nothing_and_may_come_back() {
         service.record(Method::Ping, None, Outcome::Ok, ELAPSED);
         LimitKind::ALL.iter().for_each(|limit| service.limited(*limit));
         DenyReason::ALL.iter().for_each(|reason| service.denied(*reason));
+        DenyReason::ALL.iter().for_each(|reason| service.would_deny(*reason));
         UpstreamErrorKind::ALL.iter().for_each(|kind| service.upstream_error(*kind));
         Kind::ALL.iter().for_each(|kind| service.set_catalog_items(*kind, 7));
         service.set_catalog_state(CatalogState::Stale);
