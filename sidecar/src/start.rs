@@ -210,7 +210,8 @@ fn credentials(config: &Config) -> Result<Arc<Credentials>, StartError> {
     let wrong = |e: &dyn std::fmt::Display| StartError::Identity(e.to_string());
     let domain = TrustDomain::parse(&identity.trust_domain).map_err(|e| wrong(&e))?;
     let expected = domain.service(&config.service).map_err(|e| wrong(&e))?;
-    let options = CredentialOptions { trust_domain: Some(domain), expected: Some(expected) };
+    let options =
+        CredentialOptions { trust_domain: Some(domain), expected: Some(expected), ..CredentialOptions::default() };
     Credentials::load(files, &options).map_err(|e| wrong(&e))
 }
 

@@ -5,17 +5,33 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::KeyPair;
+use rustls_pki_types::CertificateDer;
+use zeroize::Zeroize;
 
 use crate::files::{FileError, FileRole, Loaded};
-use crate::peer::PeerError;
-use crate::revocation::{Revocations, Serial};
-use crate::root::{DEFAULT_ROOT_LIFE, Issued, Root};
-use crate::spiffe::{SpiffeError, TrustDomain};
+use crate::peer::{self, PeerError};
+use crate::request::CertificateRequest;
+use crate::revocation::{CrlFile, Revocations, Serial};
+use crate::root::{DEFAULT_ROOT_LIFE, Issued, Rank, Root, Signed};
+use crate::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use crate::store::{PUBLIC, SECRET, lock_dir, make_private_dir, write_atomically};
 
+/// The roots that members believe: one, or several while one replaces another.
 pub(crate) const CA_CERT: &str = "ca.pem";
-const CA_KEY: &str = "ca.key";
+/// The key that signs.
+pub(crate) const CA_KEY: &str = "ca.key";
+/// The key that will sign, while one replaces another.
+pub(crate) const NEXT_KEY: &str = "next.key";
+/// The key that did sign, while one replaces another.
+pub(crate) const OLD_KEY: &str = "old.key";
+/// The certificates of signers that are no roots themselves; absent where a root signs.
+pub(crate) const ISSUERS: &str = "issuer.pem";
+/// The revocation lists of all of them.
 pub(crate) const CRL: &str = "crl.pem";
+
+/// The name of the authority itself as a member of its mesh: workloads expect it when they ask for a certificate. No
+/// workload can have it.
+pub const AUTHORITY_NAME: &str = "ca";
 
 /// Why the authority refuses.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +68,21 @@ pub enum AuthorityError {
     /// A root life of nothing or of more than 30 years.
     #[error("an authority lives between one second and 30 years")]
     RootLife,
+    /// The name that only the authority itself has.
+    #[error("`{AUTHORITY_NAME}` is the name of the authority itself; no service can have it")]
+    Reserved,
+    /// An authority that may not sign others.
+    #[error("this authority signs workloads only; make a root for others to be below with `outrigger ca init --root`")]
+    NotARoot,
+    /// A replacement is under way, or none is.
+    #[error("{0}")]
+    Rotation(&'static str),
+    /// It is too early to stop believing the old authority.
+    #[error(
+        "certificates of the old authority may still be in use for {} minutes; wait, or say how long they live at most with --after",
+        .0.as_secs().div_ceil(60)
+    )]
+    TooEarly(Duration),
     /// The authority itself is past its end.
     #[error("the authority has expired; make a new one")]
     Expired,
@@ -88,11 +119,13 @@ pub enum AuthorityError {
 pub struct AuthorityOptions {
     /// Life of the root certificate; [`DEFAULT_ROOT_LIFE`] unless set.
     pub root_life: Duration,
+    /// Whether it signs other authorities and is itself kept offline, instead of signing workloads.
+    pub offline: bool,
 }
 
 impl Default for AuthorityOptions {
     fn default() -> Self {
-        Self { root_life: DEFAULT_ROOT_LIFE }
+        Self { root_life: DEFAULT_ROOT_LIFE, offline: false }
     }
 }
 
@@ -111,13 +144,9 @@ impl Authority {
         let failed = |source| AuthorityError::Write { path: dir.to_owned(), source };
         make_private_dir(dir).map_err(failed)?;
         let _exclusive = lock_dir(dir).map_err(failed)?;
-        for name in [CA_KEY, CA_CERT, CRL] {
-            let path = dir.join(name);
-            if path.symlink_metadata().is_ok() {
-                return Err(AuthorityError::Exists(path));
-            }
-        }
-        let (root, certificate_pem) = Root::generate(trust_domain, options.root_life)?;
+        refuse_existing(dir)?;
+        let rank = if options.offline { Rank::Offline } else { Rank::Signer };
+        let (root, certificate_pem) = Root::generate(trust_domain, options.root_life, rank)?;
         let crl = root.sign_crl(&Revocations::default())?;
         write(dir, CA_KEY, &root.key_pem(), SECRET)?;
         write(dir, CRL, &crl, PUBLIC)?;
@@ -131,14 +160,46 @@ impl Authority {
     /// # Errors
     /// When a file is missing, is not what it should be, or the two do not belong together.
     pub fn load(dir: &Path) -> Result<Self, AuthorityError> {
-        let certificate = Loaded::read(FileRole::Ca, &dir.join(CA_CERT))?.first_certificate()?;
-        let key = Loaded::read(FileRole::Key, &dir.join(CA_KEY))?.key()?;
-        Ok(Self { dir: dir.to_owned(), root: Root::from_parts(certificate, KeyPair::try_from(&key)?)? })
+        Ok(Self { dir: dir.to_owned(), root: signer(dir, CA_KEY)? })
+    }
+
+    /// The name under which it is asked for certificates.
+    ///
+    /// # Errors
+    /// A trust domain that leaves no room for a name.
+    pub fn id(&self) -> Result<SpiffeId, AuthorityError> {
+        Ok(self.root.trust_domain().service(AUTHORITY_NAME)?)
+    }
+
+    /// What members must have to believe it and those before and after it.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn trust(&self) -> Result<Trust, AuthorityError> {
+        let text = |role, name| -> Result<String, AuthorityError> {
+            let file = Loaded::read(role, &self.dir.join(name))?;
+            String::from_utf8(file.content().to_vec()).map_err(|_| file.malformed("not text").into())
+        };
+        Ok(Trust { ca_pem: text(FileRole::Ca, CA_CERT)?, crl_pem: text(FileRole::Crl, CRL)? })
+    }
+
+    /// SHA-256 of the public key of each root that members believe, newest last: what a workload can be told to expect at
+    /// its first contact (`identity.enroll.ca_sha256`).
+    ///
+    /// # Errors
+    /// When `ca.pem` cannot be read.
+    pub fn fingerprints(&self) -> Result<Vec<[u8; 32]>, AuthorityError> {
+        let roots = Loaded::read(FileRole::Ca, &self.dir.join(CA_CERT))?.certificates()?;
+        roots.iter().map(|root| Ok(peer::key_fingerprint(root)?)).collect()
     }
 
     /// Whose names it may sign.
     pub fn trust_domain(&self) -> &TrustDomain {
         self.root.trust_domain()
+    }
+
+    pub(crate) fn signer(&self) -> &Root {
+        &self.root
     }
 
     /// Where its files are.
@@ -164,7 +225,26 @@ impl Authority {
     /// # Errors
     /// A name that breaks its rules, no life, or an authority that has expired.
     pub fn issue(&self, service: &str, life: Duration, hosts: &[&str]) -> Result<Issued, AuthorityError> {
+        not_reserved(service)?;
         self.root.issue(service, life, hosts)
+    }
+
+    /// Makes a certificate for the key of a request. The caller has established that it comes from `service`, whatever the
+    /// request says.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`].
+    pub fn sign(&self, request: &CertificateRequest, service: &str, life: Duration) -> Result<Signed, AuthorityError> {
+        not_reserved(service)?;
+        self.root.sign(request, service, life, &[])
+    }
+
+    /// Makes a certificate for the authority as a member of its own mesh, for its listener.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`].
+    pub fn sign_itself(&self, request: &CertificateRequest, life: Duration) -> Result<Signed, AuthorityError> {
+        self.root.sign(request, AUTHORITY_NAME, life, &[])
     }
 
     /// Adds a serial number to `crl.pem`. Returns whether it is new there. Members refuse the certificate as soon as
@@ -175,12 +255,24 @@ impl Authority {
     pub fn revoke(&self, serial: &Serial) -> Result<bool, AuthorityError> {
         let _exclusive =
             lock_dir(&self.dir).map_err(|source| AuthorityError::Write { path: self.dir.clone(), source })?;
-        let mut revocations = Revocations::read(&self.dir.join(CRL))?;
-        if !revocations.add(serial, SystemTime::now())? {
-            return Ok(false);
+        let mut lists = CrlFile::read(&self.dir.join(CRL))?;
+        let mut new = false;
+        // On the list of each of our signers: whose certificate it is does not show in a number, and numbers are random.
+        for key in [CA_KEY, NEXT_KEY, OLD_KEY] {
+            if !self.dir.join(key).exists() {
+                continue;
+            }
+            let signer = signer(&self.dir, key)?;
+            let mut revocations = lists.of(&signer)?;
+            if revocations.add(serial, SystemTime::now())? {
+                lists.replace(&signer, &signer.sign_crl(&revocations)?)?;
+                new = true;
+            }
         }
-        write(&self.dir, CRL, &self.root.sign_crl(&revocations)?, PUBLIC)?;
-        Ok(true)
+        if new {
+            write(&self.dir, CRL, &lists.to_pem(), PUBLIC)?;
+        }
+        Ok(new)
     }
 
     /// Revokes the first certificate of a PEM file. Returns its serial and whether it is new on the list.
@@ -189,7 +281,7 @@ impl Authority {
     /// [`AuthorityError::ForeignCertificate`] when this authority did not issue it; else as [`Authority::revoke`].
     pub fn revoke_file(&self, path: &Path) -> Result<(Serial, bool), AuthorityError> {
         let certificate = Loaded::read(FileRole::Cert, path)?.first_certificate()?;
-        if !crate::peer::issued_by(&certificate, self.root.certificate())? {
+        if !self.issued(&certificate)? {
             return Err(AuthorityError::ForeignCertificate(path.to_owned()));
         }
         let serial = Serial::of(&certificate)?;
@@ -202,9 +294,76 @@ impl Authority {
     /// # Errors
     /// When the list cannot be read.
     pub fn revoked(&self) -> Result<Vec<Serial>, AuthorityError> {
-        let revocations = Revocations::read(&self.dir.join(CRL))?;
+        let revocations = CrlFile::read(&self.dir.join(CRL))?.of(&self.root)?;
         Ok(revocations.entries.into_iter().map(|(serial, _)| serial).collect())
     }
+
+    /// Whether one of our signers, past and future ones included, issued a certificate.
+    fn issued(&self, certificate: &CertificateDer<'_>) -> Result<bool, AuthorityError> {
+        for signer in certificates(&self.dir)? {
+            if peer::issued_by(certificate, &signer)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What members must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// The roots to believe. PEM.
+    pub ca_pem: String,
+    /// What they and those below them have revoked. PEM.
+    pub crl_pem: String,
+}
+
+/// The certificates of all signers and roots of a directory.
+pub(crate) fn certificates(dir: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let mut all = Loaded::read(FileRole::Ca, &dir.join(CA_CERT))?.certificates()?;
+    all.extend(issuers(dir)?);
+    Ok(all)
+}
+
+/// The certificates of signers below a root.
+pub(crate) fn issuers(dir: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let path = dir.join(ISSUERS);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(Loaded::read(FileRole::Ca, &path)?.certificates()?)
+}
+
+/// A key of a directory, with the certificate that belongs to it.
+pub(crate) fn signer(dir: &Path, key: &str) -> Result<Root, AuthorityError> {
+    let roots = Loaded::read(FileRole::Ca, &dir.join(CA_CERT))?.certificates()?;
+    let mut der = Loaded::read(FileRole::Key, &dir.join(key))?.key()?;
+    let key = KeyPair::try_from(&der);
+    der.zeroize();
+    let key = key?;
+    let public = rcgen::PublicKeyData::subject_public_key_info(&key);
+    let belongs = |certificate: &CertificateDer<'_>| {
+        peer::authority_facts(certificate).is_ok_and(|facts| facts.public_key == public)
+    };
+    if let Some(root) = roots.iter().find(|root| belongs(root)) {
+        return Root::from_parts(root.clone(), key, false);
+    }
+    match issuers(dir)?.into_iter().find(|issuer| belongs(issuer)) {
+        Some(issuer) => Root::from_parts(issuer, key, true),
+        None => Err(AuthorityError::KeyMismatch),
+    }
+}
+
+pub(crate) fn refuse_existing(dir: &Path) -> Result<(), AuthorityError> {
+    let there = [CA_KEY, CA_CERT, CRL, ISSUERS].map(|name| dir.join(name));
+    match there.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) => Err(AuthorityError::Exists(path)),
+        None => Ok(()),
+    }
+}
+
+fn not_reserved(service: &str) -> Result<(), AuthorityError> {
+    if service == AUTHORITY_NAME { Err(AuthorityError::Reserved) } else { Ok(()) }
 }
 
 impl std::fmt::Debug for Authority {
@@ -232,7 +391,7 @@ pub fn write_leaf(dir: &Path, name: &str, issued: &Issued) -> Result<(), Authori
     write(dir, &format!("{name}.pem"), &issued.cert_chain_pem, PUBLIC)
 }
 
-fn write(dir: &Path, name: &str, content: &str, mode: u32) -> Result<(), AuthorityError> {
+pub(crate) fn write(dir: &Path, name: &str, content: &str, mode: u32) -> Result<(), AuthorityError> {
     write_atomically(dir, name, content.as_bytes(), mode)
         .map_err(|source| AuthorityError::Write { path: dir.join(name), source })
 }

@@ -13,11 +13,12 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::files::{self, FileError, IdentityFiles};
+use crate::material::{Federation, Material};
 use crate::peer::{self, PeerError};
-use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use crate::tls;
 use crate::verifier::{MemberVerifier, ServerVerifier};
-use crate::watch::{Contents, Sources, Watch};
+use crate::watch::{Contents, Own, Sources, Watch};
 
 /// Most peers whose client configuration is kept; a mesh has fewer services. Past it the oldest tickets are forgotten.
 const MAX_PEERS: usize = 1024;
@@ -59,6 +60,9 @@ pub enum CredentialsError {
     /// The authorities or revocation lists were refused.
     #[error("the authorities or revocation lists cannot be used: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// A trust domain that leaves no room for a name.
+    #[error(transparent)]
+    Name(SpiffeError),
     /// rustls refused the whole.
     #[error("cannot configure TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -85,6 +89,8 @@ pub struct CredentialOptions {
     pub trust_domain: Option<TrustDomain>,
     /// Who exactly we are; anybody unless set.
     pub expected: Option<SpiffeId>,
+    /// Other trust domains whose workloads are believed. Taken when an identity is loaded; the files are read again.
+    pub federation: Vec<Federation>,
 }
 
 impl CredentialOptions {
@@ -127,8 +133,21 @@ impl Credentials {
     /// When a file is unusable, certificate and key are not a pair, the certificate is not one of a workload that `ca`
     /// vouches for now, or it names somebody else than expected.
     pub fn load(files: IdentityFiles, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
+        let own = Own::Files { cert: files.cert, key: files.key, ca: Some(files.ca), crl: files.crl };
+        Self::start(own, options)
+    }
+
+    /// The same with what an authority gave. [`Credentials::offer`] brings what follows.
+    ///
+    /// # Errors
+    /// As [`Credentials::load`].
+    pub fn enrolled(material: Material, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
+        Self::start(Own::Memory(ArcSwap::from_pointee(material)), options)
+    }
+
+    fn start(own: Own, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
         let provider = Arc::new(tls::provider());
-        let sources = Sources { cert: files.cert, key: files.key, ca: Some(files.ca), crl: files.crl };
+        let sources = Sources { own, federation: options.federation.clone() };
         let (watch, first) = Watch::start(sources, |contents| Snapshot::compile(&provider, contents, options, 1))?;
         let id = first.id.clone();
         Ok(Arc::new(Self { id, provider, watch, current: ArcSwap::from_pointee(first) }))
@@ -137,15 +156,18 @@ impl Credentials {
     /// Looks at the files and swaps the snapshot if they changed and are good. Reads files: call it from a timer on a
     /// thread that may block. Calls at the same time wait for each other.
     pub fn reload_if_changed(&self) -> Reload {
-        let compile = |contents: &_| {
-            let same = CredentialOptions { trust_domain: None, expected: Some(self.id.clone()) };
-            Snapshot::compile(&self.provider, contents, &same, self.generation() + 1)
-        };
-        match self.watch.reload(&self.current, compile) {
-            Ok(None) => Reload::Unchanged,
-            Ok(Some(snapshot)) => Reload::Swapped { not_after: snapshot.not_after },
-            Err(error) => Reload::Failed(error),
-        }
+        outcome(self.watch.reload(&self.current, |contents| self.compile(contents)))
+    }
+
+    /// Takes up what the authority gave, if it is good; else everything stays as it was. Does nothing for an identity that
+    /// comes from files. Verifies certificates, which takes a fraction of a millisecond.
+    pub fn offer(&self, material: Material) -> Reload {
+        outcome(self.watch.offer(material, &self.current, |contents| self.compile(contents)))
+    }
+
+    fn compile(&self, contents: &Contents) -> Result<Snapshot, CredentialsError> {
+        let same = CredentialOptions { expected: Some(self.id.clone()), ..CredentialOptions::default() };
+        Snapshot::compile(&self.provider, contents, &same, self.generation() + 1)
     }
 
     /// Who we are. Never changes while the process lives.
@@ -212,6 +234,14 @@ impl Credentials {
     }
 }
 
+fn outcome(swapped: Result<Option<Arc<Snapshot>>, CredentialsError>) -> Reload {
+    match swapped {
+        Ok(None) => Reload::Unchanged,
+        Ok(Some(snapshot)) => Reload::Swapped { not_after: snapshot.not_after },
+        Err(error) => Reload::Failed(error),
+    }
+}
+
 impl Snapshot {
     pub(crate) fn compile(
         provider: &Arc<CryptoProvider>,
@@ -219,7 +249,7 @@ impl Snapshot {
         options: &CredentialOptions,
         generation: u64,
     ) -> Result<Self, CredentialsError> {
-        let pair = Arc::new(files::pair(provider, &contents.cert, &contents.key)?);
+        let pair = Arc::new(files::pair(&contents.cert, &contents.key)?);
         let refused = |source| CredentialsError::Own { cert: contents.cert.path().to_owned(), source };
         let facts = pair.cert.first().ok_or(PeerError::NoCertificate).and_then(peer::facts).map_err(refused)?;
         options.check(&facts.id)?;

@@ -4,14 +4,19 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
-use rustls::sign::CertifiedKey;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
+use zeroize::Zeroize;
+
 use crate::authority::{CA_CERT, CRL};
+use crate::key::WorkloadKey;
+use crate::pem::sha256;
 
 /// Most bytes of a certificate chain, key or authority file: a hundred certificates.
 const MAX_PEM: u64 = 256 * 1024;
@@ -171,7 +176,7 @@ impl Loaded {
         self.certificates()?.into_iter().next().ok_or_else(empty)
     }
 
-    /// Its one private key.
+    /// Its one private key. Whoever takes it zeroes it.
     pub(crate) fn key(&self) -> Result<PrivateKeyDer<'static>, FileError> {
         let mut keys: Vec<PrivateKeyDer<'static>> = self.sections()?;
         match (keys.pop(), keys.is_empty()) {
@@ -209,11 +214,63 @@ impl Loaded {
     }
 }
 
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.role == FileRole::Key {
+            self.content.zeroize();
+        }
+    }
+}
+
+/// A private key: read from a file, or made here and never written.
+pub(crate) enum Key {
+    /// Of a file.
+    File(Loaded),
+    /// Of this process.
+    Held(Arc<WorkloadKey>),
+}
+
+impl Key {
+    /// What tells it from another key.
+    pub(crate) fn mark(&self) -> Vec<u8> {
+        match self {
+            Self::File(file) => sha256(file.content()).to_vec(),
+            Self::Held(key) => key.fingerprint().to_vec(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::File(file) => file.path.clone(),
+            Self::Held(_) => "(in memory)".into(),
+        }
+    }
+
+    fn signing(&self) -> Result<Result<Arc<dyn SigningKey>, rustls::Error>, FileError> {
+        match self {
+            Self::File(file) => {
+                let mut der = file.key()?;
+                let signing = any_supported_type(&der);
+                der.zeroize();
+                Ok(signing)
+            }
+            Self::Held(key) => Ok(any_supported_type(&key.der())),
+        }
+    }
+}
+
 /// Certificate chain and key as one, checked to belong together.
-pub(crate) fn pair(provider: &CryptoProvider, cert: &Loaded, key: &Loaded) -> Result<CertifiedKey, FileError> {
-    CertifiedKey::from_der(cert.certificates()?, key.key()?, provider).map_err(|error| FileError::Pair {
-        cert: cert.path.clone(),
-        key: key.path.clone(),
-        detail: error.to_string(),
-    })
+pub(crate) fn pair(cert: &Loaded, key: &Key) -> Result<CertifiedKey, FileError> {
+    let chain = cert.certificates()?;
+    let matched = key.signing()?.and_then(|signing| {
+        let pair = CertifiedKey::new(chain, signing);
+        match pair.keys_match() {
+            // A kind of key that shows no public half: the handshake will tell.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair),
+            Err(error) => Err(error),
+        }
+    });
+    let wrong =
+        |error: rustls::Error| FileError::Pair { cert: cert.path.clone(), key: key.path(), detail: error.to_string() };
+    matched.map_err(wrong)
 }

@@ -14,6 +14,9 @@
 //! |---|---|
 //! | `spiffe` | the names: trust domain and SPIFFE id |
 //! | `root`, `authority`, `revocation`, `store` | the embedded authority and its files |
+//! | `rotation` | authorities below an offline root, and one replacing another |
+//! | `key`, `request`, `material` | a workload's own key, what it asks the authority for, and what it gets |
+//! | `authority_tls`, `first_contact` | both ends of the connection on which it asks |
 //! | `files`, `watch` | reading identity files, and noticing that they changed |
 //! | `peer`, `verifier` | who a certificate is, and whether we believe it |
 //! | `tls`, `credentials`, `public` | rustls configurations and their reload |
@@ -25,14 +28,21 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod authority;
+mod authority_tls;
 mod credentials;
 mod files;
+mod first_contact;
+mod key;
+mod material;
 mod minting;
 mod peer;
+mod pem;
 mod public;
 mod renew;
+mod request;
 mod revocation;
 mod root;
+mod rotation;
 mod spiffe;
 mod store;
 mod tls;
@@ -40,15 +50,21 @@ mod verifier;
 mod warm;
 mod watch;
 
-pub use authority::{Authority, AuthorityError, AuthorityOptions, write_leaf};
+pub use authority::{AUTHORITY_NAME, Authority, AuthorityError, AuthorityOptions, Trust, write_leaf};
+pub use authority_tls::AuthorityCredentials;
 pub use credentials::{CredentialOptions, Credentials, CredentialsError, Reload, server_name};
 pub use files::{FileError, FileRole, IdentityFiles};
+pub use first_contact::{Anchor, first_contact};
+pub use key::{KeyError, WorkloadKey};
+pub use material::{Federation, Material};
 pub use minting::{MintError, Minter};
 pub use peer::{PeerError, peer_id};
 pub use public::{ClientAuth, PublicCredentials, PublicFiles};
 pub use renew::{MAX_JITTER, renew_at};
+pub use request::{CertificateRequest, MAX_REQUEST, RequestError};
 pub use revocation::Serial;
-pub use root::{DEFAULT_LEAF_LIFE, DEFAULT_ROOT_LIFE, Issued};
+pub use root::{DEFAULT_LEAF_LIFE, DEFAULT_ROOT_LIFE, Issued, Signed};
+pub use rotation::Rotation;
 pub use spiffe::{MAX_SERVICE_NAME, MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeError, SpiffeId, TrustDomain};
 pub use tls::{install_provider, provider};
 pub use warm::{WarmUpError, warm_up};

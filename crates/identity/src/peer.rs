@@ -118,6 +118,18 @@ pub(crate) fn authority_facts<'a>(root: &'a CertificateDer<'_>) -> Result<Author
     })
 }
 
+/// Whether an authority may sign other authorities (the path length of its basic constraints).
+pub(crate) fn signs_authorities(certificate: &CertificateDer<'_>) -> Result<bool, PeerError> {
+    let certificate = parse(certificate)?;
+    let constraints = certificate.basic_constraints().map_err(|_| PeerError::Malformed("its basic constraints"))?;
+    Ok(constraints.is_some_and(|it| it.value.ca && it.value.path_len_constraint != Some(0)))
+}
+
+/// SHA-256 of the public key (SubjectPublicKeyInfo), which names an authority whatever its certificate says.
+pub(crate) fn key_fingerprint(certificate: &CertificateDer<'_>) -> Result<[u8; 32], PeerError> {
+    parse(certificate).map(|certificate| crate::pem::sha256(certificate.tbs_certificate.subject_pki.raw))
+}
+
 /// The subject in DER.
 pub(crate) fn subject<'a>(certificate: &'a CertificateDer<'_>) -> Result<&'a [u8], PeerError> {
     parse(certificate).map(|certificate| certificate.tbs_certificate.subject.as_raw())

@@ -18,7 +18,7 @@ use crate::peer::{self, PeerError};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::tls;
 use crate::verifier::MemberVerifier;
-use crate::watch::{Contents, Sources, Watch};
+use crate::watch::{Contents, Own, Sources, Watch};
 
 /// Whether clients of the public listener are asked for a certificate.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,8 @@ impl PublicCredentials {
             ClientAuth::None => (None, None),
             ClientAuth::Optional { ca, crl, .. } => (Some(ca.clone()), crl.clone()),
         };
-        let sources = Sources { cert: files.cert, key: files.key, ca, crl };
+        let own = Own::Files { cert: files.cert, key: files.key, ca, crl };
+        let sources = Sources { own, federation: Vec::new() };
         let provider = Arc::new(tls::provider());
         let (watch, first) = Watch::start(sources, |contents| Snapshot::compile(&provider, contents, &client_auth, 1))?;
         Ok(Arc::new(Self { provider, watch, client_auth, current: ArcSwap::from_pointee(first) }))
@@ -126,7 +127,7 @@ impl Snapshot {
         client_auth: &ClientAuth,
         generation: u64,
     ) -> Result<Self, CredentialsError> {
-        let pair = Arc::new(files::pair(provider, &contents.cert, &contents.key)?);
+        let pair = Arc::new(files::pair(&contents.cert, &contents.key)?);
         let own = |source| CredentialsError::Own { cert: contents.cert.path().to_owned(), source };
         let life = pair.cert.first().ok_or(PeerError::NoCertificate).and_then(peer::life);
         let (not_before, not_after) = life.map_err(own)?;

@@ -5,12 +5,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::authority::AuthorityError;
 use crate::files::{FileRole, Loaded};
 use crate::peer::{self, PeerError};
+use crate::pem;
+use crate::root::Root;
 
 /// Longest serial number, in bytes (RFC 5280, section 4.1.2.2).
 const MAX_SERIAL: usize = 20;
@@ -18,6 +21,7 @@ const MAX_SERIAL: usize = 20;
 const RANDOM_SERIAL: usize = 16;
 /// Most entries on our own list; about 40 bytes each keeps the file well under what readers accept.
 const MAX_REVOKED: usize = 100_000;
+const NOT_A_LIST: &str = "not revocation lists in DER";
 
 /// The number of a certificate, unique within its authority. Shown and read as hexadecimal.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -94,22 +98,77 @@ impl Default for Revocations {
     }
 }
 
-impl Revocations {
-    /// Reads our own list back.
+/// The lists of one file, each with its issuer: our own, and that of a root above us.
+pub(crate) struct CrlFile {
+    file: Loaded,
+    /// Issuer in DER, and the list in DER.
+    lists: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl CrlFile {
+    /// Reads the lists back.
     pub(crate) fn read(path: &Path) -> Result<Self, AuthorityError> {
         let file = Loaded::read(FileRole::Crl, path)?;
-        let malformed = || file.malformed("not one revocation list in DER");
-        let lists = file.crls()?;
-        let [der] = lists.as_slice() else {
-            return Err(malformed().into());
-        };
-        let (_, list) = CertificateRevocationList::from_der(der).map_err(|_| malformed())?;
-        let number = list.crl_number().and_then(|n| u64::try_from(n).ok()).ok_or_else(malformed)?;
+        let mut lists = Vec::new();
+        for der in file.crls()? {
+            let issuer = issuer_of(&der).ok_or_else(|| file.malformed(NOT_A_LIST))?;
+            lists.push((issuer, der.to_vec()));
+        }
+        Ok(Self { file, lists })
+    }
+
+    /// What an authority has revoked. That it has no list is an error: an empty one would pardon everybody.
+    pub(crate) fn of(&self, authority: &Root) -> Result<Revocations, AuthorityError> {
+        let subject = peer::subject(authority.certificate())?;
+        let (_, der) = (self.lists.iter().find(|(issuer, _)| issuer == subject))
+            .ok_or_else(|| self.file.malformed("there is no list of this authority in it"))?;
+        Revocations::from_der(der).ok_or_else(|| self.file.malformed(NOT_A_LIST).into())
+    }
+
+    /// Puts the list of an authority into the place of the one before, or behind the others.
+    pub(crate) fn replace(&mut self, authority: &Root, list_pem: &str) -> Result<(), AuthorityError> {
+        let der = CertificateRevocationListDer::from_pem_slice(list_pem.as_bytes())
+            .map_err(|_| self.file.malformed(NOT_A_LIST))?;
+        self.put(peer::subject(authority.certificate())?.to_vec(), der.to_vec());
+        Ok(())
+    }
+
+    /// Takes over what another file has.
+    pub(crate) fn merge(&mut self, other: CrlFile) {
+        other.lists.into_iter().for_each(|(issuer, list)| self.put(issuer, list));
+    }
+
+    /// Keeps only the lists of these issuers.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
+        self.lists.retain(|(issuer, _)| keep(issuer));
+    }
+
+    pub(crate) fn to_pem(&self) -> String {
+        self.lists.iter().map(|(_, der)| pem::encode("X509 CRL", der)).collect()
+    }
+
+    fn put(&mut self, issuer: Vec<u8>, list: Vec<u8>) {
+        match self.lists.iter_mut().find(|(known, _)| *known == issuer) {
+            Some((_, old)) => *old = list,
+            None => self.lists.push((issuer, list)),
+        }
+    }
+}
+
+fn issuer_of(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+    Some(list.tbs_cert_list.issuer.as_raw().to_vec())
+}
+
+impl Revocations {
+    fn from_der(der: &[u8]) -> Option<Self> {
+        let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+        let number = u64::try_from(list.crl_number()?).ok()?;
         let entries = list
             .iter_revoked_certificates()
             .map(|entry| (Serial::from_bytes(entry.raw_serial()), peer::system_time(&entry.revocation_date)))
             .collect();
-        Ok(Self { number, entries })
+        Some(Self { number, entries })
     }
 
     /// Adds one and counts the list up; false when it is there already.

@@ -1,4 +1,4 @@
-//! The signing key of a mesh, in memory: makes the root certificate, leaves and revocation lists. No files.
+//! The signing key of a mesh, in memory: makes certificates of authorities, leaves and revocation lists. No files.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,14 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams,
-    SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    RevokedCertParams, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::authority::AuthorityError;
 use crate::peer;
+use crate::pem;
 use crate::revocation::{Revocations, Serial};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -59,49 +60,101 @@ impl fmt::Debug for Issued {
     }
 }
 
-/// A root certificate with its key.
+/// A fresh certificate for a key that its holder made and kept.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// Its number, for revocation.
+    pub serial: Serial,
+    /// The certificate, then those between it and the root. PEM.
+    pub cert_chain_pem: String,
+    /// Start of its life, in whole seconds, a little before it was made.
+    pub not_before: SystemTime,
+    /// End of its life, in whole seconds.
+    pub not_after: SystemTime,
+}
+
+/// What the certificate of an authority is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// It signs authorities, which sign workloads: a root that is kept offline.
+    Offline,
+    /// It signs workloads only.
+    Signer,
+}
+
+/// The certificate of an authority, a root or one below it, with its key.
 pub(crate) struct Root {
     trust_domain: TrustDomain,
     certificate: CertificateDer<'static>,
     not_after: SystemTime,
     issuer: Issuer<'static, KeyPair>,
+    /// What goes with each certificate that it signs: those between it and the root, itself first. PEM; empty for a root.
+    chain_pem: String,
 }
 
 impl Root {
     /// Makes a new key and its self-signed certificate, which is also given as PEM.
-    pub(crate) fn generate(trust_domain: &TrustDomain, life: Duration) -> Result<(Self, String), AuthorityError> {
-        if life.is_zero() || life > MAX_ROOT_LIFE {
-            return Err(AuthorityError::RootLife);
-        }
+    pub(crate) fn generate(
+        trust_domain: &TrustDomain,
+        life: Duration,
+        rank: Rank,
+    ) -> Result<(Self, String), AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let serial = Serial::random()?;
-        // A name of its own: two authorities of one trust domain live side by side while one replaces the other, and
-        // revocation lists are matched to certificates by the issuer's name alone.
-        let mut params = root_params(trust_domain, &format!("Outrigger mesh authority {serial}"))?;
-        let (not_before, not_after) = life_from_now(life);
-        params.not_before = not_before.into();
-        params.not_after = not_after.into();
-        params.serial_number = Some(serial.to_rcgen());
+        let (params, not_after) = fresh_params(trust_domain, life, rank)?;
         let certificate = params.self_signed(&key)?;
         let (pem, der) = (certificate.pem(), certificate.der().clone());
         let issuer = Issuer::new(params, key);
-        Ok((Self { trust_domain: trust_domain.clone(), certificate: der, not_after, issuer }, pem))
+        let made =
+            Self { trust_domain: trust_domain.clone(), certificate: der, not_after, issuer, chain_pem: String::new() };
+        Ok((made, pem))
     }
 
-    /// Takes an authority apart that [`Root::generate`] made.
-    pub(crate) fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
+    /// Makes the key and certificate of an authority below this one, which is also given as PEM.
+    pub(crate) fn generate_below(&self, life: Duration) -> Result<(Self, String), AuthorityError> {
+        if self.not_after <= SystemTime::now() {
+            return Err(AuthorityError::Expired);
+        }
+        if !peer::signs_authorities(&self.certificate)? {
+            return Err(AuthorityError::NotARoot);
+        }
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let (mut params, wanted) = fresh_params(&self.trust_domain, life, Rank::Signer)?;
+        let not_after = wanted.min(self.not_after);
+        params.not_after = not_after.into();
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        let made = Self {
+            trust_domain: self.trust_domain.clone(),
+            certificate: der,
+            not_after,
+            issuer: Issuer::new(params, key),
+            chain_pem: pem.clone(),
+        };
+        Ok((made, pem))
+    }
+
+    /// Takes an authority apart that this crate made. `below_root` says that its certificate is no root itself.
+    pub(crate) fn from_parts(
+        certificate: CertificateDer<'static>,
+        key: KeyPair,
+        below_root: bool,
+    ) -> Result<Self, AuthorityError> {
         let facts = peer::authority_facts(&certificate)?;
         if facts.public_key != rcgen::PublicKeyData::subject_public_key_info(&key) {
             return Err(AuthorityError::KeyMismatch);
         }
         // The issuer name in leaves must be, byte for byte, the subject of the root.
-        let params = root_params(&facts.trust_domain, &facts.common_name)?;
+        let params = root_params(&facts.trust_domain, &facts.common_name, Rank::Signer)?;
         let rebuilt = params.self_signed(&key)?;
         if peer::subject(rebuilt.der())? != facts.subject {
             return Err(AuthorityError::ForeignRoot);
         }
         let (trust_domain, not_after) = (facts.trust_domain, facts.not_after);
-        Ok(Self { trust_domain, certificate, not_after, issuer: Issuer::new(params, key) })
+        let chain_pem = if below_root { pem::encode("CERTIFICATE", &certificate) } else { String::new() };
+        Ok(Self { trust_domain, certificate, not_after, issuer: Issuer::new(params, key), chain_pem })
     }
 
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
@@ -121,8 +174,21 @@ impl Root {
         self.issuer.key().serialize_pem()
     }
 
-    /// Makes a certificate for a service; see [`crate::Authority::issue`].
+    /// Makes a key and a certificate for a service; see [`crate::Authority::issue`].
     pub(crate) fn issue(&self, service: &str, life: Duration, hosts: &[&str]) -> Result<Issued, AuthorityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let Signed { id, serial, cert_chain_pem, not_before, not_after } = self.sign(&key, service, life, hosts)?;
+        Ok(Issued { id, serial, cert_chain_pem, key_pem: key.serialize_pem(), not_before, not_after })
+    }
+
+    /// Makes a certificate for a service and somebody's key.
+    pub(crate) fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        service: &str,
+        life: Duration,
+        hosts: &[&str],
+    ) -> Result<Signed, AuthorityError> {
         let id = self.trust_domain.service(service)?;
         let (not_before, wanted) = life_from_now(life);
         let not_after = wanted.min(self.not_after);
@@ -137,16 +203,8 @@ impl Root {
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         params.serial_number = Some(serial.to_rcgen());
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued {
-            id,
-            serial,
-            cert_chain_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            not_before,
-            not_after,
-        })
+        let certificate = params.signed_by(key, &self.issuer)?;
+        Ok(Signed { id, serial, cert_chain_pem: certificate.pem() + &self.chain_pem, not_before, not_after })
     }
 
     /// Signs a revocation list. It stays in force until a newer one replaces it, hence the far `nextUpdate`.
@@ -173,15 +231,39 @@ impl Root {
     }
 }
 
-/// Everything about a root certificate but its dates and serial.
-fn root_params(trust_domain: &TrustDomain, common_name: &str) -> Result<CertificateParams, AuthorityError> {
+/// Everything about the certificate of a new authority, and when it ends.
+fn fresh_params(
+    trust_domain: &TrustDomain,
+    life: Duration,
+    rank: Rank,
+) -> Result<(CertificateParams, SystemTime), AuthorityError> {
+    if life.is_zero() || life > MAX_ROOT_LIFE {
+        return Err(AuthorityError::RootLife);
+    }
+    let serial = Serial::random()?;
+    // A name of its own: two authorities of one trust domain live side by side while one replaces the other, and
+    // revocation lists are matched to certificates by the issuer's name alone.
+    let mut params = root_params(trust_domain, &format!("Outrigger mesh authority {serial}"), rank)?;
+    let (not_before, not_after) = life_from_now(life);
+    params.not_before = not_before.into();
+    params.not_after = not_after.into();
+    params.serial_number = Some(serial.to_rcgen());
+    Ok((params, not_after))
+}
+
+/// Everything about the certificate of an authority but its dates and serial.
+fn root_params(trust_domain: &TrustDomain, common_name: &str, rank: Rank) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if trust_domain.as_str().len() <= MAX_ORGANIZATION {
         params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
     }
     params.distinguished_name.push(DnType::CommonName, common_name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // it signs leaves only
+    // How many authorities may follow below it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(match rank {
+        Rank::Offline => 1,
+        Rank::Signer => 0,
+    }));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // X509-SVID, section 3: a signing certificate carries the id of its trust domain.
     params.subject_alt_names = vec![SanType::URI(trust_domain.id().as_str().try_into()?)];

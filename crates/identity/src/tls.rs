@@ -58,7 +58,7 @@ pub(crate) fn public_server(
     server(builder.with_client_cert_verifier(clients), pair)
 }
 
-fn server(
+pub(crate) fn server(
     builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
     pair: &Arc<CertifiedKey>,
 ) -> Result<ServerConfig, Error> {

@@ -1,4 +1,5 @@
-//! Whether to believe a certificate: chain, dates and revocation by rustls, then the SPIFFE id by us.
+//! Whether to believe a certificate: chain, dates and revocation by rustls, then the SPIFFE id by us. Which roots a chain
+//! must lead to depends on the trust domain that the certificate names, so that no root can speak for another domain.
 //!
 //! A mesh certificate serves both ends of a connection, so one chain check serves both as well. It is the one that
 //! rustls has for clients, because that one asks for no host name: in a mesh the SPIFFE id is the name.
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
+use rustls::server::{ClientCertVerifierBuilder, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
@@ -20,11 +21,15 @@ use crate::peer::{self, PeerError, PeerFacts};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::watch::Contents;
 
-/// Believes members of one trust domain.
+/// Believes members of our trust domain, and of those that it is federated with.
 #[derive(Debug)]
 pub(crate) struct MemberVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     trust_domain: TrustDomain,
+    /// Each vouches for its own trust domain and no other.
+    federation: Vec<(TrustDomain, Arc<dyn ClientCertVerifier>)>,
+    /// The names of all roots, which some clients choose their certificate by.
+    hints: Vec<DistinguishedName>,
 }
 
 /// Believes one workload, as the server that we call.
@@ -50,7 +55,34 @@ impl MemberVerifier {
         if !required {
             chain = chain.allow_unauthenticated();
         }
-        Ok(Self { chain: chain.build()?, trust_domain: trust_domain.clone() })
+        let federation = contents.federation.iter().map(|foreign| {
+            let crls = foreign.crl.as_ref().map_or_else(|| Ok(Vec::new()), Loaded::crls)?;
+            let roots = Arc::new(foreign.bundle.roots()?);
+            let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).with_crls(crls);
+            Ok((foreign.trust_domain.clone(), chain.build()?))
+        });
+        let federation = federation.collect::<Result<Vec<_>, CredentialsError>>()?;
+        Ok(Self::new(chain.build()?, trust_domain.clone(), federation))
+    }
+
+    /// With these roots and nothing else.
+    pub(crate) fn of_roots(
+        provider: &Arc<CryptoProvider>,
+        trust_domain: &TrustDomain,
+        roots: RootCertStore,
+    ) -> Result<Self, VerifierBuilderError> {
+        let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build()?;
+        Ok(Self::new(chain, trust_domain.clone(), Vec::new()))
+    }
+
+    fn new(
+        chain: Arc<dyn ClientCertVerifier>,
+        trust_domain: TrustDomain,
+        federation: Vec<(TrustDomain, Arc<dyn ClientCertVerifier>)>,
+    ) -> Self {
+        let all = std::iter::once(&chain).chain(federation.iter().map(|(_, chain)| chain));
+        let hints = all.flat_map(|chain| chain.root_hint_subjects().to_vec()).collect();
+        Self { chain, trust_domain, federation, hints }
     }
 
     /// For our own certificate: that we are revoked is for peers to notice, and must not keep us from learning whom we
@@ -60,7 +92,7 @@ impl MemberVerifier {
         trust_domain: &TrustDomain,
         contents: &Contents,
     ) -> Result<Self, CredentialsError> {
-        Ok(Self { chain: builder(provider, contents)?.build()?, trust_domain: trust_domain.clone() })
+        Ok(Self::new(builder(provider, contents)?.build()?, trust_domain.clone(), Vec::new()))
     }
 
     /// The full check, now, of a chain with its leaf first.
@@ -76,14 +108,22 @@ impl MemberVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<PeerFacts, PeerError> {
-        self.chain.verify_client_cert(leaf, intermediates, now).map_err(PeerError::Untrusted)?;
+        // What the leaf says decides whose roots are asked, and they decide whether it is true.
+        let claimed = if self.federation.is_empty() { None } else { peer::facts(leaf).ok() };
+        let foreign = claimed.and_then(|facts| self.foreign(facts.id.trust_domain()));
+        let chain = foreign.unwrap_or(&self.chain);
+        chain.verify_client_cert(leaf, intermediates, now).map_err(PeerError::Untrusted)?;
         self.member(leaf)
     }
 
-    /// Only the name: a workload of our trust domain.
+    fn foreign(&self, trust_domain: &TrustDomain) -> Option<&Arc<dyn ClientCertVerifier>> {
+        self.federation.iter().find(|(domain, _)| domain == trust_domain).map(|(_, chain)| chain)
+    }
+
+    /// Only the name: a workload of our trust domain, or of one that it is federated with.
     pub(crate) fn member(&self, leaf: &CertificateDer<'_>) -> Result<PeerFacts, PeerError> {
         let facts = peer::facts(leaf)?;
-        if *facts.id.trust_domain() != self.trust_domain {
+        if *facts.id.trust_domain() != self.trust_domain && self.foreign(facts.id.trust_domain()).is_none() {
             return Err(PeerError::ForeignTrustDomain { id: facts.id, expected: self.trust_domain.clone() });
         }
         Ok(facts)
@@ -115,7 +155,7 @@ impl ClientCertVerifier for MemberVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(

@@ -13,8 +13,8 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::authority::AuthorityError;
 use crate::credentials::{CredentialOptions, CredentialsError, Snapshot, server_name};
-use crate::files::{FileRole, Loaded};
-use crate::root::Root;
+use crate::files::{FileRole, Key, Loaded};
+use crate::root::{Rank, Root};
 use crate::spiffe::TrustDomain;
 use crate::tls;
 use crate::watch::Contents;
@@ -50,14 +50,15 @@ pub enum WarmUpError {
 /// When the cryptography of this machine does not work.
 pub fn warm_up() -> Result<(), WarmUpError> {
     let domain = TrustDomain::parse("warm-up.invalid").map_err(AuthorityError::from)?;
-    let (root, ca) = Root::generate(&domain, LIFE)?;
+    let (root, ca) = Root::generate(&domain, LIFE, Rank::Signer)?;
     let issued = root.issue("warm-up", LIFE, &[])?;
     let file = |role, pem: String| Loaded::from_memory(role, Path::new("(in memory)"), pem.into_bytes());
     let contents = Contents {
         cert: file(FileRole::Cert, issued.cert_chain_pem),
-        key: file(FileRole::Key, issued.key_pem),
+        key: Key::File(file(FileRole::Key, issued.key_pem)),
         ca: Some(file(FileRole::Ca, ca)),
         crl: None,
+        federation: Vec::new(),
     };
     let snapshot = Snapshot::compile(&Arc::new(tls::provider()), &contents, &CredentialOptions::default(), 1)?;
     let name = server_name(IpAddr::V4(Ipv4Addr::LOCALHOST));

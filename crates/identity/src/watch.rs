@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, Digest, SHA256};
 
-use crate::files::{FileError, FileRole, Loaded};
+use crate::files::{FileError, FileRole, Key, Loaded};
+use crate::material::{Federation, Material};
+use crate::spiffe::TrustDomain;
 
 /// A file changed more recently than this may change again within the resolution of its time stamps, unseen.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -22,19 +24,34 @@ pub(crate) struct Watch {
 }
 
 /// Where the parts of an identity are.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Sources {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) crl: Option<PathBuf>,
+    pub(crate) own: Own,
+    pub(crate) federation: Vec<Federation>,
+}
+
+/// Where our own certificate and those whom we believe are.
+#[derive(Debug)]
+pub(crate) enum Own {
+    /// Files that somebody replaces.
+    Files { cert: PathBuf, key: PathBuf, ca: Option<PathBuf>, crl: Option<PathBuf> },
+    /// What an authority gave to this process.
+    Memory(ArcSwap<Material>),
 }
 
 /// The parts as they were at one moment.
 pub(crate) struct Contents {
     pub(crate) cert: Loaded,
-    pub(crate) key: Loaded,
+    pub(crate) key: Key,
     pub(crate) ca: Option<Loaded>,
+    pub(crate) crl: Option<Loaded>,
+    pub(crate) federation: Vec<Foreign>,
+}
+
+/// What is believed of another trust domain.
+pub(crate) struct Foreign {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) bundle: Loaded,
     pub(crate) crl: Option<Loaded>,
 }
 
@@ -67,6 +84,22 @@ impl Watch {
         Ok((Self { sources, seen: Mutex::new(seen) }, snapshot))
     }
 
+    /// The same for what did not come from a file. On an error the material before it stays.
+    pub(crate) fn offer<S, E: From<FileError>>(
+        &self,
+        material: Material,
+        current: &ArcSwap<S>,
+        compile: impl FnOnce(&Contents) -> Result<S, E>,
+    ) -> Result<Option<Arc<S>>, E> {
+        let Own::Memory(held) = &self.sources.own else { return Ok(None) };
+        let before = held.swap(Arc::new(material));
+        let swapped = self.reload(current, compile);
+        if swapped.is_err() {
+            held.store(before);
+        }
+        swapped
+    }
+
     /// Swaps `current` for a snapshot of the files if they changed. On an error nothing is swapped, and the next call tries
     /// again. None means that nothing changed; no file is read whose `stat` is as before.
     pub(crate) fn reload<S, E: From<FileError>>(
@@ -96,20 +129,33 @@ impl Watch {
 impl Sources {
     fn read(&self) -> Result<Contents, FileError> {
         let optional = |role, path: &Option<PathBuf>| path.as_deref().map(|path| Loaded::read(role, path)).transpose();
-        Ok(Contents {
-            cert: Loaded::read(FileRole::Cert, &self.cert)?,
-            key: Loaded::read(FileRole::Key, &self.key)?,
-            ca: optional(FileRole::Ca, &self.ca)?,
-            crl: optional(FileRole::Crl, &self.crl)?,
-        })
+        let foreign = |it: &Federation| -> Result<Foreign, FileError> {
+            let bundle = Loaded::read(FileRole::Ca, &it.bundle)?;
+            Ok(Foreign { trust_domain: it.trust_domain.clone(), bundle, crl: optional(FileRole::Crl, &it.crl)? })
+        };
+        let federation = self.federation.iter().map(foreign).collect::<Result<_, _>>()?;
+        match &self.own {
+            Own::Files { cert, key, ca, crl } => Ok(Contents {
+                cert: Loaded::read(FileRole::Cert, cert)?,
+                key: Key::File(Loaded::read(FileRole::Key, key)?),
+                ca: optional(FileRole::Ca, ca)?,
+                crl: optional(FileRole::Crl, crl)?,
+                federation,
+            }),
+            Own::Memory(held) => Ok(held.load().contents(federation)),
+        }
     }
 
     /// Taken before the files are read: a change between the two is then seen next time.
     fn stats(&self, now: SystemTime) -> Option<Vec<Stat>> {
         let now = now.duration_since(UNIX_EPOCH).ok()?;
         let settled_before = i64::try_from(now.saturating_sub(SETTLED).as_secs()).ok()?;
-        [Some(&self.cert), Some(&self.key), self.ca.as_ref(), self.crl.as_ref()]
-            .into_iter()
+        // What is in memory has no time stamp, and is compared in no time.
+        let Own::Files { cert, key, ca, crl } = &self.own else { return None };
+        let own = [Some(cert), Some(key), ca.as_ref(), crl.as_ref()];
+        let foreign = self.federation.iter().flat_map(|it| [Some(&it.bundle), it.crl.as_ref()]);
+        own.into_iter()
+            .chain(foreign)
             .flatten()
             .map(|path| stat(path).filter(|stat| stat.changed.0 < settled_before))
             .collect()
@@ -119,7 +165,9 @@ impl Sources {
 impl Contents {
     fn digest(&self) -> Digest {
         let mut hash = Context::new(&SHA256);
-        for file in [Some(&self.cert), Some(&self.key), self.ca.as_ref(), self.crl.as_ref()].into_iter().flatten() {
+        hash.update(&self.key.mark());
+        let foreign = self.federation.iter().flat_map(|it| [Some(&it.bundle), it.crl.as_ref()]);
+        for file in [Some(&self.cert), self.ca.as_ref(), self.crl.as_ref()].into_iter().chain(foreign).flatten() {
             // The length keeps two files with a moved boundary apart.
             hash.update(&(file.content().len() as u64).to_be_bytes());
             hash.update(file.content());
@@ -148,7 +196,8 @@ mod tests {
     fn time_stamps_are_trusted_once_they_are_old_enough() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let sources = Sources { cert: path("a"), key: path("b"), ca: Some(path("c")), crl: None };
+        let own = Own::Files { cert: path("a"), key: path("b"), ca: Some(path("c")), crl: None };
+        let sources = Sources { own, federation: Vec::new() };
         for name in ["a", "b", "c"] {
             fs::write(path(name), "1").unwrap();
         }

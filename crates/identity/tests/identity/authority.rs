@@ -130,7 +130,7 @@ fn files_that_do_not_make_an_authority_are_refused() {
 fn a_leaf_never_outlives_its_authority() {
     let dir = tempfile::tempdir().unwrap();
     let domain = TrustDomain::parse("demo").unwrap();
-    let options = AuthorityOptions { root_life: DAY };
+    let options = AuthorityOptions { root_life: DAY, ..AuthorityOptions::default() };
     let authority = Authority::init(dir.path(), &domain, &options).unwrap();
     let issued = authority.issue("fs", DAY * 30, &[]).unwrap();
     assert_eq!(issued.not_after, authority.not_after());
@@ -151,7 +151,7 @@ fn bad_requests_are_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let domain = TrustDomain::parse("demo").unwrap();
     for root_life in [Duration::ZERO, Duration::MAX] {
-        let error = Authority::init(dir.path(), &domain, &AuthorityOptions { root_life }).unwrap_err();
+        let error = Authority::init(dir.path(), &domain, &AuthorityOptions { root_life, offline: false }).unwrap_err();
         assert!(matches!(error, AuthorityError::RootLife));
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");

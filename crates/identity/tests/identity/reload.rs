@@ -168,7 +168,9 @@ fn the_certificate_must_be_of_the_configured_mesh() {
     let mesh = Mesh::new();
     mesh.issue("fs");
     let domain = |name: &str| TrustDomain::parse(name).ok();
-    let load = |trust_domain| Credentials::load(mesh.files("fs"), &CredentialOptions { trust_domain, expected: None });
+    let load = |trust_domain| {
+        Credentials::load(mesh.files("fs"), &CredentialOptions { trust_domain, ..CredentialOptions::default() })
+    };
     load(domain("demo.outrigger.local")).unwrap();
     let error = load(domain("other")).unwrap_err();
     assert!(matches!(error, CredentialsError::TrustDomain { .. }), "{error}");
