@@ -172,9 +172,28 @@ pub(crate) enum CaCommand {
         /// The mesh whose members it will name, such as demo.outrigger.local.
         #[arg(long, value_name = "NAME")]
         trust_domain: String,
+        /// Make a root that signs other authorities and is kept offline; see `ca intermediate`.
+        #[arg(long)]
+        root: bool,
         #[command(flatten)]
         dir: CaDir,
     },
+    /// Make an authority below a root, which can then be taken offline
+    ///
+    /// In a directory that has an authority already, this makes its successor: go on with `ca rotate switch`.
+    Intermediate {
+        /// The directory of the root, made with `ca init --root`.
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        #[command(flatten)]
+        dir: CaDir,
+        /// How long it lives, never longer than the root.
+        #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = duration)]
+        life: Duration,
+    },
+    /// Replace the authority in three steps, without a call that fails
+    #[command(subcommand)]
+    Rotate(RotateCommand),
     /// Make a certificate and key for a service
     ///
     /// Writes OUT/SERVICE.pem and OUT/SERVICE.key. The certificate names spiffe://<trust domain>/SERVICE and nobody else.
@@ -201,13 +220,35 @@ pub(crate) enum CaCommand {
         #[command(flatten)]
         dir: CaDir,
     },
-    /// Show the authority: trust domain, end of its life, what it revoked
+    /// Show the authority: trust domain, end of its life, digests for first contact, what it revoked
     Show {
         #[command(flatten)]
         dir: CaDir,
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RotateCommand {
+    /// Make the successor and let members believe it beside the present one; it does not sign yet
+    Begin {
+        #[command(flatten)]
+        dir: CaDir,
+    },
+    /// Let the successor sign, once every member has the new ca.pem and crl.pem
+    Switch {
+        #[command(flatten)]
+        dir: CaDir,
+    },
+    /// Let nobody believe the old one, once none of its certificates lives
+    Finish {
+        #[command(flatten)]
+        dir: CaDir,
+        /// How long certificates live at most that the old one signed.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        after: Duration,
     },
 }
 

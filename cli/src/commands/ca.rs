@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use outrigger_identity::{Authority, AuthorityOptions, Serial, TrustDomain, write_leaf};
+use outrigger_identity::{Authority, AuthorityOptions, Rotation, Serial, TrustDomain, write_leaf};
 use outrigger_runtime::Exit;
 use serde_json::json;
 
-use crate::args::{CaCommand, CaDir};
+use crate::args::{CaCommand, CaDir, RotateCommand};
 use crate::output;
 
 /// Runs one of the commands.
 pub(crate) fn main(command: CaCommand) -> anyhow::Result<Exit> {
     match command {
-        CaCommand::Init { trust_domain, dir } => init(&trust_domain, &dir.dir)?,
+        CaCommand::Init { trust_domain, root, dir } => init(&trust_domain, root, &dir.dir)?,
+        CaCommand::Intermediate { root, dir, life } => intermediate(&root, &dir, life)?,
+        CaCommand::Rotate(step) => rotate(step)?,
         CaCommand::Issue { service, dir, out, life, hosts } => issue(&service, &dir, out, life, &hosts)?,
         CaCommand::Revoke { what, dir } => revoke(&what, &dir)?,
         CaCommand::Show { dir, json } => show(&dir, json)?,
@@ -22,14 +24,48 @@ pub(crate) fn main(command: CaCommand) -> anyhow::Result<Exit> {
     Ok(Exit::Clean)
 }
 
-fn init(trust_domain: &str, dir: &Path) -> anyhow::Result<()> {
+fn init(trust_domain: &str, offline: bool, dir: &Path) -> anyhow::Result<()> {
     let trust_domain = TrustDomain::parse(trust_domain)?;
-    let authority = Authority::init(dir, &trust_domain, &AuthorityOptions::default())?;
+    let options = AuthorityOptions { offline, ..AuthorityOptions::default() };
+    let authority = Authority::init(dir, &trust_domain, &options)?;
     output::result(&authority.certificate_path().display().to_string());
     output::say(&format!(
         "An authority for {trust_domain}. Whoever has {} can be anybody in this mesh: keep it on this machine, and in a backup.",
         dir.join("ca.key").display(),
     ));
+    Ok(())
+}
+
+fn intermediate(root: &Path, dir: &CaDir, life: Duration) -> anyhow::Result<()> {
+    let above = Authority::load(root).with_context(|| unusable(root))?;
+    let successor = dir.dir.join("ca.pem").exists();
+    above.init_below(&dir.dir, life)?;
+    output::result(&load(dir)?.certificate_path().display().to_string());
+    output::say(if successor {
+        "The successor is believed beside the present authority. When every member has the new ca.pem and crl.pem: outrigger ca rotate switch."
+    } else {
+        "An authority below the root. The root's directory is not needed until it is replaced: take it offline."
+    });
+    Ok(())
+}
+
+fn rotate(step: RotateCommand) -> anyhow::Result<()> {
+    match step {
+        RotateCommand::Begin { dir } => {
+            load(&dir)?.begin(&AuthorityOptions::default())?;
+            output::say(
+                "The successor is believed beside the present authority. When every member has the new ca.pem and crl.pem: outrigger ca rotate switch.",
+            );
+        }
+        RotateCommand::Switch { dir } => {
+            load(&dir)?.switch()?;
+            output::say("The successor signs. When every member has a certificate of it: outrigger ca rotate finish.");
+        }
+        RotateCommand::Finish { dir, after } => {
+            load(&dir)?.finish(after)?;
+            output::say("The old authority is believed no more, as soon as members have the new ca.pem and crl.pem.");
+        }
+    }
     Ok(())
 }
 
@@ -68,18 +104,28 @@ fn show(dir: &CaDir, json: bool) -> anyhow::Result<()> {
     let authority = load(dir)?;
     let revoked: Vec<String> = authority.revoked()?.iter().map(ToString::to_string).collect();
     let not_after = authority.not_after();
+    let digests: Vec<String> = authority.fingerprints()?.iter().map(|digest| hex(digest)).collect();
+    let rotation = match authority.rotation() {
+        Rotation::None => "none",
+        Rotation::Begun => "begun",
+        Rotation::Switched => "switched",
+    };
     if json {
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         return Ok(output::json(&json!({
             "trust_domain": authority.trust_domain().as_str(),
             "certificate": authority.certificate_path(),
             "not_after_unix": since_epoch.as_secs(),
+            "ca_sha256": digests,
+            "rotation": rotation,
             "revoked": revoked,
         }))?);
     }
     output::result(&format!("trust domain  {}", authority.trust_domain()));
     output::result(&format!("certificate   {}", authority.certificate_path().display()));
     output::result(&format!("              {}", ends(not_after)));
+    digests.iter().for_each(|digest| output::result(&format!("ca_sha256     {digest}")));
+    output::result(&format!("rotation      {rotation}"));
     output::result(&format!("revoked       {}", revoked.len()));
     for serial in revoked {
         output::result(&format!("              {serial}"));
@@ -102,6 +148,10 @@ fn unusable(dir: &Path) -> String {
         "the authority in {} cannot be used ({what}; or move the directory away and make a new one, whose certificates every member then needs)",
         dir.display()
     )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// When something ends, as a person counts.

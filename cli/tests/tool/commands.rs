@@ -133,6 +133,32 @@ fn an_authority_is_made_used_and_shown() {
 }
 
 #[test]
+fn an_authority_below_a_root_is_made_and_replaced_step_by_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = |args: &[&str]| run(dir.path(), &[&["ca"][..], args].concat());
+    let shown = || -> Value { serde_json::from_str(&stdout(&ca(&["show", "--json", "--dir", "online"]))).unwrap() };
+    assert!(ca(&["init", "--root", "--trust-domain", "demo", "--dir", "offline"]).status.success());
+    assert!(ca(&["intermediate", "--root", "offline", "--dir", "online"]).status.success());
+    assert!(ca(&["issue", "fs", "--dir", "online"]).status.success());
+    let pem = fs::read_to_string(dir.path().join("online/fs.pem")).unwrap();
+    assert_eq!(pem.matches("BEGIN").count(), 2, "its own and that of its issuer");
+    assert_eq!(shown()["rotation"], "none");
+    assert_eq!(shown()["ca_sha256"][0].as_str().unwrap().len(), 64);
+
+    let early = ca(&["rotate", "switch", "--dir", "online"]);
+    assert!(!early.status.success() && stderr(&early).contains("rotate begin"), "{}", stderr(&early));
+    assert!(ca(&["intermediate", "--root", "offline", "--dir", "online"]).status.success());
+    assert_eq!(shown()["rotation"], "begun");
+    assert!(ca(&["rotate", "switch", "--dir", "online"]).status.success());
+    assert_eq!(shown()["rotation"], "switched");
+    let early = ca(&["rotate", "finish", "--dir", "online"]);
+    assert!(!early.status.success() && stderr(&early).contains("--after"), "{}", stderr(&early));
+    std::thread::sleep(std::time::Duration::from_secs(1)); // the shortest life that there is
+    assert!(ca(&["rotate", "finish", "--after", "1s", "--dir", "online"]).status.success());
+    assert_eq!(shown()["rotation"], "none");
+}
+
+#[test]
 fn an_authority_that_is_there_in_part_is_not_to_be_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let ca = |args: &[&str]| stderr(&run(dir.path(), &[&["ca"][..], args, &["--dir", "ca"]].concat()));
