@@ -21,7 +21,8 @@ use tokio::{
 
 use crate::outbound::child_env::proxy_variables;
 use crate::outbound::passes::{ChildId, Pass, Passes, WayOut};
-use crate::sandbox::{Confinement, HOMES, OwnDirectory};
+use crate::own_directory::OwnDirectory;
+use crate::sandbox::{Confinement, HOMES, variables};
 
 /// The hidden subcommand under which our binaries act as the guard.
 pub const GUARD_COMMAND: &str = "child-guard";
@@ -113,7 +114,7 @@ pub fn start(spec: &ChildSpec, service: &str) -> Result<(RunningChild, Pipes), S
         for name in HOMES {
             command.env_remove(name);
         }
-        command.envs(own.variables(confinement.home.as_deref()));
+        command.envs(variables(own.path(), confinement.home.as_deref()));
     }
     for name in &spec.without {
         command.env_remove(name);
@@ -171,7 +172,7 @@ fn environment(spec: &ChildSpec) -> std::io::Result<(BTreeMap<String, String>, O
 
 /// The plan of one child, with a directory of its own in it.
 fn own_plan(confinement: &Confinement) -> std::io::Result<(Plan, OwnDirectory)> {
-    let own = OwnDirectory::make()?;
+    let own = OwnDirectory::make(0o700)?;
     let mut plan = confinement.plan.clone();
     plan.write.push(own.path().to_owned());
     plan.own = Some(own.path().to_owned());

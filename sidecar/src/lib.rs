@@ -24,6 +24,7 @@ mod legacy;
 pub mod listen;
 pub mod outbound;
 pub mod own_answers;
+mod own_directory;
 pub mod record;
 pub mod redirect;
 pub mod reload;

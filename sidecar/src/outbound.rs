@@ -212,6 +212,21 @@ impl Outbound {
         self.log.reopen();
     }
 
+    /// Whether changed rules can be put in force as they are.
+    ///
+    /// # Errors
+    /// Why that needs a restart.
+    pub fn can_take_up(&self, settings: &Egress) -> Result<(), String> {
+        match settings.rules.rules().iter().find(|rule| rule.inspect) {
+            Some(rule) if self.inspection.is_none() => Err(format!(
+                "restart needed, because `{}` inspects TLS and no rule did at the start: the authority is made then, and the server \
+                 learns when it starts what to believe",
+                rule.id.as_str()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts changed rules in force. Tunnels that they do not allow are cut.
     pub fn reload(&self, settings: &Egress) {
         let changed = self.in_force().reload(settings);

@@ -2,7 +2,8 @@
 //! nothing else leaves. Installed once, by whoever has NET_ADMIN; the sidecar itself needs no privilege.
 //!
 //! ```text
-//!  nat    output: not the sidecar's user, not loopback, TCP  -> the proxy's port here (SO_ORIGINAL_DST says where to)
+//!  nat    output: not the sidecar's user, the mesh, TCP      -> the proxy's port here, although it is a loopback address
+//!                 not the sidecar's user, not loopback, TCP  -> the proxy's port here (SO_ORIGINAL_DST says where to)
 //!                 DNS over UDP and TCP                       -> the resolver's port here
 //!  filter output: not the sidecar's user, not loopback       -> refused, unless it answers a connection from outside
 //! ```
@@ -17,6 +18,8 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use thiserror::Error;
+
+use crate::outbound::mesh;
 
 /// What is done with the rules.
 #[derive(Debug, Subcommand)]
@@ -145,7 +148,7 @@ const REMOVED: &str = "table inet outrigger\ndelete table inet outrigger\n";
 
 /// The whole set for `nft -f -`, which takes it as one transaction. It replaces one that was there.
 fn nftables(install: &Install) -> String {
-    let (uid, port) = (install.uid, install.port);
+    let (uid, port, mesh) = (install.uid, install.port, mesh::ADDRESS);
     let dns = install.dns_port.map_or_else(String::new, |dns| {
         format!("    udp dport 53 redirect to :{dns}\n    tcp dport 53 redirect to :{dns}\n")
     });
@@ -156,7 +159,8 @@ table inet outrigger {{
   chain to_sidecar {{
     type nat hook output priority -150; policy accept;
     meta skuid {uid} return
-{dns}    ip daddr 127.0.0.0/8 return
+{dns}    ip daddr {mesh} meta l4proto tcp redirect to :{port}
+    ip daddr 127.0.0.0/8 return
     ip6 daddr ::1 return
     meta l4proto tcp redirect to :{port}
   }}
@@ -221,6 +225,10 @@ fn iptables(install: &Install, family: Family) -> String {
     for protocol in ["udp", "tcp"].iter().filter(|_| install.dns_port.is_some()) {
         let dns = install.dns_port.unwrap_or_default();
         add(format_args!("-A OUTRIGGER_REDIRECT -p {protocol} --dport 53 -j REDIRECT --to-ports {dns}"));
+    }
+    if family == Family::V4 {
+        let mesh = mesh::ADDRESS;
+        add(format_args!("-A OUTRIGGER_REDIRECT -d {mesh} -p tcp -j REDIRECT --to-ports {port}"));
     }
     add(format_args!("-A OUTRIGGER_REDIRECT -d {loopback} -j RETURN"));
     add(format_args!("-A OUTRIGGER_REDIRECT -p tcp -j REDIRECT --to-ports {port}\nCOMMIT"));

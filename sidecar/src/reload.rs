@@ -99,6 +99,9 @@ fn take_up(outbound: &Outbound, egress: &Egress) -> ReloadOutcome {
     if !outbound.in_force().differs_from(egress) {
         return ReloadOutcome::Unchanged;
     }
+    if let Err(why) = outbound.can_take_up(egress) {
+        return failed(&why);
+    }
     let (rules, mode) = (egress.rules.rules().len(), egress.mode.as_str());
     tracing::info!(rules, mode, "took up what the server may reach");
     outbound.reload(egress);

@@ -4,9 +4,8 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs, io,
+    fs,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -218,54 +217,20 @@ fn is_broad(directory: &Path) -> bool {
         || home.is_some_and(|home| home.starts_with(directory))
 }
 
-/// A directory of one child alone; removed when the child is gone.
-#[derive(Debug)]
-pub(crate) struct OwnDirectory(PathBuf);
-
-impl OwnDirectory {
-    /// Makes one that nobody else may enter.
-    pub(crate) fn make() -> io::Result<Self> {
-        let mut last = io::Error::other("no name was free");
-        for _ in 0..8 {
-            let mut random = [0_u8; 8];
-            aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;
-            let name = format!("outrigger-{:016x}", u64::from_ne_bytes(random));
-            // Links on the way (macOS has one) would not be the path that the kernel sees.
-            let path = fs::canonicalize(std::env::temp_dir())?.join(name);
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// The variables that lead a program there.
-    pub(crate) fn variables(&self, home: Option<&Path>) -> BTreeMap<String, PathBuf> {
-        let home = home.unwrap_or(&self.0);
-        ["TMPDIR", "TMP", "TEMP"]
-            .into_iter()
-            .map(|name| (name.to_owned(), self.0.clone()))
-            .chain([("HOME".to_owned(), home.to_owned())])
-            .collect()
-    }
-}
-
-impl Drop for OwnDirectory {
-    fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
-        // Caches of package runners are large; nobody waits for their end.
-        let _ = std::thread::Builder::new().name("clean-up".into()).spawn(move || fs::remove_dir_all(path));
-    }
+/// The variables that lead a program to a directory of its own, and to its home where that is elsewhere.
+pub(crate) fn variables(own: &Path, home: Option<&Path>) -> BTreeMap<String, PathBuf> {
+    let home = home.unwrap_or(own);
+    ["TMPDIR", "TMP", "TEMP"]
+        .into_iter()
+        .map(|name| (name.to_owned(), own.to_owned()))
+        .chain([("HOME".to_owned(), home.to_owned())])
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::own_directory::OwnDirectory;
 
     fn command(words: &[&str]) -> Command {
         Command { words: words.iter().map(|word| (*word).to_owned()).collect(), env: Vec::new(), cwd: None }
@@ -323,12 +288,12 @@ mod tests {
 
     #[test]
     fn a_directory_of_its_own_is_private_and_goes_away() {
-        let own = OwnDirectory::make().unwrap();
+        let own = OwnDirectory::make(0o700).unwrap();
         let path = own.path().to_owned();
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
-        assert_eq!(own.variables(None).get("HOME"), Some(&path));
-        assert_eq!(own.variables(Some(Path::new("/x"))).get("HOME"), Some(&PathBuf::from("/x")));
+        assert_eq!(variables(&path, None).get("HOME"), Some(&path));
+        assert_eq!(variables(&path, Some(Path::new("/x"))).get("HOME"), Some(&PathBuf::from("/x")));
         drop(own);
         let gone = || !path.exists();
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);

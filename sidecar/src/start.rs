@@ -48,6 +48,7 @@ use crate::{
     keeper::Keeper,
     outbound::{self, Outbound, child_env::certificate_variables, mesh::Services, passes::WayOut},
     own_answers::Lists,
+    own_directory,
     record::Recorders,
     reload,
     sandbox::{self, Confinement},
@@ -104,6 +105,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    own_directory::clean_up();
     let mesh = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
     let credentials = credentials(&config)?;
@@ -136,9 +138,11 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let logs_out = outbound.as_ref().map(|(_, outbound)| Arc::clone(outbound));
     if let Some((entrance, outbound)) = outbound {
         if let Some(file) = config.file.clone() {
-            let read = |name: &str, text: &str| {
+            let withheld = withheld(&config);
+            let read = move |name: &str, text: &str| {
                 let env = |name: &str| std::env::var(name).ok();
-                Config::from_sources(Some((name, text)), &env).map(|config| config.egress).map_err(|e| e.to_string())
+                let egress = Config::from_sources(Some((name, text)), &env).map_err(|e| e.to_string())?.egress;
+                egress.map(|egress| not_inherited(&egress, withheld.as_deref()).map(|()| egress)).transpose()
             };
             endless(tasks, "egress rules", reload::egress(outbound.clone(), metrics.clone(), file, read));
         }
@@ -380,6 +384,23 @@ fn secret_variables(egress: &Egress) -> impl Iterator<Item = String> {
     })
 }
 
+/// The variables that a server which we start does not inherit; nothing where we start none.
+fn withheld(config: &Config) -> Option<Vec<String>> {
+    matches!(config.upstream, UpstreamConfig::Command(_))
+        .then(|| config.egress.iter().flat_map(secret_variables).collect())
+}
+
+/// Whether the server has none of the secrets that changed settings name.
+fn not_inherited(egress: &Egress, withheld: Option<&[String]>) -> Result<(), String> {
+    let inherited = |name: &String| withheld.is_some_and(|withheld| !withheld.contains(name));
+    match secret_variables(egress).find(inherited) {
+        Some(name) => Err(format!(
+            "restart needed, because the server has inherited the variable `{name}`, which `credentials` did not name when it started"
+        )),
+        None => Ok(()),
+    }
+}
+
 fn confinement(
     config: &Config,
     command: &Command,
@@ -540,4 +561,20 @@ pub(crate) fn fail(error: &dyn std::fmt::Display) -> Exit {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "outrigger-sidecar: {error}");
     Exit::Failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EgressOnly;
+
+    #[test]
+    fn a_secret_that_the_server_has_inherited_is_none_any_more() {
+        let text = "egress: { rules: [ { name: a, hosts: [a.test], inspect: true, credentials: [ { header: X, env: KEY } ] } ] }";
+        let egress = EgressOnly::from_sources(Some(("x", text)), &|_| None).unwrap().egress;
+        let refused = not_inherited(&egress, Some(&[])).unwrap_err();
+        assert!(refused.contains("restart needed") && refused.contains("`KEY`"), "{refused}");
+        assert_eq!(not_inherited(&egress, Some(&["KEY".to_owned()])), Ok(()));
+        assert_eq!(not_inherited(&egress, None), Ok(()), "no server that could inherit");
+    }
 }

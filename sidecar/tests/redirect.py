@@ -120,6 +120,11 @@ TRIES = f"""[
  ("a name, IPv6", lambda: ask("allowed6.test", 28, {OTHER6!r})),
  ("a name over TCP", lambda: ask("allowed.test", 1, {OTHER!r}, socket.SOCK_STREAM)),
  ("a name, the other family", lambda: ask("allowed.test", 28, {OTHER!r})),
+ ("a service of the mesh", lambda: ask("inventory.mesh", 1, {OTHER!r})),
+ ("a service of the mesh, IPv6", lambda: ask("inventory.mesh", 28, {OTHER6!r})),
+ ("another service of the mesh", lambda: ask("other.mesh", 1, {OTHER!r})),
+ ("a request to a service of the mesh", lambda: plain("127.150.0.1", "inventory.mesh")),
+ ("a request to another service of the mesh", lambda: plain("127.150.0.1", "other.mesh")),
  ("data in a name", lambda: ask("c2VjcmV0.other.test", 1, {OTHER!r})),
  ("data below an allowed name", lambda: ask("c2VjcmV0.allowed.test", 1, {OTHER!r})),
  ("text of an allowed name", lambda: ask("allowed.test", 16, {OTHER!r})),
@@ -169,7 +174,7 @@ def main():
     reached = []
     threading.Thread(target=lambda: reached.extend(map(json.loads, origin.stdout)), daemon=True).start()
     report = f"{TMP}/report"
-    sidecar = start(POD, SIDECAR, "--egress-only", OUTRIGGER_EGRESS_ALLOW="allowed.test,allowed6.test,allowed.test:80,rebound.test",
+    sidecar = start(POD, SIDECAR, "--egress-only", OUTRIGGER_EGRESS_ALLOW="allowed.test,allowed6.test,allowed.test:80,rebound.test,inventory.mesh",
                     OUTRIGGER_EGRESS_LISTEN="127.0.0.1:15001", OUTRIGGER_EGRESS_TRANSPARENT="true", OUTRIGGER_EGRESS_DNS_LISTEN="127.0.0.1:15053", OUTRIGGER_REPORT=report)
     running.append(sidecar)
     end = time.monotonic() + 20
@@ -195,6 +200,9 @@ def main():
         "a name, IPv6": ALLOWED6,
         "a name over TCP": ALLOWED,
         "a name, the other family": "no address",
+        "a service of the mesh": "127.150.0.1",
+        "a service of the mesh, IPv6": "no address",
+        "another service of the mesh": "code 3",
         "data in a name": "code 3",
         "data below an allowed name": "code 3",
         "text of an allowed name": "no address",
@@ -203,6 +211,9 @@ def main():
     wrong = {n: got for n, got in found.items() if (got != expected[n] if n in expected else got.startswith("200") or got in ("open", "answered"))}
     assert not wrong, f"{BACKEND}: {wrong}"
     assert found["another host in the clear"].startswith("403"), found
+    # This half runs by itself and has no certificate of a mesh: that it says so shows where the request arrived.
+    assert found["a request to a service of the mesh"].startswith("503") and "no_service" in found["a request to a service of the mesh"], found
+    assert found["a request to another service of the mesh"].startswith("403"), found
     time.sleep(0.2)
     assert reached, "the origin was reached"
     strayed = [hit for hit in reached if "udp" in hit or hit["at"] not in (ALLOWED, ALLOWED6)]

@@ -59,6 +59,12 @@ async fn a_tool_calls_a_tool_of_another_service_as_its_own_workload() {
         let refused = ask(&client, url, "echo", json!({ "message": "x" })).await;
         assert!(refused.contains("Error"), "{url}: {refused}");
     }
+    let metrics = sidecar.admin("/metrics").await.1;
+    for timed in ["connect", "handshake"] {
+        let line = format!("outrigger_egress_{timed}_seconds_count{{service=\"asker\"}} ");
+        let count = metrics.lines().find_map(|each| each.strip_prefix(&line));
+        assert!(count.is_some_and(|count| count != "0"), "{timed}: {metrics}");
+    }
     sidecar.stop().await;
     other.stop().await;
 

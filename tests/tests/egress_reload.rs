@@ -107,3 +107,19 @@ async fn a_rule_that_has_no_credential_any_more_gives_none_away() {
     .await;
     egress.stop().await;
 }
+
+#[tokio::test]
+async fn what_needs_a_restart_says_so_and_changes_nothing() {
+    let (stays, origin) = (Origin::http(OK).await, Origin::http(OK).await);
+    let [stays, other] = [&stays, &origin].map(|origin| origin.address.port());
+    let egress = TestEgress::start(&rules(&[("stays", stays, "")]));
+    assert_eq!(status(&egress, stays).await, "200", "it runs, and watches its file");
+    let changed = rules(&[("other", other, "")]).replace("raw: true", "inspect: true");
+    egress.change(&changed);
+    eventually("it is refused", || async {
+        let line = "outrigger_reloads_total{outcome=\"failed\",what=\"egress\"} 1";
+        egress.metrics().await.contains(line).then_some(())
+    })
+    .await;
+    assert_eq!((status(&egress, stays).await, status(&egress, other).await), ("200".into(), "403".into()));
+}

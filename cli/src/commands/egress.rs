@@ -1,14 +1,15 @@
 //! `outrigger egress test` and `outrigger egress suggest`: what may be reached and why, and rules made of what was observed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use outrigger_egress::request::authority;
 use outrigger_policy::RuleId;
-use outrigger_policy::egress::{Ask, Host, Request, Rules, Tools};
+use outrigger_policy::egress::{Ask, Budget, Host, Reason, Request, Tools};
 use outrigger_runtime::Exit;
-use outrigger_sidecar::config::{Config, EgressOnly, Mode};
+use outrigger_sidecar::config::{Attribution, Config, Egress, EgressOnly, Mode};
 use outrigger_sidecar::outbound::refusal::Why;
 use serde::Deserialize;
 use serde_json::json;
@@ -26,7 +27,8 @@ pub(crate) fn main(command: EgressCommand) -> anyhow::Result<Exit> {
 }
 
 fn test(args: &EgressTestArgs) -> anyhow::Result<Exit> {
-    let (rules, mode) = rules(args)?;
+    let egress = settings(args)?;
+    let (rules, mode) = (&egress.rules, egress.mode);
     let wanted = Wanted::read(&args.url)?;
     let tools: Vec<&str> = args.tools.iter().map(String::as_str).collect();
     let request = match &wanted.path {
@@ -40,7 +42,11 @@ fn test(args: &EgressTestArgs) -> anyhow::Result<Exit> {
     let ask = Ask {
         host: &wanted.host,
         port: wanted.port,
-        tools: if tools.is_empty() { Tools::Outside } else { Tools::Among(&tools) },
+        tools: match (tools.as_slice(), egress.attribution) {
+            ([], _) => Tools::Outside,
+            (tools, Attribution::Set) => Tools::Among(tools),
+            (tools, Attribution::Exact | Attribution::Serial) => Tools::EachOf(tools),
+        },
         request,
         addresses: &own,
     };
@@ -49,13 +55,18 @@ fn test(args: &EgressTestArgs) -> anyhow::Result<Exit> {
         Ok(allowed) => (true, Some(allowed.rule.id.as_str())),
         Err(denied) => (false, denied.nearest.map(RuleId::as_str)),
     };
-    let refused = decision.err().map(|denied| Why::Rules(denied.reason, denied.apex));
+    let budget = decision.as_ref().is_ok_and(|allowed| allowed.rule.budget != Budget::default());
+    let refused = decision.err().map(|denied| match denied.reason {
+        Reason::Tool if tools.len() > 1 && egress.attribution != Attribution::Set => Why::Uncertain,
+        reason => Why::Rules(reason, denied.apex),
+    });
     let (reason, hint) = (refused.as_ref().map(|why| why.told().reason), refused.as_ref().map(Why::hint));
     let host = wanted.host.to_string();
+    let open = if allowed { not_judged(&egress, &own, budget) } else { Vec::new() };
     if args.json {
         let port = wanted.port;
         output::json(
-            &json!({"allowed": allowed, "host": host, "port": port, "rule": rule, "reason": reason, "hint": hint}),
+            &json!({"allowed": allowed, "host": host, "port": port, "rule": rule, "reason": reason, "hint": hint, "not_judged": open}),
         )?;
     } else {
         let rule = rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
@@ -65,16 +76,35 @@ fn test(args: &EgressTestArgs) -> anyhow::Result<Exit> {
     if mode == Mode::Observe && !allowed {
         output::say("the mode is `observe`: it would be let through if its addresses are public, and recorded");
     }
-    if allowed && own.is_empty() {
-        output::say("its addresses are checked when it is looked up; --address judges one");
+    if !args.json {
+        open.iter().for_each(|what| output::say(&format!("not judged here: {what}")));
     }
     Ok(if allowed { Exit::Clean } else { Exit::Failed })
 }
 
-/// The rules of a service in `mesh.yaml`, or of a settings file.
-fn rules(args: &EgressTestArgs) -> anyhow::Result<(Rules, Mode)> {
+/// What decides too when it comes to it, and cannot be known from settings.
+fn not_judged(egress: &Egress, addresses: &[IpAddr], budget: bool) -> Vec<&'static str> {
+    let per_tool = egress.rules.per_tool();
+    let all = [
+        (addresses.is_empty(), "its addresses, which are checked when it is looked up; --address judges one"),
+        (
+            per_tool && egress.attribution == Attribution::Exact,
+            "calls of other tools at work at the same time, which the rule must allow too (`attribution: exact`); give several --tool to judge those together",
+        ),
+        (
+            per_tool && egress.attribution == Attribution::Set,
+            "calls of other tools at work at the same time: a rule for any of them would be enough (`attribution: set`)",
+        ),
+        (budget, "the limits of the rule (`rate`, `connections`, `bytes_out`), which depend on what went before"),
+        (true, "what is said inside a tunnel, whether the destination answers, and `egress.breaker`"),
+    ];
+    all.into_iter().filter_map(|(applies, what)| applies.then_some(what)).collect()
+}
+
+/// The settings of a service in `mesh.yaml`, or of a settings file.
+fn settings(args: &EgressTestArgs) -> anyhow::Result<Egress> {
     if let Some(path) = &args.config {
-        return rules_of_sidecar(path);
+        return settings_of_sidecar(path);
     }
     let name = args.mesh.display().to_string();
     let text = files::read(&args.mesh)?;
@@ -89,10 +119,10 @@ fn rules(args: &EgressTestArgs) -> anyhow::Result<(Rules, Mode)> {
     let Some(egress) = service.egress else {
         bail!("the service `{}` has no `egress`: it has no proxy, and dials what its machine lets it", service.name);
     };
-    Ok((egress.settings.rules, egress.settings.mode))
+    Ok(egress.settings)
 }
 
-fn rules_of_sidecar(path: &Path) -> anyhow::Result<(Rules, Mode)> {
+fn settings_of_sidecar(path: &Path) -> anyhow::Result<Egress> {
     let (name, text) = (path.display().to_string(), files::read(path)?);
     let file = Some((name.as_str(), text.as_str()));
     let egress = match Config::from_sources(file, &|_| None) {
@@ -100,9 +130,7 @@ fn rules_of_sidecar(path: &Path) -> anyhow::Result<(Rules, Mode)> {
         // A file of an outbound half by itself is no whole one; where it is neither, the whole one's mistakes tell more.
         Err(wrong) => Some(EgressOnly::from_sources(file, &|_| None).map_err(|_| wrong)?.egress),
     };
-    let egress =
-        egress.with_context(|| format!("{name} has no `egress`: nothing listens for what the server dials"))?;
-    Ok((egress.rules, egress.mode))
+    egress.with_context(|| format!("{name} has no `egress`: nothing listens for what the server dials"))
 }
 
 /// Where somebody wants to go. The path is known where the request can be read.
@@ -249,6 +277,22 @@ mod tests {
         assert_eq!((wanted.port, wanted.path), (443, None));
         assert_eq!(Wanted::read("[::1]:8443").unwrap().port, 8443);
         assert!(Wanted::read("ftp://a").is_err() && Wanted::read("https://a@b").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_said() {
+        let judged = |attribution: &str, rule: &str| {
+            let text = format!("egress: {{ {attribution} rules: [ {{ name: a, hosts: [a.test], {rule} }} ] }}");
+            let egress = EgressOnly::from_sources(Some(("x", &text)), &|_| None).unwrap().egress;
+            let budget = egress.rules.rules().iter().any(|rule| rule.budget != Budget::default());
+            not_judged(&egress, &[], budget).join("; ")
+        };
+        assert!(judged("attribution: exact,", "tools: [t]").contains("`attribution: exact`"));
+        assert!(judged("", "tools: [t]").contains("`attribution: set`"));
+        let serial = judged("attribution: serial,", "tools: [t], rate: 1/s");
+        assert!(!serial.contains("attribution") && serial.contains("`rate`"), "{serial}");
+        let plain = judged("attribution: exact,", "");
+        assert!(!plain.contains("attribution") && !plain.contains("`rate`") && plain.contains("--address"), "{plain}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bind;
 use crate::config::EgressOnly;
+use crate::own_directory;
 use crate::reload;
 use crate::start::{StartError, fail, init_log, report};
 
@@ -40,6 +41,7 @@ pub fn start(config: &EgressOnly) -> Result<Alone, StartError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    own_directory::clean_up();
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
     let (entrance, outbound) = bind(&config.service, &config.egress, None, &metrics)?;
     let admin = config.admin.map(|at| Listener::bind(ListenOptions::new(at, "admin.listen"))).transpose()?;

@@ -175,23 +175,24 @@ impl Outbound {
             let wire = if tls { self.secure(wire, target, permitted).await? } else { wire };
             return Ok((wire, Some(address)));
         };
-        let begun = Instant::now();
         let dialled = match &self.services {
-            Some(services) => services.dial(service, self.settings.timeouts.connect).await,
+            Some(services) => services.dial(service, self.settings.timeouts.connect, &self.metrics).await,
             None => Err(Why::NoService(service.to_owned())),
         };
         let wire = dialled.map_err(|why| Refusal { why, rule: permitted.rule.clone() })?;
-        self.metrics.connected(begun.elapsed());
         Ok((wire, None))
     }
 
     async fn secure(&self, wire: Wire, target: &Target, permitted: &Permitted) -> Result<Wire, Refusal> {
         let refused = |why| Refusal { why, rule: permitted.rule.clone() };
         let inspection = self.inspection.as_ref().ok_or_else(|| refused(Why::NotInspecting))?;
+        let begun = Instant::now();
         let secured = tokio::time::timeout(self.settings.timeouts.connect, inspection.connect(wire, target)).await;
-        secured
+        let secured = secured
             .map_err(|_elapsed| refused(Why::Connect(io::ErrorKind::TimedOut.into())))?
-            .map_err(|error| refused(Why::Tls(error)))
+            .map_err(|error| refused(Why::Tls(error)))?;
+        self.metrics.shook_hands(begun.elapsed());
+        Ok(secured)
     }
 
     /// Connects to an address that was checked.

@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Outbound;
 use super::record::Record;
 use super::redirected::other_loopback;
 use super::refusal::{Refusal, Why};
 use super::resolve::ResolveError;
 use super::target::{Target, Way};
+use super::{Outbound, mesh};
 use crate::config::Mode;
 use crate::start::StartError;
 
@@ -31,6 +31,8 @@ const LONGEST_QUESTION: usize = 1024;
 const AT_ONCE: usize = 256;
 /// How long a connection may stay silent.
 const IDLE: Duration = Duration::from_secs(10);
+/// Seconds that the address of a service of the mesh is good: it never changes.
+const MESH_TTL: u32 = 300;
 /// Of answers over TCP.
 const LONGEST_ANSWER: usize = 65_535;
 
@@ -173,8 +175,9 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
     // What is no host name is nobody's name.
     let text = question.name.as_deref().ok_or(Code::NoName)?;
     let Ok(Host::Name(name)) = Host::parse(text) else { return Err(Code::NoName) };
-    // A service of the mesh is reached by the proxy, and its name is nobody's business outside.
-    if name.in_mesh().is_some() {
+    // A service of the mesh is reached through the proxy, and its name is nobody's business outside.
+    let in_mesh = name.in_mesh().is_some();
+    if in_mesh && !outbound.settings.transparent {
         return Err(Code::NoName);
     }
     let in_force = outbound.in_force();
@@ -182,6 +185,7 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
     let behind = outbound.calls.behind();
     let names = behind.names();
     match in_force.rules.names(&name, behind.as_tools(&names)) {
+        Ok(_) if in_mesh => {}
         Ok(destination) if enforced => outbound.resolver.permit(destination, &name).map_err(|limit| {
             tell(outbound, &name).refused(&Why::Below(limit).into());
             // It may exist: nobody is to remember that it does not.
@@ -201,6 +205,9 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
     // No other types: they carry text, or keys that would hide a name from us.
     if question.kind != A && question.kind != AAAA {
         return Ok((Vec::new(), 0));
+    }
+    if in_mesh {
+        return Ok((vec![mesh::ADDRESS.into()], MESH_TTL));
     }
     match outbound.resolver.lookup(&name).await {
         Ok(found) => {

@@ -1,14 +1,14 @@
 //! Reading inside TLS, for rules that ask for it: a certificate minted for the name on the client's side, strict verification
 //! on the other. Made only where some rule asks.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use outrigger_identity::{Minter, provider};
 use outrigger_policy::egress::Host;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -17,6 +17,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 use super::target::Target;
 use super::wire::Wire;
 use crate::config::Inspection as Settings;
+use crate::own_directory::OwnDirectory;
 use crate::start::StartError;
 
 /// Characters of a line of PEM (RFC 7468 section 2).
@@ -29,7 +30,7 @@ pub struct Inspection {
     upstream: Arc<ClientConfig>,
     bundle: PathBuf,
     /// The directory that was made for the bundle, and goes with it.
-    own: Option<PathBuf>,
+    own: Option<OwnDirectory>,
 }
 
 impl Inspection {
@@ -44,7 +45,10 @@ impl Inspection {
         let upstream = Arc::new(upstream(&believed).map_err(|error| other(&error))?);
         let (bundle, own) = match &settings.bundle {
             Some(path) => (path.clone(), None),
-            None => own_directory().map(|dir| (dir.join("ca.pem"), Some(dir))).map_err(|error| other(&error))?,
+            None => {
+                let own = OwnDirectory::make(0o755).map_err(|error| other(&error))?;
+                (own.path().join("ca.pem"), Some(own))
+            }
         };
         let text = believed.iter().map(pem).chain([minter.certificate_pem().to_owned()]).collect::<String>();
         write(&bundle, &text).map_err(|error| other(&format!("{}: {error}", bundle.display())))?;
@@ -74,8 +78,8 @@ impl Inspection {
 impl Drop for Inspection {
     fn drop(&mut self) {
         if let Some(own) = &self.own {
-            // It is in the directory for temporary files: whoever cleans there finds what is left.
-            let _ = fs::remove_dir_all(own);
+            // At once: this is the end of the process. What is left then, the next start removes.
+            let _ = fs::remove_dir_all(own.path());
         }
     }
 }
@@ -137,16 +141,6 @@ fn pem(certificate: &CertificateDer<'static>) -> String {
     }
     out.push_str("-----END CERTIFICATE-----\n");
     out
-}
-
-/// A directory that nobody else could have made before us.
-fn own_directory() -> io::Result<PathBuf> {
-    let mut random = [0; 12];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
-    let name = format!("outrigger-inspection-{}", URL_SAFE_NO_PAD.encode(random));
-    let path = std::env::temp_dir().join(name);
-    DirBuilder::new().mode(0o755).create(&path)?;
-    Ok(path)
 }
 
 /// Replaces the file whole: a reader sees the old or the new one.

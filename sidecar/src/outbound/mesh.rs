@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,11 @@ use std::time::Duration;
 use outrigger_config::kinds::HostPort;
 use outrigger_identity::{Credentials, SpiffeId, server_name};
 use outrigger_policy::egress::Host;
+use outrigger_telemetry::metrics::EgressMetrics;
 use rustls::{ClientConfig, ClientConnection};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::refusal::Why;
 use super::target::Target;
@@ -23,6 +26,10 @@ use crate::config::Mesh;
 const BETWEEN_PROXIES: &str = "/mesh/";
 /// Bytes of the file of addresses at most.
 const MAX_FILE: u64 = 1024 * 1024;
+
+/// What names of the mesh are said to be, to servers that use no proxy: the rules of redirection send what is dialled there to
+/// the sidecar, whatever else is loopback. It needs no route, and where the rules are missing nothing leaves the machine.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 150, 0, 1);
 
 /// The services of the mesh, as this workload reaches them.
 #[derive(Debug)]
@@ -51,14 +58,19 @@ impl Services {
     }
 
     /// Connects to the sidecar of a service, and to nobody else.
-    pub(super) async fn dial(&self, service: &str, within: Duration) -> Result<Wire, Why> {
+    pub(super) async fn dial(&self, service: &str, within: Duration, metrics: &EgressMetrics) -> Result<Wire, Why> {
         let expected = self.credentials.id().trust_domain().service(service).map_err(|_| unknown(service))?;
         let connecting = async {
+            let begun = Instant::now();
             let address = self.address(service).await?;
             let socket = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(Why::Connect)?;
             // Fails only on a connection that is dead already.
             let _ = socket.set_nodelay(true);
-            self.secure(socket, &expected).await.map_err(Why::Tls)
+            metrics.connected(begun.elapsed());
+            let begun = Instant::now();
+            let secured = self.secure(socket, &expected).await.map_err(Why::Tls)?;
+            metrics.shook_hands(begun.elapsed());
+            Ok(secured)
         };
         tokio::time::timeout(within, connecting)
             .await

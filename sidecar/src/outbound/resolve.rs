@@ -1,13 +1,14 @@
 //! Looking names up, once per connection: what is checked afterwards is what is dialled.
 //!
 //! ```text
-//!  lookup(name) --> cache.rs, bounded in names and in how long it believes them --> upstream.rs, hickory
+//!  lookup(name) --> cache.rs, bounded in names and in how long it believes them --> joined.rs --> upstream.rs, hickory
 //! ```
 //!
 //! `below.rs` counts the names that are looked up below each wildcard: they are a way out for data.
 
 mod below;
 mod cache;
+mod joined;
 mod upstream;
 
 use std::net::IpAddr;
@@ -20,7 +21,8 @@ use tokio::time::Instant;
 
 use crate::config::EgressDns;
 use below::Below;
-use cache::Cache;
+use cache::{Cache, Entry};
+use joined::Joined;
 use upstream::Upstream;
 
 /// Addresses of one name that are looked at. More are a mistake or a trick.
@@ -61,6 +63,7 @@ pub struct Resolver {
     upstream: Upstream,
     ttl: (Duration, Duration),
     cache: Mutex<Cache>,
+    asking: Joined,
     below: Below,
     metrics: EgressMetrics,
 }
@@ -72,6 +75,7 @@ impl Resolver {
             upstream: Upstream::new(settings.servers.clone(), timeout),
             ttl: (settings.min_ttl, settings.max_ttl),
             cache: Mutex::new(Cache::new(settings.cache)),
+            asking: Joined::default(),
             below: Below::new(settings.wildcard_bytes, settings.wildcard_names),
             metrics,
         }
@@ -87,6 +91,13 @@ impl Resolver {
             self.metrics.lookup(LookupOutcome::Cached);
             return outcome.map(|addresses| Found { addresses, until });
         }
+        // Boxed: most names are known, and need no room for it.
+        let (outcome, until) = self.asking.join(name, Box::pin(self.ask(name))).await;
+        outcome.map(|addresses| Found { addresses, until })
+    }
+
+    /// What others say.
+    async fn ask(&self, name: &Name) -> Entry {
         let Said { outcome, ttl } = self.upstream.ask(name).await;
         self.metrics.lookup(match &outcome {
             Ok(_) => LookupOutcome::Found,
@@ -100,7 +111,7 @@ impl Resolver {
         if self.cache(|cache| cache.put(name, (outcome.clone(), until), now)) {
             self.metrics.dns_limited(DnsLimit::Cache);
         }
-        outcome.map(|addresses| Found { addresses, until })
+        (outcome, until)
     }
 
     /// Whether a name that a destination covers may be looked up: those below a wildcard are counted.

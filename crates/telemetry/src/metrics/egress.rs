@@ -71,6 +71,11 @@ impl EgressMetrics {
         }
     }
 
+    /// Takes note of how long it took to speak TLS with a destination.
+    pub fn shook_hands(&self, elapsed: Duration) {
+        self.families.egress_handshake.with_label_values(&[&*self.service]).observe(elapsed.as_secs_f64());
+    }
+
     /// Takes note of how long it took to look up and connect.
     pub fn connected(&self, elapsed: Duration) {
         self.families.egress_connect.with_label_values(&[&*self.service]).observe(elapsed.as_secs_f64());

@@ -127,6 +127,12 @@ const EGRESS_CONNECT: MetricDoc = doc(
     &["service"],
     "Time to look up and connect to a destination of a server.",
 );
+const EGRESS_HANDSHAKE: MetricDoc = doc(
+    "outrigger_egress_handshake_seconds",
+    Histogram,
+    &["service"],
+    "Time for TLS with a destination, where the sidecar speaks it: requests that are inspected, and those to other services.",
+);
 const EGRESS_OPEN: MetricDoc =
     doc("outrigger_egress_open", Gauge, &["service"], "Outbound connections of a server that are open.");
 const EGRESS_LOOKUPS: MetricDoc = doc(
@@ -182,6 +188,7 @@ pub fn describe() -> Vec<MetricDoc> {
         EGRESS,
         EGRESS_BYTES,
         EGRESS_CONNECT,
+        EGRESS_HANDSHAKE,
         EGRESS_OPEN,
         EGRESS_LOOKUPS,
         EGRESS_DNS_LIMITED,
@@ -217,6 +224,7 @@ pub(super) struct Families {
     pub(super) egress: IntCounterVec,
     pub(super) egress_bytes: IntCounterVec,
     pub(super) egress_connect: HistogramVec,
+    pub(super) egress_handshake: HistogramVec,
     pub(super) egress_open: IntGaugeVec,
     pub(super) egress_lookups: IntCounterVec,
     pub(super) egress_dns_limited: IntCounterVec,
@@ -230,6 +238,8 @@ impl Families {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let duration = HistogramOpts::new(DURATION.name, DURATION.help).buckets(DURATION_BUCKETS.to_vec());
         let connect = HistogramOpts::new(EGRESS_CONNECT.name, EGRESS_CONNECT.help).buckets(DURATION_BUCKETS.to_vec());
+        let handshake =
+            HistogramOpts::new(EGRESS_HANDSHAKE.name, EGRESS_HANDSHAKE.help).buckets(DURATION_BUCKETS.to_vec());
         Ok(Self {
             requests: counter(registry, &REQUESTS)?,
             duration: registered(registry, HistogramVec::new(duration, DURATION.labels)?)?,
@@ -253,6 +263,7 @@ impl Families {
             egress: counter(registry, &EGRESS)?,
             egress_bytes: counter(registry, &EGRESS_BYTES)?,
             egress_connect: registered(registry, HistogramVec::new(connect, EGRESS_CONNECT.labels)?)?,
+            egress_handshake: registered(registry, HistogramVec::new(handshake, EGRESS_HANDSHAKE.labels)?)?,
             egress_open: gauge(registry, &EGRESS_OPEN)?,
             egress_lookups: counter(registry, &EGRESS_LOOKUPS)?,
             egress_dns_limited: counter(registry, &EGRESS_DNS_LIMITED)?,

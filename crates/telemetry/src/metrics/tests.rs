@@ -15,6 +15,7 @@ fn touched() -> Arc<Metrics> {
     let egress = metrics.egress("fs");
     egress.record(&EgressLabels { tools: &[], host: None, rule: "" }, EgressVerdict::Allowed, 1, 1);
     egress.connected(Duration::from_millis(1));
+    egress.shook_hands(Duration::from_millis(1));
     drop(egress.open());
     egress.lookup(LookupOutcome::Found);
     egress.dns_limited(DnsLimit::Busy);

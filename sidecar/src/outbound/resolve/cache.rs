@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::ResolveError;
 
 /// What is known, and until when.
-type Entry = (Result<Arc<[IpAddr]>, ResolveError>, Instant);
+pub(super) type Entry = (Result<Arc<[IpAddr]>, ResolveError>, Instant);
 
 /// Names, at most so many.
 pub(super) struct Cache {

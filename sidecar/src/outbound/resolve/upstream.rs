@@ -25,6 +25,10 @@ const FAILURE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Aliases in a row; hickory itself asks on for no more.
 const MOST_ALIASES: usize = 8;
+/// Tries of one question, whatever the system's file says.
+const MOST_TRIES: usize = 5;
+/// The same of one try.
+const SHORTEST_TRY: Duration = Duration::from_millis(100);
 /// Questions at once to one server; hickory fails what is above.
 const AT_ONCE: usize = 1024;
 
@@ -86,21 +90,23 @@ impl Upstream {
             }
         }
         let files = files();
-        let config = if self.servers.is_empty() { of_system() } else { of_settings(&self.servers) };
+        let (config, own) = if self.servers.is_empty() { of_system() } else { (of_settings(&self.servers), None) };
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options(self.timeout);
+        *builder.options_mut() = options(self.timeout, own.as_ref());
         let resolver = builder.build()?;
         *built = Some(Built { resolver: resolver.clone(), files, looked: now });
         Ok(resolver)
     }
 }
 
-fn options(timeout: Duration) -> ResolverOpts {
+/// `own` is what the system asks for: how long one try takes, and how many there are. It must fit into our `timeout`.
+fn options(timeout: Duration, own: Option<&ResolverOpts>) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     // A name with a dot is asked for as it is first; the search list comes after, whatever `ndots` says.
     options.ndots = 1;
-    options.timeout = timeout / 2;
-    options.attempts = 1;
+    options.timeout = own.map_or(timeout / 2, |own| own.timeout.min(timeout / 2).max(SHORTEST_TRY));
+    // In the system's file the first try counts, here those after it.
+    options.attempts = own.map_or(1, |own| own.attempts.clamp(1, MOST_TRIES) - 1);
     options.try_tcp_on_error = true;
     // Ours keeps only addresses.
     options.cache_size = 0;
@@ -118,10 +124,10 @@ fn of_settings(servers: &[SocketAddr]) -> ResolverConfig {
 }
 
 /// What `/etc/resolv.conf` says; without it there is still the hosts file.
-fn of_system() -> ResolverConfig {
-    read_system_conf().map(|(config, _)| config).unwrap_or_else(|error| {
+fn of_system() -> (ResolverConfig, Option<ResolverOpts>) {
+    read_system_conf().map(|(config, options)| (config, Some(options))).unwrap_or_else(|error| {
         tracing::warn!(%error, "no resolver in /etc/resolv.conf: only names of /etc/hosts have addresses");
-        ResolverConfig::from_parts(None, Vec::new(), Vec::new())
+        (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), None)
     })
 }
 
@@ -195,4 +201,24 @@ fn believed(lookup: &Lookup) -> (Vec<IpAddr>, u32) {
         }
     }
     (addresses, if ttl == u32::MAX { 0 } else { ttl })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_says_how_often_and_how_long_within_our_time() {
+        let of = |seconds, attempts| {
+            let mut own = ResolverOpts::default();
+            (own.timeout, own.attempts, own.ndots) = (Duration::from_secs(seconds), attempts, 5);
+            let options = options(Duration::from_secs(6), Some(&own));
+            assert_eq!(options.ndots, 1);
+            (options.timeout.as_secs(), options.attempts)
+        };
+        assert_eq!(of(1, 3), (1, 2));
+        assert_eq!(of(5, 2), (3, 1), "not longer than there is time for two");
+        assert_eq!(of(1, 0), (1, 0));
+        assert_eq!(of(1, 1000), (1, MOST_TRIES - 1));
+    }
 }
