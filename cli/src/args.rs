@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Ask what a service may reach, and make rules of what it reached
     #[command(subcommand)]
     Egress(EgressCommand),
+    /// Check that an audit is whole, and look for lines in it
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Copy out a starter for a new MCP server
     New(NewArgs),
     /// Run a bundled example service: fs, http or vector
@@ -304,6 +307,74 @@ pub(crate) enum PolicyCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Find lines that were edited, removed, added or put in another order
+    ///
+    /// Exits with 0 when the audit is whole and with 1 when it is not. Whoever can write the file can cut off its end:
+    /// `--expect` takes the number that the metric `outrigger_audit_sequence` had.
+    Verify(AuditVerifyArgs),
+    /// Print the lines that fit all conditions
+    Query(AuditQueryArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AuditVerifyArgs {
+    /// Audit files. The kept segments of each (`<file>.<number>`) are read with it.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The public key (`audit_trail.key` with `.pub`) of the process that wrote it, from where nobody who can write the
+    /// audit can write. Repeatable: a key may have been replaced.
+    #[arg(long = "key", required = true, value_name = "FILE")]
+    pub(crate) keys: Vec<PathBuf>,
+    /// The last line must have at least this number.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) expect: Option<u64>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AuditQueryArgs {
+    /// Audit files. The kept segments of each (`<file>.<number>`) are read before it.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Who; `*` stands for any characters, here and below.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) who: Option<String>,
+    /// The service.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) service: Option<String>,
+    /// The tool, prompt or resource, under the service's own name.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) capability: Option<String>,
+    /// The MCP method, such as `tools/call`.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) action: Option<String>,
+    /// `allow` or `deny`.
+    #[arg(long, value_name = "DECISION")]
+    pub(crate) decision: Option<String>,
+    /// The rule that decided, as `<policy>/<rule>`.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) rule: Option<String>,
+    /// How it ended: `ok`, `tool_error`, `denied`, ...
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) outcome: Option<String>,
+    /// The trace id, which joins the lines of ingress and sidecars.
+    #[arg(long, value_name = "ID")]
+    pub(crate) trace: Option<String>,
+    /// From this time on: a duration before now (`1h`), or the beginning of a time in UTC (`2026-11-21T09:30`).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Before this time, in the same form.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Print the lines as they are.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum EgressCommand {
     /// Say whether a service may reach something, by which rule, and why not; dials nothing
     ///
@@ -407,7 +478,7 @@ pub(crate) struct NewArgs {
 }
 
 /// A duration as in the settings: a number and one of s, m, h, d.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {

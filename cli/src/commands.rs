@@ -1,5 +1,6 @@
 //! The commands that answer at once.
 
+pub(crate) mod audit;
 pub(crate) mod ca;
 pub(crate) mod docs;
 pub(crate) mod egress;

@@ -56,6 +56,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => answer(doctor::main(args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
         Command::Validate(args) => answer(commands::validate::main(args)),
+        Command::Audit(command) => answer(commands::audit::main(command)),
         Command::Egress(command) => answer(commands::egress::main(command)),
         Command::Policy(command) => answer(commands::policy::main(command)),
         Command::New(args) => finish(commands::new::main(&args)),

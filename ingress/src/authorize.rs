@@ -40,12 +40,13 @@ impl Permitted {
 /// Decides a call, before any byte of it goes anywhere. Notes the decision.
 ///
 /// # Errors
-/// Denied, which looks as if the thing did not exist; or limited.
+/// Denied, which looks as if the thing did not exist; limited; or it could not be recorded.
 pub(crate) fn authorize(
     caller: &Caller,
     destination: Destination,
     record: &mut CallRecord,
 ) -> Result<Permitted, Failure> {
+    record.auditable()?;
     let service = Arc::clone(&destination.service);
     match &destination.wanted {
         None if caller.policy.rules.may_use_service(&caller.principal, &service.name) => record.allowed(None),

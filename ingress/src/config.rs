@@ -57,6 +57,8 @@ pub struct Config {
     pub access_log: Output,
     /// Where a line per decision goes.
     pub audit: Output,
+    /// How the audit is protected.
+    pub audit_trail: sections::AuditTrail,
     /// Trace context.
     pub trace: Trace,
     /// Threads that handle requests; one per core when absent.
@@ -122,6 +124,11 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let log = f.section("log", "The log, on standard error.", sections::log);
     let access_log = sections::access_log(f);
     let audit = sections::audit(f);
+    let audit_trail = f.section(
+        "audit_trail",
+        "How the audit is protected: signed, kept in segments, and never silently lost.",
+        sections::audit_trail,
+    );
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let text = doc("Threads that handle requests; without it, one per core.").env("OUTRIGGER_THREADS");
     let threads = f.optional("threads", text, kinds::count(1..=1024));
@@ -143,6 +150,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         log: log?,
         access_log,
         audit,
+        audit_trail: audit_trail?,
         trace: trace?,
         threads,
         file: None,

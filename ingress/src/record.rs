@@ -208,6 +208,14 @@ impl CallRecord {
         }
     }
 
+    /// Whether a line of it will be in the audit, where there must be one.
+    ///
+    /// # Errors
+    /// [`Failure::Unaudited`].
+    pub(crate) fn auditable(&self) -> Result<(), Failure> {
+        self.recorder.audit.admit().map_err(|_| Failure::Unaudited)
+    }
+
     /// Notes what policy decided.
     pub(crate) fn allowed(&mut self, rule: Option<&str>) {
         self.decision = Some((Decision::Allow, rule.map(Arc::from)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use outrigger_config::sections::{self, Output};
+use outrigger_config::sections;
 use outrigger_identity::{
     ClientAuth, CredentialOptions, Credentials, CredentialsError, IdentityFiles, PublicCredentials, PublicFiles,
     SpiffeError, TrustDomain, WarmUpError, warm_up,
@@ -20,11 +20,11 @@ use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::{
     AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness, TaskGroup,
-    descriptors, drain, watch,
+    descriptors, drain, records, watch,
 };
 use outrigger_telemetry::audit::AuditError;
 use outrigger_telemetry::metrics::{Listener as ListenerLabel, MetricsError};
-use outrigger_telemetry::{AccessLog, AuditLog, Metrics, Role, Sink};
+use outrigger_telemetry::{AccessLog, Metrics, Role};
 use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -357,9 +357,9 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
     let held = &config.limits.session;
     let listens = Listens::new(held.listens, held.listens_per_principal, Arc::clone(&merged));
     let recorder = Recorder {
-        access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped())
+        access: AccessLog::start(&records::sink(&config.access_log), metrics.access_dropped())
             .map_err(|error| Error::Access(error.to_string()))?,
-        audit: AuditLog::start(&sink(&config.audit), false, metrics.audit_dropped())?,
+        audit: records::audit(&config.audit, &config.audit_trail, metrics)?,
         metrics: Arc::clone(metrics),
         merged: Arc::clone(&merged),
     };
@@ -455,13 +455,4 @@ fn watched_files(config: &Config) -> Vec<PathBuf> {
         files.extend(tls.client_ca.clone());
     }
     files
-}
-
-fn sink(output: &Output) -> Sink {
-    match output {
-        Output::Off => Sink::Off,
-        Output::Stderr => Sink::Stderr,
-        Output::Stdout => Sink::Stdout,
-        Output::File(path) => Sink::File(path.clone()),
-    }
 }

@@ -87,13 +87,14 @@ impl Gate {
     ///
     /// # Errors
     /// [`Failure::UnknownCapability`] when it is not allowed, the same as for something that does not exist;
-    /// [`Failure::Limited`] when it is too much.
+    /// [`Failure::Limited`] when it is too much; [`Failure::Unaudited`] when it could not be recorded.
     pub fn permit<'m>(
         &self,
         who: &Principal,
         message: &'m Message,
         record: &mut Record,
     ) -> Result<Permitted<'m>, Failure> {
+        record.auditable()?;
         let rules = self.rules.load();
         let target = target(message)?;
         let Some((kind, name)) = &target else {

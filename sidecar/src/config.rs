@@ -63,6 +63,8 @@ pub struct Config {
     pub access_log: Output,
     /// Where a line per decision goes.
     pub audit: Output,
+    /// How the audit is protected.
+    pub audit_trail: sections::AuditTrail,
     /// What the server may reach; nothing listens for it where absent.
     pub egress: Option<Egress>,
     /// Where other services are.
@@ -116,6 +118,11 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let log = f.section("log", "The log, on standard error.", sections::log);
     let access_log = sections::access_log(f);
     let audit = sections::audit(f);
+    let audit_trail = f.section(
+        "audit_trail",
+        "How the audit is protected: signed, kept in segments, and never silently lost.",
+        sections::audit_trail,
+    );
     let egress = f.section("egress", "What the server may reach, and the proxy that it finds for it.", egress::read);
     let mesh = f.section("mesh", "Where other services are, for what the server calls.", mesh::read);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
@@ -140,6 +147,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         log: log?,
         access_log,
         audit,
+        audit_trail: audit_trail?,
         egress: egress?,
         mesh: mesh?,
         trace: trace?,

@@ -59,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Egress;
-use crate::start::{StartError, sink};
+use crate::start::StartError;
 use http::Spoken;
 use identify::Calls;
 use in_force::InForce;
@@ -107,7 +107,7 @@ pub fn bind(
     metrics: &Arc<Metrics>,
 ) -> Result<(Entrance, Arc<Outbound>), StartError> {
     let entrance = Entrance::bind(settings)?;
-    let log = EgressLog::start(&sink(&settings.log), metrics.egress_dropped());
+    let log = EgressLog::start(&outrigger_runtime::records::sink(&settings.log), metrics.egress_dropped());
     let log = log.map_err(|error| StartError::Other(error.to_string()))?;
     let inspects = settings.rules.rules().iter().any(|rule| rule.inspect);
     let inspection = inspects.then(|| Inspection::start(service, &settings.inspection)).transpose()?;

@@ -13,6 +13,7 @@ use outrigger_mcp::{
     method::Method,
 };
 use outrigger_policy::{ConcurrencyPermit, Denial, Principal, RuleId};
+use outrigger_proxy::failure::Failure;
 use outrigger_proxy::{
     body::{BodyEnd, OnEnd},
     handshake::{ConnInfo, HttpVersion},
@@ -178,6 +179,14 @@ impl Record {
     /// Keeps something until the reply has ended.
     pub fn hold(&mut self, what: impl Any + Send) {
         self.held = Some(Box::new(what));
+    }
+
+    /// Whether a line of it will be in the audit, where there must be one.
+    ///
+    /// # Errors
+    /// [`Failure::Unaudited`].
+    pub fn auditable(&self) -> Result<(), Failure> {
+        self.recorders.audit.admit().map_err(|_| Failure::Unaudited)
     }
 
     /// Takes note of the message.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::sections::{Log, LogFormat as ConfigFormat, LogLevel, Output};
+use outrigger_config::sections::{Log, LogFormat as ConfigFormat, LogLevel};
 use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, TrustDomain, install_provider, warm_up};
 use outrigger_policy::glob::Glob;
 use outrigger_proxy::{
@@ -32,10 +32,9 @@ use outrigger_runtime::{
     admin::JSON,
     descriptors,
     drain::{DrainOutcome, channel},
+    records,
 };
-use outrigger_telemetry::{
-    AccessLog, AuditLog, Metrics, Role, Sink, log::LogFormat, metrics::Listener as ListenerLabel,
-};
+use outrigger_telemetry::{AccessLog, Metrics, Role, log::LogFormat, metrics::Listener as ListenerLabel};
 use thiserror::Error;
 
 use crate::{
@@ -238,8 +237,9 @@ fn inbound(
     let caller_lists = CallerLists::new(upstream.clone(), keeper.clone(), config.catalog.clone());
     let recorders = Recorders {
         metrics: service_metrics.clone(),
-        access: AccessLog::start(&sink(&config.access_log), metrics.access_dropped()).map_err(|e| other(&e))?,
-        audit: AuditLog::start(&sink(&config.audit), false, metrics.audit_dropped()).map_err(|e| other(&e))?,
+        access: AccessLog::start(&records::sink(&config.access_log), metrics.access_dropped())
+            .map_err(|e| other(&e))?,
+        audit: records::audit(&config.audit, &config.audit_trail, metrics).map_err(|e| other(&e))?,
     };
     let replica = replica_id().map_err(|e| other(&e))?;
     let allowed: Result<Vec<Glob>, _> = config.allowed_callers.iter().map(|pattern| Glob::new(pattern)).collect();
@@ -492,15 +492,6 @@ fn level(level: LogLevel) -> &'static str {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
-    }
-}
-
-pub(crate) fn sink(output: &Output) -> Sink {
-    match output {
-        Output::Off => Sink::Off,
-        Output::Stderr => Sink::Stderr,
-        Output::Stdout => Sink::Stdout,
-        Output::File(path) => Sink::File(path.clone()),
     }
 }
 

@@ -261,3 +261,29 @@ async fn a_child_that_is_slow_for_one_caller_answers_nobody_else_late() {
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     sidecar.stop().await;
 }
+
+#[tokio::test]
+async fn no_call_is_made_that_the_audit_cannot_take_where_it_must() {
+    let mesh = Mesh::new();
+    let full = "audit: /dev/full\naudit_trail: { when_full: refuse }\n";
+    let sidecar = TestSidecar::start(&mesh, &format!("{}{full}", scripted(&[]))).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let refused = eventually("the disk is found full", || async {
+        let reply = client.reply(&Call::tool("echo", "{}")).await;
+        (reply.status == 503).then_some(reply)
+    })
+    .await;
+    assert_eq!(refused.json()["error"]["data"]["reason"], "audit_unavailable", "{refused:?}");
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn without_refusal_calls_go_on_and_what_is_missing_is_counted() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &format!("{}audit: /dev/full\n", scripted(&[]))).await;
+    let client = sidecar.ready_client(&mesh).await;
+    for _ in 0..20 {
+        assert_eq!(client.reply(&Call::tool("echo", "{}")).await.status, 200);
+    }
+    sidecar.stop().await;
+}

@@ -66,6 +66,7 @@ impl Plan<'_> {
         set("allowed_callers", json!(callers.collect::<Vec<_>>()));
         set("policy", json!([self.state.inside_policy()]));
         set("audit", json!(self.state.audit(&service.name)));
+        set("audit_trail", json!({"key": self.state.audit_key(&service.name)}));
         if let Some(egress) = &service.egress {
             let mut section = egress.given.clone();
             section.entry("listen").or_insert_with(|| json!(any_port));
@@ -115,6 +116,7 @@ impl Plan<'_> {
         set("sessions", json!({"key_file": self.state.session_keys()}));
         set("policy", json!(self.policies()?));
         set("audit", json!(self.state.audit(INGRESS)));
+        set("audit_trail", json!({"key": self.state.audit_key(INGRESS)}));
         set("timeouts", json!({"drain": DRAIN}));
         Ok(yaml::document(COMMENT, &settings.into()))
     }

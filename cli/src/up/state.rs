@@ -102,6 +102,11 @@ impl StateDir {
         self.root.join("logs").join(format!("{name}.audit.jsonl"))
     }
 
+    /// What signs it.
+    pub(crate) fn audit_key(&self, name: &str) -> PathBuf {
+        self.root.join("identity").join(format!("{name}.audit.key"))
+    }
+
     /// What one service dialled.
     pub(crate) fn egress(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.egress.jsonl"))

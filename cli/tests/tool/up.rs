@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{EXAMPLES, Mesh, kill, run, stderr, until};
+use crate::support::{EXAMPLES, Mesh, kill, run, stderr, stdout, until};
 
 #[test]
 fn a_mesh_serves_its_tools_to_the_token_and_leaves_nothing_behind() {
@@ -207,4 +207,44 @@ fn an_ingress_that_cannot_run_ends_the_whole_at_once() {
     assert_eq!(output.status.code(), Some(1));
     let shown = stderr(&output);
     assert!(shown.contains("the ingress does not run") && shown.contains("none.pem"), "{shown}");
+}
+
+#[test]
+fn its_audit_is_signed_and_every_change_of_it_is_found() {
+    let mut mesh = Mesh::start(
+        "ingress: { listen: 127.0.0.1:0, anonymous: true }\nservices: { vector: { example: vector } }\n",
+        &[],
+    );
+    mesh.up();
+    for _ in 0..3 {
+        mesh.call(None, "vector__search", json!({"query": "canoe"}));
+    }
+    mesh.signal("TERM");
+    assert_eq!(mesh.wait(), Some(0), "{}", mesh.output());
+    let audit = mesh.state().join("logs/ingress.audit.jsonl");
+    let key = mesh.state().join("identity/ingress.audit.key.pub");
+    let (file, key) = (audit.to_str().unwrap(), key.to_str().unwrap());
+    let verify = |more: &[&str]| run(mesh.dir.path(), &[&["audit", "verify", file, "--key", key], more].concat());
+
+    let whole = verify(&["--json"]);
+    let report: Value = serde_json::from_str(&stdout(&whole)).unwrap();
+    assert_eq!((whole.status.code(), &report["whole"]), (Some(0), &json!(true)), "{report}");
+    let last = report["report"]["last"].as_u64().unwrap();
+    assert_eq!(verify(&["--expect", &last.to_string()]).status.code(), Some(0));
+    let cut = verify(&["--expect", &(last + 1).to_string()]);
+    assert!(cut.status.code() == Some(1) && stdout(&cut).contains("its end was cut off"), "{}", stdout(&cut));
+
+    let query = |conditions: &[&str]| stdout(&run(mesh.dir.path(), &[&["audit", "query", file], conditions].concat()));
+    assert_eq!(query(&["--decision", "allow", "--service", "vec*", "--since", "1h"]).lines().count(), 3);
+    assert_eq!(query(&["--decision", "deny"]), "");
+    assert_eq!(query(&["--until", "2020"]), "");
+    let line: Value = serde_json::from_str(query(&["--json", "--who", "anonymous"]).lines().next().unwrap()).unwrap();
+    assert_eq!(line["capability"], "search");
+
+    let text = fs::read_to_string(&audit).unwrap();
+    fs::write(&audit, text.replacen("anonymous", "user:eve", 1)).unwrap();
+    let edited = verify(&[]);
+    assert!(edited.status.code() == Some(1) && stdout(&edited).contains("NOT whole"), "{}", stdout(&edited));
+    let other = run(mesh.dir.path(), &["audit", "verify", file, "--key", "no.pub"]);
+    assert!(!other.status.success() && stderr(&other).contains("no.pub"), "{}", stderr(&other));
 }

@@ -10,5 +10,8 @@ pub use entrance::{
     header_checks, how_many, http_sse, sized, tolerance,
 };
 pub use identity::{Identity, identity, service_name, spiffe_id, trust_domain};
-pub use observe::{Log, LogFormat, LogLevel, Output, Trace, access_log, audit, egress_log, log, trace};
+pub use observe::{
+    AuditFsync, AuditTrail, Log, LogFormat, LogLevel, Output, Trace, WhenFull, access_log, audit, audit_trail,
+    egress_log, log, trace,
+};
 pub use sessions::{SessionLimits, resume_timeout, session_limits};

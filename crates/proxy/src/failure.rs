@@ -162,6 +162,9 @@ pub enum Failure {
     /// A parked interaction is gone, foreign or used up; the call is not run again.
     #[error("{0}")]
     Interaction(&'static str),
+    /// The audit must have a line of every call, and cannot take one now.
+    #[error("refused, because no call is made that cannot be recorded; the log of this proxy says why")]
+    Unaudited,
     /// We are shutting down.
     #[error("shutting down: connect again")]
     Draining,
@@ -179,7 +182,7 @@ impl Failure {
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
             | Failure::Interaction(_) => Side::Upstream,
-            Failure::Draining | Failure::Internal(_) => Side::Us,
+            Failure::Unaudited | Failure::Draining | Failure::Internal(_) => Side::Us,
             _ => Side::Downstream,
         }
     }
@@ -217,6 +220,7 @@ impl Failure {
             Failure::Broken { .. } => "broken",
             Failure::ReplyTooLarge { .. } => "reply_too_large",
             Failure::Interaction(_) => "interaction",
+            Failure::Unaudited => "audit_unavailable",
             Failure::Draining => "draining",
             Failure::Internal(_) => "internal",
         }
@@ -228,7 +232,7 @@ impl Failure {
             Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
             Failure::CallerRefused | Failure::UnknownCapability { .. } => Outcome::Denied,
             Failure::Limited { .. } => Outcome::Limited,
-            Failure::Unavailable { .. } | Failure::Draining => Outcome::Unavailable,
+            Failure::Unavailable { .. } | Failure::Unaudited | Failure::Draining => Outcome::Unavailable,
             Failure::Timeout { .. } => Outcome::Timeout,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) => Outcome::RpcError,
             Failure::Internal(_) => Outcome::Internal,
@@ -291,7 +295,7 @@ impl Failure {
             Failure::Unauthenticated(_) | Failure::InvalidToken => StatusCode::UNAUTHORIZED,
             Failure::InvalidParams(_) | Failure::UnknownCapability { .. } | Failure::Interaction(_) => StatusCode::OK,
             Failure::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Failure::Unavailable { .. } | Failure::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Unavailable { .. } | Failure::Unaudited | Failure::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } => StatusCode::BAD_GATEWAY,
             Failure::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -308,6 +312,7 @@ impl Failure {
             | Failure::Timeout { .. }
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
+            | Failure::Unaudited
             | Failure::Internal(_) => StatusCode::OK,
             other => other.status(),
         }
@@ -325,7 +330,7 @@ impl Failure {
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => error::MISSING_CAPABILITY,
             Failure::CallerRefused | Failure::Unauthenticated(_) | Failure::InvalidToken => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,
-            Failure::Unavailable { .. } | Failure::Draining => error::UNAVAILABLE,
+            Failure::Unavailable { .. } | Failure::Unaudited | Failure::Draining => error::UNAVAILABLE,
             Failure::Timeout { .. } => error::TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) | Failure::Internal(_) => {
                 error::INTERNAL
@@ -404,7 +409,7 @@ impl Failure {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Failure::Limited { retry_after, .. } => Some(retry_after.as_millis().div_ceil(1000).max(1) as u64),
-            Failure::Draining => Some(1),
+            Failure::Unaudited | Failure::Draining => Some(1),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod listen;
 pub mod ready;
+pub mod records;
 pub mod signals;
 pub mod start;
 pub mod tasks;

@@ -18,6 +18,7 @@ use crate::metrics::{DropCounter, Outcome};
 use crate::render;
 use crate::sink::Sink;
 use crate::trace::{TraceContext, write_hex};
+use crate::trail::TrailSettings;
 use crate::writer::{Writer, WriterError};
 
 /// Records that may wait for the writer; half of them before `admit` refuses.
@@ -145,13 +146,31 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    /// Opens the sink and starts the writer. `dropped` is [`crate::Metrics::audit_dropped`].
-    pub fn start(sink: &Sink, required: bool, dropped: DropCounter) -> Result<Self, AuditError> {
-        Self::with_capacity(sink, required, dropped, QUEUE_RECORDS)
+    /// Opens the sink and starts the writer; with a trail, its lines are signed. `dropped` is
+    /// [`crate::Metrics::audit_dropped`].
+    ///
+    /// # Errors
+    /// When the sink, the key or the thread cannot be had.
+    pub fn start(
+        sink: &Sink,
+        required: bool,
+        trail: Option<TrailSettings>,
+        dropped: DropCounter,
+    ) -> Result<Self, AuditError> {
+        Self::with_capacity(sink, required, trail, dropped, QUEUE_RECORDS)
     }
 
-    fn with_capacity(sink: &Sink, required: bool, dropped: DropCounter, capacity: usize) -> Result<Self, AuditError> {
-        let writer = Writer::start("audit", sink, capacity, dropped)?;
+    fn with_capacity(
+        sink: &Sink,
+        required: bool,
+        trail: Option<TrailSettings>,
+        dropped: DropCounter,
+        capacity: usize,
+    ) -> Result<Self, AuditError> {
+        let writer = match trail {
+            Some(trail) => Writer::start_trail("audit", sink, capacity, dropped, trail)?,
+            None => Writer::start("audit", sink, capacity, dropped)?,
+        };
         if required && writer.is_none() {
             return Err(AuditError::RequiredButOff);
         }

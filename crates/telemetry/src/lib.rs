@@ -23,11 +23,13 @@ mod render;
 pub mod sink;
 pub mod trace;
 mod tracestate;
+pub mod trail;
 mod writer;
 
 pub use access::{AccessLog, AccessRecord};
 pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision, WouldDeny};
 pub use egress::{EgressLog, EgressOfCall, EgressRecord, RefusedEgress};
 pub use metrics::{Metrics, Role, ServiceMetrics};
+pub use render::rfc3339;
 pub use sink::Sink;
 pub use trace::TraceContext;

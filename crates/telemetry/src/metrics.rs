@@ -25,6 +25,8 @@ pub use labels::{
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
+use crate::trail::SequenceGauge;
+
 /// The content type of [`Metrics::encode`] (Prometheus text format 0.0.4).
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 
@@ -159,6 +161,11 @@ impl Metrics {
     /// For [`crate::AuditLog`].
     pub fn audit_dropped(&self) -> DropCounter {
         DropCounter(self.audit_dropped.clone())
+    }
+
+    /// For the trail of [`crate::AuditLog`].
+    pub fn audit_sequence(&self) -> SequenceGauge {
+        SequenceGauge(self.families.audit_sequence.with_label_values::<&str>(&[]))
     }
 
     /// For [`crate::AccessLog`].

@@ -10,11 +10,11 @@ use crate::trace::TraceContext;
 /// Longest text of one field; a longer one is cut, because a log line must not grow with what a caller sends.
 const MAX_TEXT: usize = 256;
 
-/// RFC 3339 in UTC with microseconds, always the same width.
-pub(crate) fn time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let at = OffsetDateTime::from(*at);
+/// RFC 3339 in UTC with microseconds, always the same width: in the order of their text, times are in order.
+pub fn rfc3339(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at);
     let (date, clock) = (at.date(), at.time());
-    serializer.collect_str(&format_args!(
+    format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
         date.year(),
         u8::from(date.month()),
@@ -23,7 +23,12 @@ pub(crate) fn time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::O
         clock.minute(),
         clock.second(),
         clock.microsecond(),
-    ))
+    )
+}
+
+/// As [`rfc3339`].
+pub(crate) fn time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*at))
 }
 
 /// Whole microseconds.

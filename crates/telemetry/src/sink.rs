@@ -75,6 +75,23 @@ impl Output {
         stream.flush()
     }
 
+    /// Forces what was written to the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        if let Self::File { file, .. } = self { file.sync_data() } else { Ok(()) }
+    }
+
+    /// Gives the file another name and begins a new one under its own. On an error nothing has changed.
+    pub(crate) fn rotate(&mut self, to: &Path) -> Result<(), SinkError> {
+        if let Self::File { path, file } = self {
+            let failed = |cause| SinkError { path: to.to_owned(), cause };
+            // Never over something that is there: it may be a segment of somebody else's trail.
+            std::fs::hard_link(&*path, to).map_err(failed)?;
+            std::fs::remove_file(&*path).map_err(failed)?;
+            *file = append(path)?;
+        }
+        Ok(())
+    }
+
     /// Opens the file again under its name, after a rotation moved it away.
     pub(crate) fn reopen(&mut self) -> Result<(), SinkError> {
         if let Self::File { path, file } = self {

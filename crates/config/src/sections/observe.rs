@@ -1,11 +1,13 @@
 //! What a program says about itself: log, access log, audit, trace.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::fields::{Fields, doc};
 use crate::kinds::{self, Kind, Mistake};
+use crate::sections::{HOUR, KIB, MIB, SECOND};
 
 /// The least important lines that are still written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,66 @@ pub fn audit(f: &mut Fields<'_>) -> Output {
         .because("a denial that nobody recorded cannot be explained later")
         .env("OUTRIGGER_AUDIT");
     f.with_default("audit", text, output(), Output::Stderr)
+}
+
+/// When lines of the audit are forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditFsync {
+    /// The system decides.
+    Never,
+    /// When a segment ends.
+    Segment,
+    /// After each batch.
+    Batch,
+}
+
+/// What happens to a call that the audit cannot take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is made; the missing line is counted, and told in the audit.
+    Drop,
+    /// It is refused.
+    Refuse,
+}
+
+/// The `audit_trail` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditTrail {
+    /// Private key that signs; without it lines are neither chained nor signed.
+    pub key: Option<PathBuf>,
+    /// Bytes after which a segment ends.
+    pub segment_bytes: usize,
+    /// Age at which a segment ends.
+    pub segment_age: Duration,
+    /// When lines are forced to the disk.
+    pub fsync: AuditFsync,
+    /// What happens to a call that the audit cannot take.
+    pub when_full: WhenFull,
+}
+
+/// Reads the `audit_trail` section.
+pub fn audit_trail(f: &mut Fields<'_>) -> Option<AuditTrail> {
+    let text = doc("Ed25519 private key (PEM) that signs the audit, whose lines are then chained by hashes. Made at the first start, with its public half beside it as `<file>.pub`. Without it the audit is plain lines.")
+        .env("OUTRIGGER_AUDIT_KEY");
+    let key = f.optional("key", text, kinds::path());
+    let text = doc("A segment of this size ends: the file is kept under `<audit>.<number of its first line>`.")
+        .because("a file of this size is read and checked in a second");
+    let bytes = kinds::bytes(64 * KIB..=1024 * 1024 * MIB);
+    let segment_bytes = f.with_default("segment_bytes", text, bytes, 64 * MIB);
+    let text = doc("A segment that is this old ends.").because("a day's segment can be archived the day after");
+    let age = kinds::duration(SECOND..=365 * 24 * HOUR);
+    let segment_age = f.with_default("segment_age", text, age, 24 * HOUR);
+    let text = doc("When lines are forced to the disk: `never` (the system decides), `segment` (when one ends) or `batch` (each time lines are written, at most 50 times a second).")
+        .because("a process that dies loses nothing either way; this is about machines that die");
+    const FSYNC: &[(&str, AuditFsync)] =
+        &[("never", AuditFsync::Never), ("segment", AuditFsync::Segment), ("batch", AuditFsync::Batch)];
+    let fsync = f.with_default("fsync", text, kinds::choice(FSYNC), AuditFsync::Segment);
+    let text = doc("What happens to calls while the audit cannot be written, or not fast enough: `drop` makes them, counts the missing lines and says in the audit how many are missing; `refuse` answers 503 until it can.")
+        .because("a full disk should not end all work, unless somebody wants that")
+        .env("OUTRIGGER_AUDIT_WHEN_FULL");
+    let words = kinds::choice(&[("drop", WhenFull::Drop), ("refuse", WhenFull::Refuse)]);
+    let when_full = f.with_default("when_full", text, words, WhenFull::Drop);
+    Some(AuditTrail { key, segment_bytes, segment_age, fsync, when_full })
 }
 
 /// Reads the `log` setting of the outbound half.

@@ -66,7 +66,7 @@ fn long_text_from_a_caller_is_cut() {
 fn records_reach_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
-    let audit = AuditLog::start(&Sink::File(path.clone()), true, dropped()).unwrap();
+    let audit = AuditLog::start(&Sink::File(path.clone()), true, None, dropped()).unwrap();
     assert!(audit.enabled());
     audit.admit().unwrap();
     audit.record(record()).unwrap();
@@ -77,7 +77,7 @@ fn records_reach_the_file() {
 
 #[test]
 fn a_required_audit_that_falls_behind_admits_nothing() {
-    let audit = AuditLog::with_capacity(&full(), true, dropped(), 8).unwrap();
+    let audit = AuditLog::with_capacity(&full(), true, None, dropped(), 8).unwrap();
     let refused = (0..100).find_map(|_| audit.record(record()).err());
     assert_eq!(refused, Some(AuditUnavailable::Behind));
     assert_eq!(audit.admit(), Err(AuditUnavailable::Behind));
@@ -85,7 +85,7 @@ fn a_required_audit_that_falls_behind_admits_nothing() {
 
 #[test]
 fn a_required_audit_that_cannot_be_written_admits_nothing() {
-    let audit = AuditLog::with_capacity(&full(), true, dropped(), 64).unwrap();
+    let audit = AuditLog::with_capacity(&full(), true, None, dropped(), 64).unwrap();
     audit.record(record()).unwrap();
     while audit.admit().is_ok() {
         std::thread::yield_now();
@@ -95,18 +95,18 @@ fn a_required_audit_that_cannot_be_written_admits_nothing() {
 
 #[test]
 fn without_require_nothing_is_refused() {
-    let audit = AuditLog::with_capacity(&full(), false, dropped(), 2).unwrap();
+    let audit = AuditLog::with_capacity(&full(), false, None, dropped(), 2).unwrap();
     for _ in 0..50 {
         audit.record(record()).unwrap();
     }
     audit.admit().unwrap();
-    let off = AuditLog::start(&Sink::Off, false, dropped()).unwrap();
+    let off = AuditLog::start(&Sink::Off, false, None, dropped()).unwrap();
     assert!(!off.enabled());
     off.record(record()).unwrap();
 }
 
 #[test]
 fn required_but_off_is_a_mistake() {
-    let error = AuditLog::start(&Sink::Off, true, dropped()).unwrap_err();
+    let error = AuditLog::start(&Sink::Off, true, None, dropped()).unwrap_err();
     assert!(error.to_string().contains("name a file"), "{error}");
 }

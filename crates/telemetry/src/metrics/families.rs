@@ -155,6 +155,12 @@ const EGRESS_DROPPED: MetricDoc = doc(
 );
 const AUDIT_DROPPED: MetricDoc =
     doc("outrigger_audit_dropped_total", Counter, &[], "Audit records lost because the writer could not keep up.");
+const AUDIT_SEQUENCE: MetricDoc = doc(
+    "outrigger_audit_sequence",
+    Gauge,
+    &[],
+    "Number of the last line of a signed audit: a file that ends before it was cut off.",
+);
 const ACCESS_DROPPED: MetricDoc = doc(
     "outrigger_access_log_dropped_total",
     Counter,
@@ -195,6 +201,7 @@ pub fn describe() -> Vec<MetricDoc> {
         EGRESS_DROPPED,
         RELOADS,
         AUDIT_DROPPED,
+        AUDIT_SEQUENCE,
         ACCESS_DROPPED,
         BUILD_INFO,
     ]
@@ -230,6 +237,7 @@ pub(super) struct Families {
     pub(super) egress_dns_limited: IntCounterVec,
     pub(super) egress_dropped: IntCounterVec,
     pub(super) audit_dropped: IntCounterVec,
+    pub(super) audit_sequence: IntGaugeVec,
     pub(super) access_dropped: IntCounterVec,
     pub(super) build_info: IntGaugeVec,
 }
@@ -269,6 +277,7 @@ impl Families {
             egress_dns_limited: counter(registry, &EGRESS_DNS_LIMITED)?,
             egress_dropped: counter(registry, &EGRESS_DROPPED)?,
             audit_dropped: counter(registry, &AUDIT_DROPPED)?,
+            audit_sequence: gauge(registry, &AUDIT_SEQUENCE)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,
             build_info: gauge(registry, &BUILD_INFO)?,
         })

@@ -20,6 +20,7 @@ fn touched() -> Arc<Metrics> {
     egress.lookup(LookupOutcome::Found);
     egress.dns_limited(DnsLimit::Busy);
     metrics.egress_dropped();
+    metrics.audit_sequence();
     let fs = metrics.service("fs");
     fs.record(Method::Ping, None, Outcome::Ok, Duration::from_millis(1));
     fs.limited(LimitKind::Queue);
