@@ -104,7 +104,7 @@ async fn run(args: &UpArgs, manifest: &Manifest, state: &StateDir) -> anyhow::Re
     };
     let digest = token.as_ref().map(|(token, _)| token::digest(token)).transpose()?;
     let program = crate::parts::own_program()?;
-    let plan = Plan { manifest, state, program: &program };
+    let plan = Plan { manifest, file: args.file.as_deref(), state, program: &program };
     session_keys::make_if_missing(&state.session_keys())?;
     files::write(&state.inside_policy(), plan.inside_policy().as_bytes(), files::PUBLIC)?;
     if manifest.policy.is_empty() {

@@ -44,11 +44,20 @@ const SYSTEM: &[&str] = &[
     "/etc/nsswitch.conf",
     "/etc/os-release",
     "/etc/passwd",
-    "/etc/pki",
+    // Not these two as a whole: private keys of the machine's own services lie in there.
+    "/etc/pki/ca-trust",
+    "/etc/pki/java",
+    "/etc/pki/nssdb",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/openssl.cnf",
     "/etc/protocols",
     "/etc/resolv.conf",
     "/etc/services",
-    "/etc/ssl",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
     "/etc/timezone",
 ];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
@@ -60,6 +69,16 @@ const SCRIPTS: &[&str] = &["py", "pyz", "js", "mjs", "cjs", "ts", "mts", "jar", 
 /// Where the child's home would be looked for before `HOME`.
 pub(crate) const HOMES: &[&str] =
     &["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+
+/// What the sidecar has for itself, whatever lies around it: a child that reads its keys is who it is, and one that writes its
+/// settings has the rules that it likes.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Nobody but the sidecar reads these.
+    pub secret: Vec<PathBuf>,
+    /// And nobody else changes these.
+    pub trusted: Vec<PathBuf>,
+}
 
 /// A confined child: the plan, and where its home is when that lasts.
 #[derive(Debug, Clone)]
@@ -74,12 +93,13 @@ pub struct Confinement {
 /// `certificates` the file of those that it must believe.
 ///
 /// # Errors
-/// A strict confinement that this kernel cannot do, or a path that does not exist.
+/// A strict confinement that this kernel cannot do, a path that does not exist, or one to write that is around what is `kept`.
 pub fn confinement(
     sandbox: &Sandbox,
     command: &Command,
     egress: Option<SocketAddr>,
     certificates: Option<&Path>,
+    kept: &Kept,
 ) -> Result<Option<Confinement>, String> {
     let strict = match sandbox.firmness {
         Firmness::Off => return Ok(None),
@@ -90,6 +110,7 @@ pub fn confinement(
     for path in sandbox.read.iter().chain(&sandbox.write).chain(&sandbox.home) {
         fs::metadata(path).map_err(|e| format!("confine: {}: {e}; make it, or remove it there", path.display()))?;
     }
+    guard(sandbox, kept)?;
     let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     read.extend(named_by(command));
     read.extend(sandbox.read.iter().cloned());
@@ -99,6 +120,7 @@ pub fn confinement(
     let plan = Plan {
         strict,
         read,
+        closed: sandbox.closed.iter().chain(&kept.secret).cloned().collect(),
         write: sandbox.write.iter().chain(&sandbox.home).cloned().collect(),
         devices: DEVICES.iter().map(PathBuf::from).collect(),
         connect: sandbox.connect.iter().copied().chain(egress).collect(),
@@ -107,6 +129,21 @@ pub fn confinement(
         own: None,
     };
     Ok(Some(Confinement { plan, home: sandbox.home.clone() }))
+}
+
+/// Refuses a writable directory with something in it that the child must not change.
+fn guard(sandbox: &Sandbox, kept: &Kept) -> Result<(), String> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    for open in sandbox.write.iter().chain(&sandbox.home) {
+        let inside = |path: &&PathBuf| real(path).starts_with(real(open));
+        if let Some(kept) = sandbox.closed.iter().chain(&kept.secret).chain(&kept.trusted).find(inside) {
+            let (open, kept) = (open.display(), kept.display());
+            return Err(format!(
+                "confine: the server could change {kept}, which lies in {open}; move it, or name another directory"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses, or tells, what the kernel lacks.
@@ -247,18 +284,41 @@ mod tests {
 
     #[test]
     fn off_confines_nothing_and_a_missing_path_is_named() {
-        assert!(confinement(&Sandbox::default(), &command(&["true"]), None, None).unwrap().is_none());
+        assert!(confinement(&Sandbox::default(), &command(&["true"]), None, None, &Kept::default()).unwrap().is_none());
         let sandbox =
             Sandbox { firmness: Firmness::BestEffort, write: vec!["/no/such/directory".into()], ..Sandbox::default() };
-        let wrong = confinement(&sandbox, &command(&["true"]), None, None).unwrap_err();
+        let wrong = confinement(&sandbox, &command(&["true"]), None, None, &Kept::default()).unwrap_err();
         assert!(wrong.contains("/no/such/directory"), "{wrong}");
+    }
+
+    #[test]
+    fn what_the_sidecar_keeps_is_closed_and_lies_in_no_writable_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, rules) = (dir.path().join("key"), dir.path().join("data/rules.yaml"));
+        fs::create_dir(dir.path().join("data")).unwrap();
+        for file in [&key, &rules] {
+            fs::write(file, "").unwrap();
+        }
+        let kept = Kept { secret: vec![key.clone()], trusted: vec![rules.clone()] };
+        let confined = |write: &Path, kept: &Kept| {
+            let write = vec![write.to_owned()];
+            let sandbox = Sandbox { firmness: Firmness::BestEffort, write, ..Sandbox::default() };
+            confinement(&sandbox, &command(&["true"]), None, None, kept).map(|found| found.unwrap().plan)
+        };
+        for around in [dir.path(), &dir.path().join("data"), &rules] {
+            let wrong = confined(around, &kept).unwrap_err();
+            assert!(wrong.contains("could change"), "{wrong}");
+        }
+        let kept = Kept { trusted: Vec::new(), ..kept };
+        assert_eq!(confined(&dir.path().join("data"), &kept).unwrap().closed, [key]);
     }
 
     #[test]
     fn the_proxy_is_all_that_is_reached_by_default() {
         let sandbox = Sandbox { firmness: Firmness::BestEffort, ..Sandbox::default() };
         let proxy = "127.0.0.1:15001".parse().unwrap();
-        let plan = confinement(&sandbox, &command(&["true"]), Some(proxy), None).unwrap().unwrap().plan;
+        let plan =
+            confinement(&sandbox, &command(&["true"]), Some(proxy), None, &Kept::default()).unwrap().unwrap().plan;
         assert_eq!((plan.connect, plan.listen, plan.write), (vec![proxy], vec![], vec![]));
     }
 

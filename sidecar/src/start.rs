@@ -50,7 +50,7 @@ use crate::{
     own_directory,
     record::Recorders,
     reload,
-    sandbox::{self, Confinement},
+    sandbox::{self, Confinement, Kept},
     tasks::{self, Tasks},
     upstream::{
         Reach, SessionSettings, Upstream,
@@ -407,9 +407,31 @@ fn confinement(
     outbound: Option<&Outbound>,
 ) -> Result<Option<Arc<Confinement>>, StartError> {
     let proxy = outbound.map(Outbound::listen_address);
-    let confinement = sandbox::confinement(&config.sandbox, command, proxy, outbound.and_then(Outbound::bundle))
-        .map_err(StartError::Other)?;
+    let bundle = outbound.and_then(Outbound::bundle);
+    let confinement =
+        sandbox::confinement(&config.sandbox, command, proxy, bundle, &kept(config)).map_err(StartError::Other)?;
     Ok(confinement.map(Arc::new))
+}
+
+/// The files of this sidecar that are none of its server's business.
+fn kept(config: &Config) -> Kept {
+    let identity = &config.identity;
+    let secrets = config.egress.iter().flat_map(|egress| &egress.credentials).filter_map(|each| match &each.source {
+        Source::File(path) => Some(path.clone()),
+        Source::Variable(_) => None,
+    });
+    let authorities = config.egress.iter().flat_map(|egress| &egress.inspection.ca);
+    Kept {
+        secret: config.file.iter().chain([&identity.key]).cloned().chain(secrets).collect(),
+        trusted: [&identity.cert, &identity.ca]
+            .into_iter()
+            .chain(&identity.crl)
+            .chain(&config.policy)
+            .chain(&config.mesh.file)
+            .chain(authorities)
+            .cloned()
+            .collect(),
+    }
 }
 
 fn listener_settings(

@@ -89,6 +89,30 @@ async fn what_the_settings_name_is_allowed() {
 }
 
 #[tokio::test]
+async fn the_keys_of_the_sidecar_are_its_own_wherever_they_lie() {
+    let mesh = Mesh::new();
+    let beside = mesh.path().join("certs/beside");
+    std::fs::create_dir(mesh.path().join("certs")).unwrap();
+    std::fs::write(&beside, "text").unwrap();
+    let around = mesh.path().display();
+    let sidecar = TestSidecar::start(&mesh, &wanderer(&format!("confine: {{ read: [{around}] }}\n"))).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let path = |path: &Path| format!(r#"{{"path":"{}"}}"#, path.display());
+    assert_eq!(tries(&client, "read", &path(&beside)).await, "done");
+    let key = mesh.issue("everything", std::time::Duration::from_secs(60)).key;
+    for key in [key, mesh.path().join("certs/../certs/everything.key")] {
+        let said = tries(&client, "read", &path(&key)).await;
+        assert!(said.starts_with("refused"), "{}: {said}", key.display());
+    }
+    sidecar.stop().await;
+    for kept in ["certs", "ca"] {
+        let settings = wanderer(&format!("confine: {{ write: [{around}/{kept}] }}\n"));
+        let refused = TestSidecar::try_start(&mesh, OPEN, &settings).await.err().map(|error| error.to_string());
+        assert!(refused.as_ref().is_some_and(|why| why.contains("could change")), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_confined_child_is_stopped_like_any_other() {
     let mesh = Mesh::new();
     let settings = format!("{}sandbox: strict\ntimeouts: {{ child_stop: 300ms }}\n", scripted(&["--ignore-eof"]));

@@ -21,6 +21,8 @@ const DRAIN: &str = "10s";
 pub(crate) struct Plan<'a> {
     /// What the operator wants.
     pub(crate) manifest: &'a Manifest,
+    /// The file that says it.
+    pub(crate) file: Option<&'a Path>,
     /// Where the state is.
     pub(crate) state: &'a StateDir,
     /// This program, which carries the example services.
@@ -52,7 +54,9 @@ impl Plan<'_> {
         if let Some(cwd) = &service.cwd {
             set("cwd", json!(files::absolute(cwd)?));
         }
-        for (name, value) in service.sandbox.settings() {
+        let mut sandbox = service.sandbox.clone();
+        sandbox.closed.extend(self.closed()?);
+        for (name, value) in sandbox.settings() {
             set(&name, value);
         }
         set("era", json!(era(service.era)));
@@ -76,6 +80,13 @@ impl Plan<'_> {
         }
         set("timeouts", json!({"drain": DRAIN}));
         Ok(yaml::document(COMMENT, &settings.into()))
+    }
+
+    /// What no service may read: a script that a command names opens the directory around it, in which these often lie.
+    fn closed(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let key = self.manifest.ingress.tls.as_ref().map(|tls| tls.key.as_path());
+        let named = self.file.into_iter().chain(key).map(files::absolute);
+        std::iter::once(Ok(self.state.root().to_owned())).chain(named).collect()
     }
 
     /// The settings of the ingress, whose services are at these addresses. `token` is the digest of the client token;

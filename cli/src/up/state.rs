@@ -36,6 +36,11 @@ impl StateDir {
         Ok(state)
     }
 
+    /// All of it.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// What says that the mesh is ready.
     pub(crate) fn up(&self) -> PathBuf {
         self.root.join("up.json")

@@ -18,6 +18,18 @@ const SEQPACKET: u32 = libc::SOCK_SEQPACKET as u32;
 const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
 /// Every namespace of its own that a process can ask for, that of time (0x80, clone3 and unshare only) included.
 const NAMESPACES: u32 = 0x7e02_0080;
+/// `open_tree_attr`, of Linux 6.15, which the C library's list does not have everywhere yet; one number on all machines.
+const OPEN_TREE_ATTR: c_long = 467;
+/// Of `ioprio_set` and `setpriority`: one process.
+const IO_PROCESS: u32 = 1;
+const PRIORITY_PROCESS: u32 = 0;
+/// Options of a socket by which packets go elsewhere first than to the address that it is connected to: source routes.
+const ROUTES: [(i32, i32); 3] = [
+    (libc::IPPROTO_IP, libc::IP_OPTIONS),
+    (libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RTHDR),
+];
+const IPV6_2292PKTOPTIONS: i32 = 6;
 /// As above; below 0x100 the flags of `clone` are a signal.
 const CLONED_NAMESPACES: u32 = 0x7e02_0000;
 
@@ -49,6 +61,7 @@ const FORBIDDEN: &[c_long] = &[
     libc::SYS_chroot,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
@@ -89,6 +102,7 @@ const ABSENT: &[c_long] =
 /// The rules of a plan. Without a warden (`asks`) no socket files are reached, and `listen` is by configuration alone.
 pub(crate) fn rules(plan: &Plan, asks: bool) -> Vec<Rule> {
     let mut rules = sockets(asks);
+    rules.extend(others());
     rules.extend(FORBIDDEN.iter().map(|&call| rule(call, &[], Verdict::Refuse(EPERM))));
     rules.extend(ABSENT.iter().map(|&call| rule(call, &[], Verdict::Refuse(ENOSYS))));
     rules.push(rule(libc::SYS_clone, &[Test::Any(0, CLONED_NAMESPACES)], Verdict::Refuse(EPERM)));
@@ -124,8 +138,27 @@ fn sockets(asks: bool) -> Vec<Rule> {
     }
     rules.push(rule(libc::SYS_socket, &[], Verdict::Refuse(EACCES)));
     rules.push(rule(libc::SYS_socketpair, &[], Verdict::Refuse(EACCES)));
+    for (level, option) in ROUTES {
+        let tests = [Test::Is(1, ANY, level.cast_unsigned()), Test::Is(2, ANY, option.cast_unsigned())];
+        rules.push(rule(libc::SYS_setsockopt, &tests, Verdict::Refuse(EPERM)));
+    }
     for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
         rules.push(rule(call, &[Test::Any(flags, FAST_OPEN)], Verdict::Refuse(EACCES)));
+    }
+    rules
+}
+
+/// What changes another process, such as the sidecar, without a signal: its limits could end it, its priority starve it. Landlock
+/// knows neither. Zero is whoever asks.
+fn others() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for call in [libc::SYS_prlimit64, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr] {
+        rules.push(rule(call, &[Test::Is(0, ANY, 0)], Verdict::Allow));
+        rules.push(rule(call, &[], Verdict::Refuse(EPERM)));
+    }
+    for (call, process) in [(libc::SYS_setpriority, PRIORITY_PROCESS), (libc::SYS_ioprio_set, IO_PROCESS)] {
+        rules.push(rule(call, &[Test::Is(0, ANY, process), Test::Is(1, ANY, 0)], Verdict::Allow));
+        rules.push(rule(call, &[], Verdict::Refuse(EPERM)));
     }
     rules
 }

@@ -11,6 +11,8 @@ pub struct Plan {
     pub strict: bool,
     /// Files and directories to read and execute. What does not exist when the child starts is left out.
     pub read: Vec<PathBuf>,
+    /// What stays closed although it lies in a directory of `read`; only its name can be seen there.
+    pub closed: Vec<PathBuf>,
     /// Files and directories to read, execute and change.
     pub write: Vec<PathBuf>,
     /// Devices to read and write.

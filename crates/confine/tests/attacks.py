@@ -81,6 +81,14 @@ def _(): assert any(name == "lo" for _, name in socket.if_nameindex())
 @attempt("+ it reads what it may")
 def _(): open(given["readable"]).read()
 
+@attempt("+ its own limits and priority")
+def _():
+    import resource
+    resource.prlimit(0, resource.RLIMIT_CORE, (0, 0)); os.setpriority(os.PRIO_PROCESS, 0, 1); os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+@attempt("+ names beside what is closed")
+def _(): assert "closed" in os.listdir(os.path.dirname(given["readable"]))
+
 # Ways out.
 @attempt("another port")
 def _(): tcp("127.0.0.1", other)
@@ -119,6 +127,16 @@ def _(): socket.socket().sendmsg([b"x"], [], 0x20000000, ("127.0.0.1", other))
 @attempt("fast open by connect")
 def _():
     s = socket.socket(); s.setsockopt(socket.IPPROTO_TCP, 30, 1); s.connect(("127.0.0.1", other)); s.send(b"x")
+@attempt("a source route")
+def _(): socket.socket().setsockopt(socket.IPPROTO_IP, 4, b"\x83\7\4\x7f\0\0\2\0")
+@attempt("a routing header")
+def _():
+    route = bytes([0, 2, 4, 0, 0, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, "2600::1")
+    socket.socket(socket.AF_INET6).setsockopt(socket.IPPROTO_IPV6, 57, route)
+@attempt("a filter of its own that asks somebody else")
+def _():
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FC00000))
+    call(317, 1, 8, ctypes.create_string_buffer(struct.pack("@HP", 1, ctypes.addressof(program))))
 @attempt("io_uring")
 def _(): call(425, 4, ctypes.create_string_buffer(256))
 @attempt("listening")
@@ -154,6 +172,10 @@ def _(): open(given["secret"]).read()
 @attempt("a secret by a link")
 def _():
     os.symlink(given["secret"], given["own"] + "/secret"); open(given["own"] + "/secret").read()
+@attempt("what is closed in a directory that it reads")
+def _(): open(os.path.dirname(given["readable"]) + "/closed/key").read()
+@attempt("the directory of that")
+def _(): open(given["own"] + "/../scripts/closed/key").read()
 @attempt("truncating")
 def _(): os.truncate(given["secret"], 0)
 @attempt("writing what is only read")
@@ -174,6 +196,18 @@ def _(): call(310, os.getppid(), 0, 0, 0, 0, 0)
 def _(): call(438, os.pidfd_open(os.getppid()), 0, 0)
 @attempt("a signal to its parent")
 def _(): os.kill(os.getppid(), 0)
+@attempt("the limits of its parent")
+def _():
+    import resource
+    resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))
+@attempt("the priority of its parent")
+def _(): os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)
+@attempt("the priority of all of this user")
+def _(): os.setpriority(os.PRIO_USER, 0, 19)
+@attempt("the scheduling of its parent")
+def _(): os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0))
+@attempt("the priority of its parent at disks")
+def _(): call(251, 1, os.getppid(), 3 << 13)
 @attempt("a namespace of its own")
 def _(): call(272, 0x10000000)
 @attempt("a cloned namespace of its own")

@@ -40,11 +40,12 @@ impl World {
         assert!(missing.is_empty(), "this machine cannot run these tests: {missing:?}");
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        for name in ["own", "scripts", "private"] {
+        for name in ["own", "scripts", "scripts/closed", "private"] {
             fs::create_dir(at(name)).unwrap();
         }
         fs::write(at("private/secret"), "the key").unwrap();
         fs::write(at("scripts/readable"), "text").unwrap();
+        fs::write(at("scripts/closed/key"), "the key").unwrap();
         let trespasses = Arc::new(AtomicU64::new(0));
         let (allowed, twin) = twins();
         let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -65,6 +66,7 @@ impl World {
         let plan = Plan {
             strict: true,
             read: readable(&at("scripts")),
+            closed: vec![at("scripts/closed")],
             write: vec![at("own")],
             devices: ["/dev/null", "/dev/urandom"].map(PathBuf::from).to_vec(),
             connect: vec![addresses.0],

@@ -25,6 +25,8 @@ pub struct Sandbox {
     pub firmness: Firmness,
     /// Files and directories to read and execute.
     pub read: Vec<PathBuf>,
+    /// Files and directories that stay closed inside those.
+    pub closed: Vec<PathBuf>,
     /// Files and directories to change.
     pub write: Vec<PathBuf>,
     /// TCP addresses to connect to.
@@ -67,7 +69,7 @@ impl Sandbox {
             Firmness::BestEffort => "best-effort",
             Firmness::Off => return Map::new(),
         };
-        let mut confine = json!({"read": self.read, "write": self.write, "connect": self.connect,
+        let mut confine = json!({"read": self.read, "closed": self.closed, "write": self.write, "connect": self.connect,
             "listen": self.listen, "sockets": self.sockets});
         if let (Some(home), Some(confine)) = (&self.home, confine.as_object_mut()) {
             confine.insert("home".to_owned(), json!(home));
@@ -81,6 +83,13 @@ fn read_confine(f: &mut Fields<'_>) -> Option<Sandbox> {
         doc("Files and directories that the child may read and execute. Each must exist.").example("[/srv/data]");
     let text = text.because("the system's programs and libraries, what PATH and the command name, and `cwd`");
     let read = f.with_default("read", text, kinds::list_of(absolute()), Vec::new());
+    let text = doc(
+        "Files and directories that stay closed inside those that are open to read; their names can be seen. What is made beside \
+         them while the child runs is closed too.",
+    );
+    let text = text.because("the sidecar's settings file, its key, and the secrets of `egress` are closed always");
+    let text = text.example("[/srv/app/.env]");
+    let closed = f.with_default("closed", text, kinds::list_of(absolute()), Vec::new());
     let text = doc("Files and directories that the child may also change. Each must exist.").example("[/srv/data]");
     let text = text.because("its own temporary directory, which is also its home unless `home` is set");
     let write = f.with_default("write", text, kinds::list_of(absolute()), Vec::new());
@@ -94,9 +103,10 @@ fn read_confine(f: &mut Fields<'_>) -> Option<Sandbox> {
     let text = doc("A directory that is the child's home and lasts, for caches of package runners. Must exist.");
     let home = f.optional("home", text.example("/var/lib/outrigger/fs"), absolute());
     let home = home.map(PathBuf::from);
-    let [read, write, sockets] = [read, write, sockets].map(|paths| paths.into_iter().map(PathBuf::from).collect());
+    let [read, closed, write, sockets] =
+        [read, closed, write, sockets].map(|paths| paths.into_iter().map(PathBuf::from).collect());
     let listen = listen.into_iter().filter_map(|port| u16::try_from(port).ok()).collect();
-    Some(Sandbox { firmness: Firmness::Off, read, write, connect, listen, sockets, home })
+    Some(Sandbox { firmness: Firmness::Off, read, closed, write, connect, listen, sockets, home })
 }
 
 fn firmness() -> Kind<Firmness> {

@@ -34,7 +34,8 @@ fn with_plan(text: &str, look: impl FnOnce(&Plan<'_>)) {
     let dir = tempfile::tempdir().unwrap();
     let manifest = Manifest::from_sources(Some(("mesh.yaml", text)), &|_| None).unwrap();
     let state = StateDir::open(dir.path()).unwrap();
-    look(&Plan { manifest: &manifest, state: &state, program: Path::new("/bin/out rigger") });
+    let file = Some(Path::new("/srv/mesh.yaml"));
+    look(&Plan { manifest: &manifest, file, state: &state, program: Path::new("/bin/out rigger") });
 }
 
 #[test]
@@ -145,6 +146,17 @@ fn egress_reaches_the_sidecar_as_it_is_written() {
         let (written, read) = (&service.egress.as_ref().unwrap().settings, sidecar.egress.unwrap());
         assert_eq!((&read.rules, read.mode, &read.limits), (&written.rules, written.mode, &written.limits));
         assert_eq!((read.rules.rules().len(), read.limits.connections, read.listen.port()), (3, 7, 0));
+    });
+}
+
+#[test]
+fn a_confined_service_may_not_read_what_the_mesh_is_made_of() {
+    let text = "ingress: { tls: { cert: c.pem, key: /srv/k.pem } }\nservices:\n  a: { example: fs, sandbox: strict }\n";
+    with_plan(text, |plan| {
+        let text = plan.sidecar(&plan.manifest.services[0]).unwrap();
+        let sidecar = Sidecar::from_sources(Some(("sidecar.yaml", &text)), &|_| None).unwrap();
+        let (state, file, key) = (plan.state.root(), Path::new("/srv/mesh.yaml"), Path::new("/srv/k.pem"));
+        assert_eq!(sidecar.sandbox.closed, [state, file, key]);
     });
 }
 
