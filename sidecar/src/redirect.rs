@@ -8,6 +8,9 @@
 //!  filter output: not the sidecar's user, not loopback       -> refused, unless it answers a connection from outside
 //! ```
 //!
+//! A socket that was closed with words still on their way belongs to no user any more. Only the sidecar's can be that: what
+//! others dial never gets as far as a connection to the outside.
+//!
 //! nftables takes the whole set at once or not at all. Where there is no `nft`, the same is said to iptables.
 
 use std::{
@@ -107,19 +110,27 @@ pub fn run(command: &RedirectCommand) -> Result<Option<String>, RedirectError> {
                 || feed("nft", &["-f", "-"], &nftables(install)),
                 || {
                     Family::BOTH.iter().try_for_each(|family| {
-                        forget(*family)?;
-                        feed(family.restore(), &["--noflush"], &iptables(install, *family))
+                        let rules = replacing(*family, &iptables(install, *family))?;
+                        feed(family.restore(), &["--noflush"], &rules)
                     })
                 },
             )?;
             Ok(None)
         }
         RedirectCommand::Remove { backend } => {
-            choose(
-                *backend,
-                || feed("nft", &["-f", "-"], REMOVED),
-                || Family::BOTH.iter().try_for_each(|family| forget(*family)),
-            )?;
+            let nft = || feed("nft", &["-f", "-"], REMOVED);
+            let iptables = || Family::BOTH.iter().try_for_each(|family| forget(*family));
+            match backend {
+                // Both: nobody remembers by which they came.
+                Backend::Auto => match (nft(), iptables()) {
+                    (Err(RedirectError::Missing(_)), Err(RedirectError::Missing(_))) => {
+                        return Err(RedirectError::NoProgram);
+                    }
+                    (Ok(()) | Err(RedirectError::Missing(_)), Ok(()) | Err(RedirectError::Missing(_))) => {}
+                    (Err(error), _) | (_, Err(error)) => return Err(error),
+                },
+                one => choose(*one, nft, iptables)?,
+            }
             Ok(None)
         }
     }
@@ -143,6 +154,9 @@ fn choose(
     }
 }
 
+/// Our chains of iptables, and the tables that they are in.
+const CHAINS: [(&str, &str); 2] = [("nat", "OUTRIGGER_REDIRECT"), ("filter", "OUTRIGGER_GUARD")];
+
 /// A table is made before it is deleted, so that both work whether or not it was there.
 const REMOVED: &str = "table inet outrigger\ndelete table inet outrigger\n";
 
@@ -152,6 +166,17 @@ fn nftables(install: &Install) -> String {
     let dns = install.dns_port.map_or_else(String::new, |dns| {
         format!("    udp dport 53 redirect to :{dns}\n    tcp dport 53 redirect to :{dns}\n")
     });
+    // Where container engines have a resolver on loopback, they send what is for it to another port before this is asked.
+    let names = if install.dns_port.is_some() {
+        String::new()
+    } else {
+        ["ip daddr 127.0.0.0/8", "ip6 daddr ::1"]
+            .map(|to| {
+                let asked = format!("ct direction original ct original {to} ct original proto-dst 53");
+                format!("    meta l4proto {{ tcp, udp }} {asked} reject\n")
+            })
+            .concat()
+    };
     // Before dstnat (-100), where container engines have rules of their own for DNS.
     format!(
         "{REMOVED}\
@@ -167,14 +192,16 @@ table inet outrigger {{
   chain only_sidecar {{
     type filter hook output priority 0; policy accept;
     meta skuid {uid} accept
-    ip daddr 127.0.0.0/8 accept
+{names}    ip daddr 127.0.0.0/8 accept
     ip6 daddr ::1 accept
     meta l4proto tcp ct direction reply ct state established accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
     meta l4proto {{ icmp, ipv6-icmp }} meta skuid 0-4294967295 drop
+    meta l4proto udp meta skuid 0-4294967295 reject
+    meta skuid 0-4294967295 drop
+    meta l4proto tcp ct state established accept
     icmp type destination-unreachable accept
     icmpv6 type destination-unreachable accept
-    meta l4proto udp reject
     drop
   }}
 }}
@@ -234,8 +261,14 @@ fn iptables(install: &Install, family: Family) -> String {
     add(format_args!("-A OUTRIGGER_REDIRECT -p tcp -j REDIRECT --to-ports {port}\nCOMMIT"));
     add(format_args!("*filter\n:OUTRIGGER_GUARD - [0:0]\n-I OUTPUT 1 -j OUTRIGGER_GUARD"));
     add(format_args!("-A OUTRIGGER_GUARD -m owner --uid-owner {uid} -j RETURN"));
+    for protocol in ["udp", "tcp"].iter().filter(|_| install.dns_port.is_none()) {
+        let asked = format_args!("conntrack --ctdir ORIGINAL --ctorigdst {loopback} --ctorigdstport 53");
+        add(format_args!("-A OUTRIGGER_GUARD -p {protocol} -m {asked} -j DROP"));
+    }
     add(format_args!("-A OUTRIGGER_GUARD -d {loopback} -j RETURN"));
     add(format_args!("-A OUTRIGGER_GUARD -p tcp -m conntrack --ctdir REPLY --ctstate ESTABLISHED -j RETURN"));
+    let nobodys = "-m owner ! --socket-exists -m conntrack --ctstate ESTABLISHED";
+    add(format_args!("-A OUTRIGGER_GUARD -p tcp {nobodys} -j RETURN"));
     if family == Family::V6 {
         for kind in ["neighbour-solicitation", "neighbour-advertisement", "router-solicitation"] {
             add(format_args!("-A OUTRIGGER_GUARD -p icmpv6 --icmpv6-type {kind} -j RETURN"));
@@ -245,10 +278,28 @@ fn iptables(install: &Install, family: Family) -> String {
     text
 }
 
+/// The same rules for where older ones of ours may be: they go in the moment in which the new ones come. A chain that is named
+/// again is emptied; the way into it must not be there twice.
+fn replacing(family: Family, rules: &str) -> Result<String, RedirectError> {
+    let mut text = rules.to_owned();
+    for (table, chain) in CHAINS {
+        match feed(family.program(), &["-w", "-t", table, "-C", "OUTPUT", "-j", chain], "") {
+            Ok(()) => {
+                let enter = format!("-I OUTPUT 1 -j {chain}\n");
+                text = text.replace(&enter, &format!("-D OUTPUT -j {chain}\n{enter}"));
+            }
+            // There is none; whoever lacks the privilege hears of it at the next step.
+            Err(RedirectError::Refused { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(text)
+}
+
 /// Takes our chains of iptables away, if they are there.
 fn forget(family: Family) -> Result<(), RedirectError> {
     let program = family.program();
-    for (table, chain) in [("nat", "OUTRIGGER_REDIRECT"), ("filter", "OUTRIGGER_GUARD")] {
+    for (table, chain) in CHAINS {
         let steps: [&[&str]; 3] = [&["-D", "OUTPUT", "-j", chain], &["-F", chain], &["-X", chain]];
         if let Err(error) = feed(program, &["-w", "-t", table, "-n", "-L", chain], "") {
             match error {
@@ -314,8 +365,10 @@ mod tests {
 
     #[test]
     fn without_a_resolver_no_name_is_looked_up() {
-        assert!(!nftables(&install(None)).contains("dport 53"));
+        assert!(!nftables(&install(None)).contains(" dport 53"));
+        assert!(nftables(&install(None)).contains("ct original proto-dst 53 reject"));
         assert!(!iptables(&install(None), Family::V6).contains("--dport 53"));
+        assert!(iptables(&install(None), Family::V6).contains("--ctorigdstport 53"));
     }
 
     #[test]

@@ -138,6 +138,54 @@ def client(tries):
     return json.loads(inside(POD, sys.executable, "-c", CLIENT, tries).stdout)
 
 
+# What the sidecar says last must arrive, although it has closed by then.
+LAST_WORDS = f"""
+import encodings.idna, os, socket
+os.setgroups([]); os.setgid(1337); os.setuid(1337)
+s = socket.create_connection(({OTHER!r}, 444)); s.setblocking(False); sent = 0
+try:
+    while True: sent += s.send(b"x" * 65536)
+except BlockingIOError: print(sent)
+s.close()
+"""
+PATIENT = f"""
+import socket, time
+with socket.create_server(({OTHER!r}, 444)) as s:
+    print("ready", flush=True)
+    c, _ = s.accept(); c.settimeout(8); time.sleep(0.5); got = 0
+    try:
+        while d := c.recv(65536): got += len(d)
+        print(got)
+    except OSError as e: print(e)
+"""
+# A resolver on loopback, of the machine or of a container engine, asks others.
+LOOPBACK = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.53", 53)); s.settimeout(1)
+c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); c.connect(("127.0.0.53", 53))
+try: c.send(b"secret"); print(s.recv(100))
+except OSError: print("refused")
+"""
+
+
+def rules_without_names():
+    install = ("redirect", "install", "--uid", "1337", "--backend", BACKEND)
+    inside(POD, SIDECAR, *install)
+    patient = start(WORLD, sys.executable, "-c", PATIENT)
+    running.append(patient)
+    patient.stdout.readline()
+    sent = inside(POD, sys.executable, "-c", LAST_WORDS).stdout.strip()
+    got = patient.stdout.readline().strip()
+    assert got == sent, f"{BACKEND}: of {sent} bytes arrived: {got}"
+    heard = inside(POD, sys.executable, "-c", LOOPBACK).stdout.strip()
+    assert heard == "refused", f"{BACKEND}: a resolver on loopback heard {heard}"
+    inside(POD, SIDECAR, *install, "--dns-port", "15053")
+    # Whoever removes need not know by what it was installed.
+    inside(POD, SIDECAR, "redirect", "remove")
+    rules = inside(POD, "nft", "list", "ruleset").stdout
+    assert "outrigger" not in rules.lower(), rules
+
+
 def network():
     for namespace in (POD, WORLD):
         run("ip", "netns", "add", namespace)
@@ -184,6 +232,7 @@ def main():
             sys.exit(f"the sidecar does not start: {sidecar.communicate()}")
         time.sleep(0.05)
 
+    rules_without_names()
     direct = client(TRIES)
     assert direct["another name"] == f"200 {OTHER}", f"without rules all is open: {direct}"
 
