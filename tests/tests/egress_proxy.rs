@@ -275,3 +275,43 @@ async fn slow_and_large_heads_are_not_waited_for() {
     assert!(closed.await);
     drop(held);
 }
+
+#[tokio::test]
+async fn interim_replies_are_few() {
+    let flood: &'static str =
+        Box::leak(format!("{}{OK}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(200)).into_boxed_str());
+    let origin = Origin::http(flood).await;
+    let port = origin.address.port();
+    let egress = TestEgress::start(&localhost(port, ""));
+    let request = format!("GET http://localhost:{port}/ HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+    let reply = egress.say(request.as_bytes()).await;
+    assert!(reply.matches("HTTP/1.1 103").count() < 50 && reply.contains("HTTP/1.1 502 Bad Gateway"), "{reply}");
+}
+
+/// Two sides that are always ready keep a task busy for ever, and its thread with it, unless it lets go by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_reply_without_end_ends_with_its_time() {
+    use std::io::{Read, Write};
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = origin.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = origin.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999\r\n\r\n";
+        let _ = stream.write_all(head);
+        while stream.write_all(&[b'x'; 65_536]).is_ok() {}
+    });
+    let rules = format!("{}  timeouts: {{ total: 500ms }}\n", localhost(port, ""));
+    let egress = TestEgress::start(&rules);
+    let proxy = egress.address();
+    let client = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(proxy).unwrap();
+        write!(stream, "GET http://localhost:{port}/ HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n").unwrap();
+        let (mut chunk, mut all) = ([0; 65_536], 0);
+        while let Ok(read @ 1..) = stream.read(&mut chunk) {
+            all += read;
+        }
+        all
+    });
+    assert!(within("the end", client).await.unwrap() > 65_536);
+}

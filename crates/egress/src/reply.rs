@@ -41,7 +41,8 @@ pub fn parse(bytes: &[u8], to_head: bool) -> Result<Option<Reply<'_>>, BadReply>
     let httparse::Status::Complete(length) = reply.parse(bytes).map_err(|_| BadReply::Malformed)? else {
         return Ok(None);
     };
-    let status = reply.code.ok_or(BadReply::Malformed)?;
+    // RFC 9110 section 15: what is below would pass for an interim reply.
+    let status = reply.code.filter(|status| *status >= 100).ok_or(BadReply::Malformed)?;
     let fields: Vec<Field<'_>> =
         reply.headers.iter().map(|header| Field { name: header.name, value: header.value.trim_ascii() }).collect();
     if fields.iter().any(|field| field.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))) {
@@ -107,6 +108,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: x",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked",
+            "HTTP/1.1 000 None\r\nContent-Length: 0",
             "SSH-2.0-OpenSSH",
         ] {
             assert!(framing_of(head, false).is_err(), "{head}");

@@ -5,6 +5,7 @@ use std::io;
 use outrigger_egress::body::Body;
 use outrigger_egress::reply;
 use outrigger_egress::request::{BadRequest, Framing};
+use tokio::task::coop::consume_budget;
 
 use super::super::io::{read, read_into, write_all};
 use super::super::record::Record;
@@ -17,6 +18,8 @@ use crate::config::EgressTimeouts;
 
 /// Bytes of a reply's head at most.
 const MAX_REPLY_HEAD: usize = 64 * 1024;
+/// Interim replies (1xx) to one request at most.
+const MAX_INTERIM: usize = 32;
 
 /// A request that may be sent.
 pub(super) struct Exchange<'e> {
@@ -104,13 +107,15 @@ impl Exchange<'_> {
             }
             moved.count_up(now.len());
             buffer.extend_from_slice(later);
+            // Both sides may be ready for ever: time limits and other connections of this thread have their turn too.
+            consume_budget().await;
         }
         Ok(())
     }
 
     async fn download(&self, moved: &Moved) -> Result<bool, Ended> {
         let to_head = self.method == "HEAD";
-        let mut buffer = Vec::new();
+        let (mut buffer, mut interims) = (Vec::new(), 0);
         loop {
             let read = read_into(self.origin, &mut buffer).await;
             if !matches!(read, Ok(bytes) if bytes > 0) {
@@ -118,7 +123,7 @@ impl Exchange<'_> {
             }
             while let Some(reply) = reply::parse(&buffer, to_head).map_err(|bad| Ended::Told(Why::BadReply(bad)))? {
                 // 101 would end HTTP on this connection; Upgrade is never passed on, so nobody asked for it.
-                if reply.status == 101 {
+                if reply.status == 101 || interims == MAX_INTERIM {
                     return Err(Ended::Told(Why::BadReply(reply::BadReply::Malformed)));
                 }
                 let mut body = Body::lenient(reply.framing);
@@ -131,6 +136,7 @@ impl Exchange<'_> {
                     self.rest(&mut body, buffer, moved).await.map_err(|_| Ended::Broken)?;
                     return Ok(keep_alive);
                 }
+                interims += 1;
             }
             if buffer.len() > MAX_REPLY_HEAD {
                 return Err(Ended::Told(Why::BadReply(reply::BadReply::Malformed)));
@@ -154,6 +160,7 @@ impl Exchange<'_> {
             let used = body.advance(bytes).map_err(broken)?;
             write_all(self.client, bytes.get(..used).unwrap_or_default()).await?;
             moved.count_down(used);
+            consume_budget().await;
         }
         Ok(())
     }
