@@ -14,7 +14,7 @@ use super::passes::ChildId;
 use super::tally::{Tallies, Tally};
 use crate::config::Attribution;
 
-/// Calls that one connection is held against at most.
+/// Calls that hear of one connection at most, and whose traces it may show. The tools of all of them count.
 const MAX_CALLS: usize = 64;
 
 /// The calls at work.
@@ -96,9 +96,13 @@ impl Calls {
 
     /// What is at work now in a child, where it is known.
     pub(super) fn behind_child(&self, child: Option<ChildId>) -> Behind {
-        let of_child = |call: &&Call| child.is_none() || call.child == child;
-        let calls = self.lock().iter().filter(of_child).take(MAX_CALLS).cloned().collect();
-        Behind { tools: Vec::new(), calls, exact: self.attribution != Attribution::Set, child }.named()
+        let at_work = self.lock();
+        let mut of_child = at_work.iter().filter(|call| child.is_none() || call.child == child);
+        let calls = of_child.by_ref().take(MAX_CALLS).cloned().collect();
+        let exact = self.attribution != Attribution::Set;
+        let mut behind = Behind { tools: Vec::new(), calls, exact, child }.named();
+        of_child.for_each(|call| behind.also(call));
+        behind
     }
 
     /// Hears of calls that begin and end.
@@ -190,12 +194,17 @@ impl Behind {
 
     fn named(mut self) -> Self {
         self.tools.clear();
-        for call in &self.calls {
-            if !self.tools.contains(&call.tool) {
-                self.tools.push(Arc::clone(&call.tool));
-            }
+        for call in std::mem::take(&mut self.calls) {
+            self.also(&call);
+            self.calls.push(call);
         }
         self
+    }
+
+    fn also(&mut self, call: &Call) {
+        if !self.tools.contains(&call.tool) {
+            self.tools.push(Arc::clone(&call.tool));
+        }
     }
 }
 
@@ -219,6 +228,18 @@ mod tests {
         assert_eq!(calls.behind().names(), ["b"], "another call of the same tool");
         drop(three);
         assert!(calls.behind().tools.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_of_calls_hides_none() {
+        let calls = Calls::new(Attribution::Exact);
+        let begin = |tool: &str| calls.begin(tool.into(), TraceContext::under(None), None);
+        let crowd: Vec<_> = (0..MAX_CALLS).map(|_| begin("a")).collect();
+        assert!(!calls.behind().uncertain());
+        let _one = begin("b");
+        assert_eq!((calls.behind().names(), calls.behind().uncertain()), (vec!["a", "b"], true));
+        drop(crowd);
+        assert_eq!(calls.behind().names(), ["b"]);
     }
 
     #[test]
