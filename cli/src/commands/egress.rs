@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use outrigger_egress::request::authority;
 use outrigger_policy::RuleId;
-use outrigger_policy::egress::{Ask, Budget, Host, Reason, Request, Tools};
+use outrigger_policy::egress::{Ask, Budget, Destination, Host, HostPattern, Reason, Request, Tools};
+use outrigger_policy::glob::Glob;
 use outrigger_runtime::Exit;
 use outrigger_sidecar::config::{Attribution, Config, Egress, EgressOnly, Mode};
 use outrigger_sidecar::outbound::refusal::Why;
@@ -196,14 +197,27 @@ struct Seen {
     shared: BTreeMap<BTreeSet<String>, BTreeSet<String>>,
     /// Refused by address: nobody should allow it without a look.
     inside: BTreeSet<String>,
+    /// Names that look like others.
+    odd: BTreeSet<String>,
 }
 
 impl Seen {
     fn note(&mut self, line: Line) {
-        if line.event != "egress" || line.port == 0 {
+        if line.event != "egress" {
             return;
         }
-        let to = if line.port == 443 { line.host } else { format!("{}:{}", line.host, line.port) };
+        // What stands in a log somebody else chose: only what is a destination becomes part of a rule, or of a comment.
+        let to = if line.port == 443 { line.host.clone() } else { format!("{}:{}", line.host, line.port) };
+        let Ok(to) = Destination::parse(&to) else { return };
+        if let HostPattern::Below(_) = &to.host {
+            return;
+        }
+        if let HostPattern::Exact(name) = &to.host
+            && name.mixes_scripts()
+        {
+            self.odd.insert(to.to_string());
+        }
+        let to = to.to_string();
         match (line.verdict.as_str(), line.tools.as_slice()) {
             ("denied", _) if line.reason.as_deref() == Some("address") => drop(self.inside.insert(to)),
             ("allowed" | "observed", []) => drop(self.certain.entry(None).or_default().insert(to)),
@@ -219,8 +233,13 @@ impl Seen {
 
     /// The `egress` section. What was seen of several tools is left out where one of them is known to go there.
     fn rules(&self) -> String {
-        let mut out = String::from("egress:\n  rules:\n");
+        let mut out = String::new();
+        let mut unsaid = false;
         for (number, (tool, hosts)) in self.certain.iter().enumerate() {
+            if tool.as_deref().is_some_and(|tool| !is_literal(tool)) {
+                unsaid = true;
+                continue;
+            }
             let tools = tool.iter().cloned().collect();
             rule(&mut out, &tool.as_deref().map_or("outside".to_owned(), |tool| named(number, tool)), &tools, hosts);
         }
@@ -228,11 +247,25 @@ impl Seen {
             tools.iter().any(|tool| self.certain.get(&Some(tool.clone())).is_some_and(|hosts| hosts.contains(to)))
         };
         for (number, (tools, hosts)) in self.shared.iter().enumerate() {
+            if !tools.iter().all(|tool| is_literal(tool)) {
+                unsaid = true;
+                continue;
+            }
             let left: BTreeSet<String> = hosts.iter().filter(|to| !known(tools, to)).cloned().collect();
             if !left.is_empty() {
                 out.push_str("    # one of these tools, which were at work at once; keep the right one\n");
                 rule(&mut out, &format!("shared-{number}"), tools, &left);
             }
+        }
+        let head = if out.is_empty() { "egress:\n  rules: []\n" } else { "egress:\n  rules:\n" };
+        out.insert_str(0, head);
+        if unsaid {
+            out.push_str("  # left out: what tools reached whose names have a `*`, which a rule cannot say\n");
+        }
+        for to in &self.odd {
+            out.push_str(&format!(
+                "  # {to} mixes letters of scripts that look alike; make sure that it is the one you mean\n"
+            ));
         }
         for to in &self.inside {
             out.push_str(&format!(
@@ -241,6 +274,11 @@ impl Seen {
         }
         out
     }
+}
+
+/// Whether a tool's name stands for itself as a pattern. One with a star would stand for others too, and no rule can say it.
+fn is_literal(tool: &str) -> bool {
+    Glob::new(tool).is_ok_and(|glob| glob.exact().is_some())
 }
 
 /// A rule's name made of a tool's; the number keeps apart what becomes the same.
@@ -306,15 +344,23 @@ mod tests {
             line("start.test", 443, &[], "observed"),
             line("10.0.0.1", 443, &[], "denied"),
             line("", 0, &[], "observed"),
+            line("x\n    - name: all\n      hosts: [evil.test", 443, &[], "denied"),
+            line("*.test", 443, &[], "observed"),
+            line("star.test", 443, &["*"], "observed"),
+            line("star.test", 443, &["get_*", "*"], "observed"),
         ] {
             seen.note(each);
         }
         let text = seen.rules();
-        let expected = "egress:\n  rules:\n    - name: \"outside\"\n      hosts: [\"start.test\"]\n    - name: \"get-it-1\"\n      \
+        let expected = "egress:\n  rules:\n    - name: \"outside\"\n      hosts: [\"start.test\"]\n    - name: \"get-it-2\"\n      \
                         tools: [\"get/it\"]\n      hosts: [\"a.test:80\",\"b.test\"]\n    # one of these tools, which were at \
-                        work at once; keep the right one\n    - name: \"shared-0\"\n      tools: [\"get/it\",\"other\"]\n      \
+                        work at once; keep the right one\n    - name: \"shared-1\"\n      tools: [\"get/it\",\"other\"]\n      \
                         hosts: [\"c.test\"]\n  # refused: 10.0.0.1 has an address inside; a rule has to name its range under \
                         `addresses`\n";
+        let expected = expected.replace(
+            "  # refused",
+            "  # left out: what tools reached whose names have a `*`, which a rule cannot say\n  # refused",
+        );
         assert_eq!(text, expected);
         assert_eq!(EgressOnly::from_sources(Some(("x", &text)), &|_| None).unwrap().egress.rules.rules().len(), 3);
     }
