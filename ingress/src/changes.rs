@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_mcp::catalog_kind::Kind;
+use outrigger_proxy::piece::{self, QUEUE, QUIET, at, outgrown};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::authorize::{authorize_listen, may_read};
 use crate::caller_lists::CallerLists;
@@ -15,18 +16,12 @@ use crate::core::{Caller, Change, ListKind, Route, Wanted};
 use crate::gateway::Gateway;
 use crate::services::Service;
 use crate::snapshot::Snapshot;
-use crate::subscribe::{Piece, Subscription, at};
-
-/// Changes of resources that wait for a slow listener; then the services wait.
-const QUEUE: usize = 64;
-/// A service that takes longer to say that it listens does not hold up its client.
-const BEGIN: Duration = Duration::from_secs(2);
+use crate::subscribe::Subscription;
 
 /// Between two looks at the lists, at least: a service whose lists flap makes no storm.
 const PACE: Duration = Duration::from_secs(1);
 
-/// When nothing was subscribed to for so long, the listens at one service become one.
-const QUIET: Duration = Duration::from_millis(500);
+type Piece = piece::Piece<Subscription>;
 
 /// URIs of resources by the index of their service: the service's own to the caller's.
 type ByService = BTreeMap<usize, BTreeMap<String, String>>;
@@ -120,22 +115,15 @@ impl Changes {
         self.quiet = (!self.asked.is_empty()).then(|| Instant::now() + QUIET);
         // Narrowed lazily: what is told of the rest of a piece is left out.
         let resources = &self.resources;
-        self.pieces.retain(|piece| piece.subscription.resources.values().any(|uri| resources.contains(uri)));
+        self.pieces.retain(|piece| piece.source.resources.values().any(|uri| resources.contains(uri)));
     }
 
-    /// Listens for more resources of a service. The new piece takes the place of those that are no larger, so that each
-    /// resource is asked for a few times at most, and there are few pieces.
+    /// Listens for more resources of a service, in a piece that takes the place of those that are no larger.
     fn add(&mut self, at: usize, service: &Arc<Service>, wanted: &BTreeMap<String, String>, more: Vec<String>) {
-        let mut count = more.len();
-        let mut before = Vec::new();
-        while let Some(small) = self.pieces.iter().position(|piece| {
-            Arc::ptr_eq(&piece.subscription.service, service) && piece.subscription.resources.len() <= count
-        }) {
-            let piece = self.pieces.swap_remove(small);
-            count += piece.subscription.resources.len();
-            before.push(piece);
-        }
-        let old = before.iter().flat_map(|piece| piece.subscription.resources.keys().cloned());
+        let of_service = |source: &Subscription| Arc::ptr_eq(&source.service, service);
+        let size = |source: &Subscription| of_service(source).then_some(source.resources.len());
+        let before = outgrown(&mut self.pieces, more.len(), size);
+        let old = before.iter().flat_map(|piece| piece.source.resources.keys().cloned());
         let uris = old.chain(more).filter_map(|own| wanted.get(&own).map(|asked| (own.clone(), asked.clone())));
         let resources = uris.collect();
         self.replace(at, service, resources, (before, Vec::new()));
@@ -149,9 +137,22 @@ impl Changes {
         resources: BTreeMap<String, String>,
         (before, owed): (Vec<Piece>, Vec<String>),
     ) {
-        let subscription = Subscription { at, service: Arc::clone(service), resources, session: false, lists: false };
-        let piece = Piece::begin(&self.gateway, &self.caller, subscription, (before, owed), &self.updates.0);
-        self.pieces.push(piece);
+        let source = Subscription { resources, ..self.nothing_of(at, service) };
+        let owed = owed.into_iter().map(|uri| Change::Resource { uri }).collect();
+        self.pieces.push(Piece::begin(source, (before, owed), &self.updates.0));
+    }
+
+    /// A subscription to nothing yet.
+    fn nothing_of(&self, at: usize, service: &Arc<Service>) -> Subscription {
+        Subscription {
+            gateway: Arc::clone(&self.gateway),
+            caller: self.caller.clone(),
+            at,
+            service: Arc::clone(service),
+            resources: BTreeMap::new(),
+            session: false,
+            lists: false,
+        }
     }
 
     /// One listen at each service for all its resources. `all` also where there is but one: what is asked, of whom, or with
@@ -162,14 +163,14 @@ impl Changes {
         let mut old = std::mem::take(&mut self.pieces);
         for (at, uris) in wanted {
             let Some(service) = known.services.get(at) else { continue };
-            let of_service = |piece: &mut Piece| piece.subscription.service.name == service.name;
+            let of_service = |piece: &mut Piece| piece.source.service.name == service.name;
             let mut before: Vec<Piece> = old.extract_if(.., of_service).collect();
             if authorize_listen(&self.caller, at, service).is_err() {
                 // Those of now are for rules that no longer hold.
                 before.clear();
             }
             let back: Vec<String> = uris.values().filter(|uri| !listened.contains(uri)).cloned().collect();
-            let much = before.iter().any(|piece| piece.subscription.resources.len() > 2 * uris.len());
+            let much = before.iter().any(|piece| piece.source.resources.len() > 2 * uris.len());
             if all || much || before.len() != 1 || !back.is_empty() {
                 self.replace(at, service, uris, (before, back));
             } else {
@@ -178,19 +179,9 @@ impl Changes {
         }
     }
 
-    /// Resolves when every service that is to tell of resources has begun to, or does not in time. To confirm a
-    /// subscription earlier would lose what changes right after.
+    /// Resolves when every service that is to tell of resources has begun to, or does not in time.
     pub fn begun(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        let begins: Vec<_> = self.pieces.iter().map(Piece::begun).collect();
-        async move {
-            let all = async {
-                for mut begun in begins {
-                    // One that ended will not tell.
-                    let _ = begun.wait_for(|begun| *begun).await;
-                }
-            };
-            let _ = timeout(BEGIN, all).await;
-        }
+        piece::begun(&self.pieces)
     }
 
     /// The next change; `None` when we drain, or the caller's token is no longer valid. Cancelling the future loses nothing.
@@ -333,10 +324,8 @@ impl Changes {
             let (session, lists) = (self.session && service.stateful(), self.varying.contains(&at));
             let here = only.is_none_or(|only| only == at);
             if here && (session || lists) && rules.may_use_service(&self.caller.principal, &service.name) {
-                let subscription =
-                    Subscription { at, service: Arc::clone(service), resources: BTreeMap::new(), session, lists };
-                let piece =
-                    Piece::begin(&self.gateway, &self.caller, subscription, (Vec::new(), Vec::new()), &self.updates.0);
+                let source = Subscription { session, lists, ..self.nothing_of(at, service) };
+                let piece = Piece::begin(source, (Vec::new(), Vec::new()), &self.updates.0);
                 self.talks.push(piece);
             }
         }
@@ -345,7 +334,7 @@ impl Changes {
 
 /// Whether a piece tells of a resource, under the name that the caller has for it.
 fn covers(piece: &Piece, service: &Arc<Service>, own: &str, asked: &str) -> bool {
-    let subscription = &piece.subscription;
+    let subscription = &piece.source;
     Arc::ptr_eq(&subscription.service, service) && subscription.resources.get(own).is_some_and(|name| name == asked)
 }
 

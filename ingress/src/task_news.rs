@@ -16,6 +16,7 @@ use outrigger_mcp::error::{notification, request};
 use outrigger_mcp::json::{decode_string, elements, member, quote};
 use outrigger_mcp::method::Method;
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::piece::BACKOFF;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -24,7 +25,7 @@ use crate::core::{Answer, Caller, Route};
 use crate::gateway::Gateway;
 use crate::owner;
 use crate::relay::{MessageStream, Rewriter};
-use crate::subscribe::{BACKOFF, listen_at, params_for};
+use crate::subscribe::{listen_at, params_for};
 
 /// Tasks that one listen may name; more are left out of what is honoured. As many as a sidecar watches for a listen.
 const MAX_TASKS: usize = 64;

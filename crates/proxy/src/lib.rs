@@ -12,6 +12,7 @@ pub mod log_bound;
 pub mod observe;
 pub mod peek;
 pub mod peers;
+pub mod piece;
 pub mod pool;
 pub mod reply;
 pub mod serve;
