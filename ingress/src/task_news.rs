@@ -16,10 +16,10 @@ use outrigger_mcp::error::{notification, request};
 use outrigger_mcp::json::{decode_string, elements, member, quote};
 use outrigger_mcp::method::Method;
 use outrigger_proxy::failure::Failure;
-use outrigger_proxy::piece::BACKOFF;
+use outrigger_proxy::pause::Pause;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::core::{Answer, Caller, Route};
 use crate::gateway::Gateway;
@@ -122,17 +122,18 @@ impl Place {
     /// Listens until every task is over, the replica is gone, or nobody takes the news any more.
     async fn follow(mut self, honour: mpsc::Sender<Vec<String>>, tell: mpsc::Sender<Message>) {
         let mut honour = Some(honour);
-        let mut pause = BACKOFF.0;
+        let mut pause = Pause::default();
         while !self.handles.is_empty() {
             match self.open().await {
                 Ok(stream) => {
-                    pause = BACKOFF.0;
+                    let began = Instant::now();
                     if honour.is_none() && self.missed(&tell).await.is_err() {
                         return;
                     }
                     if self.relay(stream, &mut honour, &tell).await.is_err() {
                         return;
                     }
+                    pause.lived_since(began);
                 }
                 // What it held is lost with it, or the caller may no longer know of it.
                 Err(Failure::Interaction(_) | Failure::CallerRefused) => return,
@@ -141,8 +142,7 @@ impl Place {
             if honour.is_some() {
                 return;
             }
-            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            pause.wait().await;
         }
     }
 

@@ -10,6 +10,7 @@ pub mod legacy;
 pub mod listens;
 pub mod log_bound;
 pub mod observe;
+pub mod pause;
 pub mod peek;
 pub mod peers;
 pub mod piece;

@@ -7,14 +7,13 @@ use std::time::Duration;
 use outrigger_mcp::envelope::{Message, Shape};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::failure::Failure;
 use crate::legacy::mesh::{Later, Messages};
 use crate::legacy::seam::Change;
+use crate::pause::Pause;
 
-/// First and longest pause before a listen that ended is begun again.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// When nothing was subscribed to for so long, the listens at one service become one.
 pub const QUIET: Duration = Duration::from_millis(500);
 /// Changes that wait for a slow listener; then the services wait.
@@ -148,20 +147,21 @@ struct Gone;
 impl<S: Source> Listener<S> {
     /// Listens until nobody takes the changes any more. What was missed while it did not listen is made up for.
     async fn run(self) {
-        let mut pause = BACKOFF.0;
+        let (mut pause, mut failing) = (Pause::default(), false);
         loop {
             match self.source.open().await {
                 Ok(stream) => {
-                    pause = BACKOFF.0;
+                    let began = Instant::now();
                     if self.relay(stream).await.is_err() {
                         return;
                     }
                     self.lost();
+                    pause.lived_since(began);
+                    failing = false;
                 }
-                Err(failure) => self.source.failed(&failure, pause == BACKOFF.0),
+                Err(failure) => self.source.failed(&failure, !std::mem::replace(&mut failing, true)),
             }
-            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            pause.wait().await;
         }
     }
 
@@ -225,3 +225,6 @@ impl<S: Source> Listener<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
