@@ -1,11 +1,12 @@
-//! What a legacy session hears outside its calls: one listen of ours, begun again when it ends.
+//! What a legacy session hears outside its calls. One listen of ours is for lists and what the server says to the session, and
+//! stays; others beside it are for resources, some each: they are added and merged without a gap.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use http::header;
 use outrigger_mcp::{
     bridge::handshake::modern_params,
-    envelope::{Message, Param, Shape},
+    envelope::{Message, Param},
     error::request,
     json::quote,
     method::Method,
@@ -13,175 +14,182 @@ use outrigger_mcp::{
 use outrigger_proxy::{
     failure::Failure,
     legacy::{
-        mesh::{Later, Told},
-        seam::{Change, Declared, ListKind, Wanted},
+        mesh::{Later, Messages, Told},
+        seam::{Change, ListKind, Wanted},
     },
+    piece::{self, Piece, QUEUE, QUIET, Source, at, outgrown},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::Instant};
 
-use super::{Door, Events};
-
-/// First and longest pause before a listen that ended is begun again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// Changes that wait for a slow client; then the listen waits.
-const QUEUE: usize = 64;
-/// A server that takes longer to say that it tells of resources does not hold up its client.
-const BEGIN: Duration = Duration::from_secs(2);
+use super::Door;
 
 /// The listening of one session. Dropping it ends it.
 pub(super) struct Ears {
     door: Door,
-    declared: Declared,
-    wanted: Wanted,
-    updates: mpsc::Receiver<Change>,
-    begun: Option<oneshot::Receiver<()>>,
-    listening: JoinSet<()>,
+    /// What the session has subscribed to.
+    wanted: BTreeSet<String>,
+    /// Who tells of that: each of some of it, or of more.
+    pieces: Vec<Piece<Hearing>>,
+    /// When to make one of them.
+    quiet: Option<Instant>,
+    updates: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
+    _base: Piece<Hearing>,
+}
+
+/// What one listen of ours is for.
+struct Hearing {
+    door: Door,
+    of: What,
+}
+
+enum What {
+    /// Changes of lists, and what the server says outside calls if that is wanted.
+    Base {
+        session: bool,
+    },
+    Resources(BTreeSet<String>),
 }
 
 impl Ears {
     pub(super) fn new(door: Door, wanted: Wanted) -> Self {
-        let declared = door.declared.clone();
-        let updates = mpsc::channel(1).1;
-        let mut ears = Self { door, declared, wanted, updates, begun: None, listening: JoinSet::new() };
-        ears.listen(Vec::new());
+        let updates = mpsc::channel(QUEUE);
+        let base = Hearing { door: door.clone(), of: What::Base { session: wanted.session } };
+        let base = Piece::begin(base, (Vec::new(), Vec::new()), &updates.0);
+        let mut ears = Self { door, wanted: BTreeSet::new(), pieces: Vec::new(), quiet: None, updates, _base: base };
+        ears.set_resources(wanted.resources);
         ears
     }
 
-    /// Begins to listen. `again` are the resources that may have changed in between.
-    fn listen(&mut self, again: Vec<String>) {
-        let (sender, updates) = mpsc::channel(QUEUE);
-        let (begun, began) = oneshot::channel();
-        let listener = Listener {
-            door: self.door.clone(),
-            declared: self.declared.clone(),
-            wanted: self.wanted.clone(),
-            updates: sender,
-            begun: Some(begun),
-        };
-        (self.updates, self.begun, self.listening) = (updates, Some(began), JoinSet::new());
-        self.listening.spawn(listener.run(again));
+    /// Listens to resources in the place of those pieces.
+    fn replace(&mut self, resources: BTreeSet<String>, before: Vec<Piece<Hearing>>) {
+        let source = Hearing { door: self.door.clone(), of: What::Resources(resources) };
+        self.pieces.push(Piece::begin(source, (before, Vec::new()), &self.updates.0));
+    }
+
+    /// One listen for all resources, unless one is for them and few others.
+    fn merge(&mut self) {
+        let fits = |piece: &Piece<Hearing>| piece.source.resources().len() <= 2 * self.wanted.len();
+        if self.pieces.len() > 1 || !self.pieces.iter().all(fits) {
+            let before = std::mem::take(&mut self.pieces);
+            self.replace(self.wanted.clone(), before);
+        }
     }
 }
 
 impl Told for Ears {
     fn set_resources(&mut self, uris: Vec<String>) {
-        let stay = uris.iter().filter(|uri| self.wanted.resources.contains(uri)).cloned().collect();
-        self.wanted.resources = uris;
-        self.listen(stay);
+        self.wanted = uris.into_iter().collect();
+        let listened = |uri: &&String| self.pieces.iter().any(|piece| piece.source.resources().contains(*uri));
+        let mut more: BTreeSet<String> = self.wanted.iter().filter(|uri| !listened(uri)).cloned().collect();
+        if !more.is_empty() {
+            let before = outgrown(&mut self.pieces, more.len(), |source| Some(source.resources().len()));
+            let old = before.iter().flat_map(|piece| piece.source.resources()).filter(|uri| self.wanted.contains(*uri));
+            more.extend(old.cloned().collect::<Vec<_>>());
+            self.replace(more, before);
+        }
+        // Narrowed lazily: what is told of the rest of a piece is left out.
+        let wanted = &self.wanted;
+        self.pieces.retain(|piece| !piece.source.resources().is_disjoint(wanted));
+        self.quiet = (!self.pieces.is_empty()).then(|| Instant::now() + QUIET);
     }
 
     fn begun(&mut self) -> Later<'static, ()> {
-        let begun = self.begun.take();
-        Box::pin(async move {
-            if let Some(begun) = begun {
-                // Dropped instead of told: nothing will be.
-                let _ = timeout(BEGIN, begun).await;
-            }
-        })
+        Box::pin(piece::begun(&self.pieces))
     }
 
     fn next(&mut self) -> Later<'_, Option<Change>> {
         Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = self.door.inbound.drain.signaled() => None,
-                change = self.updates.recv() => change,
+            loop {
+                let quiet = self.quiet;
+                tokio::select! {
+                    biased;
+                    () = self.door.inbound.drain.signaled() => return None,
+                    () = at(quiet) => {
+                        self.quiet = None;
+                        self.merge();
+                    }
+                    change = self.updates.1.recv() => match change {
+                        // Of a listen for more than is wanted by now.
+                        Some(Change::Resource { uri }) if !self.wanted.contains(&uri) => {}
+                        change => return change,
+                    },
+                }
             }
         })
     }
 }
 
-/// The task behind it.
-struct Listener {
-    door: Door,
-    declared: Declared,
-    wanted: Wanted,
-    updates: mpsc::Sender<Change>,
-    begun: Option<oneshot::Sender<()>>,
-}
+/// For what listens for no resources.
+static NONE: BTreeSet<String> = BTreeSet::new();
 
-/// Nobody takes the changes any more.
-struct Gone;
-
-impl Listener {
-    async fn run(mut self, again: Vec<String>) {
-        let mut missed: Vec<Change> = again.into_iter().map(|uri| Change::Resource { uri }).collect();
-        let mut pause = BACK_OFF.0;
-        loop {
-            match self.open().await {
-                Ok(events) => {
-                    pause = BACK_OFF.0;
-                    if self.follow(events, std::mem::take(&mut missed)).await.is_err() {
-                        return;
-                    }
-                    // Nobody knows what happens until the next one begins.
-                    let resources = self.wanted.resources.iter().cloned().map(|uri| Change::Resource { uri });
-                    missed = ListKind::ALL.into_iter().map(Change::List).chain(resources).collect();
-                }
-                Err(failure) => tracing::debug!(%failure, "a session cannot listen"),
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(BACK_OFF.1);
+impl Hearing {
+    fn resources(&self) -> &BTreeSet<String> {
+        match &self.of {
+            What::Base { .. } => &NONE,
+            What::Resources(uris) => uris,
         }
-    }
-
-    async fn open(&self) -> Result<Events, Failure> {
-        let response = self.door.ask(self.request()?).await?;
-        let kind = response.headers().get(header::CONTENT_TYPE);
-        if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-            return Err(self.door.broken("it does not stream"));
-        }
-        Ok(self.door.events(response.into_body()))
     }
 
     fn request(&self) -> Result<Message, Failure> {
-        let mut params = modern_params(&self.declared.capabilities, &self.declared.info);
+        let declared = &self.door.declared;
+        let mut params = modern_params(&declared.capabilities, &declared.info);
         params.pop();
-        let uris: Vec<String> = self.wanted.resources.iter().map(|uri| quote(uri)).collect();
-        let lists = r#""toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true"#;
-        let session = if self.wanted.session { r#","outrigger.dev/session":true"# } else { "" };
-        let uris = uris.join(",");
-        params.extend_from_slice(
-            format!(r#","notifications":{{{lists},"resourceSubscriptions":[{uris}]{session}}}}}"#).as_bytes(),
-        );
+        let filter = match &self.of {
+            What::Base { session } => {
+                let lists = r#""toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true"#;
+                let session = if *session { r#","outrigger.dev/session":true"# } else { "" };
+                format!("{lists}{session}")
+            }
+            What::Resources(uris) => {
+                let uris: Vec<String> = uris.iter().map(|uri| quote(uri)).collect();
+                format!(r#""resourceSubscriptions":[{}]"#, uris.join(","))
+            }
+        };
+        params.extend_from_slice(format!(r#","notifications":{{{filter}}}}}"#).as_bytes());
         Message::parse(request(b"1", Method::SubscriptionsListen.as_str(), &params))
             .map_err(|_| Failure::Internal("a listen of ours is no message".into()))
     }
+}
 
-    /// Passes on what comes until the stream ends.
-    async fn follow(&mut self, mut events: Events, missed: Vec<Change>) -> Result<(), Gone> {
-        for change in missed {
-            self.updates.send(change).await.map_err(|_| Gone)?;
-        }
-        while let Ok(Some(message)) = events.read().await {
-            if message.shape != Shape::Notification {
-                return Ok(());
+impl Source for Hearing {
+    fn open(&self) -> Later<'_, Result<Box<dyn Messages>, Failure>> {
+        Box::pin(async move {
+            let response = self.door.ask(self.request()?).await?;
+            let kind = response.headers().get(header::CONTENT_TYPE);
+            if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+                return Err(self.door.broken("it does not stream"));
             }
-            if let Some(change) = self.change(message) {
-                self.updates.send(change).await.map_err(|_| Gone)?;
-            }
-        }
-        Ok(())
+            Ok(Box::new(self.door.events(response.into_body())) as Box<dyn Messages>)
+        })
     }
 
-    fn change(&mut self, message: Message) -> Option<Change> {
-        Some(match message.method {
-            Method::SubscriptionsAcknowledged => {
-                if let Some(begun) = self.begun.take() {
-                    // Whoever waited may have stopped.
-                    let _ = begun.send(());
-                }
-                return None;
+    fn change(&self, message: Message) -> Option<Change> {
+        match (&self.of, message.method) {
+            (_, Method::SubscriptionsAcknowledged) => None,
+            (What::Resources(uris), Method::ResourcesUpdated) => {
+                let uri = message.text(Param::Uri).filter(|uri| uris.contains(&**uri))?.into_owned();
+                Some(Change::Resource { uri })
             }
-            Method::ToolsListChanged => Change::List(ListKind::Tools),
-            Method::PromptsListChanged => Change::List(ListKind::Prompts),
-            Method::ResourcesListChanged => Change::List(ListKind::Resources),
-            Method::ResourcesUpdated => Change::Resource { uri: message.text(Param::Uri)?.into_owned() },
-            _ => Change::Session { service: Arc::clone(&self.door.inbound.service), message },
-        })
+            // With the session comes what is another listen's to tell.
+            (What::Resources(_), _) | (What::Base { .. }, Method::ResourcesUpdated) => None,
+            (What::Base { .. }, Method::ToolsListChanged) => Some(Change::List(ListKind::Tools)),
+            (What::Base { .. }, Method::PromptsListChanged) => Some(Change::List(ListKind::Prompts)),
+            (What::Base { .. }, Method::ResourcesListChanged) => Some(Change::List(ListKind::Resources)),
+            (What::Base { .. }, _) => {
+                Some(Change::Session { service: Arc::clone(&self.door.inbound.service), message })
+            }
+        }
+    }
+
+    /// Everything counts as changed.
+    fn missed(&self) -> Vec<Change> {
+        match &self.of {
+            What::Base { .. } => ListKind::ALL.map(Change::List).into(),
+            What::Resources(uris) => uris.iter().map(|uri| Change::Resource { uri: uri.clone() }).collect(),
+        }
+    }
+
+    fn failed(&self, failure: &Failure, _: bool) {
+        tracing::debug!(%failure, "a session cannot listen");
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_proxy::body::BodySender;
 use outrigger_tests::{
-    Call, Session, Stream, eventually,
+    Call, Mesh, Session, Stream, TestSidecar, eventually,
     http_server::{HttpServer, error, event, result, stream},
     sidecar::text_of,
     subjects::scripted,
@@ -166,6 +166,8 @@ async fn subscribes_one_by_one(session: &Session, server: &HttpServer, open: &Op
     let each = uris.len();
     assert!(listens.len() <= each + 10, "{} listens", listens.len());
     assert!(asked <= 8 * each, "{asked} URIs in {} listens", listens.len());
+    let of_lists = |listen: &Value| listen["params"]["notifications"]["toolsListChanged"] == true;
+    assert!(listens.iter().filter(|listen| of_lists(&listen.json())).count() <= 2, "the sidecar's, and one that stays");
     update(open, &uris[each - 1]).await;
     let mut told = Vec::new();
     while told.last() != Some(&uris[each - 1]) {
@@ -197,4 +199,17 @@ async fn a_hundred_subscriptions_ask_for_each_resource_a_few_times() {
     let session = world.session("2025-06-18").await;
     subscribes_one_by_one(&session, &server, &open, &uris).await;
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_without_an_ingress_asks_for_each_resource_a_few_times() {
+    let uris: Vec<String> = (0..100).map(|n| format!("many://{n}")).collect();
+    let (server, open) = with_resources(&uris);
+    let mesh = Mesh::new();
+    let settings = format!("{}limits: {{ listens_per_principal: 1 }}\n", server.setting());
+    let sidecar = TestSidecar::start(&mesh, &settings).await;
+    let client = sidecar.ready_client(&mesh).await;
+    let session = Session::open(&client, "2025-06-18", &json!({})).await;
+    subscribes_one_by_one(&session, &server, &open, &uris).await;
+    sidecar.stop().await;
 }
