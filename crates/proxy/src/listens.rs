@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_telemetry::ServiceMetrics;
-use outrigger_telemetry::metrics::LimitKind;
+use outrigger_telemetry::metrics::{LimitKind, OpenGuard};
 
 use crate::failure::Failure;
 
@@ -41,10 +41,11 @@ pub struct Listening {
     listens: Arc<Listens>,
     principal: Arc<str>,
     session: Option<Box<str>>,
+    _open: OpenGuard,
 }
 
 impl Listens {
-    /// None are open. What is refused counts in `metrics`.
+    /// None are open. What is open, and what is refused, counts in `metrics`.
     pub fn new(max: usize, max_per_principal: usize, metrics: Arc<ServiceMetrics>) -> Arc<Self> {
         Arc::new(Self { max, max_per_principal, metrics, open: Mutex::default() })
     }
@@ -82,7 +83,7 @@ impl Listens {
         if let Some(key) = key {
             open.sessions.insert(key, together + 1);
         }
-        Ok(Listening { listens: Arc::clone(self), principal, session })
+        Ok(Listening { listens: Arc::clone(self), principal, session, _open: self.metrics.listen_opened() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -131,6 +132,7 @@ mod tests {
         assert!(listens.begin_in("ada", Some("c.2")).is_ok());
         held.truncate(1);
         assert!(listens.begin("ada").is_err());
+        assert_eq!(listens.metrics.listens_open(), 2, "each stream counts, whoever it has its place with");
         held.clear();
         assert!(listens.begin("ada").is_ok());
         drop(other);

@@ -20,8 +20,8 @@ use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict,
-    HandshakeOutcome, LimitKind, Listener, LookupOutcome, Outcome, ReloadKind, ReloadOutcome, Role, SessionKind,
-    UpstreamErrorKind,
+    HandshakeOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ReloadKind, ReloadOutcome, Role,
+    SessionKind, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 

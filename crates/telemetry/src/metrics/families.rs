@@ -109,6 +109,24 @@ const SESSIONS_OPEN: MetricDoc =
     doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
 const PARKED_CALLS: MetricDoc =
     doc("outrigger_parked_calls", Gauge, &[], "Calls that wait for their client to answer a question of the server.");
+const LISTENS_OPEN: MetricDoc = doc(
+    "outrigger_listens_open",
+    Gauge,
+    &["service"],
+    "Listens that are open: at a sidecar those of its callers; at an ingress those that it opened at each service, and under `*` those of its clients.",
+);
+const LISTENS_FAILING: MetricDoc = doc(
+    "outrigger_listens_failing",
+    Gauge,
+    &["service"],
+    "Listens of an ingress at a service that are not open and are tried again.",
+);
+const LISTEN_FAILURES: MetricDoc = doc(
+    "outrigger_listen_failures_total",
+    Counter,
+    &["service", "reason"],
+    "Listens of an ingress at a service that did not begin, or not for long, by why.",
+);
 const EGRESS: MetricDoc = doc(
     "outrigger_egress_total",
     Counter,
@@ -191,6 +209,9 @@ pub fn describe() -> Vec<MetricDoc> {
         CHILD_RESTARTS,
         SESSIONS_OPEN,
         PARKED_CALLS,
+        LISTENS_OPEN,
+        LISTENS_FAILING,
+        LISTEN_FAILURES,
         EGRESS,
         EGRESS_BYTES,
         EGRESS_CONNECT,
@@ -228,6 +249,9 @@ pub(super) struct Families {
     pub(super) upstream_errors: IntCounterVec,
     pub(super) sessions_open: IntGaugeVec,
     pub(super) parked_calls: IntGaugeVec,
+    pub(super) listens_open: IntGaugeVec,
+    pub(super) listens_failing: IntGaugeVec,
+    pub(super) listen_failures: IntCounterVec,
     pub(super) egress: IntCounterVec,
     pub(super) egress_bytes: IntCounterVec,
     pub(super) egress_connect: HistogramVec,
@@ -268,6 +292,9 @@ impl Families {
             upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,
             sessions_open: gauge(registry, &SESSIONS_OPEN)?,
             parked_calls: gauge(registry, &PARKED_CALLS)?,
+            listens_open: gauge(registry, &LISTENS_OPEN)?,
+            listens_failing: gauge(registry, &LISTENS_FAILING)?,
+            listen_failures: counter(registry, &LISTEN_FAILURES)?,
             egress: counter(registry, &EGRESS)?,
             egress_bytes: counter(registry, &EGRESS_BYTES)?,
             egress_connect: registered(registry, HistogramVec::new(connect, EGRESS_CONNECT.labels)?)?,

@@ -365,6 +365,22 @@ closed_label! {
 }
 
 closed_label! {
+    /// Why a listen of ours at a service did not begin, or not for long.
+    ListenFailure {
+        /// All places there are taken.
+        Limited = "limited",
+        /// The rules in force do not allow it.
+        Denied = "denied",
+        /// It was answered with an error, or with no stream.
+        Refused = "refused",
+        /// The service cannot be reached, or did not answer in time.
+        Unavailable = "unavailable",
+        /// It was ended at once.
+        Ended = "ended",
+    }
+}
+
+closed_label! {
     /// Who holds a session.
     SessionKind {
         /// A client of an older revision, with us.

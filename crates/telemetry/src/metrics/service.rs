@@ -14,8 +14,9 @@ use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::method::Method;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
+use super::OpenGuard;
 use super::families::Families;
-use super::labels::{CatalogState, DenyReason, LimitKind, Outcome, UpstreamErrorKind};
+use super::labels::{CatalogState, DenyReason, LimitKind, ListenFailure, Outcome, UpstreamErrorKind};
 
 /// Most names of one service that get a `capability` label; the rest share `other`.
 pub const MAX_CAPABILITIES: usize = 500;
@@ -38,6 +39,10 @@ pub struct ServiceMetrics {
     other: Row,
     durations: [OnceLock<Box<Slots<Histogram, OUTCOMES>>>; METHODS],
     in_flight: IntGauge,
+    listens_open: IntGauge,
+    /// An ingress's alone.
+    listens_failing: OnceLock<IntGauge>,
+    listen_failures: Slots<IntCounter, { ListenFailure::ALL.len() }>,
     limited: Slots<IntCounter, { LimitKind::ALL.len() }>,
     denied: Slots<IntCounter, { DenyReason::ALL.len() }>,
     would_deny: Slots<IntCounter, { DenyReason::ALL.len() }>,
@@ -65,6 +70,9 @@ impl ServiceMetrics {
     pub(super) fn new(name: Arc<str>, families: Arc<Families>) -> Self {
         Self {
             in_flight: families.in_flight.with_label_values(&[&name]),
+            listens_open: families.listens_open.with_label_values(&[&name]),
+            listens_failing: OnceLock::new(),
+            listen_failures: array::from_fn(|_| OnceLock::new()),
             rows: ArcSwap::default(),
             untargeted: Row::new(Arc::from("")),
             other: Row::new(Arc::from(OTHER)),
@@ -211,6 +219,34 @@ impl ServiceMetrics {
         });
     }
 
+    /// Counts an open listen until the guard is dropped.
+    pub fn listen_opened(&self) -> OpenGuard {
+        OpenGuard::new(&self.listens_open)
+    }
+
+    /// Listens that are open.
+    pub fn listens_open(&self) -> u64 {
+        u64::try_from(self.listens_open.get()).unwrap_or(0)
+    }
+
+    /// Counts a listen of ours that is not open until the guard is dropped. `None` once the service is gone.
+    pub fn listen_failing(&self) -> Option<OpenGuard> {
+        let make = || Some(self.families.listens_failing.with_label_values(&[&*self.name]));
+        self.resolve(&self.listens_failing, make).map(OpenGuard::new)
+    }
+
+    /// Listens of ours that are not open.
+    pub fn listens_failing(&self) -> u64 {
+        self.listens_failing.get().and_then(|gauge| u64::try_from(gauge.get()).ok()).unwrap_or(0)
+    }
+
+    /// Counts a listen of ours that did not begin, or not for long.
+    pub fn listen_failed(&self, why: ListenFailure) {
+        self.count(&self.listen_failures[why as usize], || {
+            self.families.listen_failures.with_label_values(&[&*self.name, why.as_str()])
+        });
+    }
+
     /// Counts a restart of the stdio server.
     pub fn child_restarted(&self) {
         self.count(&self.child_restarts, || self.families.child_restarts.with_label_values(&[&*self.name]));
@@ -247,6 +283,9 @@ impl ServiceMetrics {
         for kind in UpstreamErrorKind::ALL {
             let _ = families.upstream_errors.remove_label_values(&[name, kind.as_str()]);
         }
+        for why in ListenFailure::ALL {
+            let _ = families.listen_failures.remove_label_values(&[name, why.as_str()]);
+        }
         for state in CatalogState::ALL {
             let _ = families.catalog_state.remove_label_values(&[name, state.as_str()]);
         }
@@ -256,6 +295,8 @@ impl ServiceMetrics {
         let _ = families.child_restarts.remove_label_values(&[name]);
         let _ = families.child_up.remove_label_values(&[name]);
         let _ = families.in_flight.remove_label_values(&[name]);
+        let _ = families.listens_open.remove_label_values(&[name]);
+        let _ = families.listens_failing.remove_label_values(&[name]);
     }
 
     /// Removes the series of a row. The caller holds the lock.

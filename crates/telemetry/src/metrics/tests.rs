@@ -27,6 +27,8 @@ fn touched() -> Arc<Metrics> {
     fs.denied(DenyReason::NoRule);
     fs.would_deny(DenyReason::NoRule);
     fs.upstream_error(UpstreamErrorKind::Reset);
+    fs.listen_failed(ListenFailure::Limited);
+    drop(fs.listen_failing());
     fs.set_catalog_state(CatalogState::Fresh);
     fs.set_catalog_items(Kind::Tool, 1);
     fs.set_child_up(false);
@@ -72,6 +74,7 @@ fn counts_reach_their_own_label() {
     metrics.audit_dropped().add(3);
     let session = metrics.session_opened(SessionKind::Client);
     let connection = metrics.connection_accepted(Listener::Public);
+    let listen = (metrics.service("fs").listen_opened(), metrics.service("fs").listen_failing());
     let during = text(&metrics);
     for line in [
         r#"outrigger_handshakes_total{outcome="expired"} 1"#,
@@ -80,13 +83,18 @@ fn counts_reach_their_own_label() {
         "outrigger_audit_dropped_total 3",
         r#"outrigger_sessions_open{kind="client"} 1"#,
         r#"outrigger_connections_open{listener="public"} 1"#,
+        r#"outrigger_listens_open{service="fs"} 1"#,
+        r#"outrigger_listens_failing{service="fs"} 1"#,
+        r#"outrigger_listen_failures_total{reason="limited",service="fs"} 1"#,
         r#"outrigger_connections_total{listener="public",outcome="accepted"} 1"#,
         r#"outrigger_certificate_expiry_timestamp_seconds{name="workload"} 1800000000"#,
     ] {
         assert!(during.lines().any(|each| each == line), "{line} is missing in\n{during}");
     }
-    drop((session, connection));
+    drop((session, connection, listen));
     let after = text(&metrics);
+    assert!(after.contains("outrigger_listens_open{service=\"fs\"} 0"));
+    assert!(after.contains("outrigger_listens_failing{service=\"fs\"} 0"));
     assert!(after.contains("outrigger_sessions_open{kind=\"client\"} 0"));
     assert!(after.contains("outrigger_connections_open{listener=\"public\"} 0"));
 }
@@ -154,6 +162,7 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("reason", "bad requests", words(BadRequestReason::ALL, BadRequestReason::as_str)),
         ("reason", "denied, would deny", words(DenyReason::ALL, DenyReason::as_str)),
         ("limit", "limited", words(LimitKind::ALL, LimitKind::as_str)),
+        ("reason", "listen failures", words(ListenFailure::ALL, ListenFailure::as_str)),
         ("kind", "upstream errors", words(UpstreamErrorKind::ALL, UpstreamErrorKind::as_str)),
         ("listener", "connections", words(Listener::ALL, Listener::as_str)),
         ("outcome", "connections", words(ConnectionOutcome::ALL, ConnectionOutcome::as_str)),
