@@ -26,6 +26,7 @@ pub(crate) fn catalog(gateway: &Gateway) -> AdminPage {
             "fingerprint": view.catalog.fingerprint(),
             "counts": counts,
             "in_flight": service.concurrency.in_flight(),
+            "listens": { "open": service.metrics.listens_open(), "failing": service.metrics.listens_failing() },
             "replicas": replicas(service),
         });
         services.insert(view.name.to_string(), about);

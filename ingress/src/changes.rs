@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_mcp::catalog_kind::Kind;
+use outrigger_proxy::failure::Failure;
+use outrigger_proxy::legacy::mesh::Unheard;
 use outrigger_proxy::piece::{self, QUEUE, QUIET, at, outgrown};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,6 +35,8 @@ pub struct Changes {
     caller: Caller,
     route: Route,
     session: bool,
+    /// What our listens for a modern one have in common.
+    tag: Option<Arc<str>>,
     /// What the caller wishes to hear of, whether or not it exists now.
     asked: Vec<String>,
     /// What of that is listened to.
@@ -62,13 +66,20 @@ pub struct Changes {
 }
 
 impl Changes {
-    pub(crate) fn new(gateway: &Arc<Gateway>, caller: &Caller, route: &Route, wanted: Wanted) -> Self {
+    /// `tag` is what the listens have in common that are opened for one of a modern client.
+    pub(crate) fn new(
+        gateway: &Arc<Gateway>,
+        caller: &Caller,
+        route: &Route,
+        (wanted, tag): (Wanted, Option<Arc<str>>),
+    ) -> Self {
         let generation = gateway.generation.subscribe();
         let mut this = Self {
             gateway: Arc::clone(gateway),
             caller: caller.clone(),
             route: route.clone(),
             session: wanted.session,
+            tag,
             asked: Vec::new(),
             resources: Vec::new(),
             seen: [None; 3],
@@ -90,12 +101,6 @@ impl Changes {
         this.talk(&known);
         this.set_resources(wanted.resources);
         this
-    }
-
-    /// The URIs that are listened to: those of [`Wanted::resources`] that exist, that the caller may read, and whose
-    /// service tells of changes.
-    pub fn resources(&self) -> &[String] {
-        &self.resources
     }
 
     /// Listens to these resources from now on, and no others. Those that are listened to stay so without a gap: a listen for
@@ -147,6 +152,7 @@ impl Changes {
         Subscription {
             gateway: Arc::clone(&self.gateway),
             caller: self.caller.clone(),
+            tag: self.tag.clone(),
             at,
             service: Arc::clone(service),
             resources: BTreeMap::new(),
@@ -179,9 +185,36 @@ impl Changes {
         }
     }
 
-    /// Resolves when every service that is to tell of resources has begun to, or does not in time.
-    pub fn begun(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        piece::begun(&self.pieces)
+    /// Resolves when every service that is to tell has begun to, or refuses, or does neither in time; with what is refused.
+    pub fn begun(&mut self) -> impl Future<Output = Unheard> + Send + use<> {
+        let (pieces, talks) = (piece::begun(&self.pieces), piece::begun(self.needed()));
+        async move {
+            let (pieces, _) = tokio::join!(pieces, talks);
+            let named = pieces.iter().flat_map(|(source, begun)| source.resources.iter().map(move |uri| (uri, begun)));
+            named.filter_map(|((own, asked), begun)| Some((asked.clone(), begun.refuses(own)?))).collect()
+        }
+    }
+
+    /// The other listens that a caller waits for. What a session hears besides does not hold up its subscriptions.
+    fn needed(&self) -> &[Piece] {
+        if self.session { &[] } else { &self.talks }
+    }
+
+    /// What of [`Wanted::resources`] is listened to, but for what is refused: those that exist, that the caller may read, and
+    /// whose service tells of changes.
+    pub fn honoured(&self, refused: &Unheard) -> Vec<String> {
+        self.resources.iter().filter(|uri| !refused.contains_key(*uri)).cloned().collect()
+    }
+
+    /// The limit for which nothing is listened to that was asked for; of one service, for which any of it is not.
+    pub fn limited(&self) -> Option<Failure> {
+        let all = || self.pieces.iter().chain(self.needed());
+        let limited = |piece: &Piece| piece.refused().and_then(|failure| failure.limited());
+        let some_will_do = self.route == Route::Merged;
+        if some_will_do && !all().all(|piece| limited(piece).is_some()) {
+            return None;
+        }
+        all().find_map(limited)
     }
 
     /// The next change; `None` when we drain, or the caller's token is no longer valid. Cancelling the future loses nothing.

@@ -15,6 +15,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_config::sections::Trace;
 use outrigger_mcp::bridge::tasks;
+use outrigger_mcp::catalog::merge::ServiceState;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::{EnvelopeError, Message, Shape};
 use outrigger_mcp::headers::PARAM_PREFIX;
@@ -244,7 +245,8 @@ impl Gateway {
         let mut record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
         let sent = Sent { headers, accepts };
         let replied = if message.method == Method::SubscriptionsListen {
-            listen::serve(self, caller, route, message, accepts)
+            // Rare, and no reason for every request to have room for it.
+            Box::pin(listen::serve(self, caller, route, message, accepts)).await
         } else {
             match self.dispatch(caller, route, message, &span, sent, &mut record).await {
                 Ok(reply) => self.reply(reply, message, &record).await,
@@ -438,7 +440,7 @@ impl Gateway {
     /// What changes for a caller on a route: of the lists that it sees, and of resources that it names. Costs nothing
     /// upstream unless resources or a session are wanted.
     pub fn changes(self: &Arc<Self>, caller: &Caller, route: &Route, wanted: Wanted) -> Changes {
-        Changes::new(self, caller, route, wanted)
+        Changes::new(self, caller, route, (wanted, None))
     }
 
     /// Limits of the configuration.
@@ -484,8 +486,10 @@ impl Gateway {
         let snapshot = self.known_to(caller);
         let Some((catalog, _)) = snapshot.catalog(route) else { return false };
         let Ok(target) = catalog.resolve_uri(uri) else { return false };
-        let service = catalog.services().get(target.service);
-        service.is_some_and(|service| may_read(caller, &service.name, Kind::Resource, target.original))
+        let Some(service) = catalog.services().get(target.service) else { return false };
+        // One that is away may have it; one that has no resources at all has not.
+        let offers = service.state == ServiceState::Missing || service.catalog.offers(Kind::Resource);
+        offers && may_read(caller, &service.name, Kind::Resource, target.original)
     }
 
     /// The services on a route that keep sessions for their clients, if the caller may use them.

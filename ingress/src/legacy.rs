@@ -10,7 +10,7 @@ use outrigger_mcp::method::Method;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::legacy::http_sse::{self, At};
-use outrigger_proxy::legacy::mesh::{Given, Later, Mesh, Messages, Told};
+use outrigger_proxy::legacy::mesh::{Given, Later, Mesh, Messages, Told, Unheard};
 use outrigger_proxy::legacy::{self, seam};
 use outrigger_proxy::peek::Refused;
 
@@ -105,7 +105,7 @@ impl Told for Changes {
         Changes::set_resources(self, uris);
     }
 
-    fn begun(&mut self) -> Later<'static, ()> {
+    fn begun(&mut self) -> Later<'static, Unheard> {
         Box::pin(Changes::begun(self))
     }
 

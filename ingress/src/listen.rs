@@ -39,11 +39,18 @@ struct Filter {
     task_ids: Option<Vec<String>>,
 }
 
+impl Filter {
+    /// Whether it asks for changes of any list.
+    fn lists(&self) -> bool {
+        [self.tools_list_changed, self.prompts_list_changed, self.resources_list_changed].contains(&Some(true))
+    }
+}
+
 /// Begins a listen. The stream is fed by a task that ends with it.
 ///
 /// # Errors
-/// Bad parameters; too many streams; we are shutting down.
-pub(crate) fn serve(
+/// Bad parameters; too many streams, here or where all that is asked for would come from; we are shutting down.
+pub(crate) async fn serve(
     gateway: &Arc<Gateway>,
     caller: &Caller,
     route: &Route,
@@ -70,12 +77,20 @@ pub(crate) fn serve(
     let place = gateway.listens.begin(caller.principal.id())?;
     let wanted = Wanted { resources, session: false };
     let caller = Caller { declared: Declared::of(message), ..caller.clone() };
-    let changes = gateway.changes(&caller, route, wanted);
-    let news = named.map(|named| TaskNews::begin(gateway, &caller, route, named));
+    let tag: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
+    let mut changes = Changes::new(gateway, &caller, route, (wanted, Some(Arc::clone(&tag))));
+    let news = named.map(|named| TaskNews::begin(gateway, &caller, route, (named, &tag)));
+    let refused = changes.begun().await;
+    // Lists and tasks are honoured, whatever becomes of resources; on the endpoint of one service the client knows what it needs.
+    let alone = news.is_none() && !filter.lists();
+    if let Some(limited) = changes.limited().filter(|_| alone || *route != Route::Merged) {
+        return Err(limited);
+    }
+    let honoured = changes.honoured(&refused);
     let listener = Listener { id: message.id().unwrap_or_default(), keepalive: gateway.timeouts.keepalive, filter };
     let (sender, body) = OutBody::channel(QUEUE);
     gateway.tasks.spawn(async move {
-        listener.run(changes, news, sender).await;
+        listener.run((changes, honoured), news, sender).await;
         drop(place);
     });
     Ok(reply::event_stream(body))
@@ -96,12 +111,17 @@ struct Listener {
 }
 
 impl Listener {
-    async fn run(mut self, mut changes: Changes, mut news: Option<TaskNews>, sender: BodySender) {
+    async fn run(
+        mut self,
+        (mut changes, resources): (Changes, Vec<String>),
+        mut news: Option<TaskNews>,
+        sender: BodySender,
+    ) {
         self.filter.task_ids = tokio::select! {
             () = sender.gone() => return,
-            ((), honoured) = async { tokio::join!(changes.begun(), honoured(&mut news)) } => honoured,
+            honoured = honoured(&mut news) => honoured,
         };
-        if sender.send(self.acknowledgement(changes.resources())).await.is_err() {
+        if sender.send(self.acknowledgement(&resources)).await.is_err() {
             return;
         }
         loop {
@@ -148,7 +168,7 @@ impl Listener {
     }
 
     /// What of the request is honoured: all lists, because we notice their changes ourselves, and the resources that
-    /// exist for the caller.
+    /// exist for the caller and that their services do not refuse.
     fn acknowledgement(&self, resources: &[String]) -> Bytes {
         let names = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
         let lists = names.into_iter().zip(ListKind::ALL).filter(|(_, list)| self.asked(*list));

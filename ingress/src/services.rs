@@ -42,6 +42,8 @@ pub(crate) struct Service {
     pub(crate) concurrency: Arc<Concurrency>,
     /// Of lines about calls that got no answer.
     pub(crate) no_answer: LogBound,
+    /// Of lines about listens that did not begin.
+    pub(crate) no_listen: LogBound,
 }
 
 /// One sidecar of a service.
@@ -100,6 +102,7 @@ impl Service {
             metrics: with.metrics.service(&settings.name),
             concurrency: Concurrency::new(with.in_flight),
             no_answer: LogBound::default(),
+            no_listen: LogBound::default(),
         })
     }
 

@@ -24,8 +24,8 @@ use tokio::time::{Instant, timeout};
 use crate::core::{Answer, Caller, Route};
 use crate::gateway::Gateway;
 use crate::owner;
-use crate::relay::{MessageStream, Rewriter};
-use crate::subscribe::{listen_at, params_for};
+use crate::relay::Rewriter;
+use crate::subscribe::{Listened, listen_at, listen_member, params_for};
 
 /// Tasks that one listen may name; more are left out of what is honoured. As many as a sidecar watches for a listen.
 const MAX_TASKS: usize = 64;
@@ -49,6 +49,8 @@ pub(crate) struct TaskNews {
 struct Place {
     gateway: Arc<Gateway>,
     caller: Caller,
+    /// What it has in common with the other listens for that of the client.
+    tag: Arc<str>,
     /// The ids on this endpoint begin with the service.
     merged: bool,
     service: Arc<str>,
@@ -58,15 +60,20 @@ struct Place {
 
 impl TaskNews {
     /// Begins to listen to the replicas that these tasks, as the caller knows them, are at.
-    pub(crate) fn begin(gateway: &Arc<Gateway>, caller: &Caller, route: &Route, mut asked: Vec<String>) -> Self {
+    pub(crate) fn begin(
+        gateway: &Arc<Gateway>,
+        caller: &Caller,
+        route: &Route,
+        (mut asked, tag): (Vec<String>, &Arc<str>),
+    ) -> Self {
         asked.truncate(MAX_TASKS);
         let (tell, news) = mpsc::channel(QUEUE);
         let (honour, honoured) = mpsc::channel(MAX_TASKS);
         let mut listening = JoinSet::new();
         for ((service, _), handles) in grouped(route, &asked) {
-            let (gateway, caller) = (Arc::clone(gateway), caller.clone());
+            let (gateway, caller, tag) = (Arc::clone(gateway), caller.clone(), Arc::clone(tag));
             let merged = *route == Route::Merged;
-            let place = Place { gateway, caller, merged, service, handles };
+            let place = Place { gateway, caller, tag, merged, service, handles };
             listening.spawn(place.follow(honour.clone(), tell.clone()));
         }
         Self { asked, news, honoured, _listening: listening }
@@ -146,7 +153,7 @@ impl Place {
         }
     }
 
-    async fn open(&self) -> Result<MessageStream, Failure> {
+    async fn open(&self) -> Result<Listened, Failure> {
         let services = Arc::clone(&self.gateway.snapshot.load().services);
         let at = services.iter().position(|service| service.name == self.service).ok_or(Failure::CallerRefused)?;
         let service = services.get(at).ok_or(Failure::CallerRefused)?;
@@ -157,7 +164,7 @@ impl Place {
         let handle = self.handles.first().map(String::as_str).unwrap_or_default();
         let owner = owner::of_task(service, handle)?;
         let handles: Vec<String> = self.handles.iter().map(|handle| quote(handle)).collect();
-        let filter = format!("{{\"taskIds\":[{}]}}", handles.join(","));
+        let filter = format!("{{\"taskIds\":[{}]{}}}", handles.join(","), listen_member(Some(&self.tag)));
         listen_at(&self.gateway, &self.caller, (at, service), owner, filter.as_bytes()).await
     }
 
@@ -168,7 +175,7 @@ impl Place {
     /// Passes on what is said of the tasks, until the stream ends.
     async fn relay(
         &mut self,
-        mut stream: MessageStream,
+        mut stream: Listened,
         honour: &mut Option<mpsc::Sender<Vec<String>>>,
         tell: &mpsc::Sender<Message>,
     ) -> Result<(), Gone> {

@@ -313,8 +313,10 @@ impl Inbound {
         if !context.record.of_session() {
             let session = request.meta_text(Meta::Session);
             let asker = Asker { peer: context.who.id(), session: session.as_deref() };
-            // Its ingress has several listens for it while it subscribes to one thing after another.
-            let together = asker.session.filter(|tag| tag.starts_with(CLIENT_SESSION));
+            // An ingress has several listens for a session while it subscribes to one thing after another, and for one listen
+            // of a client of ours.
+            let listen = listen::together(request);
+            let together = asker.session.filter(|tag| tag.starts_with(CLIENT_SESSION)).or(listen.as_deref());
             context.record.hold(self.listens.begin_in(&Owner::of(asker).principal, together)?);
         }
         Ok(())

@@ -155,7 +155,10 @@ impl Mesh for Door {
     }
 
     fn knows(&self, _: &Route, uri: &str) -> bool {
-        self.inbound.gate.visible(&self.who, policy_kind(Kind::Resource), uri)
+        let offer = self.inbound.keeper.offer();
+        // A server that has not answered yet may have it; one that has no resources at all has not.
+        let offers = offer.greeted.is_none() || offer.catalog.offers(Kind::Resource);
+        offers && self.inbound.gate.visible(&self.who, policy_kind(Kind::Resource), uri)
     }
 
     fn changes(&self, _: &Route, wanted: Wanted) -> Box<dyn Told> {

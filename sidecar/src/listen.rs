@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use filter::{Filter, MAX_TASKS};
+pub use filter::{Filter, MAX_TASKS, together};
 pub use followed::Followed;
 pub use passed_on::{closing, narrow, passed_on};
 
@@ -94,18 +94,14 @@ impl Listen {
             messages: self.lease.as_ref().map(|lease| lease.session.subscribe()),
             updates: self.updates().await,
         };
-        if let Err(failure) = self.subscribe("resources/subscribe").await {
-            tracing::debug!(%failure, "a resource could not be subscribed to");
-        }
+        self.subscribe().await;
         self.take_requests(true);
         self.lists.look();
         if sender.send(sse::event(&self.filter.acknowledged(&self.id))).await.is_ok() {
             self.feed(&sender, &mut heard, drain).await;
         }
         self.take_requests(false);
-        if let Err(failure) = self.subscribe("resources/unsubscribe").await {
-            tracing::debug!(%failure, "a resource could not be unsubscribed from");
-        }
+        self.unsubscribe().await;
         let _ = sender.finish().await;
     }
 
@@ -250,20 +246,46 @@ impl Listen {
         }
     }
 
-    /// (Un)subscribes at a legacy server.
-    async fn subscribe(&self, method: &str) -> Result<(), Failure> {
-        // A session that is over has no subscriptions left.
-        let Some(lease) = self.lease.as_ref().filter(|lease| lease.session.alive()) else { return Ok(()) };
-        if lease.session.greeted().revision.is_modern() {
-            return Ok(());
-        }
+    /// Subscribes at a legacy server. What that refuses is not acknowledged.
+    async fn subscribe(&mut self) {
+        let Some(lease) = self.subscriber() else { return };
+        let mut refused = Vec::new();
         for uri in &self.filter.resources {
-            if lease.session.count_subscription(uri, method == "resources/subscribe") {
-                own_request(&lease.session, method, format!("{{\"uri\":{}}}", quote(uri)).as_bytes(), self.patience)
-                    .await?;
+            if !lease.session.count_subscription(uri, true) {
+                continue;
+            }
+            match self.ask(lease, "resources/subscribe", uri).await {
+                Ok(reply) if reply.shape == Shape::Error => {
+                    lease.session.count_subscription(uri, false);
+                    refused.push(uri.clone());
+                }
+                Ok(_) => {}
+                Err(failure) => tracing::debug!(%failure, "a resource could not be subscribed to"),
             }
         }
-        Ok(())
+        self.filter.resources.retain(|uri| !refused.contains(uri));
+    }
+
+    async fn unsubscribe(&self) {
+        let Some(lease) = self.subscriber() else { return };
+        for uri in &self.filter.resources {
+            if lease.session.count_subscription(uri, false)
+                && let Err(failure) = self.ask(lease, "resources/unsubscribe", uri).await
+            {
+                tracing::debug!(%failure, "a resource could not be unsubscribed from");
+            }
+        }
+    }
+
+    /// The session of a server that has to be told of subscriptions. One that is over has none left.
+    fn subscriber(&self) -> Option<&Lease> {
+        let lease = self.lease.as_ref().filter(|lease| lease.session.alive())?;
+        (!lease.session.greeted().revision.is_modern()).then_some(lease)
+    }
+
+    async fn ask(&self, lease: &Lease, method: &str, uri: &str) -> Result<Message, Failure> {
+        let params = format!("{{\"uri\":{}}}", quote(uri));
+        own_request(&lease.session, method, params.as_bytes(), self.patience).await
     }
 }
 

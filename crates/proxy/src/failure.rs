@@ -397,6 +397,12 @@ impl Failure {
         Failure::Limited { limit: setting.to_owned(), retry_after, service }
     }
 
+    /// The same once more, if it is a limit.
+    pub fn limited(&self) -> Option<Self> {
+        let Failure::Limited { limit, retry_after, service } = self else { return None };
+        Some(Failure::Limited { limit: limit.clone(), retry_after: *retry_after, service: service.clone() })
+    }
+
     /// What happened, for a place that names the service by itself.
     pub fn bare(&self) -> String {
         match self {

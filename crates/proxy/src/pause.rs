@@ -21,11 +21,13 @@ impl Default for Pause {
 }
 
 impl Pause {
-    /// It is over, having begun then.
-    pub fn lived_since(&mut self, began: Instant) {
-        if began.elapsed() >= STEADY {
+    /// It is over, having begun then. Whether it had lasted.
+    pub fn lived_since(&mut self, began: Instant) -> bool {
+        let lasted = began.elapsed() >= STEADY;
+        if lasted {
             self.0 = BACKOFF.0;
         }
+        lasted
     }
 
     /// Waits for a part of the pause that differs, so that many do not come back in one moment.

@@ -1,15 +1,19 @@
 //! One of the listens that together tell a caller what changes. It is begun again when it ends, and takes the place of others
 //! without a gap: those go on until it hears.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outrigger_mcp::envelope::{Message, Shape};
+use outrigger_mcp::envelope::{Message, Param, Shape};
+use outrigger_mcp::json::{decode_string, elements, member};
+use outrigger_mcp::method::Method;
+use outrigger_telemetry::metrics::OpenGuard;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Side};
 use crate::legacy::mesh::{Later, Messages};
 use crate::legacy::seam::Change;
 use crate::pause::Pause;
@@ -34,8 +38,23 @@ pub trait Source: Send + Sync + 'static {
     /// What may have changed while nobody listened.
     fn missed(&self) -> Vec<Change>;
 
-    /// Notes that it could not be opened. `first`: for the first time since it was open.
-    fn failed(&self, failure: &Failure, first: bool);
+    /// Notes why it could not be opened. `first`: for the first time since it was open; the guard is kept until it is again.
+    fn failed(&self, failure: &Failure, first: bool) -> Option<OpenGuard>;
+
+    /// Notes that it was ended soon after it had begun.
+    fn ended_soon(&self);
+}
+
+/// What has become of a piece since it was to begin.
+#[derive(Debug, Clone, Default)]
+pub enum Begun {
+    /// Nothing yet; a service that cannot be reached is tried again.
+    #[default]
+    NotYet,
+    /// It tells of these, as the service calls them; of everything that was asked for where the service does not say.
+    Of(Option<Arc<BTreeSet<String>>>),
+    /// The service does not let it. It is tried again.
+    Refused(Arc<Failure>),
 }
 
 /// One listen. Dropping it ends it, and those whose place it takes.
@@ -44,7 +63,7 @@ pub struct Piece<S> {
     /// What it listens to.
     pub source: Arc<S>,
     state: Arc<Mutex<State<S>>>,
-    begun: watch::Receiver<bool>,
+    begun: watch::Receiver<Begun>,
     _task: JoinSet<()>,
 }
 
@@ -83,7 +102,7 @@ impl<S: Source> Piece<S> {
                 Phase::Opening | Phase::Lost => state.before.append(&mut old.before),
             }
         }
-        let (begins, begun) = watch::channel(false);
+        let (begins, begun) = watch::channel(Begun::NotYet);
         let (source, state) = (Arc::new(source), Arc::new(Mutex::new(state)));
         let listener =
             Listener { source: Arc::clone(&source), state: Arc::clone(&state), begins, updates: updates.clone() };
@@ -91,20 +110,44 @@ impl<S: Source> Piece<S> {
         task.spawn(listener.run());
         Self { source, state, begun, _task: task }
     }
+
+    /// Why its service does not let it listen.
+    pub fn refused(&self) -> Option<Arc<Failure>> {
+        match &*self.begun.borrow() {
+            Begun::Refused(failure) => Some(Arc::clone(failure)),
+            Begun::NotYet | Begun::Of(_) => None,
+        }
+    }
 }
 
-/// Resolves when all of them have begun to tell, or do not in time. To confirm a subscription earlier would lose what changes
-/// right after.
-pub fn begun<S>(pieces: &[Piece<S>]) -> impl Future<Output = ()> + Send + use<S> {
-    let begins: Vec<_> = pieces.iter().map(|piece| piece.begun.clone()).collect();
+impl Begun {
+    /// Why a resource, as its service calls it, is not heard of. One whose service cannot be reached will be.
+    pub fn refuses(&self, own: &str) -> Option<Arc<Failure>> {
+        match self {
+            Begun::NotYet | Begun::Of(None) => None,
+            Begun::Of(Some(honoured)) if honoured.contains(own) => None,
+            Begun::Of(Some(_)) => Some(Arc::new(Failure::UnknownCapability { kind: "resource", name: own.to_owned() })),
+            Begun::Refused(failure) => Some(Arc::clone(failure)),
+        }
+    }
+}
+
+/// Resolves when all of them have begun to tell, or are refused, or do neither in time; with what has become of each. To confirm
+/// a subscription earlier would lose what changes right after.
+pub fn begun<S>(pieces: &[Piece<S>]) -> impl Future<Output = Vec<(Arc<S>, Begun)>> + Send + use<S>
+where
+    S: Send + Sync,
+{
+    let mut begins: Vec<_> = pieces.iter().map(|piece| (Arc::clone(&piece.source), piece.begun.clone())).collect();
     async move {
         let all = async {
-            for mut begun in begins {
+            for (_, begun) in &mut begins {
                 // One that ended will not tell.
-                let _ = begun.wait_for(|begun| *begun).await;
+                let _ = begun.wait_for(|begun| !matches!(begun, Begun::NotYet)).await;
             }
         };
         let _ = timeout(BEGIN, all).await;
+        begins.into_iter().map(|(source, begun)| (source, begun.borrow().clone())).collect()
     }
 }
 
@@ -118,6 +161,24 @@ pub fn outgrown<S>(pieces: &mut Vec<Piece<S>>, mut count: usize, size: impl Fn(&
         count += size;
     }
     taken
+}
+
+/// The resources that a service acknowledges, as it calls them. `None` when it says nothing of resources.
+fn honoured(message: &Message) -> Option<Arc<BTreeSet<String>>> {
+    let acknowledged = message.method == Method::SubscriptionsAcknowledged;
+    let filter = message.params().get(Param::Notifications).filter(|_| acknowledged)?;
+    let list = member(message.body(), filter, "resourceSubscriptions").and_then(|at| elements(message.body(), at))?;
+    let text = |at| decode_string(message.raw(at)).map(Into::into);
+    Some(Arc::new(list.into_iter().filter_map(text).collect()))
+}
+
+/// Whether two changes are of one resource, or of one list.
+fn same(one: &Change, other: &Change) -> bool {
+    match (one, other) {
+        (Change::Resource { uri: one }, Change::Resource { uri: other }) => one == other,
+        (Change::List(one), Change::List(other)) => one == other,
+        _ => false,
+    }
 }
 
 /// Resolves then; never without a time.
@@ -137,7 +198,7 @@ fn lock<S>(state: &Mutex<State<S>>) -> MutexGuard<'_, State<S>> {
 struct Listener<S> {
     source: Arc<S>,
     state: Arc<Mutex<State<S>>>,
-    begins: watch::Sender<bool>,
+    begins: watch::Sender<Begun>,
     updates: mpsc::Sender<Change>,
 }
 
@@ -147,19 +208,25 @@ struct Gone;
 impl<S: Source> Listener<S> {
     /// Listens until nobody takes the changes any more. What was missed while it did not listen is made up for.
     async fn run(self) {
-        let (mut pause, mut failing) = (Pause::default(), false);
+        let (mut pause, mut failing) = (Pause::default(), None);
         loop {
             match self.source.open().await {
                 Ok(stream) => {
+                    drop(failing.take());
                     let began = Instant::now();
                     if self.relay(stream).await.is_err() {
                         return;
                     }
                     self.lost();
-                    pause.lived_since(began);
-                    failing = false;
+                    if !pause.lived_since(began) {
+                        self.source.ended_soon();
+                    }
                 }
-                Err(failure) => self.source.failed(&failure, !std::mem::replace(&mut failing, true)),
+                Err(failure) => {
+                    let guard = self.source.failed(&failure, failing.is_none());
+                    failing.get_or_insert(guard);
+                    self.not_begun(failure);
+                }
             }
             pause.wait().await;
         }
@@ -186,7 +253,7 @@ impl<S: Source> Listener<S> {
                 return Ok(());
             }
             if !std::mem::replace(&mut heard, true) {
-                self.tell(self.hears()).await?;
+                self.tell(self.hears(&message)).await?;
                 linger = Some(Instant::now() + LINGER);
             }
             if let Some(change) = self.source.change(message) {
@@ -195,9 +262,31 @@ impl<S: Source> Listener<S> {
         }
     }
 
-    /// The stream has begun to tell; the value is what may have changed while none did.
-    fn hears(&self) -> Vec<Change> {
-        self.begins.send_replace(true);
+    /// It could not be opened. Whoever waits is told if that is the service's answer; and what nobody tells of meanwhile is
+    /// made up for.
+    fn not_begun(&self, failure: Failure) {
+        {
+            let mut state = lock(&self.state);
+            if state.phase == Phase::Opening {
+                let told: Vec<Change> = state.before.iter().flat_map(|piece| piece.source.missed()).collect();
+                state.owed = self.source.missed();
+                state.owed.retain(|change| !told.iter().any(|told| same(told, change)));
+            }
+        }
+        if failure.side() == Side::Downstream {
+            self.begins.send_if_modified(|begun| {
+                let waits = !matches!(begun, Begun::Of(_));
+                if waits {
+                    *begun = Begun::Refused(Arc::new(failure));
+                }
+                waits
+            });
+        }
+    }
+
+    /// The stream has begun to tell, with this; the value is what may have changed while none did.
+    fn hears(&self, first: &Message) -> Vec<Change> {
+        self.begins.send_replace(Begun::Of(honoured(first)));
         let mut state = lock(&self.state);
         state.phase = Phase::Live;
         std::mem::take(&mut state.owed)

@@ -130,11 +130,8 @@ pub(super) fn read_limits(f: &mut Fields<'_>) -> Option<Limits> {
     let client_sessions_per_principal = f.with_default("client_sessions_per_principal", text, how_many(), 64);
     let session = sections::session_limits(
         f,
-        (
-            6000,
-            "three for each that two ingresses let in: an ingress asks for resources apart from the rest, and twice while that changes",
-        ),
-        (600, "three for each that two ingresses let in, too; counted by who stands behind an ingress"),
+        (2000, "those that two ingresses let in: what they open for one listen or session of a client has one place"),
+        (200, "those that two ingresses let in, too; counted by who stands behind an ingress"),
     );
     Some(Limits {
         entrance,

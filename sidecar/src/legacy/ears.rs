@@ -14,11 +14,12 @@ use outrigger_mcp::{
 use outrigger_proxy::{
     failure::Failure,
     legacy::{
-        mesh::{Later, Messages, Told},
+        mesh::{Later, Messages, Told, Unheard},
         seam::{Change, ListKind, Wanted},
     },
     piece::{self, Piece, QUEUE, QUIET, Source, at, outgrown},
 };
+use outrigger_telemetry::metrics::OpenGuard;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::Door;
@@ -93,8 +94,14 @@ impl Told for Ears {
         self.quiet = (!self.pieces.is_empty()).then(|| Instant::now() + QUIET);
     }
 
-    fn begun(&mut self) -> Later<'static, ()> {
-        Box::pin(piece::begun(&self.pieces))
+    fn begun(&mut self) -> Later<'static, Unheard> {
+        let begun = piece::begun(&self.pieces);
+        Box::pin(async move {
+            let pieces = begun.await;
+            let named =
+                pieces.iter().flat_map(|(source, begun)| source.resources().iter().map(move |uri| (uri, begun)));
+            named.filter_map(|(uri, begun)| Some((uri.clone(), begun.refuses(uri)?))).collect()
+        })
     }
 
     fn next(&mut self) -> Later<'_, Option<Change>> {
@@ -189,7 +196,12 @@ impl Source for Hearing {
         }
     }
 
-    fn failed(&self, failure: &Failure, _: bool) {
+    fn failed(&self, failure: &Failure, _: bool) -> Option<OpenGuard> {
         tracing::debug!(%failure, "a session cannot listen");
+        None
+    }
+
+    fn ended_soon(&self) {
+        tracing::debug!("a listen for a session ended soon after it had begun");
     }
 }

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use outrigger_mcp::{
-    bridge::{handshake::modern_params, meta_keys::SUBSCRIPTION_ID, tasks::with_extension},
+    bridge::{
+        handshake::modern_params,
+        meta_keys::{LISTEN, SUBSCRIPTION_ID},
+        tasks::with_extension,
+    },
     envelope::{Message, Param},
     error::notification,
     json::{Span, decode_string, elements, member, quote},
@@ -18,11 +22,22 @@ pub const MAX_TASKS: usize = 64;
 #[derive(Debug, Default)]
 pub struct Filter {
     pub(super) kinds: [bool; 3],
+    /// Whether it names resources at all, if only such as are not honoured.
+    names_resources: bool,
     /// URIs of resources.
     pub resources: Vec<String>,
     /// Ids of tasks, as the client knows them.
     pub tasks: Vec<String>,
     pub(super) session: bool,
+}
+
+/// Bytes of what listens of one client's listen have in common.
+const MAX_TAG: usize = 64;
+
+/// What a listen has in common with others that an ingress opened for one of a client.
+pub fn together(request: &Message) -> Option<String> {
+    let span = member(request.body(), request.params().get(Param::Notifications)?, LISTEN)?;
+    decode_string(request.raw(span)).filter(|tag| tag.len() <= MAX_TAG).map(Into::into)
 }
 
 impl Filter {
@@ -37,6 +52,7 @@ impl Filter {
             list.iter().take(most).filter_map(text).collect()
         };
         Self {
+            names_resources: member(body, span, "resourceSubscriptions").is_some(),
             kinds: [flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")],
             resources: texts("resourceSubscriptions", usize::MAX),
             tasks: texts("taskIds", MAX_TASKS),
@@ -80,7 +96,7 @@ impl Filter {
         let names = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
         let mut honoured: Vec<String> =
             names.iter().zip(self.kinds).filter(|(_, on)| *on).map(|(name, _)| format!("\"{name}\":true")).collect();
-        if !self.resources.is_empty() {
+        if self.names_resources {
             let uris: Vec<String> = self.resources.iter().map(|uri| quote(uri)).collect();
             honoured.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
         }

@@ -45,9 +45,7 @@ async fn case_39_a_second_get_takes_the_place_of_the_first() {
 #[tokio::test]
 async fn case_51_of_many_resources_only_so_many_are_honoured() {
     let uris: Vec<String> = (0..10_000).map(|n| format!("many://{n}")).collect();
-    let list: Vec<_> = uris.iter().take(2000).map(|uri| json!({"uri": uri, "name": uri})).collect();
-    let lists = json!({"capabilities": {"resources": {"subscribe": true}}, "resources/list": {"resources": list}});
-    let server = modern(lists, |received| async move { error(&received, 404, -32601, "no") });
+    let (server, _open) = with_resources(&uris[..2000]);
     let world = World::one(&server.setting()).await;
     let (_stream, honoured) = open(&world, &listen(&json!({"resourceSubscriptions": uris}))).await;
     let honoured = honoured["resourceSubscriptions"].as_array().unwrap();
@@ -212,4 +210,142 @@ async fn a_sidecar_without_an_ingress_asks_for_each_resource_a_few_times() {
     let session = Session::open(&client, "2025-06-18", &json!({})).await;
     subscribes_one_by_one(&session, &server, &open, &uris).await;
     sidecar.stop().await;
+}
+
+/// A line of the metrics of an ingress.
+async fn counted(world: &World, line: &str) -> f64 {
+    let text = world.ingress.admin("/metrics").await;
+    text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0.0)
+}
+
+/// Two services with a resource each; only one client may listen to `full`.
+async fn full_and_free() -> (World, [(HttpServer, Open); 2]) {
+    let full = with_resources(&["full://a".to_owned()]);
+    let free = with_resources(&["free://a".to_owned()]);
+    let settings = format!("{}limits: {{ listens_per_principal: 1 }}\n", full.0.setting());
+    let world = World::of(&[("full", &settings), ("free", &free.0.setting())]).await;
+    (world, [full, free])
+}
+
+#[tokio::test]
+async fn a_listen_that_a_sidecar_has_no_place_for_is_not_acknowledged() {
+    let (world, servers) = full_and_free().await;
+    let (_, open_at_full) = &servers[0];
+    let full = json!({"resourceSubscriptions": ["full://a"]});
+    let (first, honoured) = open(&world, &listen(&full)).await;
+    assert_eq!(honoured, full);
+    // Nothing else is asked for, or it is the endpoint of that service: an error that names the setting.
+    let with_lists = json!({"toolsListChanged": true, "resourceSubscriptions": ["full://a"]});
+    for call in [listen(&full), listen(&with_lists).at("/s/full/mcp")] {
+        let refused = world.client().reply(&call).await;
+        assert_eq!(refused.status.as_u16(), 429);
+        let data = refused.json()["error"]["data"].clone();
+        assert_eq!((&data["limit"], &data["service"]), (&json!("limits.listens_per_principal"), &json!("full")));
+    }
+    // Where something is left, that is acknowledged.
+    let both = json!({"resourceSubscriptions": ["free://a", "full://a"]});
+    let (mut second, honoured) = open(&world, &listen(&both)).await;
+    assert_eq!(honoured, json!({"resourceSubscriptions": ["free://a"]}));
+    let (third, honoured) = open(&world, &listen(&with_lists)).await;
+    assert_eq!(honoured, json!({"toolsListChanged": true, "resourceSubscriptions": []}));
+    // It can be seen.
+    assert!(counted(&world, r#"outrigger_listen_failures_total{reason="limited",service="full"}"#).await >= 4.0);
+    for (line, count) in [(r#"{service="full"}"#, 1.0), (r#"{service="free"}"#, 1.0), (r#"{service="*"}"#, 3.0)] {
+        assert_eq!(counted(&world, &format!("outrigger_listens_open{line}")).await, count, "{line}");
+    }
+    assert_eq!(world.counted(0, r#"outrigger_listens_open{service="full"}"#).await, 1.0);
+    drop(third);
+    eventually("the page tells of one", || async {
+        let page: Value = serde_json::from_str(&world.ingress.admin("/catalog").await).unwrap();
+        (page["services"]["full"]["listens"] == json!({"open": 1, "failing": 1})).then_some(())
+    })
+    .await;
+    // A place becomes free: what was missed is made up for.
+    drop(first);
+    let told = within("what was missed", second.next()).await.unwrap();
+    assert_eq!(told["params"]["uri"], "full://a");
+    update(open_at_full, "full://a").await;
+    assert_eq!(within("an update", second.next()).await.unwrap()["params"]["uri"], "full://a");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_older_client_is_told_that_a_sidecar_has_no_place() {
+    let (world, _servers) = full_and_free().await;
+    let (_first, _) = open(&world, &listen(&json!({"resourceSubscriptions": ["full://a"]}))).await;
+    let session = world.session("2025-06-18").await;
+    let _stream = session.listen().await;
+    let refused = session.ask("resources/subscribe", &json!({"uri": "full://a"})).await.json();
+    assert_eq!(refused["error"]["data"]["limit"], "limits.listens_per_principal", "{refused}");
+    let free = session.ask("resources/subscribe", &json!({"uri": "free://a"})).await.json();
+    assert_eq!(free["result"], json!({}), "{free}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_server_does_not_acknowledge_is_not_acknowledged() {
+    // It lists one that it does not tell of.
+    let uris = json!([{"uri": "n://a", "name": "a"}, {"uri": "n://b", "name": "b"}]);
+    let lists = json!({"capabilities": {"resources": {"subscribe": true}}, "resources/list": {"resources": uris}});
+    let server = modern(lists, |received| async move {
+        if received.rpc_method() != "subscriptions/listen" {
+            return error(&received, 404, -32601, "no");
+        }
+        let (sender, response) = stream();
+        let id = received.json()["id"].clone();
+        let params = json!({"notifications": {"resourceSubscriptions": ["n://a"]},
+            "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": params});
+        sender.send(event(&told)).await.unwrap();
+        tokio::spawn(async move { sender.gone().await });
+        response
+    });
+    let world = World::one(&server.setting()).await;
+    let (_listen, honoured) = open(&world, &listen(&json!({"resourceSubscriptions": ["n://a", "n://b"]}))).await;
+    assert_eq!(honoured["resourceSubscriptions"], json!(["n://a"]));
+    let session = world.session("2025-06-18").await;
+    let _stream = session.listen().await;
+    assert_eq!(session.ask("resources/subscribe", &json!({"uri": "n://a"})).await.json()["result"], json!({}));
+    for uri in ["n://b", "n://b", "n://nobody"] {
+        let code = session.ask("resources/subscribe", &json!({"uri": uri})).await.error_code();
+        assert_eq!(code, -32002, "{uri}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_listen_and_all_that_it_takes_have_one_place_at_a_sidecar() {
+    let uris = ["many://0".to_owned(), "many://1".to_owned()];
+    let (server, open_listens) = with_resources(&uris);
+    let settings =
+        format!("{}catalog: {{ mode: per_caller }}\nlimits: {{ listens_per_principal: 1 }}\n", server.setting());
+    let world = World::one(&settings).await;
+    let both = json!({"toolsListChanged": true, "resourceSubscriptions": uris});
+    let (mut stream, honoured) = open(&world, &listen(&both)).await;
+    assert_eq!(honoured, both);
+    update(&open_listens, "many://1").await;
+    loop {
+        let told = within("an update", stream.next()).await.unwrap();
+        if told["method"] == "notifications/resources/updated" {
+            assert_eq!(told["params"]["uri"], "many://1");
+            break;
+        }
+    }
+    assert_eq!(world.counted(0, r#"outrigger_listens_open{service="fs"}"#).await, 2.0, "lists, and resources");
+    assert_eq!(world.counted(0, r#"outrigger_limited_total{limit="listens",service="fs"}"#).await, 0.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_of_a_server_without_any_cannot_be_subscribed_to() {
+    let lists = json!({"tools/list": {"tools": []}});
+    let server = modern(lists, |received| async move { error(&received, 404, -32601, "no") });
+    let world = World::one(&server.setting()).await;
+    let direct = world.sidecars[0].ready_client(&world.mesh).await;
+    let at_sidecar = Session::open(&direct, "2025-11-25", &json!({})).await;
+    for session in [world.session("2025-11-25").await, at_sidecar] {
+        let told = session.ask("resources/subscribe", &json!({"uri": "n://a"})).await;
+        assert_eq!(told.error_code(), -32002);
+    }
+    world.stop().await;
 }

@@ -21,6 +21,10 @@ pub const SESSION: &str = "outrigger.dev/session";
 /// How its value begins when it stands for one session of a legacy client.
 pub const CLIENT_SESSION: &str = "c.";
 
+/// A member of the filter of `subscriptions/listen`: what several listens have in common that an ingress opens for one listen of
+/// a client, so that they have one place at a sidecar.
+pub const LISTEN: &str = "outrigger.dev/listen";
+
 /// The errors with which a legacy client answered questions of a call, on the retry that brings its answers: the stateless
 /// revision has no form for them (docs/decisions/0002-session-extension.md).
 pub const ANSWER_ERRORS: &str = "outrigger.dev/errors";

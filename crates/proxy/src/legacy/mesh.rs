@@ -1,6 +1,7 @@
 //! What sessions ask of the proxy that they are a part of, behind one small trait: the ingress and the sidecar stand behind
 //! it, and a script in tests.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -35,6 +36,9 @@ pub trait Mesh: Send + Sync {
     fn ended(&self, route: &Route);
 }
 
+/// Resources that their services do not tell of, as the caller names them, and why.
+pub type Unheard = BTreeMap<String, Arc<Failure>>;
+
 /// What a call gave.
 pub enum Given {
     /// Its result or error.
@@ -54,8 +58,8 @@ pub trait Told: Send {
     /// Listens to these resources from now on, instead of those before.
     fn set_resources(&mut self, uris: Vec<String>);
 
-    /// Resolves once what was asked for last is listened to.
-    fn begun(&mut self) -> Later<'static, ()>;
+    /// Resolves once what was asked for last is listened to, with what is not.
+    fn begun(&mut self) -> Later<'static, Unheard>;
 
     /// What there is to tell next; `None` when nothing will come any more. Cancelling the future loses nothing.
     fn next(&mut self) -> Later<'_, Option<Change>>;

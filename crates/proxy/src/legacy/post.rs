@@ -92,11 +92,14 @@ impl Post {
             return Ok(reply::accepted());
         }
         if let Some(told) = self.unknown_resource(&message) {
-            return Ok(single(self.accepts, told));
+            return Ok(self.told(told).await);
         }
         if let Some(done) = answer_here(&self.session, &message) {
             if message.method == Method::ResourcesSubscribe && done.is_ok() {
-                self.session.heard(&uri(&message)?).await;
+                let uri = uri(&message)?;
+                if let Some(refused) = self.session.heard(&uri).await {
+                    return Ok(self.told(not_subscribed(&message, &uri, &refused)).await);
+                }
             }
             let told = result_reply(&message.id().unwrap_or_default(), done?);
             return Ok(self.told(told).await);
@@ -191,8 +194,7 @@ impl Post {
             return None;
         }
         let failure = Failure::UnknownCapability { kind: "resource", name: asked.to_string() };
-        let told = RpcError::new(LEGACY_RESOURCE_NOT_FOUND, failure.to_string()).with("uri", &asked);
-        Some(told.reply(message.id().as_deref()))
+        Some(not_subscribed(message, &asked, &failure))
     }
 
     /// A call for a request, under its id.
@@ -313,6 +315,18 @@ fn answer_here(session: &Session, message: &Message) -> Option<Result<&'static [
         _ => return None,
     };
     Some(done.map(|()| &b"{}"[..]))
+}
+
+/// The answer to a subscription that is refused; one to a resource that is not there is told by the code of older revisions.
+fn not_subscribed(message: &Message, uri: &str, failure: &Failure) -> Bytes {
+    let error = match failure {
+        Failure::UnknownCapability { kind, .. } => {
+            let unknown = Failure::UnknownCapability { kind, name: uri.to_owned() };
+            RpcError::new(LEGACY_RESOURCE_NOT_FOUND, unknown.to_string()).with("uri", uri)
+        }
+        other => other.rpc(),
+    };
+    error.reply(message.id().as_deref())
 }
 
 fn set_level(session: &Session, message: &Message) -> Result<(), Failure> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ask::Asks;
+use super::mesh::Unheard;
 use super::resume::{EventStream, Place};
 use super::seam::{Declared, ListKind, Route};
 use super::store::Bounds;
@@ -79,7 +80,7 @@ pub(super) struct Session {
     /// What it subscribed to. Watched by the task that listens for it.
     subscriptions: watch::Sender<BTreeSet<String>>,
     /// Those that the services have begun to tell of.
-    heard: watch::Sender<BTreeSet<String>>,
+    heard: watch::Sender<Heard>,
     event_prefix: Arc<str>,
     /// Opened by another replica, or before a restart: its client may know of streams that we never had.
     taken_up: bool,
@@ -87,6 +88,13 @@ pub(super) struct Session {
     /// Where its refusals count.
     metrics: Arc<ServiceMetrics>,
     _open: OpenGuard,
+}
+
+/// What a session's services have been asked to tell of, and which of it they do not.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) asked: BTreeSet<String>,
+    pub(super) refused: Unheard,
 }
 
 #[derive(Debug)]
@@ -330,16 +338,22 @@ impl Session {
     }
 
     /// Says what the services have begun to tell of.
-    pub(super) fn hears(&self, uris: BTreeSet<String>) {
-        self.heard.send_replace(uris);
+    pub(super) fn hears(&self, heard: Heard) {
+        self.heard.send_replace(heard);
     }
 
-    /// Resolves when changes of this resource are heard, or nobody listens for the session.
-    pub(super) async fn heard(&self, uri: &str) {
+    /// Resolves when changes of this resource are heard, or nobody listens for the session; or with why they are not. Then it
+    /// is as if the client had not asked.
+    pub(super) async fn heard(&self, uri: &str) -> Option<Arc<Failure>> {
         let mut heard = self.heard.subscribe();
-        if self.lock().listening {
-            let _ = timeout(HEARD, heard.wait_for(|uris| uris.contains(uri))).await;
+        if !self.lock().listening {
+            return None;
         }
+        let waited = timeout(HEARD, heard.wait_for(|heard| heard.asked.contains(uri))).await;
+        let refused = waited.ok()?.ok()?.refused.get(uri).cloned()?;
+        self.unsubscribe(uri);
+        self.heard.send_if_modified(|heard| heard.asked.remove(uri));
+        Some(refused)
     }
 
     /// Makes the caller the one to start the task that listens, unless there is one; the value says whether there has

@@ -14,9 +14,9 @@ use outrigger_mcp::method::Method;
 use tokio::time::{Instant, sleep_until};
 
 use super::ask;
-use super::mesh::Later;
+use super::mesh::{Later, Unheard};
 use super::seam::{Caller, Change, ListKind, Wanted};
-use super::session::Session;
+use super::session::{Heard, Session};
 
 /// How often we look whether anybody still reads the session's stream. Gone for two looks, and the listening ends:
 /// events could not be asked for any more.
@@ -75,7 +75,7 @@ impl Ear {
                     told.set_resources(asked.iter().cloned().collect());
                     begins = Some((asked, told.begun()));
                 }
-                asked = begun(&mut begins) => session.hears(asked),
+                heard = begun(&mut begins) => session.hears(heard),
                 _ = looks.tick() => {
                     absent = if session.outside.has_reader() { 0 } else { absent + 1 };
                     if absent > 2 && session.stop_listening() {
@@ -126,12 +126,12 @@ impl Ear {
 }
 
 /// What is listened to from now on, once it is.
-async fn begun(begins: &mut Option<(BTreeSet<String>, Later<'static, ()>)>) -> BTreeSet<String> {
-    match begins {
+async fn begun(begins: &mut Option<(BTreeSet<String>, Later<'static, Unheard>)>) -> Heard {
+    let refused = match begins {
         Some((_, begun)) => begun.await,
         None => std::future::pending().await,
-    }
-    begins.take().map(|(asked, _)| asked).unwrap_or_default()
+    };
+    Heard { asked: begins.take().map(|(asked, _)| asked).unwrap_or_default(), refused }
 }
 
 async fn at(due: Option<Instant>) {

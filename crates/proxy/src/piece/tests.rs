@@ -7,10 +7,13 @@ use tokio::time::sleep;
 use super::*;
 
 /// A service whose listens live for so long each; it counts them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Script {
     life: Duration,
+    /// What it says to the first of them, in place of beginning.
+    refusals: Mutex<Vec<Failure>>,
     opened: Mutex<usize>,
+    ended: Mutex<usize>,
 }
 
 /// One listen: its acknowledgement, then its end.
@@ -19,7 +22,10 @@ struct Stream(Option<Message>, Duration);
 impl Source for Script {
     fn open(&self) -> Later<'_, Result<Box<dyn Messages>, Failure>> {
         *self.opened.lock().unwrap() += 1;
-        let acknowledged = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{}}"#;
+        if let Some(refusal) = self.refusals.lock().unwrap().pop() {
+            return Box::pin(async { Err(refusal) });
+        }
+        let acknowledged = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{"resourceSubscriptions":["a:1"]}}}"#;
         let stream = Stream(Some(Message::parse(acknowledged.into()).unwrap()), self.life);
         Box::pin(async { Ok(Box::new(stream) as Box<dyn Messages>) })
     }
@@ -32,8 +38,12 @@ impl Source for Script {
         vec![Change::Resource { uri: "a:1".into() }]
     }
 
-    fn failed(&self, failure: &Failure, _: bool) {
-        panic!("{failure}");
+    fn failed(&self, _: &Failure, _: bool) -> Option<OpenGuard> {
+        None
+    }
+
+    fn ended_soon(&self) {
+        *self.ended.lock().unwrap() += 1;
     }
 }
 
@@ -52,7 +62,7 @@ impl Messages for Stream {
 /// How often a service is asked within ten minutes, and how often a change is told, where listens live for so long.
 async fn asked(life: Duration) -> (usize, usize) {
     let (sender, mut updates) = mpsc::channel(QUEUE);
-    let script = Script { life, opened: Mutex::default() };
+    let script = Script { life, ..Script::default() };
     let piece = Piece::begin(script, (Vec::new(), Vec::new()), &sender);
     let mut told = 0;
     let hear = async {
@@ -62,6 +72,9 @@ async fn asked(life: Duration) -> (usize, usize) {
     };
     assert!(timeout(Duration::from_secs(600), hear).await.is_err());
     let opened = *piece.source.opened.lock().unwrap();
+    let soon = *piece.source.ended.lock().unwrap();
+    let all = if life.is_zero() { told..=opened } else { 0..=0 };
+    assert!(all.contains(&soon), "{soon} ended soon");
     (opened, told)
 }
 
@@ -76,4 +89,23 @@ async fn a_service_that_ends_each_listen_at_once_is_asked_ever_more_rarely() {
 async fn a_listen_that_lasted_is_begun_again_soon() {
     let (opened, _) = asked(Duration::from_secs(20)).await;
     assert!((29..=30).contains(&opened), "{opened}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_service_refuses_is_known_and_made_up_for_once_it_does_not() {
+    let (sender, mut updates) = mpsc::channel(QUEUE);
+    let limit = || Failure::Limited { limit: "l".into(), retry_after: Duration::from_secs(30), service: None };
+    let away = Failure::Unavailable { service: "s".into(), reason: "away".into() };
+    let refusals = Mutex::new(vec![limit(), away]);
+    let script = Script { life: Duration::from_secs(60), refusals, ..Script::default() };
+    let pieces = [Piece::begin(script, (Vec::new(), Vec::new()), &sender)];
+    let [(_, refused)] = &begun(&pieces).await[..] else { panic!("one piece") };
+    // That the service was away a moment before is no answer.
+    assert_eq!(*pieces[0].source.opened.lock().unwrap(), 2);
+    assert_eq!(refused.refuses("a:1").unwrap().reason(), "limited");
+    let made_up = updates.recv().await.unwrap();
+    assert!(matches!(made_up, Change::Resource { uri } if uri == "a:1"));
+    let [(_, of)] = &begun(&pieces).await[..] else { panic!("one piece") };
+    assert!(of.refuses("a:1").is_none());
+    assert_eq!(of.refuses("a:2").unwrap().reason(), "unknown_capability", "the service does not acknowledge it");
 }

@@ -101,6 +101,21 @@ async fn a_subscription_is_confirmed_once_changes_are_heard() {
     assert_eq!(confirmed.await.message().await.error_code(), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_a_service_refuses_is_refused_and_forgotten() {
+    let mut world = World::new();
+    let client = world.client("2025-06-18", "{}").await;
+    let _stream = client.get().await;
+    let mut ear = world.listening().await;
+    // Once more is asked anew.
+    for (uri, code) in [("refused:limit", -31429), ("refused:unknown", -32002), ("refused:unknown", -32002)] {
+        let told = client.post(&subscribe(uri, "")).await.message().await;
+        assert_eq!(told.error_code(), Some(code), "{uri}");
+        assert_eq!(ear.resources.recv().await.unwrap(), [uri]);
+        while !ear.resources.recv().await.unwrap().is_empty() {}
+    }
+}
+
 /// The output, if the future has one after everybody else has had a turn.
 async fn now<T>(future: &mut std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
     tokio::task::yield_now().await;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::super::keys::Keys;
-use super::super::mesh::{Given, Later, Mesh, Messages, Told};
+use super::super::mesh::{Given, Later, Mesh, Messages, Told, Unheard};
 use super::super::seam::{Caller, Change, Declared, Inbound, Route, Wanted};
 use super::super::{Bounds, Kept, Sessions, Settings, http_sse, refusal, serve};
 
@@ -114,9 +114,17 @@ impl Told for Ears {
         self.1.send(uris).ok();
     }
 
-    fn begun(&mut self) -> Later<'static, ()> {
-        let mut held = self.2.clone();
-        Box::pin(async move { drop(held.wait_for(|held| !held).await) })
+    /// The script's services refuse what begins with `refused:`.
+    fn begun(&mut self) -> Later<'static, Unheard> {
+        let (mut held, mut refused) = (self.2.clone(), Unheard::new());
+        let limit = Failure::Limited { limit: "l".into(), retry_after: Duration::from_secs(1), service: None };
+        refused.insert("refused:limit".into(), Arc::new(limit));
+        let unknown = Failure::UnknownCapability { kind: "resource", name: "own".into() };
+        refused.insert("refused:unknown".into(), Arc::new(unknown));
+        Box::pin(async move {
+            drop(held.wait_for(|held| !held).await);
+            refused
+        })
     }
 
     fn next(&mut self) -> Later<'_, Option<Change>> {
