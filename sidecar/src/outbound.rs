@@ -42,7 +42,7 @@ mod tunnel;
 pub mod upload;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -52,7 +52,6 @@ use outrigger_telemetry::metrics::{
     ConnectionOutcome, DenyReason, EgressMetrics, LimitKind, Listener as ListenerLabel,
 };
 use outrigger_telemetry::{EgressLog, Metrics, ServiceMetrics};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +69,7 @@ pub use redirected::Entrance;
 use redirected::original_destination;
 use resolve::Resolver;
 use target::Target;
-pub use transparent::transparent;
+use transparent::transparent;
 use wire::Wire;
 
 /// The outbound half of a sidecar, shared by all its connections.
@@ -189,7 +188,7 @@ impl Outbound {
         if self.settings.transparent
             && let Some(original) = original_destination(&stream)
         {
-            return Box::pin(transparent(Arc::clone(self), stream, original)).await;
+            return Box::pin(transparent(Arc::clone(self), stream.into(), original)).await;
         }
         let (stream, mut said) = (Wire::from(stream), Vec::new());
         // An error, or no time left: it said nothing, or is gone.

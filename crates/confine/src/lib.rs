@@ -37,6 +37,7 @@ use thiserror::Error;
 
 pub use kernel::Kernel;
 pub use plan::Plan;
+pub use sys::defer_accept;
 
 /// Why a child could not be confined. It was not started then.
 #[derive(Debug, Error)]

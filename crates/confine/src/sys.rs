@@ -1,5 +1,5 @@
 //! The system calls that no safe function offers: asking which Landlock there is, installing a filter, and the
-//! conversation with a filter that asks (seccomp_unotify(2)).
+//! conversation with a filter that asks (seccomp_unotify(2)); and one option of sockets.
 
 #![expect(unsafe_code, reason = "rustix and libc have no safe form of seccomp(2); see each call")]
 
@@ -54,6 +54,21 @@ pub(crate) fn has_notifications() -> bool {
     // SAFETY: as above.
     let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
     answer == 0
+}
+
+/// Lets the kernel hold connections of a listening socket back until their first bytes are there, or for so many seconds
+/// (tcp(7), `TCP_DEFER_ACCEPT`). It confines nobody; it is here because the option has no safe form either.
+///
+/// # Errors
+/// What the kernel says.
+pub fn defer_accept(listener: impl AsFd, seconds: u8) -> io::Result<()> {
+    let seconds = libc::c_int::from(seconds);
+    let (length, fd) = (libc::socklen_t::try_from(size_of_val(&seconds)), listener.as_fd().as_raw_fd());
+    let length = length.map_err(io::Error::other)?;
+    // SAFETY: the kernel reads one `c_int`, which lives across the call, from a descriptor that is open.
+    let done =
+        unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, (&raw const seconds).cast(), length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Puts a filter over this thread.

@@ -1,11 +1,13 @@
 //! Listening sockets: bind early with an error that names the setting, accept without ever giving up.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 /// Connections that the kernel holds before they are accepted. The kernel caps it at `net.core.somaxconn`.
 pub const DEFAULT_BACKLOG: u32 = 1024;
@@ -44,7 +46,9 @@ pub struct ListenError {
 /// A bound socket. Connections wait in its backlog until [`Listener::accept`] is called.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    /// The listening socket. It is watched as a stream would be, because tokio's own listener hands out only connections that it
+    /// watches already.
+    socket: TcpStream,
     address: SocketAddr,
     setting: &'static str,
 }
@@ -75,9 +79,24 @@ impl Listener {
     /// The next connection, with `TCP_NODELAY`. Never fails: a connection that broke while it waited is
     /// skipped, and out of descriptors it rests and tries again. Safe to cancel.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            let (stream, peer) = self.accept_unwatched().await;
+            match TcpStream::from_std(stream) {
+                Ok(stream) => return (stream, peer),
+                Err(error) => {
+                    tracing::warn!(setting = self.setting, %error, "cannot watch a connection");
+                    tokio::time::sleep(ACCEPT_REST.0).await;
+                }
+            }
+        }
+    }
+
+    /// The same, non-blocking and not yet known to the runtime: whoever finds all that it waits for in it already spares the
+    /// kernel from watching it.
+    pub async fn accept_unwatched(&self) -> (net::TcpStream, SocketAddr) {
         let mut rest = ACCEPT_REST.0;
         loop {
-            match self.socket.accept().await {
+            match self.socket.async_io(Interest::READABLE, || accept(&self.socket)).await {
                 Ok(accepted) => return accepted,
                 Err(error) if broken_connection(&error) => {}
                 Err(error) => {
@@ -90,7 +109,13 @@ impl Listener {
     }
 }
 
-fn open(options: ListenOptions) -> io::Result<TcpListener> {
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn open(options: ListenOptions) -> io::Result<TcpStream> {
     let domain = Domain::for_address(options.address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for connections of the last run to time out.
@@ -101,7 +126,24 @@ fn open(options: ListenOptions) -> io::Result<TcpListener> {
     socket.set_tcp_user_timeout(Some(UNREAD))?;
     socket.set_tcp_nodelay(true)?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-    TcpListener::from_std(socket.into())
+    TcpStream::from_std(socket.into())
+}
+
+/// One system call where there is one for all of it.
+#[cfg(target_os = "linux")]
+fn accept(listener: &TcpStream) -> io::Result<(net::TcpStream, SocketAddr)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let (stream, peer) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((stream.into(), peer))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn accept(listener: &TcpStream) -> io::Result<(net::TcpStream, SocketAddr)> {
+    let (stream, peer) = socket2::SockRef::from(listener).accept()?;
+    stream.set_nonblocking(true)?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((stream.into(), peer))
 }
 
 /// Errors of the connection, not of the listener (accept(2), "Error handling").

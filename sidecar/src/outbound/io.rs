@@ -56,7 +56,7 @@ pub(super) async fn read(from: &Wire) -> io::Result<(Chunk, usize)> {
                 Err(error) => return Err(error),
             }
         }
-        from.socket().readable().await?;
+        from.socket()?.readable().await?;
     }
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn write_all(to: &Wire, mut bytes: &[u8]) -> io::Result<()> {
         match to.try_write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.socket().writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.socket()?.writable().await?,
             Err(error) => return Err(error),
         }
     }

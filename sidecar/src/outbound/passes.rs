@@ -191,8 +191,8 @@ impl Outbound {
         dialled: Option<SocketAddr>,
         children: &[(ChildId, Option<u32>)],
     ) -> Option<ChildId> {
-        let socket = client.socket();
-        let (from, to) = (socket.peer_addr().ok()?, dialled.or_else(|| socket.local_addr().ok())?);
+        let (from, own) = client.ends().ok()?;
+        let to = dialled.unwrap_or(own);
         let roots = children.iter().filter_map(|(child, process)| Some((*child, (*process)?))).collect();
         // Files of the kernel: they do not wait, but many of them take their time.
         tokio::task::spawn_blocking(move || holder(from, to, roots)).await.ok()?

@@ -1,17 +1,19 @@
 //! Where connections arrive, also those that the kernel sent here, and where those were going.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
+use outrigger_confine::defer_accept;
 use outrigger_runtime::{ListenError, ListenOptions, Listener};
 use rustix::io::Errno;
 use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use super::dns::Sockets;
 use crate::config::Egress;
 use crate::start::StartError;
 
+/// Seconds that the kernel keeps a connection without words to itself: with them there, one wake-up serves it.
+const FIRST_WORDS: u8 = 1;
 /// The setting that names the port.
 const SETTING: &str = "egress.listen";
 
@@ -29,6 +31,10 @@ impl Entrance {
     pub(super) fn bind(settings: &Egress) -> Result<Self, StartError> {
         let transparent = settings.transparent;
         let proxy = Listener::bind(ListenOptions::new(settings.listen, SETTING))?;
+        // Clients of a proxy speak first; of redirected connections some wait for the server to.
+        if !transparent && let Err(error) = defer_accept(&proxy, FIRST_WORDS) {
+            tracing::debug!(%error, "connections are taken before their first words are there");
+        }
         let twin = other_loopback(proxy.address()).filter(|_| transparent);
         let twin = match twin.map(|twin| Listener::bind(ListenOptions::new(twin, SETTING))).transpose() {
             // A machine without that family redirects nothing of it.
@@ -60,10 +66,10 @@ impl Entrance {
 
     /// The next connection. Safe to cancel.
     pub(super) async fn accept(&self) -> TcpStream {
-        let Some(twin) = &self.twin else { return self.proxy.accept().await.0 };
+        let Some(twin) = &self.twin else { return self.proxy.accept_unwatched().await.0 };
         tokio::select! {
-            (stream, _) = self.proxy.accept() => stream,
-            (stream, _) = twin.accept() => stream,
+            (stream, _) = self.proxy.accept_unwatched() => stream,
+            (stream, _) = twin.accept_unwatched() => stream,
         }
     }
 }
@@ -98,12 +104,12 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_connection_to_us_was_not_redirected() {
+    #[test]
+    fn a_connection_to_us_was_not_redirected() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (stream, _) = listener.accept().await.unwrap();
+            let listener = std::net::TcpListener::bind(address).unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().unwrap();
             assert_eq!(original_destination(&stream), None);
         }
     }

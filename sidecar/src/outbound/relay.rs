@@ -95,7 +95,7 @@ async fn pump(from: &Wire, to: &Wire, upload: Option<&Upload>, moved: impl Fn(us
         moved(bytes);
         if bytes == CHUNK && upload.is_none() {
             drop(chunk);
-            splice(from.socket(), to.socket(), &moved).await?;
+            splice(from.socket()?, to.socket()?, &moved).await?;
         }
         // Both sides may be ready for ever: other connections of this thread have their turn too.
         consume_budget().await;

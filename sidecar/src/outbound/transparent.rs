@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use outrigger_egress::client_hello;
 use outrigger_policy::egress::{Ask, Host, Request};
-use tokio::net::TcpStream;
 
 use super::http::{Opened, Spoken};
 use super::io::{read_into, write_all};
@@ -18,8 +17,8 @@ use super::wire::Wire;
 use super::{Outbound, http, tunnel};
 
 /// Serves one redirected connection; `original` is what its client dialled. A refusal is a reset.
-pub async fn transparent(outbound: Arc<Outbound>, stream: TcpStream, original: SocketAddr) {
-    let (stream, mut buffer) = (Wire::from(stream), Vec::new());
+pub(super) async fn transparent(outbound: Arc<Outbound>, stream: Wire, original: SocketAddr) {
+    let mut buffer = Vec::new();
     let dialled = Target { host: Host::Address(original.ip()), port: original.port() };
     let child = match outbound.child(Shown::Nothing, &stream, Some(original)).await {
         Ok(child) => child,
@@ -88,7 +87,9 @@ async fn tunnelled(outbound: &Arc<Outbound>, stream: Wire, buffer: Vec<u8>, targ
 /// Makes the close a reset: the client learns at once that nobody answers.
 fn reset(stream: &Wire) {
     // Fails only on a connection that is over.
-    let _ = rustix::net::sockopt::set_socket_linger(stream.socket(), Some(std::time::Duration::ZERO));
+    if let Ok(socket) = stream.socket() {
+        let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
+    }
 }
 
 impl Outbound {

@@ -1,8 +1,10 @@
 //! One connection of the outbound half, with or without TLS. Both directions are used through one shared reference, and
-//! neither holds a buffer while nothing moves, but for what TLS itself keeps.
+//! neither holds a buffer while nothing moves, but for what TLS itself keeps. The runtime watches a socket from when somebody has
+//! to wait for it: a connection that is refused is over before that.
 
 use std::io::{self, Read, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{self, SocketAddr};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::Connection;
 use tokio::net::TcpStream;
@@ -10,21 +12,37 @@ use tokio::net::TcpStream;
 /// A connected socket, perhaps with TLS over it.
 #[derive(Debug)]
 pub(super) struct Wire {
-    socket: TcpStream,
+    socket: Socket,
     /// Never held over an await. Both directions belong to one task, so nobody waits for it.
     tls: Option<Box<Mutex<Connection>>>,
 }
 
 impl From<TcpStream> for Wire {
     fn from(socket: TcpStream) -> Self {
-        Self { socket, tls: None }
+        Self { socket: Socket { fresh: Mutex::default(), watched: OnceLock::from(socket) }, tls: None }
+    }
+}
+
+/// Of one that was just accepted, and does not block.
+impl From<net::TcpStream> for Wire {
+    fn from(socket: net::TcpStream) -> Self {
+        Self { socket: Socket { fresh: Mutex::new(Some(socket)), watched: OnceLock::new() }, tls: None }
     }
 }
 
 impl Wire {
-    /// The socket below.
-    pub(super) fn socket(&self) -> &TcpStream {
-        &self.socket
+    /// The socket below, watched from now on.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub(super) fn socket(&self) -> io::Result<&TcpStream> {
+        self.socket.watched()
+    }
+
+    /// The address of the other side, and ours.
+    pub(super) fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        let socket = self.socket()?;
+        Ok((socket.peer_addr()?, socket.local_addr()?))
     }
 
     /// Speaks TLS on a plain connection, until both sides have finished. `begun` was read from it already.
@@ -51,7 +69,7 @@ impl Wire {
             match step {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wire.socket.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wire.socket()?.readable().await?,
                 Err(error) => return Err(error),
             }
         }
@@ -91,7 +109,7 @@ impl Wire {
                 None => return Ok(()),
             };
             match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket()?.writable().await?,
                 done => return done,
             }
         }
@@ -105,7 +123,7 @@ impl Wire {
             let _ = send(&mut tls, &self.socket);
         }
         // Fails only when the connection is over already.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+        self.socket.finish();
     }
 
     /// A panic elsewhere leaves rustls in a state that it reports by itself.
@@ -114,14 +132,60 @@ impl Wire {
     }
 }
 
+/// A socket that the runtime watches once somebody has waited for it.
+#[derive(Debug)]
+struct Socket {
+    /// Until then. Never held over an await.
+    fresh: Mutex<Option<net::TcpStream>>,
+    watched: OnceLock<TcpStream>,
+}
+
+impl Socket {
+    fn watched(&self) -> io::Result<&TcpStream> {
+        if let Some(socket) = self.watched.get() {
+            return Ok(socket);
+        }
+        // Both directions belong to one task: nobody takes it at the same time.
+        let fresh = self.fresh().take().ok_or(io::ErrorKind::NotConnected)?;
+        let socket = TcpStream::from_std(fresh)?;
+        Ok(self.watched.get_or_init(|| socket))
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.watched.get() {
+            Some(socket) => socket.try_read(buffer),
+            None => self.fresh().as_ref().ok_or(io::ErrorKind::NotConnected)?.read(buffer),
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.watched.get() {
+            Some(socket) => socket.try_write(bytes),
+            None => self.fresh().as_ref().ok_or(io::ErrorKind::NotConnected)?.write(bytes),
+        }
+    }
+
+    /// Fails only when the connection is over already.
+    fn finish(&self) {
+        if let Ok(socket) = self.watched() {
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+        }
+    }
+
+    /// Every use is one operation on it, so a panic elsewhere leaves nothing half done.
+    fn fresh(&self) -> MutexGuard<'_, Option<net::TcpStream>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Reads records and works on them: how many bytes they were; 0 is the end of the socket.
-fn receive(tls: &mut Connection, socket: &TcpStream) -> io::Result<usize> {
+fn receive(tls: &mut Connection, socket: &Socket) -> io::Result<usize> {
     let read = tls.read_tls(&mut Sock(socket))?;
     process(tls, socket)?;
     Ok(read)
 }
 
-fn process(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
+fn process(tls: &mut Connection, socket: &Socket) -> io::Result<()> {
     let done = tls.process_new_packets();
     // Answers to key updates, and the alert that says what is wrong; what does not fit goes with the next write.
     match send(tls, socket) {
@@ -131,7 +195,7 @@ fn process(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
     done.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-fn send(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
+fn send(tls: &mut Connection, socket: &Socket) -> io::Result<()> {
     while tls.wants_write() {
         if tls.write_tls(&mut Sock(socket))? == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -141,7 +205,7 @@ fn send(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
 }
 
 /// A socket as rustls wants it, never waiting.
-struct Sock<'s>(&'s TcpStream);
+struct Sock<'s>(&'s Socket);
 
 impl Read for Sock<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::IntGauge;
+
 use super::OpenGuard;
 use super::families::Families;
 use super::labels::{Direction, DnsLimit, EgressVerdict, LookupOutcome};
@@ -12,6 +14,7 @@ use super::labels::{Direction, DnsLimit, EgressVerdict, LookupOutcome};
 pub struct EgressMetrics {
     service: Arc<str>,
     families: Arc<Families>,
+    open: IntGauge,
     tools: Mutex<HashSet<Arc<str>>>,
 }
 
@@ -36,7 +39,8 @@ const OTHER: &str = "other";
 
 impl EgressMetrics {
     pub(super) fn new(service: Arc<str>, families: Arc<Families>) -> Self {
-        Self { service, families, tools: Mutex::default() }
+        let open = families.egress_open.with_label_values(&[&*service]);
+        Self { service, families, open, tools: Mutex::default() }
     }
 
     /// Counts the end of a connection or request, with its bytes up and down.
@@ -93,7 +97,7 @@ impl EgressMetrics {
 
     /// Counts an open connection until the guard is dropped.
     pub fn open(&self) -> OpenGuard {
-        OpenGuard::new(&self.families.egress_open.with_label_values(&[&*self.service]))
+        OpenGuard::new(&self.open)
     }
 }
 

@@ -3,7 +3,7 @@
 use outrigger_egress::reply::Reply;
 use outrigger_egress::request::{Field, Framing, Request, has_word, named};
 use outrigger_telemetry::TraceContext;
-use serde_json::json;
+use serde::Serialize;
 
 use super::super::credentials::Added;
 use super::super::mesh;
@@ -106,20 +106,34 @@ fn framing(head: &mut Vec<u8>, framing: Framing) {
     }
 }
 
+/// The body of a refusal.
+#[derive(Serialize)]
+struct Told<'t> {
+    reason: &'t str,
+    host: &'t str,
+    rule: Option<&'t str>,
+    service: &'t str,
+    hint: &'t str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool: Option<&'t str>,
+}
+
 /// A whole reply that says why not, and what to do about it.
 pub(super) fn refusal(service: &str, refusal: &Refusal, record: &Record) -> Vec<u8> {
     let told = refusal.why.told();
-    let mut body = json!({
-        "reason": told.reason,
-        "host": record.asked_for(),
-        "rule": refusal.rule.as_ref().map(|rule| rule.as_str()),
-        "service": service,
-        "hint": refusal.why.hint(),
-    });
-    if let ([tool], Some(members)) = (record.behind().names().as_slice(), body.as_object_mut()) {
-        members.insert("tool".into(), (*tool).into());
-    }
-    let body = format!("{body}\n");
+    let body = Told {
+        reason: told.reason,
+        host: record.asked_for(),
+        rule: refusal.rule.as_ref().map(|rule| rule.as_str()),
+        service,
+        hint: &refusal.why.hint(),
+        tool: match record.behind().tools.as_slice() {
+            [tool] => Some(tool),
+            _ => None,
+        },
+    };
+    let mut body = serde_json::to_vec(&body).unwrap_or_default();
+    body.push(b'\n');
     // RFC 9110 section 10.2.3: whole seconds, and no sooner than it makes sense.
     let retry = refusal.why.retry_after().map(|wait| format!("Retry-After: {}\r\n", wait.as_secs() + 1));
     // RFC 9110 section 15.5.8.
@@ -131,7 +145,9 @@ pub(super) fn refusal(service: &str, refusal: &Refusal, record: &Record) -> Vec<
         body.len(),
         retry.unwrap_or_default()
     );
-    [head.into_bytes(), body.into_bytes()].concat()
+    let mut reply = head.into_bytes();
+    reply.append(&mut body);
+    reply
 }
 
 fn phrase(status: u16) -> &'static str {
