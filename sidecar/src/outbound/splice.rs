@@ -138,9 +138,16 @@ mod tests {
         PIPES.with_borrow_mut(Vec::clear);
         let ((mut source, from), (to, sink)) = (pair().await, pair().await);
         let flood = async { source.write_all(&vec![7; 64 * CAPACITY]).await };
-        let relay = async { splice(&from, &to, &|_| ()).await };
+        let moved = Cell::new(0);
+        let relay = async { splice(&from, &to, &|bytes| moved.set(moved.get() + bytes)).await };
         // Nobody reads: it stands still with bytes in the pipe, and is given up there.
-        let stuck = tokio::time::sleep(std::time::Duration::from_millis(200));
+        let stuck = async {
+            let mut seen = 0;
+            while seen == 0 || seen != moved.get() {
+                seen = moved.get();
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        };
         tokio::select! {
             _ = flood => panic!("64 MiB fit into socket buffers"),
             _ = relay => panic!("it came to an end without a reader"),
