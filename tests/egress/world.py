@@ -36,10 +36,12 @@ ANSWERS = {
     "nat64.wild.test": ["64:ff9b::7f00:1"],
     "ula.wild.test": ["fd00:ec2::254"],
     "mixed.wild.test": [WILD, "127.0.0.1"],
+    "split.wild.test": [WILD, "::1"],
+    "sixtofour.wild.test": ["2002:7f00:1::"],
     # The same with the special address in the middle of many.
     "crowd.wild.test": [WILD] * 20 + ["10.0.0.5"] + [WILD] * 20,
 }
-ALIASES = {"cname-lo.wild.test": "localhost"}
+ALIASES = {"cname-lo.wild.test": "localhost", "cname-ten.wild.test": "ten.wild.test"}
 LOCK = threading.Lock()
 REBOUND: dict[str, int] = {}
 
