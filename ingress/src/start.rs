@@ -283,7 +283,7 @@ impl Running {
             Arc::new(move || public.server_config())
         });
         let settings = ListenerSettings {
-            max_connections: descriptors::room_for(limits.connections, "limits.connections"),
+            max_connections: descriptors::room_for(limits.connections, 1, "limits.connections"),
             tls,
             peers: parts.peers.clone(),
             handshake_timeout: timeouts.handshake,

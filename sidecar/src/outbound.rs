@@ -48,6 +48,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use outrigger_egress::socks::VERSION as SOCKS5;
 use outrigger_policy::limit::{Breakers, Nanos};
+use outrigger_runtime::descriptors;
 use outrigger_telemetry::metrics::{
     ConnectionOutcome, DenyReason, EgressMetrics, LimitKind, Listener as ListenerLabel,
 };
@@ -71,6 +72,9 @@ use resolve::Resolver;
 use target::Target;
 use transparent::transparent;
 use wire::Wire;
+
+/// Descriptors of one connection: its own, its destination's, and that of looking a name up.
+const DESCRIPTORS: usize = 3;
 
 /// The outbound half of a sidecar, shared by all its connections.
 pub struct Outbound {
@@ -158,7 +162,10 @@ impl Outbound {
 
     /// accept: serves until `stop`, then waits for open connections until `cut`.
     pub async fn run(self: Arc<Self>, mut entrance: Entrance, stop: CancellationToken, cut: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(self.settings.limits.connections.min(Semaphore::MAX_PERMITS)));
+        // Who is served here must not take the descriptors that everything else needs.
+        let wanted = self.settings.limits.connections.min(Semaphore::MAX_PERMITS);
+        let room = descriptors::room_for(wanted, DESCRIPTORS, "egress.limits.connections");
+        let permits = Arc::new(Semaphore::new(room));
         let tasks = TaskTracker::new();
         if let Some(dns) = entrance.dns.take() {
             dns.serve(&self, &tasks, &stop);

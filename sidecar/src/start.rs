@@ -442,7 +442,7 @@ fn listener_settings(
 ) -> ListenerSettings {
     let credentials = inbound.credentials.clone();
     ListenerSettings {
-        max_connections: descriptors::room_for(config.limits.entrance.connections, "limits.connections"),
+        max_connections: descriptors::room_for(config.limits.entrance.connections, 1, "limits.connections"),
         tls: Some(Arc::new(move || credentials.server_config())),
         peers: Some(peers),
         handshake_timeout: config.timeouts.common.handshake,

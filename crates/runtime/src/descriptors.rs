@@ -17,10 +17,11 @@ pub fn raise_limit() {
     }
 }
 
-/// The number of connections to hold, when `wanted` are configured under `setting`. Warns when they do not fit.
-pub fn room_for(wanted: usize, setting: &'static str) -> usize {
+/// The number of connections to hold, when `wanted` are configured under `setting` and need so many descriptors `each`. Warns
+/// when they do not fit.
+pub fn room_for(wanted: usize, each: usize, setting: &'static str) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
-    let room = fitting(wanted, limit);
+    let room = fitting(wanted, each, limit);
     if room < wanted {
         tracing::warn!(
             setting,
@@ -33,10 +34,10 @@ pub fn room_for(wanted: usize, setting: &'static str) -> usize {
     room
 }
 
-fn fitting(wanted: usize, descriptors: Option<u64>) -> usize {
+fn fitting(wanted: usize, each: usize, descriptors: Option<u64>) -> usize {
     let Some(all) = descriptors else { return wanted };
     let free = all.saturating_sub((all / RESERVE.0).max(RESERVE.1)).max(1);
-    wanted.min(usize::try_from(free).unwrap_or(usize::MAX))
+    wanted.min((usize::try_from(free).unwrap_or(usize::MAX) / each.max(1)).max(1))
 }
 
 #[cfg(test)]
@@ -45,15 +46,18 @@ mod tests {
 
     #[test]
     fn some_descriptors_are_kept_for_other_things() {
-        for (wanted, descriptors, room) in [
-            (1000, None, 1000),
-            (1000, Some(1_048_576), 1000),
-            (10_000, Some(1024), 768),
-            (1024, Some(256), 192),
-            (1024, Some(100), 36),
-            (1024, Some(10), 1),
+        for (wanted, each, descriptors, room) in [
+            (1000, 1, None, 1000),
+            (1000, 1, Some(1_048_576), 1000),
+            (10_000, 1, Some(1024), 768),
+            (1024, 1, Some(256), 192),
+            (1024, 1, Some(100), 36),
+            (1024, 1, Some(10), 1),
+            (1024, 3, Some(1024), 256),
+            (100, 3, Some(1024), 100),
+            (1024, 3, Some(10), 1),
         ] {
-            assert_eq!(fitting(wanted, descriptors), room, "{wanted} of {descriptors:?}");
+            assert_eq!(fitting(wanted, each, descriptors), room, "{wanted} of {descriptors:?}");
         }
     }
 }

@@ -324,7 +324,8 @@ fn read_inspection(f: &mut Fields<'_>) -> Option<Inspection> {
 }
 
 fn read_limits(f: &mut Fields<'_>) -> Option<EgressLimits> {
-    let text = doc("Open connections of the server; further ones are closed at once.")
+    let text = doc("Open connections of the server; further ones are closed at once. Each takes three descriptors: fewer fit where `ulimit -n` is \
+         low, which a warning says.")
         .because("a server that needs more at once is leaking them");
     let connections = f.with_default("connections", text, how_many(), 1024);
     let text = doc("Bytes of a request's head.").because("as for requests that come in");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_runtime::watch::DEFAULT_INTERVAL;
 use outrigger_runtime::{
-    AdminServer, Exit, FileWatcher, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup,
+    AdminServer, Exit, FileWatcher, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup, descriptors,
 };
 use outrigger_telemetry::{Metrics, Role};
 use tokio_util::sync::CancellationToken;
@@ -110,6 +110,8 @@ pub async fn process(config: EgressOnly) -> Exit {
     if let Err(error) = init_log(&config.log) {
         return fail(&error);
     }
+    // It starts nobody who would inherit that.
+    descriptors::raise_limit();
     let mut signals = match ShutdownSignals::install() {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
