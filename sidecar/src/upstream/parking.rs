@@ -22,7 +22,9 @@ use outrigger_mcp::{
         to_server::{Answer, Ask},
     },
     canonical::canonical,
+    edit::rebuild_object,
     envelope::{Message, Param},
+    json::quote,
 };
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::{
@@ -220,16 +222,65 @@ impl Parking {
     }
 }
 
-/// What a retry must repeat: the method, the target and the arguments, however it spells them. Only asked for where a call
-/// waits for its client.
+/// What a retry must repeat: the method and every parameter, however it spells them. Its answers and its state are its own,
+/// and so is `_meta`: progress, trace and log level of a retry are new, and who may answer is the owner's to say. Only asked
+/// for where a call waits for its client.
 fn digest_of(request: &Message) -> [u8; DIGEST] {
     let mut context = digest::Context::new(&digest::SHA256);
-    context.update(request.method.as_str().as_bytes());
-    for field in [Param::Name, Param::Uri, Param::Arguments] {
-        match request.params().get(field) {
-            Some(span) => context.update(&canonical(request.raw(span))),
-            None => context.update(b"-"),
+    context.update(&canonical(quote(&request.method_name()).as_bytes()));
+    let own = |name: &str| matches!(name, "_meta" | "requestState" | "inputResponses");
+    let params = request.params().object().map(|at| rebuild_object(request.body(), at, own, &[]));
+    context.update(&canonical(params.as_deref().unwrap_or(b"{}")));
+    context.finish().as_ref().try_into().unwrap_or([0; DIGEST])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(method: &str, params: &str) -> [u8; DIGEST] {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        digest_of(&Message::parse(text.into()).unwrap())
+    }
+
+    #[test]
+    fn a_retry_repeats_the_method_and_every_parameter() {
+        let calls: [(&str, &str, &[&str]); 4] = [
+            (
+                "tools/call",
+                r#"{"name":"t","arguments":{"a":1},"task":{"ttl":1}}"#,
+                &[
+                    r#"{"name":"u","arguments":{"a":1},"task":{"ttl":1}}"#,
+                    r#"{"name":"t","arguments":{"a":2},"task":{"ttl":1}}"#,
+                    r#"{"name":"t","arguments":{"a":1}}"#,
+                    r#"{"name":"t","task":{"ttl":1}}"#,
+                ],
+            ),
+            (
+                "prompts/get",
+                r#"{"name":"t","arguments":{"a":"1"}}"#,
+                &[r#"{"name":"t"}"#, r#"{"name":"t","arguments":{}}"#],
+            ),
+            ("resources/read", r#"{"uri":"n:///x"}"#, &[r#"{"uri":"n:///y"}"#, r#"{"uri":"n:///x","other":1}"#, "{}"]),
+            (
+                "completion/complete",
+                r#"{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":"v"},"context":{"arguments":{"b":"1"}}}"#,
+                &[
+                    r#"{"ref":{"type":"ref/prompt","name":"q"},"argument":{"name":"a","value":"v"},"context":{"arguments":{"b":"1"}}}"#,
+                    r#"{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":"w"},"context":{"arguments":{"b":"1"}}}"#,
+                    r#"{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":"v"},"context":{"arguments":{"b":"2"}}}"#,
+                    r#"{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":"v"}}"#,
+                ],
+            ),
+        ];
+        for (method, params, others) in calls {
+            let parked = digest(method, params);
+            for other in others {
+                assert_ne!(digest(method, other), parked, "{method} {other}");
+            }
+            let answers = r#"{"_meta":{"progressToken":7},"requestState":"s","inputResponses":{"r1":{}},"#;
+            assert_eq!(digest(method, &params.replacen('{', answers, 1)), parked, "{method}");
+            assert_ne!(digest("tools/other", params), parked, "{method}");
         }
     }
-    context.finish().as_ref().try_into().unwrap_or([0; DIGEST])
 }

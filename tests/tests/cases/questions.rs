@@ -76,6 +76,12 @@ async fn case_26_an_answer_for_another_call_or_of_somebody_else_leaves_the_call_
     let world = World::one(&scripted(&[])).await;
     let state = asked(&world).await;
     refused(&answered(world.client(), ask(r#"{"other":1}"#), &state).await, 200, -32602);
+    // What else it says of the call belongs to it as well, whether anybody here has a use for it or not.
+    let more = ask("{}").params(&format!(
+        r#""other":1,"inputResponses":{{"r1":{{"action":"accept"}}}},"requestState":{}"#,
+        json!(state)
+    ));
+    refused(&world.client().reply(&more).await, 200, -32602);
     refused(&answered(world.client(), Call::tool("fs__roots", "{}").capabilities(ABLE), &state).await, 200, -32602);
     let stranger = world.sidecars[0].client(&world.mesh, "stranger");
     refused(&answered(&stranger, Call::tool("elicit", "{}").capabilities(ABLE), &state).await, 200, -32602);
@@ -83,7 +89,7 @@ async fn case_26_an_answer_for_another_call_or_of_somebody_else_leaves_the_call_
     eventually("the attempts are on record", || async {
         let text = std::fs::read_to_string(&audit).unwrap_or_default();
         let bad = text.lines().filter(|line| line.contains("bad_request")).collect::<Vec<_>>();
-        (bad.len() >= 3 && bad.iter().any(|line| line.contains("/stranger"))).then_some(())
+        (bad.len() >= 4 && bad.iter().any(|line| line.contains("/stranger"))).then_some(())
     })
     .await;
     let done = answered(world.client(), ask("{}"), &state).await.json();
