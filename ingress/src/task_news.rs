@@ -229,7 +229,8 @@ impl Place {
         if !self.merged {
             return message.body().clone();
         }
-        let snapshot = self.gateway.snapshot.load_full();
+        // The caller's own lists say which URIs are ambiguous to it.
+        let snapshot = self.gateway.known_to(&self.caller);
         let Some(at) = snapshot.merged.service(&self.service) else { return message.body().clone() };
         Rewriter::new(&snapshot, at, true, Some((Arc::clone(&self.service), Method::Other))).apply(message)
     }

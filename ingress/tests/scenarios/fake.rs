@@ -53,6 +53,14 @@ pub fn health(catalog: Value) -> Value {
     json!({ "status": "serving", "server": { "name": "fake", "version": "1", "revision": "2026-07-28" }, "catalog": catalog })
 }
 
+/// The document of a service that lists these to everybody who asks, and nothing in its health.
+pub fn per_caller(lists: Value) -> Value {
+    let mut document = health(json!({ "capabilities": lists["capabilities"] }));
+    document["own_lists"] = health(lists)["catalog"].take();
+    document["lists"] = json!("per_caller");
+    document
+}
+
 /// A catalog of tools by name.
 pub fn tools(names: &[&str]) -> Value {
     let tools: Vec<_> = names.iter().map(|name| json!({ "name": name, "inputSchema": { "type": "object" } })).collect();
@@ -184,6 +192,9 @@ impl State {
                 response
             }
             (_, "forbidden") => reply::json(StatusCode::FORBIDDEN, "{}"),
+            ("outrigger.dev/catalog", _) => {
+                result(json!({ "lists": "own", "catalog": self.health.borrow().1["own_lists"] }))
+            }
             ("tasks/get", _) => {
                 let link = json!({ "type": "resource_link", "uri": "n:///x", "name": "x" });
                 let task = json!({ "resultType": "complete", "taskId": message["params"]["taskId"], "status": "completed",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, health};
+use crate::fake::{Fake, health, per_caller};
 use crate::mesh::{Client, Events, Mesh, POLICY, eventually};
 
 const REPLICA: &str = "0123456789abcdef";
@@ -20,10 +20,14 @@ fn handle(id: &str) -> String {
     format!("{REPLICA}.seal~{id}")
 }
 
-async fn listen(client: &Client, path: &str, ids: &[String]) -> Events {
+/// What a client that knows tasks says of itself.
+fn able() -> Value {
     let able = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } });
-    let params = json!({ "notifications": { "taskIds": ids },
-        "_meta": { "io.modelcontextprotocol/clientCapabilities": able } });
+    json!({ "io.modelcontextprotocol/clientCapabilities": able })
+}
+
+async fn listen(client: &Client, path: &str, ids: &[String]) -> Events {
+    let params = json!({ "notifications": { "taskIds": ids }, "_meta": able() });
     let response = client.open(client.request(path, "subscriptions/listen", params)).await;
     assert_eq!(response.status(), 200);
     Events::of(response)
@@ -70,6 +74,22 @@ async fn names_of_tasks_lead_to_their_service_and_back() {
     let seen = mesh.client.ask("/mcp", "tasks/get", json!({ "taskId": ids[0] })).await.json();
     assert_eq!(seen["result"]["taskId"], json!(ids[0]));
     assert_eq!(seen["result"]["result"]["content"][0]["uri"], "a+n:///x", "{seen}");
+}
+
+#[tokio::test]
+async fn resources_that_only_the_caller_is_listed_twice_are_told_apart() {
+    let own =
+        per_caller(json!({ "resources": [{ "uri": "n:///x", "name": "x" }], "capabilities": { "resources": {} } }));
+    let mesh = Mesh::with(&[("a", service(REPLICA)), ("b", own)], POLICY, QUICK).await;
+    let listed = mesh.client.ask("/mcp", "resources/list", json!({ "_meta": able() })).await.json();
+    let uris: Vec<_> = listed["result"]["resources"].as_array().unwrap().iter().map(|one| &one["uri"]).collect();
+    assert_eq!(uris, ["a+n:///x", "b+n:///x"], "{listed}");
+    let mut events = listen(&mesh.client, "/mcp", &[format!("a~{}", handle("1"))]).await;
+    events.next().await.unwrap();
+    fed(mesh.fake("a")).await;
+    mesh.fake("a").say(&news("1", "completed"));
+    let told = events.next().await.unwrap();
+    assert_eq!(told["params"]["result"]["content"][0]["uri"], "a+n:///x", "{told}");
 }
 
 #[tokio::test]
