@@ -45,6 +45,8 @@ pub struct Config {
     pub identity: Identity,
     /// Patterns of SPIFFE ids that may connect at all; none: every workload of the trust domain.
     pub allowed_callers: Vec<String>,
+    /// Patterns of SPIFFE ids that may say who stands behind them; none: `ingress` of the own trust domain.
+    pub ingresses: Vec<String>,
     /// What becomes of headers that repeat the body.
     pub header_checks: HeaderChecks,
     /// Policy files.
@@ -108,6 +110,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
     let identity = f.section("identity", "Who this workload is, and whom it believes.", sections::identity);
     let allowed_callers = read_allowed_callers(f);
+    let ingresses = read_ingresses(f);
     let header_checks = HeaderChecks::of(sections::header_checks(f));
     let policy = read_policy(f);
     let limits = f.section("limits", "What the sidecar holds at most.", limits::read_limits);
@@ -138,6 +141,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         http_sse,
         identity: identity?,
         allowed_callers,
+        ingresses,
         header_checks,
         policy,
         limits: limits?,
@@ -181,6 +185,16 @@ fn read_allowed_callers(f: &mut Fields<'_>) -> Vec<String> {
     let reason = "every workload of the trust domain may connect, and policy denies what it does not allow";
     let text = text.because(reason).env("OUTRIGGER_ALLOWED_CALLERS").example("[spiffe://demo.outrigger.local/ingress]");
     f.with_default("allowed_callers", text, kinds::list_of(sections::spiffe_id(true)), Vec::new())
+}
+
+fn read_ingresses(f: &mut Fields<'_>) -> Vec<String> {
+    let text = doc(
+        "SPIFFE ids that may say for whom they call, so that limits of each principal count it; `*` stands for any \
+         characters. All others call for themselves alone.",
+    );
+    let reason = "`spiffe://<trust domain>/ingress`, the name that `outrigger ca` and `outrigger up` give it";
+    let text = text.because(reason).env("OUTRIGGER_INGRESSES").example("[spiffe://demo.outrigger.local/edge]");
+    f.with_default("ingresses", text, kinds::list_of(sections::spiffe_id(true)), Vec::new())
 }
 
 fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {

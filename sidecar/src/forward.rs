@@ -29,7 +29,7 @@ use outrigger_proxy::{
     peek::{Accepts, HeaderChecks},
     reply,
 };
-use outrigger_telemetry::metrics::Outcome;
+use outrigger_telemetry::metrics::{LimitKind, Outcome};
 
 use crate::{
     authorize::Permitted,
@@ -326,7 +326,11 @@ impl Inbound {
         MetaEdit { drop: Some(mesh_only), set: trace.to_vec() }.params(message, &mut edits);
         let listens = message.method == Method::SubscriptionsListen;
         if listens {
-            listen::narrow(message, |uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri), &mut edits);
+            let visible = |uri: &str| self.gate.visible(context.who, policy_kind(Kind::Resource), uri);
+            if listen::narrow(message, self.subscriptions, visible, &mut edits) {
+                // The acknowledgement says what is honoured.
+                self.recorders.metrics.limited(LimitKind::Subscriptions);
+            }
             // As below: a listen lasts.
             context.record.permit = None;
         }
@@ -362,16 +366,11 @@ impl Inbound {
             let bytes = names.map(|names| names.incoming_bytes(bytes.clone(), message.method)).unwrap_or(bytes);
             return Ok(reply::json(StatusCode::OK, bytes));
         }
+        if listens && events {
+            return Ok(self.served_listen(message, names, context.who).respond(server.events(response.into_body())));
+        }
         if let Some(names) = names {
             return Box::pin(self.relay_named(server, response, names, message, context.record)).await;
-        }
-        if listens && events {
-            let id = message.id().unwrap_or_default();
-            return Ok(reply::event_stream(listen::passed_on(
-                Some(listen::closing(&id)),
-                response.into_body(),
-                self.drain.clone(),
-            )));
         }
         self.relay_reply(server, response, message.id(), context.record).await
     }
@@ -442,10 +441,7 @@ impl Inbound {
     ) -> Result<Response<OutBody>, Failure> {
         let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         if kind.starts_with(b"text/event-stream") {
-            let listens = request.method == Method::SubscriptionsListen;
-            let drain = listens.then(|| (self.drain.clone(), listen::closing(&request.id().unwrap_or_default())));
-            let events = server.events(response.into_body());
-            return Ok(reply::event_stream(names.stream(events, request.method, drain)));
+            return Ok(reply::event_stream(names.stream(server.events(response.into_body()), request.method)));
         }
         let response = self.relay_reply(server, response, request.id(), record).await?;
         let (head, body) = response.into_parts();

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use outrigger_identity::Credentials;
 use outrigger_mcp::{
     bridge::{
-        meta_keys::CLIENT_SESSION,
+        meta_keys::{CLIENT_SESSION, SESSION},
         tasks::{EXTENSION, declared as declared_tasks},
     },
     catalog::ToolHeaders,
@@ -55,12 +55,16 @@ use crate::{
     health::HealthDocument,
     keeper::Keeper,
     legacy,
-    listen::{self, Attach, Filter, Followed, Listen},
+    listen::{self, Attach, Filter, Followed, Listen, Served},
     outbound::identify::Calls,
     own_answers::{Lists, discover, policy_kind},
     record::{Record, Recorders},
     tasks::{self, Names, Tasks, Watch},
-    upstream::{Asker, Upstream, owner::Owner, parking::Parking},
+    upstream::{
+        Asker, Upstream,
+        owner::{MAX_TAG, Owner, principal_of},
+        parking::Parking,
+    },
 };
 
 /// Everything that a request needs; shared by all connections.
@@ -71,6 +75,8 @@ pub struct Inbound {
     pub credentials: Arc<Credentials>,
     /// Which workloads may connect; empty: every one of the trust domain.
     pub allowed_callers: Vec<Glob>,
+    /// Which workloads may say for whom they call.
+    pub ingresses: Vec<Glob>,
     /// What becomes of headers that repeat the body.
     pub header_checks: HeaderChecks,
     /// Bounds for reading requests.
@@ -226,7 +232,8 @@ impl Inbound {
             .map_err(|rejected| Refused { failure: rejected.error.clone().into(), id: rejected.id.clone() })?;
         let id = message.id();
         let checked = peek::accepts(&head.headers)
-            .and_then(|accepts| peek::modern(&head.headers, message, self.header_checks).map(|()| accepts));
+            .and_then(|accepts| peek::modern(&head.headers, message, self.header_checks).map(|()| accepts))
+            .and_then(|accepts| self.check_session_tag(message, who).map(|()| accepts));
         match checked {
             Ok(accepts) => {
                 let served = self.dispatch(message, Context { head, record, who, accepts }).await;
@@ -234,6 +241,21 @@ impl Inbound {
             }
             Err(failure) => Err(Refused { failure, id }),
         }
+    }
+
+    /// Limits count by who stands behind a call, so only ingresses may say who that is.
+    fn check_session_tag(&self, message: &Message, who: &Principal) -> Result<(), Failure> {
+        let Some(tag) = message.meta_text(Meta::Session) else { return Ok(()) };
+        if tag.len() > MAX_TAG {
+            return Err(Failure::InvalidParams(format!("`{SESSION}` is longer than {MAX_TAG} bytes")));
+        }
+        if principal_of(&tag).is_some() && !self.ingresses.iter().any(|glob| glob.matches(who.id())) {
+            return Err(Failure::InvalidParams(format!(
+                "`{SESSION}` names a principal, and {} is not among `ingresses` of this sidecar",
+                who.id()
+            )));
+        }
+        Ok(())
     }
 
     /// A request of a client of an older revision.
@@ -314,9 +336,13 @@ impl Inbound {
             let session = request.meta_text(Meta::Session);
             let asker = Asker { peer: context.who.id(), session: session.as_deref() };
             // An ingress has several listens for a session while it subscribes to one thing after another, and for one listen
-            // of a client of ours.
+            // of a client of ours. Other workloads could make either up.
             let listen = listen::together(request);
-            let together = asker.session.filter(|tag| tag.starts_with(CLIENT_SESSION)).or(listen.as_deref());
+            let vouched = asker.session.filter(|tag| principal_of(tag).is_some());
+            let together = vouched.and_then(|tag| match tag.starts_with(CLIENT_SESSION) {
+                true => Some(tag),
+                false => listen.as_deref(),
+            });
             context.record.hold(self.listens.begin_in(&Owner::of(asker).principal, together)?);
         }
         Ok(())
@@ -466,13 +492,8 @@ impl Inbound {
             false => None,
             true => Some(self.lease(request, peer).await?.to_listen()),
         };
-        let attach = Attach {
-            upstream: self.upstream.clone(),
-            peer: peer.to_owned(),
-            session: request.meta_text(Meta::Session).map(Into::into),
-            declared: declared(request),
-        };
-        let lists = Followed::new(attach.clone(), self.keeper.offers(), self.caller_lists.always());
+        let attach = self.attach(request, peer);
+        let lists = Followed::new(attach.clone(), self.keeper.offers(), self.caller_lists.always(), &filter);
         let attach = (filter.wants_session() && lease.is_none()).then_some(attach);
         let listen = Listen {
             id: request.id().unwrap_or_default(),
@@ -488,6 +509,24 @@ impl Inbound {
         let drain = self.drain.clone();
         tokio::spawn(async move { listen.run(sender, drain.signaled()).await });
         Ok(reply::event_stream(body))
+    }
+
+    /// What finds the session of a caller who listens.
+    fn attach(&self, request: &Message, peer: &str) -> Attach {
+        let session = request.meta_text(Meta::Session).map(Into::into);
+        Attach { upstream: self.upstream.clone(), peer: peer.to_owned(), session, declared: declared(request) }
+    }
+
+    /// A listen that the server serves itself.
+    pub(crate) fn served_listen(&self, request: &Message, names: Option<Names>, who: &Principal) -> Served {
+        let follow =
+            || Followed::new(self.attach(request, who.id()), self.keeper.offers(), false, &Filter::of(request));
+        Served {
+            id: request.id().unwrap_or_default(),
+            names,
+            lists: (!self.caller_lists.always()).then(follow),
+            drain: self.drain.clone(),
+        }
     }
 
     /// Begins to look at the tasks that a listen names; those that are not the caller's are left out.

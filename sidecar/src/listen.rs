@@ -8,6 +8,7 @@
 mod filter;
 mod followed;
 mod passed_on;
+mod served;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,14 +23,12 @@ use outrigger_mcp::{
     sse,
 };
 use outrigger_proxy::{body::BodySender, failure::Failure};
-use tokio::{
-    sync::broadcast,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::broadcast;
 
 pub use filter::{Filter, MAX_TASKS, together};
 pub use followed::Followed;
-pub use passed_on::{closing, narrow, passed_on};
+pub use passed_on::{narrow, passed_on};
+pub use served::Served;
 
 use crate::{
     tasks::{Names, Watch},
@@ -42,8 +41,6 @@ use crate::{
 
 /// A comment this often keeps middleboxes from cutting the stream.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Between two tellings that a list has changed, at least: a server whose lists flap makes no storm.
-const PACE: Duration = Duration::from_secs(1);
 
 /// What finds the session of a caller who listens.
 #[derive(Clone)]
@@ -109,7 +106,6 @@ impl Listen {
         tokio::pin!(drain);
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         keep_alive.tick().await;
-        let (mut due, mut told_at) = (None, None::<Instant>);
         loop {
             let next = tokio::select! {
                 () = sender.gone() => return,
@@ -118,22 +114,10 @@ impl Listen {
                     return;
                 }
                 _ = keep_alive.tick() => vec![Bytes::from_static(b":\n\n")],
-                changed = self.lists.changed(), if due.is_none() => match changed {
-                    Ok(()) => {
-                        let now = Instant::now();
-                        due = Some(told_at.map_or(now, |at| now.max(at + PACE)));
-                        Vec::new()
-                    }
+                changes = self.lists.next() => match changes {
+                    Ok(changes) => told_of(changes, &self.id),
                     Err(_) => return,
                 },
-                () = until(due) => {
-                    due = None;
-                    let changes = self.list_changes();
-                    if !changes.is_empty() {
-                        told_at = Some(Instant::now());
-                    }
-                    changes
-                }
                 lease = attached(self.attach.as_ref().filter(|_| self.lease.is_none())) => {
                     heard.messages = Some(lease.session.subscribe());
                     self.lease = Some(lease);
@@ -196,17 +180,7 @@ impl Listen {
     }
 
     fn stamped(&self, message: &Message) -> Bytes {
-        let mut edits = Edits::new();
-        MetaEdit::default().raw(SUBSCRIPTION_ID, self.id.clone()).params(message, &mut edits);
-        sse::event(&edits.apply_flat(message.body()))
-    }
-
-    fn list_changes(&mut self) -> Vec<Bytes> {
-        let changed = self.lists.look();
-        let told = changed.iter().zip(self.filter.kinds).filter(|(_, wanted)| *wanted);
-        told.filter_map(|(kind, _)| Message::parse(notification(kind.as_ref()?.as_str(), None)).ok())
-            .map(|message| self.stamped(&message))
-            .collect()
+        stamped(&self.id, message)
     }
 
     fn of_session(&self, message: &Message) -> Option<Bytes> {
@@ -289,13 +263,6 @@ impl Listen {
     }
 }
 
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn told(watch: &mut Option<Watch>) -> Bytes {
     match watch {
         Some(watch) => watch.next().await,
@@ -324,6 +291,20 @@ struct Heard {
     messages: Option<broadcast::Receiver<Message>>,
     /// A listen of its own at the server.
     updates: Option<Exchange>,
+}
+
+/// A message of the listen of this id, as an event.
+fn stamped(id: &Bytes, message: &Message) -> Bytes {
+    let mut edits = Edits::new();
+    MetaEdit::default().raw(SUBSCRIPTION_ID, id.clone()).params(message, &mut edits);
+    sse::event(&edits.apply_flat(message.body()))
+}
+
+/// The events that tell of changed lists.
+fn told_of(changes: [Option<Method>; 3], id: &Bytes) -> Vec<Bytes> {
+    let messages =
+        changes.iter().flatten().filter_map(|change| Message::parse(notification(change.as_str(), None)).ok());
+    messages.map(|message| stamped(id, &message)).collect()
 }
 
 /// The result that ends a listen.

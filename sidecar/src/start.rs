@@ -242,11 +242,16 @@ fn inbound(
         audit: records::audit(&config.audit, &config.audit_trail, metrics).map_err(|e| other(&e))?,
     };
     let replica = replica_id().map_err(|e| other(&e))?;
-    let allowed: Result<Vec<Glob>, _> = config.allowed_callers.iter().map(|pattern| Glob::new(pattern)).collect();
+    let globs = |patterns: &[String]| patterns.iter().map(|one| Glob::new(one)).collect::<Result<Vec<_>, _>>();
+    let ingresses = match config.ingresses.as_slice() {
+        [] => &[format!("spiffe://{}/ingress", config.identity.trust_domain)],
+        named => named,
+    };
     Ok(Arc::new(Inbound {
         service: config.service.as_str().into(),
         credentials,
-        allowed_callers: allowed.map_err(|e| other(&e))?,
+        allowed_callers: globs(&config.allowed_callers).map_err(|e| other(&e))?,
+        ingresses: globs(ingresses).map_err(|e| other(&e))?,
         header_checks: config.header_checks,
         peek: PeekLimits { body_bytes: config.limits.entrance.body_bytes, body_timeout: config.timeouts.common.body },
         gate: Gate::new(

@@ -98,6 +98,8 @@ class Peers:
         env = {
             **self.common_settings(),
             "OUTRIGGER_SERVICE": SERVICE,
+            # The ingress has the certificate that clients of a sidecar alone have.
+            "OUTRIGGER_INGRESSES": f"spiffe://{TRUST_DOMAIN}/client",
             "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.tls}",
             "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.sidecar_admin}",
             **(server or {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp"}),

@@ -67,6 +67,40 @@ async fn listens_are_limited_in_all_and_for_each_principal() {
 }
 
 #[tokio::test]
+async fn only_an_ingress_says_for_whom_it_calls() {
+    let mesh = Mesh::new();
+    let settings = format!(
+        "{}limits: {{ listens: 9, listens_per_principal: 2 }}\ningresses: [\"spiffe://test.local/edge\"]\n",
+        scripted(&[])
+    );
+    let sidecar = TestSidecar::start(&mesh, &settings).await;
+    let peer = sidecar.ready_client(&mesh).await;
+    let edge = sidecar.client(&mesh, "edge");
+    for principal in ["ada", "bob", "eve"] {
+        let invented = peer.reply(&of(principal, 1, listen(&[]))).await;
+        assert_eq!((invented.status.as_u16(), invented.error_code()), (200, -32602));
+        let told = invented.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(told.contains("spiffe://test.local/ingress is not among `ingresses`"), "{told}");
+        assert_eq!(peer.reply(&of(principal, 1, Call::tool("echo", "{}"))).await.error_code(), -32602);
+    }
+    let plain = Call::tool("echo", "{}").meta(r#""outrigger.dev/session":"p.ada""#);
+    assert_eq!(peer.reply(&plain).await.error_code(), -32602);
+    // Streams of a session share a place only where an ingress vouches for it.
+    let tagged = |tag: &str| listen(&[]).meta(&format!("\"outrigger.dev/session\":\"{tag}\""));
+    let _of_peer = (opened(&peer, &tagged("c.1")).await, opened(&peer, &tagged("c.1")).await);
+    for invented in ["c.1", "c.2", "x"] {
+        assert_eq!(limit(&peer.reply(&tagged(invented)).await), "limits.listens_per_principal");
+    }
+    let mut together = Vec::new();
+    for _ in 0..4 {
+        together.push(opened(&edge, &of("ada", 1, listen(&[]))).await);
+    }
+    let long = edge.reply(&tagged(&"x".repeat(129))).await;
+    assert_eq!((long.status.as_u16(), long.error_code()), (200, -32602));
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn subscriptions_are_limited_for_each_listen_and_session() {
     let mesh = Mesh::new();
     let sidecar = TestSidecar::start(&mesh, &format!("{}limits: {{ subscriptions: 1 }}\n", scripted(&[]))).await;

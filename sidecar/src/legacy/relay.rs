@@ -204,7 +204,7 @@ impl Relay<'_> {
         let answer = match is_events(&response) {
             // A list that was filtered when it was asked for must not come whole when it is asked for again.
             true if again.is_some() => Ok(self.seen(http.server.events(response.into_body()))),
-            true => Ok(listen::passed_on(None, response.into_body(), self.inbound.drain.clone())),
+            true => Ok(listen::passed_on(response.into_body(), self.inbound.drain.clone())),
             false => return self.answer(session, http, response, None, false).await,
         };
         self.record.hold((in_use, lease, place));

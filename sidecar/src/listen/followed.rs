@@ -1,11 +1,14 @@
 //! What a caller who listens is offered: the catalog of all, or lists of its own session, and what changes in either.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use outrigger_mcp::{catalog::Catalog, catalog_kind::Kind, method::Method};
-use tokio::sync::watch::{Receiver, error::RecvError};
+use tokio::{
+    sync::watch::{Receiver, error::RecvError},
+    time::{Instant, sleep_until},
+};
 
-use super::Attach;
+use super::{Attach, Filter};
 use crate::{
     keeper::Offer,
     upstream::{
@@ -13,6 +16,9 @@ use crate::{
         own_lists::{Own, differs},
     },
 };
+
+/// Between two tellings that a list has changed, at least: a server whose lists flap makes no storm.
+const PACE: Duration = Duration::from_secs(1);
 
 /// What is offered to one caller.
 pub struct Followed {
@@ -23,20 +29,50 @@ pub struct Followed {
     always: bool,
     /// What was there when it was looked at last; `None` while that is not known.
     seen: Option<Arc<Catalog>>,
+    /// Which changes are wanted: tools, prompts, resources.
+    wanted: [bool; 3],
+    /// When to look again.
+    due: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 impl Followed {
-    /// Follows what this caller is offered. `always`: the catalog of all says nothing about its lists.
-    pub fn new(caller: Attach, offers: Receiver<Arc<Offer>>, always: bool) -> Self {
+    /// Follows what this caller is offered, as far as it asked to hear of it. `always`: the catalog of all says nothing about
+    /// its lists.
+    pub fn new(caller: Attach, offers: Receiver<Arc<Offer>>, always: bool, filter: &Filter) -> Self {
         let own = caller.upstream.own_changes();
-        Self { caller, offers, own, always, seen: None }
+        Self { caller, offers, own, always, seen: None, wanted: filter.kinds, due: None, told_at: None }
     }
 
-    /// Waits until something may have changed.
+    /// Tells only of what this filter asks for, too.
+    pub fn only(&mut self, honoured: &Filter) {
+        self.wanted = std::array::from_fn(|at| self.wanted[at] && honoured.kinds[at]);
+    }
+
+    /// The next changes, at most once in [`PACE`]. Cancelling the future loses nothing.
     ///
     /// # Errors
     /// Nothing will change any more.
-    pub async fn changed(&mut self) -> Result<(), RecvError> {
+    pub async fn next(&mut self) -> Result<[Option<Method>; 3], RecvError> {
+        loop {
+            let Some(due) = self.due else {
+                self.changed().await?;
+                let now = Instant::now();
+                self.due = Some(self.told_at.map_or(now, |at| now.max(at + PACE)));
+                continue;
+            };
+            sleep_until(due).await;
+            self.due = None;
+            let changes = self.look();
+            if changes.iter().any(Option::is_some) {
+                self.told_at = Some(Instant::now());
+                return Ok(changes);
+            }
+        }
+    }
+
+    /// Waits until something may have changed.
+    async fn changed(&mut self) -> Result<(), RecvError> {
         tokio::select! {
             changed = self.offers.changed() => changed,
             changed = self.own.changed() => changed,
@@ -64,7 +100,9 @@ impl Followed {
             (&[Kind::Prompt], Method::PromptsListChanged),
             (&[Kind::Resource, Kind::Template], Method::ResourcesListChanged),
         ];
-        groups.map(|(kinds, method)| kinds.iter().any(|kind| differs(&before, &now, *kind)).then_some(method))
+        let changed =
+            groups.map(|(kinds, method)| kinds.iter().any(|kind| differs(&before, &now, *kind)).then_some(method));
+        std::array::from_fn(|at| changed[at].filter(|_| self.wanted[at]))
     }
 
     fn own_lists(&self) -> Option<Arc<Own>> {

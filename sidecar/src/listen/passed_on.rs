@@ -1,60 +1,51 @@
-//! A listen that the server itself serves: narrowed by policy, passed on, ended by us when we drain.
+//! What the server itself serves: a listen, narrowed by policy, and streams that are passed on as bytes.
 
-use bytes::Bytes;
 use http_body_util::BodyExt;
 use outrigger_mcp::{
     bridge::meta_keys::mesh_only,
     edit::{Edits, rebuild_object},
     envelope::{Message, Param},
     json::{Span, decode_string, elements, member, members},
-    sse,
 };
 use outrigger_proxy::{body::OutBody, pool::PooledBody};
 use outrigger_runtime::drain::DrainWatcher;
 
-use super::ended;
-
 /// The member that lists resources.
 const RESOURCES: &str = "resourceSubscriptions";
 
-/// Takes resources that the caller may not read out of a listen that is passed on, and what only the mesh understands.
-pub fn narrow(request: &Message, visible: impl Fn(&str) -> bool, edits: &mut Edits) {
+/// Takes resources that the caller may not read out of a listen that is passed on, those over a number, and what only the mesh
+/// understands. Returns whether there were more than that number.
+pub fn narrow(request: &Message, most: usize, visible: impl Fn(&str) -> bool, edits: &mut Edits) -> bool {
     let body = request.body();
-    let Some(wanted) = request.params().get(Param::Notifications) else { return };
+    let Some(wanted) = request.params().get(Param::Notifications) else { return false };
     let ours = members(body, wanted).into_iter().any(|(key, _)| mesh_only(&key.decode(body)));
     let uris = member(body, wanted, RESOURCES).and_then(|list| elements(body, list));
+    let cut = uris.as_ref().is_some_and(|uris| uris.len() > most);
     let may = |span: &&Span| decode_string(request.raw(**span)).is_some_and(|uri| visible(&uri));
-    let kept = uris.as_ref().map(|uris| uris.iter().filter(may).map(|span| request.raw(*span)).collect::<Vec<_>>());
+    let kept = |uris: &Vec<Span>| uris.iter().take(most).filter(may).map(|span| request.raw(*span)).collect::<Vec<_>>();
+    let kept = uris.as_ref().map(kept);
     if !ours && uris.as_ref().map(Vec::len) == kept.as_ref().map(Vec::len) {
-        return;
+        return false;
     }
     let kept = kept.map(|kept| [b"[", kept.join(&b","[..]).as_slice(), b"]"].concat());
     let set: Vec<_> = kept.iter().map(|list| (RESOURCES, list.as_slice())).collect();
     edits.replace(wanted, rebuild_object(body, wanted, mesh_only, &set));
+    cut
 }
 
-/// The message that ends a listen.
-pub fn closing(id: &Bytes) -> Bytes {
-    ended(id, None)
-}
-
-/// The stream of a listen that the server itself serves, passed on as it comes and ended by us when we drain, with the
-/// farewell.
-pub fn passed_on(farewell: Option<Bytes>, mut body: PooledBody, drain: DrainWatcher) -> OutBody {
+/// A stream of the server's session, passed on as it comes and ended by us when we drain.
+pub fn passed_on(mut body: PooledBody, drain: DrainWatcher) -> OutBody {
     let (sender, out) = OutBody::channel(64);
     tokio::spawn(async move {
         let drained = drain.signaled();
         tokio::pin!(drained);
-        // The last bytes that were sent: our own event must not cut one of the server's in two.
+        // The last bytes that were sent: the end must not cut an event in two.
         let mut tail: Vec<u8> = b"\n\n".to_vec();
         loop {
             let between = tail.ends_with(b"\n\n") || tail.ends_with(b"\r\n\r\n");
             let frame = tokio::select! {
                 () = sender.gone() => return,
                 () = &mut drained, if between => {
-                    if let Some(farewell) = &farewell {
-                        let _ = sender.send(sse::event(farewell)).await;
-                    }
                     let _ = sender.finish().await;
                     return;
                 }
@@ -82,6 +73,8 @@ pub fn passed_on(farewell: Option<Bytes>, mut body: PooledBody, drain: DrainWatc
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn narrowed(filter: &str) -> String {
@@ -90,7 +83,8 @@ mod tests {
         );
         let request = Message::parse(Bytes::from(text)).unwrap();
         let mut edits = Edits::new();
-        narrow(&request, |uri| uri != "a:hidden", &mut edits);
+        let cut = narrow(&request, 3, |uri| uri != "a:hidden", &mut edits);
+        assert_eq!(cut, filter.contains("a:4"));
         let got = Message::parse(edits.apply_flat(request.body())).unwrap();
         let span = got.params().get(Param::Notifications).unwrap();
         String::from_utf8(got.raw(span).to_vec()).unwrap()
@@ -102,6 +96,8 @@ mod tests {
         assert_eq!(narrowed(untouched), untouched);
         let hidden = r#"{"resourceSubscriptions":["a:1","a:hidden"],"toolsListChanged":true}"#;
         assert_eq!(narrowed(hidden), r#"{"toolsListChanged":true,"resourceSubscriptions":["a:1"]}"#);
+        let many = r#"{"resourceSubscriptions":["a:1","a:2","a:3","a:4"]}"#;
+        assert_eq!(narrowed(many), r#"{"resourceSubscriptions":["a:1","a:2","a:3"]}"#);
         let ours = r#"{"resourceSubscriptions":["a:1"],"outrigger.dev/session":true}"#;
         assert_eq!(narrowed(ours), r#"{"resourceSubscriptions":["a:1"]}"#);
     }

@@ -15,7 +15,6 @@ use outrigger_mcp::{
     sse,
 };
 use outrigger_proxy::{body::OutBody, failure::Failure};
-use outrigger_runtime::drain::DrainWatcher;
 
 use super::{Tasks, unknown};
 use crate::upstream::http::EventStream;
@@ -116,30 +115,18 @@ impl Names {
         }
     }
 
-    /// A stream of the server with other ids. Ends when the caller goes away, and `ended` is its last message when we
-    /// drain (a call's stream ends by itself).
-    pub fn stream(self, mut events: EventStream, answers: Method, drain: Option<(DrainWatcher, Bytes)>) -> OutBody {
+    /// The stream of a call with other ids. Ends when the caller goes away.
+    pub fn stream(self, mut events: EventStream, answers: Method) -> OutBody {
         let (sender, out) = OutBody::channel(STREAM_QUEUE);
         tokio::spawn(async move {
-            let drained = async {
-                match &drain {
-                    Some((drain, last)) => {
-                        drain.signaled().await;
-                        last.clone()
-                    }
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(drained);
             let mut keep_alive = tokio::time::interval(crate::listen::KEEP_ALIVE);
             keep_alive.tick().await;
             loop {
-                let (event, last) = tokio::select! {
+                let event = tokio::select! {
                     () = sender.gone() => return,
-                    last = &mut drained => (sse::event(&last), true),
-                    _ = keep_alive.tick() => (Bytes::from_static(b":\n\n"), false),
+                    _ = keep_alive.tick() => Bytes::from_static(b":\n\n"),
                     data = events.next() => match data {
-                        Ok(Some(data)) => (sse::event(&self.incoming_bytes(data, answers)), false),
+                        Ok(Some(data)) => sse::event(&self.incoming_bytes(data, answers)),
                         Ok(None) => {
                             let _ = sender.finish().await;
                             return;
@@ -149,10 +136,6 @@ impl Names {
                     },
                 };
                 if sender.send(event).await.is_err() {
-                    return;
-                }
-                if last {
-                    let _ = sender.finish().await;
                     return;
                 }
             }

@@ -2,6 +2,9 @@
 
 use super::Asker;
 
+/// Bytes of a session tag; an ingress makes 67.
+pub const MAX_TAG: usize = 128;
+
 /// Whose something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
@@ -17,7 +20,7 @@ impl Owner {
         let tag = asker.session.unwrap_or_default();
         Self {
             exact: format!("{} {tag}", asker.peer),
-            principal: match principal(tag) {
+            principal: match principal_of(tag) {
                 Some(principal) => format!("{} {principal}", asker.peer),
                 None => asker.peer.to_owned(),
             },
@@ -25,8 +28,9 @@ impl Owner {
     }
 }
 
-/// The principal in a tag (docs/decisions/0002-session-extension.md): `p.<principal>` or `c.<session>.<principal>`.
-fn principal(tag: &str) -> Option<&str> {
+/// The principal in a tag (docs/decisions/0002-session-extension.md): `p.<principal>` or `c.<session>.<principal>`. Only
+/// believed of those who may say so; others are refused before.
+pub fn principal_of(tag: &str) -> Option<&str> {
     match tag.split_once('.')? {
         ("p", principal) => Some(principal),
         ("c", rest) => rest.split_once('.').map(|(_, principal)| principal),
