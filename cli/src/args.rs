@@ -194,6 +194,21 @@ pub(crate) enum CaCommand {
         #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = duration)]
         life: Duration,
     },
+    /// Sign certificates for workloads over the network
+    ///
+    /// Workloads make their own keys, prove themselves with a join token (see `ca token`), a service-account token of
+    /// Kubernetes or their present certificate, and learn of revocations at once. Settings: `outrigger docs configuration`.
+    Serve {
+        /// Settings file (YAML). Without it everything comes from OUTRIGGER_* variables, which also override the file.
+        #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The authority's directory, instead of `dir` in the settings.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Make and manage the tokens with which workloads prove themselves to `ca serve`
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Replace the authority in three steps, without a call that fails
     #[command(subcommand)]
     Rotate(RotateCommand),
@@ -230,6 +245,39 @@ pub(crate) enum CaCommand {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, once
+    Create {
+        /// Who proves itself with it.
+        #[arg(long, value_name = "NAME")]
+        service: String,
+        /// How many workloads may use it: one for each replica.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        uses: u32,
+        /// How long it can be used.
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+        ttl: Duration,
+        #[command(flatten)]
+        dir: CaDir,
+    },
+    /// Show which tokens there are, without the tokens themselves
+    List {
+        #[command(flatten)]
+        dir: CaDir,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a token useless
+    Revoke {
+        /// Its id, as `list` shows it.
+        id: String,
+        #[command(flatten)]
+        dir: CaDir,
     },
 }
 

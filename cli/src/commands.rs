@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod ca;
+mod ca_token;
 pub(crate) mod docs;
 pub(crate) mod egress;
 pub(crate) mod new;

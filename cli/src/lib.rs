@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `args` | every command and option, with the help texts |
 //! | `up`, `manifest` | a whole mesh on one machine, and the file that describes it |
+//! | `authority` | `ca serve`: an authority that signs over the network |
 //! | `connect` | the mesh over stdio, for desktop clients |
 //! | `doctor` | what an MCP server speaks and offers, and what will give trouble |
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
@@ -12,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod args;
+mod authority;
 mod commands;
 mod connect;
 pub mod docs;

@@ -62,7 +62,15 @@ async fn process(config: Config) -> Exit {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
     };
-    let running = match start(config).await {
+    let started = tokio::select! {
+        started = Box::pin(start(config)) => started,
+        // It may be waiting for a certificate; nothing was served yet.
+        signal = signals.next() => {
+            tracing::info!(signal, "ending before the start was complete");
+            return Exit::Clean;
+        }
+    };
+    let running = match started {
         Ok(running) => running,
         Err(error) => return fail(&error),
     };

@@ -19,6 +19,8 @@ pub(crate) struct Clients {
     pub(crate) anonymous: bool,
     /// Present when the listener asks for client certificates.
     pub(crate) members: Option<Arc<Credentials>>,
+    /// Our own certificate is from an authority that also says what is revoked.
+    pub(crate) enrolled: bool,
 }
 
 impl Clients {
@@ -34,12 +36,19 @@ impl Clients {
             (None, _) => {}
         }
         if let (Some(members), Some(certificates)) = (&self.members, conn.peer_certs()) {
-            let id = members.peer(Some(certificates)).map_err(|error| {
+            // The listener has no revocation list then; the authority's is asked once for a connection, and again for those
+            // that are open whenever it changes.
+            let unchecked = self.enrolled && conn.principal.get().is_none();
+            let proven = if unchecked { members.recheck(Some(certificates)) } else { members.peer(Some(certificates)) };
+            let id = proven.map_err(|error| {
                 tracing::debug!(peer = %conn.peer_addr, %error, "client certificate refused");
                 Failure::Unauthenticated("the client certificate is not acceptable")
             })?;
             let refused = Failure::Unauthenticated("the client certificate names nobody");
-            return Principal::workload(id.as_str()).map_err(|_| refused);
+            let principal = Principal::workload(id.as_str()).map_err(|_| refused)?;
+            // Two requests at once may both have looked; they found the same.
+            let _ = conn.principal.set(principal.clone());
+            return Ok(principal);
         }
         if self.anonymous && conn.local_addr.ip().is_loopback() {
             return Ok(Principal::anonymous());
@@ -82,7 +91,7 @@ mod tests {
         let token =
             outrigger_policy::StaticToken { subject: "ada".into(), sha256: hash, roles: vec![], scopes: vec![] };
         tokens.insert(&token).unwrap();
-        Clients { tokens: ArcSwap::from_pointee(tokens), anonymous, members: None }
+        Clients { tokens: ArcSwap::from_pointee(tokens), anonymous, members: None, enrolled: false }
     }
 
     fn identify(clients: &Clients, values: &[&str], local: &str) -> Option<String> {

@@ -122,14 +122,20 @@ impl Sources {
 
     fn reload_certificates(&self) {
         let metrics = &self.gateway.metrics;
-        if note(metrics, "workload", self.credentials.reload_if_changed()) {
-            // New calls prove themselves anew.
-            self.replicas().iter().for_each(|replica| replica.pool.retire());
-            self.recheck_sidecars();
-        }
+        self.took_up(self.credentials.reload_if_changed());
         if let Some(public) = &self.public
             && note(metrics, "public", public.reload_if_changed())
         {
+            self.recheck_clients();
+        }
+    }
+
+    /// What to do when our certificate, or whom we believe, has changed. Verifies chains.
+    pub(crate) fn took_up(&self, reload: Reload) {
+        if note(&self.gateway.metrics, "workload", reload) {
+            // New calls prove themselves anew.
+            self.replicas().iter().for_each(|replica| replica.pool.retire());
+            self.recheck_sidecars();
             self.recheck_clients();
         }
     }

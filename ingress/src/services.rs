@@ -3,12 +3,12 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use outrigger_config::kinds::HostPort;
-use outrigger_identity::{Credentials, SpiffeError, SpiffeId, server_name};
+use outrigger_identity::{Credentials, SpiffeError, SpiffeId, replaced_by, server_name};
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
 use outrigger_policy::Concurrency;
@@ -58,6 +58,8 @@ pub(crate) struct Replica {
     pub(crate) wake: Notify,
     in_flight: AtomicUsize,
     health: ArcSwap<Health>,
+    /// Not earlier than then its connections are replaced again, in milliseconds since 1970. Written by one task.
+    rested: AtomicU64,
 }
 
 /// What is known of a replica.
@@ -217,6 +219,7 @@ impl Replica {
             wake: Notify::new(),
             in_flight: AtomicUsize::new(0),
             health: ArcSwap::default(),
+            rested: AtomicU64::new(0),
         }
     }
 
@@ -228,6 +231,23 @@ impl Replica {
         if cut > 0 {
             tracing::warn!(replica = %self.address, cut, "connections to a sidecar are cut: its certificate is no longer accepted");
         }
+    }
+
+    /// Lets new calls use new connections when the sidecar should have another certificate than the one with which the
+    /// present ones began, so that no call is under way on one whose certificate ends. To be called every second or so.
+    pub(crate) fn refresh(&self, now: SystemTime) {
+        let shown = self.pool.certificates();
+        let lives = shown.iter().filter_map(|chain| replaced_by(chain.first()?));
+        let over = lives.filter(|(by, _)| *by <= now).map(|(_, end)| end.duration_since(now).unwrap_or_default());
+        let Some(left) = over.min() else { return };
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let since_epoch = millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        if since_epoch < self.rested.load(Ordering::Relaxed) {
+            return;
+        }
+        // A sidecar that is late shows the same one again: asked ever more often, but a few times in all.
+        self.rested.store(since_epoch.saturating_add(millis(left / 4)), Ordering::Relaxed);
+        self.pool.retire();
     }
 
     /// Calls that it works on for us.

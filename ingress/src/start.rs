@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use outrigger_config::sections;
+use outrigger_config::sections::IdentitySource;
+use outrigger_enrol::{Keeper, ObtainError, Obtained, Waiting, obtain};
 use outrigger_identity::{
-    ClientAuth, CredentialOptions, Credentials, CredentialsError, IdentityFiles, PublicCredentials, PublicFiles,
-    SpiffeError, TrustDomain, WarmUpError, warm_up,
+    ClientAuth, Credentials, CredentialsError, PublicCredentials, PublicFiles, SpiffeError, TrustDomain, WarmUpError,
+    warm_up,
 };
 use outrigger_proxy::accept::{self, ListenerSettings};
 use outrigger_proxy::legacy::keys::{Keys, KeysError};
@@ -19,8 +20,8 @@ use outrigger_proxy::observe::Connections;
 use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::{
-    AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness, TaskGroup,
-    descriptors, drain, records, watch,
+    AdminPage, AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness,
+    TaskGroup, descriptors, drain, records, watch,
 };
 use outrigger_telemetry::audit::AuditError;
 use outrigger_telemetry::metrics::{Listener as ListenerLabel, MetricsError};
@@ -65,6 +66,9 @@ pub enum Error {
     /// A name in the mesh.
     #[error(transparent)]
     Name(#[from] SpiffeError),
+    /// Who we are.
+    #[error(transparent)]
+    Identity(#[from] ObtainError),
     /// Policy files.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -112,7 +116,6 @@ struct Parts {
     public: Option<Arc<PublicCredentials>>,
     peers: Option<Arc<OpenPeers>>,
     metrics: Arc<Metrics>,
-    readiness: Readiness,
 }
 
 /// Serves until `shutdown` resolves, then drains.
@@ -135,22 +138,30 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let mcp = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
     let watched = FileWatcher::new(watched_files(&config), watch::DEFAULT_INTERVAL).map_err(Error::Watch)?;
-    let credentials = load_credentials(&config.identity)?;
     let public = load_public(&config)?;
     let metrics = Metrics::new(Role::Ingress)?;
+    let readiness = Readiness::new();
+    let (mcp_address, admin_address) = (mcp.address(), admin.address());
+    let tasks = TaskGroup::new("ingress");
+    // Before there is a certificate: it says what is waited for.
+    let shown = Arc::new(OnceLock::new());
+    serve_admin(&tasks, admin, &shown, &metrics, &readiness);
+    let Obtained { credentials, keeper } = identity(&config, admin_address, &readiness, &metrics).await?;
     metrics.certificate_expiry("workload", credentials.not_after());
     if let Some(public) = &public {
         metrics.certificate_expiry("public", public.not_after());
     }
-    let parts =
-        Parts { credentials, peers: public.as_ref().map(open_peers), public, metrics, readiness: Readiness::new() };
+    let enrolled = keeper.is_some().then(|| Arc::clone(&credentials));
+    let peers = public.as_ref().map(|public| open_peers(public, enrolled));
+    let parts = Parts { credentials, peers, public, metrics };
     let (trigger, watcher) = drain::channel();
     let gateway = Arc::new(assemble(&config, &parts, watcher)?);
-    let tasks = TaskGroup::new("ingress");
+    // Nobody else sets it.
+    let _ = shown.set(Arc::clone(&gateway));
     let running = Running {
-        mcp: mcp.address(),
-        admin: admin.address(),
-        readiness: parts.readiness.clone(),
+        mcp: mcp_address,
+        admin: admin_address,
+        readiness,
         deadline: config.timeouts.common.drain,
         gateway: Arc::clone(&gateway),
         trigger,
@@ -158,8 +169,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     };
     running.watch_services(&config);
     running.watch_expiry(&parts);
-    running.watch_files(watched, &config, &parts);
-    running.serve_admin(admin, &parts);
+    running.watch_files(watched, &config, &parts, keeper);
     running.serve_clients(mcp, &config, &parts);
     tracing::info!(mcp = %running.mcp, admin = %running.admin, services = gateway.services.load().len(), "the ingress listens");
     Ok(running)
@@ -221,7 +231,7 @@ impl Running {
         self.spawn("sessions", async move { gateway.sessions().sweep().await });
     }
 
-    fn watch_files(&self, watcher: FileWatcher, config: &Config, parts: &Parts) {
+    fn watch_files(&self, watcher: FileWatcher, config: &Config, parts: &Parts, keeper: Option<Keeper>) {
         let sources = Arc::new(Sources {
             gateway: Arc::clone(&self.gateway),
             policy: config.policy.clone(),
@@ -232,6 +242,10 @@ impl Running {
             public: parts.public.clone(),
             peers: parts.peers.clone(),
         });
+        if let Some(keeper) = keeper {
+            let sources = Arc::clone(&sources);
+            self.spawn("identity", keeper.run(move |reload| sources.took_up(reload)));
+        }
         let mut watcher = watcher;
         let mut again = tokio::time::interval_at(Instant::now() + PEERS_EVERY, PEERS_EVERY);
         self.spawn("reload", async move {
@@ -251,7 +265,8 @@ impl Running {
         });
     }
 
-    /// Connections outlive the certificate with which they began: when ours has expired, they end, and what follows is refused
+    /// Connections outlive the certificates with which they began. Those to a sidecar that should have another one by now
+    /// give way to new ones; when ours has expired, all end, and what follows is refused
     /// by the handshake, with its reason, until there is another one.
     fn watch_expiry(&self, parts: &Parts) {
         let (gateway, credentials) = (Arc::clone(&self.gateway), Arc::clone(&parts.credentials));
@@ -259,22 +274,17 @@ impl Running {
             let mut told = false;
             loop {
                 tokio::time::sleep(LOOK).await;
-                let expired = std::time::SystemTime::now() > credentials.not_after();
+                let now = std::time::SystemTime::now();
+                let services = gateway.services.load();
+                services.iter().flat_map(|s| &s.replicas).for_each(|replica| replica.refresh(now));
+                let expired = now > credentials.not_after();
                 if expired && !told {
                     tracing::error!("the certificate of this ingress has expired: no service can be reached");
-                    let services = gateway.services.load();
                     services.iter().flat_map(|s| &s.replicas).for_each(|replica| replica.pool.retire());
                 }
                 told = expired;
             }
         });
-    }
-
-    fn serve_admin(&self, listener: Listener, parts: &Parts) {
-        let gateway = Arc::clone(&self.gateway);
-        let server = AdminServer::new(Arc::clone(&parts.metrics), parts.readiness.clone())
-            .page("/catalog", move || admin::catalog(&gateway));
-        self.tasks.spawn("admin", server.serve(listener, self.tasks.stopping()));
     }
 
     fn serve_clients(&self, listener: Listener, config: &Config, parts: &Parts) {
@@ -312,6 +322,23 @@ impl Running {
             stopping.run_until_cancelled(task).await;
         });
     }
+}
+
+/// `shown` is empty until there is a certificate.
+fn serve_admin(
+    tasks: &TaskGroup,
+    listener: Listener,
+    shown: &Arc<OnceLock<Arc<Gateway>>>,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+) {
+    let shown = Arc::clone(shown);
+    let catalog = move || match shown.get() {
+        Some(gateway) => admin::catalog(gateway),
+        None => AdminPage::text(http::StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
+    };
+    let server = AdminServer::new(Arc::clone(metrics), readiness.clone()).page("/catalog", catalog);
+    tasks.spawn("admin", server.serve(listener, tasks.stopping()));
 }
 
 /// Unblocks readiness service by service, and all of it after a while.
@@ -374,6 +401,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
             tokens: ArcSwap::from_pointee(tokens),
             anonymous: config.clients.anonymous,
             members: with_certificates.then(|| Arc::clone(&parts.credentials)),
+            enrolled: matches!(config.identity.source, IdentitySource::Enroll(_)),
         },
         services: ArcSwap::new(services),
         services_changed: Notify::new(),
@@ -412,14 +440,17 @@ fn session_settings(config: &Config, listens: &Arc<Listens>) -> legacy::Settings
     }
 }
 
-fn load_credentials(identity: &sections::Identity) -> Result<Arc<Credentials>, Error> {
-    let files = IdentityFiles {
-        cert: identity.cert.clone(),
-        key: identity.key.clone(),
-        ca: identity.ca.clone(),
-        crl: identity.crl.clone(),
-    };
-    Ok(Credentials::load(files, &CredentialOptions::default())?)
+async fn identity(
+    config: &Config,
+    admin: SocketAddr,
+    readiness: &Readiness,
+    metrics: &Arc<Metrics>,
+) -> Result<Obtained, ObtainError> {
+    if let IdentitySource::Enroll(enroll) = &config.identity.source {
+        tracing::info!(authority = enroll.url(), %admin, "asking the authority for a certificate");
+    }
+    let waiting = Waiting { readiness: readiness.clone(), metrics: Arc::clone(metrics) };
+    obtain(&config.identity, None, waiting).await
 }
 
 fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error> {
@@ -428,7 +459,11 @@ fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error>
         None => ClientAuth::None,
         Some(ca) => ClientAuth::Optional {
             ca: ca.clone(),
-            crl: config.identity.crl.clone(),
+            crl: match &config.identity.source {
+                IdentitySource::Files { crl, .. } => crl.clone(),
+                // The authority's list is asked when the client is identified.
+                IdentitySource::Enroll(_) => None,
+            },
             trust_domain: TrustDomain::parse(&config.identity.trust_domain)?,
         },
     };
@@ -436,16 +471,17 @@ fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error>
     Ok(Some(PublicCredentials::load(files, clients)?))
 }
 
-/// Clients with certificates, to be checked as the listener does.
-fn open_peers(public: &Arc<PublicCredentials>) -> Arc<OpenPeers> {
+/// Clients with certificates, to be checked as the listener does, and by what our authority has revoked if it says so.
+fn open_peers(public: &Arc<PublicCredentials>, enrolled: Option<Arc<Credentials>>) -> Arc<OpenPeers> {
     let public = Arc::clone(public);
-    OpenPeers::new(Arc::new(move |certs| public.recheck(certs).map(drop)))
+    OpenPeers::new(Arc::new(move |certs| {
+        public.recheck(certs)?;
+        enrolled.as_ref().map_or(Ok(()), |credentials| credentials.recheck(Some(certs)).map(drop))
+    }))
 }
 
 fn watched_files(config: &Config) -> Vec<PathBuf> {
-    let identity = &config.identity;
-    let mut files = vec![identity.cert.clone(), identity.key.clone(), identity.ca.clone()];
-    files.extend(identity.crl.clone());
+    let mut files = config.identity.files();
     files.extend(config.file.clone());
     files.extend(config.policy.iter().cloned());
     files.extend(config.clients.tokens_file.clone());

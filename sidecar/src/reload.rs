@@ -108,6 +108,17 @@ fn take_up(outbound: &Outbound, egress: &Egress) -> ReloadOutcome {
     ReloadOutcome::Applied
 }
 
+/// What to do when the authority gave another certificate, or other roots and revocations.
+pub fn renewed(peers: Arc<OpenPeers>, metrics: Arc<Metrics>) -> impl Fn(Reload) + Send + Sync + 'static {
+    move |reload| {
+        if let Reload::Swapped { not_after } = reload {
+            peers.recheck();
+            metrics.certificate_expiry("workload", not_after);
+            metrics.reload(ReloadKind::Certificates, ReloadOutcome::Applied);
+        }
+    }
+}
+
 /// Watches certificates for ever, and looks at the peers of open connections again when they changed, and now and then
 /// because certificates expire.
 pub async fn certificates(credentials: Arc<Credentials>, peers: Arc<OpenPeers>, metrics: Arc<Metrics>) {

@@ -5,14 +5,15 @@ use std::{
     ffi::OsString,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use outrigger_config::sections::{Log, LogFormat as ConfigFormat, LogLevel};
-use outrigger_identity::{CredentialOptions, Credentials, IdentityFiles, TrustDomain, install_provider, warm_up};
+use outrigger_config::sections::{IdentitySource, Log, LogFormat as ConfigFormat, LogLevel};
+use outrigger_enrol::{Obtained, Waiting, obtain};
+use outrigger_identity::{Credentials, TrustDomain, install_provider, warm_up};
 use outrigger_policy::glob::Glob;
 use outrigger_proxy::{
     accept::{self, ListenerSettings},
@@ -107,9 +108,16 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     own_directory::clean_up();
     let mesh = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
-    let credentials = credentials(&config)?;
     let policy = reload::read_policy(&config.policy)?;
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
+    let readiness = Readiness::new();
+    readiness.set("server", Err("starting".into()));
+    let (mesh_address, admin_address) = (mesh.address(), admin.address());
+    let tasks = TaskGroup::new("sidecar");
+    // Before there is a certificate: it says what is waited for.
+    let shown = Arc::new(OnceLock::new());
+    tasks.spawn("admin", admin_pages(&shown, &metrics, readiness.clone()).serve(admin, tasks.stopping()));
+    let Obtained { credentials, keeper } = identity(&config, admin_address, &readiness, &metrics).await?;
     metrics.certificate_expiry("workload", credentials.not_after());
     let (trigger, drain) = channel();
     let outbound =
@@ -117,16 +125,16 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let egress = outbound.as_ref().map(|(_, outbound)| outbound.as_ref());
     let inbound = inbound(&config, egress, guard, credentials.clone(), policy, &metrics, drain.clone())?;
 
-    let readiness = Readiness::new();
-    readiness.set("server", Err("starting".into()));
+    // Nobody else sets it.
+    let _ = shown.set(inbound.clone());
     let sidecar = Sidecar {
-        mesh: mesh.address(),
-        admin: admin.address(),
+        mesh: mesh_address,
+        admin: admin_address,
         egress: egress.map(Outbound::listen_address),
         readiness: readiness.clone(),
         inbound: inbound.clone(),
         drain: trigger,
-        tasks: TaskGroup::new("sidecar"),
+        tasks,
         deadline: config.timeouts.common.drain,
     };
     // The first handshake costs tens of milliseconds of CPU; paid now, no caller waits for it.
@@ -155,9 +163,11 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     endless(tasks, "sessions", async move { sweeper.sessions.sweep().await });
     let checking = credentials.clone();
     let peers = OpenPeers::new(Arc::new(move |certs| checking.recheck(Some(certs)).map(drop)));
+    if let Some(keeper) = keeper {
+        endless(tasks, "identity", keeper.run(reload::renewed(peers.clone(), metrics.clone())));
+    }
     endless(tasks, "certificates", reload::certificates(credentials, peers.clone(), metrics.clone()));
     endless(tasks, "policies", reload::policies(inbound.clone(), logs_out, config.policy.clone()));
-    tasks.spawn("admin", admin_pages(&inbound, &metrics, readiness).serve(admin, tasks.stopping()));
     let serving = inbound.clone();
     let settings = listener_settings(&config, &inbound, peers, &metrics);
     tasks.spawn(
@@ -202,20 +212,20 @@ fn outbound(
     outbound::bind(&config.service, egress, Some(services), metrics)
 }
 
-fn credentials(config: &Config) -> Result<Arc<Credentials>, StartError> {
-    let identity = &config.identity;
-    let files = IdentityFiles {
-        cert: identity.cert.clone(),
-        key: identity.key.clone(),
-        ca: identity.ca.clone(),
-        crl: identity.crl.clone(),
-    };
+async fn identity(
+    config: &Config,
+    admin: SocketAddr,
+    readiness: &Readiness,
+    metrics: &Arc<Metrics>,
+) -> Result<Obtained, StartError> {
     let wrong = |e: &dyn std::fmt::Display| StartError::Identity(e.to_string());
-    let domain = TrustDomain::parse(&identity.trust_domain).map_err(|e| wrong(&e))?;
+    let domain = TrustDomain::parse(&config.identity.trust_domain).map_err(|e| wrong(&e))?;
     let expected = domain.service(&config.service).map_err(|e| wrong(&e))?;
-    let options =
-        CredentialOptions { trust_domain: Some(domain), expected: Some(expected), ..CredentialOptions::default() };
-    Credentials::load(files, &options).map_err(|e| wrong(&e))
+    if let IdentitySource::Enroll(enroll) = &config.identity.source {
+        tracing::info!(authority = enroll.url(), %admin, "asking the authority for a certificate");
+    }
+    let waiting = Waiting { readiness: readiness.clone(), metrics: Arc::clone(metrics) };
+    obtain(&config.identity, Some(expected), waiting).await.map_err(|e| wrong(&e))
 }
 
 fn inbound(
@@ -350,7 +360,8 @@ fn reach(config: &Config, outbound: Option<&Outbound>, guard: Option<Vec<OsStrin
             });
             let stop = config.timeouts.child_stop;
             let confinement = confinement(config, command, outbound)?;
-            let without = config.egress.iter().flat_map(secret_variables).collect();
+            let join_token = std::iter::once("OUTRIGGER_JOIN_TOKEN".to_owned());
+            let without = config.egress.iter().flat_map(secret_variables).chain(join_token).collect();
             let (command, cwd) = (command.words.clone(), command.cwd.clone());
             Ok(Reach::Stdio(ChildSpec { command, env, way_out, without, cwd, confinement, guard, stop }))
         }
@@ -427,14 +438,11 @@ fn kept(config: &Config) -> Kept {
     });
     let authorities = config.egress.iter().flat_map(|egress| &egress.inspection.ca);
     Kept {
-        secret: config.file.iter().chain([&identity.key]).cloned().chain(secrets).collect(),
-        trusted: [&identity.cert, &identity.ca]
+        secret: config.file.iter().cloned().chain(identity.secret_files()).chain(secrets).collect(),
+        trusted: identity
+            .trusted_files()
             .into_iter()
-            .chain(&identity.crl)
-            .chain(&config.policy)
-            .chain(&config.mesh.file)
-            .chain(authorities)
-            .cloned()
+            .chain(config.policy.iter().chain(&config.mesh.file).chain(authorities).cloned())
             .collect(),
     }
 }
@@ -462,9 +470,13 @@ fn listener_settings(
     }
 }
 
-fn admin_pages(inbound: &Arc<Inbound>, metrics: &Arc<Metrics>, readiness: Readiness) -> AdminServer {
-    let shown = inbound.clone();
+/// `shown` is empty until there is a certificate.
+fn admin_pages(shown: &Arc<OnceLock<Arc<Inbound>>>, metrics: &Arc<Metrics>, readiness: Readiness) -> AdminServer {
+    let shown = shown.clone();
     AdminServer::new(metrics.clone(), readiness).page("/catalog", move || {
+        let Some(shown) = shown.get() else {
+            return AdminPage::text(http::StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n");
+        };
         let offer = shown.keeper.offer();
         let pieces = shown.health.pieces(&offer, shown.gate.concurrency.in_flight());
         AdminPage::ok(JSON, outrigger_mcp::edit::concat(&pieces))
@@ -540,7 +552,16 @@ pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
         Err(error) => return fail(&error),
     };
     let service = config.service.clone();
-    let sidecar = match start(config, (!self_command.is_empty()).then_some(self_command)).await {
+    let starting = Box::pin(start(config, (!self_command.is_empty()).then_some(self_command)));
+    let started = tokio::select! {
+        started = starting => started,
+        // It may be waiting for a certificate; nothing was served yet.
+        signal = signals.next() => {
+            tracing::info!(signal, "ending before the start was complete");
+            return Exit::Clean;
+        }
+    };
+    let sidecar = match started {
         Ok(sidecar) => sidecar,
         Err(error) => return fail(&error),
     };

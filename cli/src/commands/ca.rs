@@ -9,6 +9,7 @@ use outrigger_runtime::Exit;
 use serde_json::json;
 
 use crate::args::{CaCommand, CaDir, RotateCommand};
+use crate::authority;
 use crate::output;
 
 /// Runs one of the commands.
@@ -17,6 +18,8 @@ pub(crate) fn main(command: CaCommand) -> anyhow::Result<Exit> {
         CaCommand::Init { trust_domain, root, dir } => init(&trust_domain, root, &dir.dir)?,
         CaCommand::Intermediate { root, dir, life } => intermediate(&root, &dir, life)?,
         CaCommand::Rotate(step) => rotate(step)?,
+        CaCommand::Token(command) => super::ca_token::main(command)?,
+        CaCommand::Serve { config, dir } => return authority::main(config, dir),
         CaCommand::Issue { service, dir, out, life, hosts } => issue(&service, &dir, out, life, &hosts)?,
         CaCommand::Revoke { what, dir } => revoke(&what, &dir)?,
         CaCommand::Show { dir, json } => show(&dir, json)?,
@@ -133,12 +136,12 @@ fn show(dir: &CaDir, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load(dir: &CaDir) -> anyhow::Result<Authority> {
+pub(super) fn load(dir: &CaDir) -> anyhow::Result<Authority> {
     Authority::load(&dir.dir).with_context(|| unusable(&dir.dir))
 }
 
 /// What to do about an authority that cannot be used: one that is there in part is precious.
-fn unusable(dir: &Path) -> String {
+pub(crate) fn unusable(dir: &Path) -> String {
     let there = ["ca.key", "ca.pem"].iter().any(|name| dir.join(name).symlink_metadata().is_ok());
     if !there {
         return format!("no authority in {} (make one: outrigger ca init)", dir.display());

@@ -5,5 +5,6 @@
 mod commands;
 mod connect;
 mod doctor;
+mod enrolment;
 mod support;
 mod up;

@@ -102,28 +102,9 @@ impl Mesh {
 
     /// Calls a tool as a client of 2026-07-28: the HTTP status and the message.
     pub(crate) fn call(&self, token: Option<&str>, name: &str, arguments: Value) -> (u16, Value) {
-        let meta: Value = serde_json::from_str(META).unwrap();
-        let params = json!({"name": name, "arguments": arguments, "_meta": meta});
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
         let up = self.up();
         let address = up["mcp"].as_str().unwrap().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap();
-        let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        let request = format!(
-            "POST /mcp HTTP/1.1\r\nHost: {address}\r\n{authorization}Content-Type: application/json\r\nAccept: application/json, \
-             text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {name}\r\nConnection: \
-             close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut socket = TcpStream::connect(address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = answer.split_once("\r\n\r\n").unwrap().1;
-        // A stream has its messages in events; the response is the last.
-        let message = body.lines().rev().map(|line| line.strip_prefix("data: ").unwrap_or(line));
-        (status, message.into_iter().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default())
+        call(address, token, name, arguments)
     }
 
     /// The processes whose command line names something below the state directory, the tool itself left out.
@@ -158,6 +139,30 @@ impl Drop for Mesh {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Calls a tool as a client of 2026-07-28: the HTTP status and the message.
+pub(crate) fn call(address: &str, token: Option<&str>, name: &str, arguments: Value) -> (u16, Value) {
+    let meta: Value = serde_json::from_str(META).unwrap();
+    let params = json!({"name": name, "arguments": arguments, "_meta": meta});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\n{authorization}Content-Type: application/json\r\nAccept: application/json, \
+         text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {name}\r\nConnection: \
+         close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    // A stream has its messages in events; the response is the last.
+    let message = body.lines().rev().map(|line| line.strip_prefix("data: ").unwrap_or(line));
+    (status, message.into_iter().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default())
 }
 
 /// Sends a signal with the system's own program, which takes no unsafe code.

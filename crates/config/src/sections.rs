@@ -1,15 +1,17 @@
 //! Sections that more than one program has, declared once so that they cannot drift apart.
 
+mod enroll;
 mod entrance;
 mod identity;
 mod observe;
 mod sessions;
 
+pub use enroll::{Anchor, Authority, Enroll, JoinProof};
 pub use entrance::{
     CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts, entrance_limits,
     header_checks, how_many, http_sse, sized, tolerance,
 };
-pub use identity::{Identity, identity, service_name, spiffe_id, trust_domain};
+pub use identity::{Federated, Identity, IdentitySource, identity, service_name, spiffe_id, trust_domain};
 pub use observe::{
     AuditFsync, AuditTrail, Log, LogFormat, LogLevel, Output, Trace, WhenFull, access_log, audit, audit_trail,
     egress_log, log, trace,

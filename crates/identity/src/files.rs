@@ -34,13 +34,15 @@ pub enum FileRole {
     Ca,
     /// What they have revoked.
     Crl,
+    /// All of it in one, as an enrolled workload keeps it.
+    Kept,
 }
 
 impl FileRole {
     fn limit(self) -> u64 {
         match self {
             Self::Cert | Self::Key | Self::Ca => MAX_PEM,
-            Self::Crl => MAX_CRL,
+            Self::Crl | Self::Kept => MAX_CRL,
         }
     }
 }
@@ -52,6 +54,7 @@ impl fmt::Display for FileRole {
             Self::Key => "private key",
             Self::Ca => "authority",
             Self::Crl => "revocation list",
+            Self::Kept => "identity",
         })
     }
 }
@@ -216,7 +219,7 @@ impl Loaded {
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        if self.role == FileRole::Key {
+        if matches!(self.role, FileRole::Key | FileRole::Kept) {
             self.content.zeroize();
         }
     }

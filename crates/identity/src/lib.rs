@@ -60,7 +60,7 @@ pub use material::{Federation, Material};
 pub use minting::{MintError, Minter};
 pub use peer::{PeerError, peer_id};
 pub use public::{ClientAuth, PublicCredentials, PublicFiles};
-pub use renew::{MAX_JITTER, renew_at};
+pub use renew::{MAX_JITTER, renew_at, replaced_by};
 pub use request::{CertificateRequest, MAX_REQUEST, RequestError};
 pub use revocation::Serial;
 pub use root::{DEFAULT_LEAF_LIFE, DEFAULT_ROOT_LIFE, Issued, Signed};

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::CertificateDer;
+
+use crate::peer;
+use crate::root::CLOCK_SKEW;
+
 /// Share of the life by which jitter can bring a renewal forward: enough to spread a fleet that started together.
 pub const MAX_JITTER: f64 = 0.1;
 
@@ -14,6 +19,16 @@ pub fn renew_at(not_before: SystemTime, not_after: SystemTime, jitter: f64) -> S
     let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
     let forward = life.mul_f64(MAX_JITTER * jitter);
     not_before + (life / 3 * 2).saturating_sub(forward)
+}
+
+/// By when whoever shows this certificate has another one, if it renews in time, and when this one ends: a connection that
+/// began with it should then give way to one that begins with the next. None for what is no certificate.
+pub fn replaced_by(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
+    let (not_before, not_after) = peer::life(certificate).ok()?;
+    let life = not_after.duration_since(not_before).unwrap_or_default();
+    // Ours begin earlier than they are made; of the rest, a twelfth is left for the renewal to be late.
+    let backdated = CLOCK_SKEW.min(life);
+    Some((not_before + backdated + (life - backdated) / 4 * 3, not_after))
 }
 
 #[cfg(test)]

@@ -73,7 +73,15 @@ impl CertificateRequest {
             return Err(RequestError::TooLarge);
         }
         let der = CertificateSigningRequestDer::from_pem_slice(text).map_err(|_| RequestError::Malformed)?;
-        let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| RequestError::Malformed)?;
+        Self::from_der(&der)
+    }
+
+    /// The same without PEM around it.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn from_der(der: &[u8]) -> Result<Self, RequestError> {
+        let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| RequestError::Malformed)?;
         if !rest.is_empty() || request.certification_request_info.version.0 != 0 {
             return Err(RequestError::Malformed);
         }

@@ -26,7 +26,7 @@ pub const DEFAULT_ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600
 /// Longest life of an authority: X.509 dates beyond are handled differently by different libraries.
 const MAX_ROOT_LIFE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// Certificates start this long before they are made, because clocks of machines differ.
-const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// Most names for clients that verify host names, on one certificate.
 const MAX_HOST_NAMES: usize = 64;
 /// `ub-organization-name` of RFC 5280, appendix A: longer trust domains are left out of the subject.

@@ -37,6 +37,10 @@ impl Peer {
         &self.certs
     }
 
+    pub(crate) fn shown(&self) -> Arc<[CertificateDer<'static>]> {
+        Arc::clone(&self.certs)
+    }
+
     pub(crate) fn cut(&self) {
         // Before the waker is taken: whoever leaves one afterwards sees it.
         self.cut.store(true, Ordering::Release);

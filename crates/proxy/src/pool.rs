@@ -183,6 +183,11 @@ impl Pool {
         open.iter().filter(|peer| !check(peer.certs())).inspect(|peer| peer.cut()).count()
     }
 
+    /// What the upstream showed on each of the connections that are open, leaf first.
+    pub fn certificates(&self) -> Vec<Arc<[CertificateDer<'static>]>> {
+        lock(&self.shared.peers).open().iter().map(|peer| peer.shown()).collect()
+    }
+
     async fn slot(&self) -> Result<Slot, SendError> {
         let shared = &self.shared;
         let permit = match shared.slots.try_acquire() {

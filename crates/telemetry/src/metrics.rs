@@ -20,8 +20,8 @@ use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict,
-    HandshakeOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ReloadKind, ReloadOutcome, Role,
-    SessionKind, UpstreamErrorKind,
+    HandshakeOutcome, IssueOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, ReloadKind,
+    ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -156,6 +156,16 @@ impl Metrics {
         let seconds = expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let gauge = self.families.certificate_expiry.with_label_values(&[name]);
         gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// Counts what came of asking the authority for a certificate.
+    pub fn certificate_renewal(&self, outcome: RenewalOutcome) {
+        self.families.certificate_renewals.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// Counts what the authority answered. Called once in a while, so the labels are looked up each time.
+    pub fn certificate_issued(&self, proof: ProofKind, outcome: IssueOutcome) {
+        self.families.certificates_issued.with_label_values(&[proof.as_str(), outcome.as_str()]).inc();
     }
 
     /// For [`crate::AuditLog`].

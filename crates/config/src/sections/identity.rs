@@ -5,38 +5,156 @@ use std::path::PathBuf;
 use crate::fields::{Fields, doc};
 use crate::kinds::{self, Checked, Kind};
 
+use super::enroll::{self, Anchor, Enroll, JoinProof};
+
 /// The longest service name, so that a prefix leaves room for the capability in 64 characters.
 const SERVICE_NAME_MAX: usize = 20;
 
-/// The files of a workload's identity. All are PEM and are read again when they change.
+/// Who a workload is, and whom it believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The part of a SPIFFE id after `spiffe://`.
     pub trust_domain: String,
-    /// Certificate chain, the own certificate first.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
-    /// Certificates of the authorities whose workloads are believed.
-    pub ca: PathBuf,
-    /// Revoked certificates.
+    /// Where the certificate comes from.
+    pub source: IdentitySource,
+    /// Other trust domains whose workloads are believed.
+    pub federation: Vec<Federated>,
+}
+
+/// Where a workload's certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// Files that somebody replaces. All are PEM and are read again when they change.
+    Files {
+        /// Certificate chain, the own certificate first.
+        cert: PathBuf,
+        /// Private key.
+        key: PathBuf,
+        /// Certificates of the authorities whose workloads are believed.
+        ca: PathBuf,
+        /// Revoked certificates.
+        crl: Option<PathBuf>,
+    },
+    /// An authority that is asked for one.
+    Enroll(Enroll),
+}
+
+/// Another trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Federated {
+    /// Its name.
+    pub trust_domain: String,
+    /// Its roots.
+    pub bundle: PathBuf,
+    /// What it has revoked.
     pub crl: Option<PathBuf>,
+}
+
+impl Identity {
+    /// The files to be looked at for changes.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let key = match &self.source {
+            IdentitySource::Files { key, .. } => Some(key.clone()),
+            IdentitySource::Enroll(_) => None,
+        };
+        key.into_iter().chain(self.trusted_files()).collect()
+    }
+
+    /// What nobody else may read: keys and tokens.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        match &self.source {
+            IdentitySource::Files { key, .. } => vec![key.clone()],
+            IdentitySource::Enroll(enroll) => {
+                let token = match &enroll.proof {
+                    JoinProof::Token(_) => None,
+                    JoinProof::TokenFile(path) | JoinProof::KubernetesTokenFile(path) => Some(path.clone()),
+                };
+                token.into_iter().chain(enroll.dir.clone()).collect()
+            }
+        }
+    }
+
+    /// What nobody else may write: certificates, and whom they are believed by.
+    pub fn trusted_files(&self) -> Vec<PathBuf> {
+        let own = match &self.source {
+            IdentitySource::Files { cert, ca, crl, .. } => vec![Some(cert.clone()), Some(ca.clone()), crl.clone()],
+            IdentitySource::Enroll(Enroll { known_by: Anchor::File(ca), .. }) => vec![Some(ca.clone())],
+            IdentitySource::Enroll(_) => Vec::new(),
+        };
+        let foreign = self.federation.iter().flat_map(|it| [Some(it.bundle.clone()), it.crl.clone()]);
+        own.into_iter().chain(foreign).flatten().collect()
+    }
 }
 
 /// Reads the `identity` section.
 pub fn identity(f: &mut Fields<'_>) -> Option<Identity> {
     let text =
         doc("The mesh that this program belongs to; peers of another one are refused.").env("OUTRIGGER_TRUST_DOMAIN");
-    let trust_domain = f.required("trust_domain", text.example("demo.outrigger.local"), trust_domain());
+    let domain = f.required("trust_domain", text.example("demo.outrigger.local"), trust_domain());
     let text = doc("Certificate chain (PEM), the own certificate first. Read again when the file changes.");
-    let cert = f.required("cert", text.env("OUTRIGGER_CERT").example("/identity/cert.pem"), kinds::path());
+    let cert = f.optional("cert", text.env("OUTRIGGER_CERT").example("/identity/cert.pem"), kinds::path());
     let text = doc("Private key (PEM). Read again when the file changes.").env("OUTRIGGER_KEY");
-    let key = f.required("key", text.example("/identity/key.pem"), kinds::path());
+    let key = f.optional("key", text.example("/identity/key.pem"), kinds::path());
     let text = doc("Certificates (PEM) of the authorities that peers must come from.").env("OUTRIGGER_CA");
-    let ca = f.required("ca", text.example("/identity/ca.pem"), kinds::path());
+    let ca = f.optional("ca", text.example("/identity/ca.pem"), kinds::path());
     let text = doc("Revocation list (PEM): certificates in it are refused.").env("OUTRIGGER_CRL");
     let crl = f.optional("crl", text, kinds::path());
-    Some(Identity { trust_domain: trust_domain?, cert: cert?, key: key?, ca: ca?, crl })
+    let text = "Asks an authority (`outrigger ca serve`) for the certificate, instead of files.";
+    let enroll = f.section("enroll", text, |f| Some(enroll::read(f)))?;
+    let federation = f.list(
+        "federation",
+        "Other trust domains whose workloads are believed; policy names them by their id.",
+        federated,
+    );
+    if let Some(own) = &domain
+        && federation.iter().any(|it| it.trust_domain == *own)
+    {
+        f.mistake("federation", format!("`{own}` is the own trust domain"), "its authorities belong into `ca`");
+    }
+    let source = match enroll {
+        enroll::Choice::None => files(f, cert, key, ca, crl),
+        enroll::Choice::Wrong => None,
+        enroll::Choice::Enroll(enroll) => {
+            for (name, given) in [("cert", &cert), ("key", &key), ("ca", &ca), ("crl", &crl)] {
+                if given.is_some() {
+                    let hint = "remove it, or remove `enroll`; the roots of the authority are `enroll.ca`";
+                    f.mistake(name, "with `enroll`, certificates come from the authority", hint);
+                }
+            }
+            Some(IdentitySource::Enroll(enroll))
+        }
+    };
+    Some(Identity { trust_domain: domain?, source: source?, federation })
+}
+
+fn files(
+    f: &mut Fields<'_>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    crl: Option<PathBuf>,
+) -> Option<IdentitySource> {
+    let needed = [("cert", &cert, "OUTRIGGER_CERT"), ("key", &key, "OUTRIGGER_KEY"), ("ca", &ca, "OUTRIGGER_CA")];
+    for (name, given, variable) in needed {
+        // A wrong value is a mistake of its own.
+        if given.is_none() && !f.has(name) {
+            let hint = format!(
+                "for example `{name}: /identity/{name}.pem`, or set {variable}; or let an authority give it: `enroll`"
+            );
+            f.mistake(name, "this setting is missing", hint);
+        }
+    }
+    Some(IdentitySource::Files { cert: cert?, key: key?, ca: ca?, crl })
+}
+
+fn federated(f: &mut Fields<'_>) -> Option<Federated> {
+    let text = doc("Its name. The roots below vouch for workloads of this domain and of no other.");
+    let domain = f.required("trust_domain", text.example("partner.example"), trust_domain());
+    let text = doc("Its roots (PEM). Read again when the file changes.");
+    let bundle = f.required("bundle", text.example("/identity/partner.pem"), kinds::path());
+    let text = doc("Its revocation lists (PEM): certificates in them are refused.");
+    let crl = f.optional("crl", text, kinds::path());
+    Some(Federated { trust_domain: domain?, bundle: bundle?, crl })
 }
 
 /// The name of a service: `[a-z0-9]([a-z0-9-]*[a-z0-9])?`, at most 20 characters.

@@ -182,3 +182,38 @@ async fn members_show_the_authority_who_they_are_and_strangers_need_not() {
     let (_, refused) = handshake(&fs.client_config(&id), &server.server_config()).await;
     assert_eq!(tls_error(refused), revoked);
 }
+
+#[test]
+fn a_connection_gives_way_between_the_renewal_of_its_certificate_and_the_end() {
+    let mesh = Mesh::new();
+    for life in [std::time::Duration::from_secs(12), DAY] {
+        let issued = mesh.authority.issue("fs", life, &[]).unwrap();
+        let now = issued.not_after - life;
+        let der = {
+            use rustls_pki_types::pem::PemObject;
+            rustls_pki_types::CertificateDer::from_pem_slice(issued.cert_chain_pem.as_bytes()).unwrap()
+        };
+        let (by, end) = outrigger_identity::replaced_by(&der).unwrap();
+        assert!(by > outrigger_identity::renew_at(now, issued.not_after, 0.0) && by < end, "{life:?}");
+        assert_eq!(end, issued.not_after);
+    }
+}
+
+#[test]
+fn what_is_kept_is_for_the_owner_alone_and_read_back() {
+    use std::os::unix::fs::PermissionsExt;
+    let (mesh, dir) = (Mesh::new(), tempfile::tempdir().unwrap());
+    assert!(Material::load(dir.path()).unwrap().is_none());
+    let material = enrol(&mesh, "fs");
+    material.save(dir.path()).unwrap();
+    let path = dir.path().join("identity.pem");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = Material::load(dir.path()).unwrap().unwrap();
+    assert_eq!(again.key.fingerprint(), material.key.fingerprint());
+    assert_eq!((again.ca_pem.as_str(), again.crl_pem.as_str()), (material.ca_pem.as_str(), material.crl_pem.as_str()));
+    assert_eq!(again.cert_chain_pem, material.cert_chain_pem);
+    let fs = Credentials::enrolled(again, &CredentialOptions::default()).unwrap();
+    assert_eq!(*fs.id(), mesh.id("fs"));
+    std::fs::write(&path, "garbage").unwrap();
+    Material::load(dir.path()).unwrap_err();
+}

@@ -66,6 +66,18 @@ const CERTIFICATE_EXPIRY: MetricDoc = doc(
     &["name"],
     "When a certificate in use expires, in seconds since 1970.",
 );
+const CERTIFICATE_RENEWALS: MetricDoc = doc(
+    "outrigger_certificate_renewals_total",
+    Counter,
+    &["outcome"],
+    "Times that the authority was asked for a certificate, the first one included, by what came of it.",
+);
+const CERTIFICATES_ISSUED: MetricDoc = doc(
+    "outrigger_certificates_issued_total",
+    Counter,
+    &["proof", "outcome"],
+    "Requests for certificates that this authority answered, by what the workload showed.",
+);
 const CHILD_RESTARTS: MetricDoc = doc(
     "outrigger_child_restarts_total",
     Counter,
@@ -203,6 +215,8 @@ pub fn describe() -> Vec<MetricDoc> {
         CONNECTIONS,
         HANDSHAKES,
         CERTIFICATE_EXPIRY,
+        CERTIFICATE_RENEWALS,
+        CERTIFICATES_ISSUED,
         CATALOG_STATE,
         CATALOG_ITEMS,
         CHILD_UP,
@@ -237,6 +251,8 @@ pub(super) struct Families {
     pub(super) connections: IntCounterVec,
     pub(super) handshakes: IntCounterVec,
     pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) certificate_renewals: IntCounterVec,
+    pub(super) certificates_issued: IntCounterVec,
     pub(super) child_restarts: IntCounterVec,
     pub(super) child_up: IntGaugeVec,
     pub(super) catalog_state: IntGaugeVec,
@@ -280,6 +296,8 @@ impl Families {
             connections: counter(registry, &CONNECTIONS)?,
             handshakes: counter(registry, &HANDSHAKES)?,
             certificate_expiry: gauge(registry, &CERTIFICATE_EXPIRY)?,
+            certificate_renewals: counter(registry, &CERTIFICATE_RENEWALS)?,
+            certificates_issued: counter(registry, &CERTIFICATES_ISSUED)?,
             child_restarts: counter(registry, &CHILD_RESTARTS)?,
             child_up: gauge(registry, &CHILD_UP)?,
             catalog_state: gauge(registry, &CATALOG_STATE)?,

@@ -61,6 +61,8 @@ closed_label! {
         Sidecar = "sidecar",
         /// `outrigger-ingress`.
         Ingress = "ingress",
+        /// `outrigger ca serve`.
+        Authority = "authority",
     }
 }
 
@@ -75,6 +77,46 @@ closed_label! {
         Outbound = "outbound",
         /// The plaintext admin listener.
         Admin = "admin",
+        /// The authority's listener for workloads that want certificates.
+        Authority = "authority",
+    }
+}
+
+closed_label! {
+    /// What came of asking the authority for a certificate.
+    RenewalOutcome {
+        /// There is one.
+        Renewed = "renewed",
+        /// The authority said no.
+        Refused = "refused",
+        /// No usable answer.
+        Failed = "failed",
+    }
+}
+
+closed_label! {
+    /// What a workload showed to the authority.
+    ProofKind {
+        /// A join token.
+        Token = "token",
+        /// A service-account token.
+        Kubernetes = "kubernetes",
+        /// Its present certificate.
+        Certificate = "certificate",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+closed_label! {
+    /// What the authority answered.
+    IssueOutcome {
+        /// A certificate.
+        Issued = "issued",
+        /// A refusal.
+        Refused = "refused",
+        /// That it cannot, because of a fault of its own.
+        Failed = "failed",
     }
 }
 

@@ -1,0 +1,219 @@
+//! The settings of `outrigger ca serve`, from a file, the environment, or both.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use outrigger_config::kinds::{self, Rate, Scheme, Url};
+use outrigger_config::sections::{self, KIB, Log, MIB, MINUTE, SECOND, any_duration, how_many};
+use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, load};
+
+/// The shortest life: shorter ones are renewed all the time.
+const SHORTEST: Duration = Duration::from_secs(2);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// All settings of one authority.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// The authority's directory.
+    pub(crate) dir: PathBuf,
+    /// Where workloads ask.
+    pub(crate) listen: SocketAddr,
+    /// Where health and metrics are shown.
+    pub(crate) admin: SocketAddr,
+    /// How long a certificate lives unless its workload asks for another time.
+    pub(crate) life: Duration,
+    /// How long one may live.
+    pub(crate) max_life: Duration,
+    /// Where the audit goes; in the directory unless set.
+    pub(crate) audit: PathBuf,
+    pub(crate) connections: usize,
+    pub(crate) body_bytes: usize,
+    pub(crate) requests: Rate,
+    pub(crate) handshake: Duration,
+    /// For the body of a request.
+    pub(crate) body: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) kubernetes: Option<Kubernetes>,
+    pub(crate) log: Log,
+    /// Things to tell the operator that stop nothing.
+    pub(crate) warnings: Vec<Diagnostic>,
+}
+
+/// How service-account tokens are reviewed.
+#[derive(Debug, Clone)]
+pub(crate) struct Kubernetes {
+    pub(crate) url: Url,
+    pub(crate) ca: PathBuf,
+    pub(crate) token_file: PathBuf,
+    pub(crate) audience: String,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// Which service a service account is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) namespace: String,
+    /// `*` for any.
+    pub(crate) service_account: String,
+    /// The service account's own name unless set.
+    pub(crate) service: Option<String>,
+}
+
+impl Config {
+    /// Reads the settings from an optional `(file name, text)` and the environment, which wins.
+    pub(crate) fn from_sources(file: Option<(&str, &str)>, env: Env<'_>) -> Result<Self, Diagnostics> {
+        let loaded = load(file, env, read)?;
+        Ok(Self { warnings: loaded.warnings, ..loaded.value })
+    }
+
+    /// The same from a file, if there is one, and the variables of this process.
+    pub(crate) fn from_file(path: Option<&Path>) -> anyhow::Result<Self> {
+        let env = |name: &str| std::env::var(name).ok();
+        let Some(path) = path else { return Ok(Self::from_sources(None, &env)?) };
+        let (name, text) = (path.display().to_string(), crate::files::read(path)?);
+        Ok(Self::from_sources(Some((&name, &text)), &env)?)
+    }
+
+    /// All settings, for documentation and JSON Schema.
+    pub(crate) fn describe() -> Settings {
+        outrigger_config::describe(read)
+    }
+}
+
+fn read(f: &mut Fields<'_>) -> Option<Config> {
+    let text = doc("The authority's directory, made with `outrigger ca init` or `ca intermediate`.");
+    let text = text.because("where `outrigger up` and the other `ca` commands have it").env("OUTRIGGER_CA_DIR");
+    let dir = f.with_default("dir", text, kinds::path(), ".outrigger/ca".into());
+    let text = doc("Where workloads ask for certificates, over TLS. Port 0 lets the system choose.");
+    let text = text.because("workloads are on other machines; who cannot prove itself gets nothing");
+    let listen =
+        f.with_default("listen", text.env("OUTRIGGER_LISTEN"), kinds::listen(), (Ipv4Addr::UNSPECIFIED, 8440).into());
+    let admin = f.section("admin", "Health and metrics, in plain text.", |f| {
+        let text = doc("Where `/healthz`, `/readyz` and `/metrics` are served.").env("OUTRIGGER_ADMIN_LISTEN");
+        let text = text.because("it is not encrypted and asks for no login");
+        Some(f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 9440).into()))
+    });
+    let text = doc("How long a certificate lives unless its workload asks for another time.");
+    let text = text.because("a stolen one is soon worthless, and a third of it is left to repair a failing renewal");
+    let life = f.with_default("life", text.env("OUTRIGGER_CA_LIFE"), kinds::duration(SHORTEST..=365 * DAY), HOUR);
+    let text = doc("How long a certificate may live at most.").because("a day without the authority harms nobody");
+    let max_life = f.with_default("max_life", text, kinds::duration(SHORTEST..=365 * DAY), DAY);
+    if life > max_life {
+        f.mistake("life", "longer than `max_life`", "raise `max_life`, or lower `life`");
+    }
+    let text = doc("The file for a JSON line per certificate, issued or refused; `audit.jsonl` in `dir` unless set.");
+    let audit = f.optional("audit", text.env("OUTRIGGER_AUDIT"), kinds::path());
+    let limits = f.section("limits", "What the authority holds at most.", read_limits);
+    let timeouts = f.section("timeouts", "How long each step may take.", read_timeouts);
+    let text = "Workloads in Kubernetes prove themselves with their service-account token.";
+    let kubernetes = f.optional_section("kubernetes", text, read_kubernetes);
+    let log = f.section("log", "The log, on standard error.", sections::log);
+    let (connections, body_bytes, requests) = limits?;
+    let (handshake, body, drain) = timeouts?;
+    Some(Config {
+        audit: audit.unwrap_or_else(|| dir.join("audit.jsonl")),
+        dir,
+        listen,
+        admin: admin?,
+        life,
+        max_life,
+        connections,
+        body_bytes,
+        requests,
+        handshake,
+        body,
+        drain,
+        kubernetes,
+        log: log?,
+        warnings: Vec::new(),
+    })
+}
+
+fn read_limits(f: &mut Fields<'_>) -> Option<(usize, usize, Rate)> {
+    let text = doc("Open connections.").because("each member of a mesh keeps one, to hear of revocations at once");
+    let connections = f.with_default("connections", text, how_many(), 4096);
+    let text = doc("Bytes of a request.").because("a request for a P-256 key has 500, a token of Kubernetes 1,500");
+    let body_bytes = f.with_default("body_bytes", text, kinds::bytes(KIB..=MIB), 16 * KIB);
+    let text = doc("Requests for certificates from one address.");
+    let text = text.because("a node that starts a hundred pods at once gets by; guessing tokens does not");
+    let rate = Rate { count: 120, per: Duration::from_secs(60) };
+    let requests = f.with_default("requests", text, kinds::rate(), rate);
+    Some((connections, body_bytes, requests))
+}
+
+fn read_timeouts(f: &mut Fields<'_>) -> Option<(Duration, Duration, Duration)> {
+    let text = doc("A TLS handshake.").because("ten times what it takes over a bad link");
+    let handshake = any_duration(f, "handshake", text, 10 * SECOND);
+    let text = doc("The body of a request.").because("it has a few hundred bytes");
+    let body = any_duration(f, "body", text, 10 * SECOND);
+    let text = doc("The end waiting for requests that have begun.").because("a certificate is made in milliseconds");
+    let drain = f.with_default("drain", text, kinds::duration(Duration::ZERO..=10 * MINUTE), 5 * SECOND);
+    Some((handshake, body, drain))
+}
+
+fn read_kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
+    let text = doc("The API server.").because("its name inside every cluster");
+    let inside = Url {
+        scheme: Scheme::Https,
+        authority: kinds::HostPort { host: "kubernetes.default.svc".into(), port: 443 },
+        path: "/".into(),
+    };
+    let url = f.with_default("url", text, kinds::url(), inside);
+    if url.scheme != Scheme::Https {
+        f.mistake("url", "tokens do not go over plain text", "write https://host");
+    }
+    let mounted = |name: &str| PathBuf::from(format!("/var/run/secrets/kubernetes.io/serviceaccount/{name}"));
+    let text = doc("Certificates (PEM) of its authority.").because("where every pod has it");
+    let ca = f.with_default("ca", text, kinds::path(), mounted("ca.crt"));
+    let text = doc("The token with which this authority asks; its account needs `system:auth-delegator`.");
+    let token_file =
+        f.with_default("token_file", text.because("where every pod has it"), kinds::path(), mounted("token"));
+    let text = doc("For whom the tokens of workloads must be made: the `audience` of their projected volume.");
+    let text = text.because("a token for the API server itself must not be given away");
+    let audience = f.with_default("audience", text, kinds::text(), "outrigger".to_owned());
+    let rules = f.list("rules", "Which service a service account is; the first that fits counts.", |f| {
+        let text = doc("The namespace.");
+        let namespace = f.required("namespace", text.example("tools"), kinds::text());
+        let text = doc("The service account; `*` for any.");
+        let service_account = f.required("service_account", text.example("fs"), kinds::text());
+        let text = doc("The service that it is; named as the service account unless set.");
+        let service = f.optional("service", text.example("fs"), sections::service_name());
+        Some(Rule { namespace: namespace?, service_account: service_account?, service })
+    });
+    if rules.iter().any(|rule| rule.service_account == "*" && rule.service.is_some()) {
+        f.mistake(
+            "rules",
+            "every service account would be the same service",
+            "name the service account, or leave `service` out",
+        );
+    }
+    Some(Kubernetes { url, ca, token_file, audience, rules })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Diagnostics> {
+        Config::from_sources(Some(("ca.yaml", text)), &|_| None)
+    }
+
+    #[test]
+    fn nothing_need_be_set() {
+        let config = parse("").unwrap();
+        assert_eq!((config.life, config.max_life), (HOUR, DAY));
+        assert_eq!(config.audit, Path::new(".outrigger/ca/audit.jsonl"));
+        assert!(config.kubernetes.is_none());
+    }
+
+    #[test]
+    fn mistakes_between_settings_are_found() {
+        let found = |text| parse(text).unwrap_err().to_string();
+        assert!(found("life: 48h\n").contains("max_life"));
+        assert!(found("kubernetes: { url: \"http://x\" }\n").contains("plain text"));
+        let all = "kubernetes: { rules: [ { namespace: a, service_account: \"*\", service: fs } ] }\n";
+        assert!(found(all).contains("same service"));
+    }
+}

@@ -1,0 +1,133 @@
+//! From settings to an authority that answers, and to its end: bind first, serve, drain.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use outrigger_config::sections::LogFormat as ConfigFormat;
+use outrigger_identity::install_provider;
+use outrigger_proxy::accept::{self, ListenerSettings};
+use outrigger_proxy::observe::Connections;
+use outrigger_proxy::serve::HttpLimits;
+use outrigger_runtime::drain::{DrainOutcome, channel};
+use outrigger_runtime::{
+    AdminServer, Exit, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup, descriptors,
+};
+use outrigger_telemetry::log::{self, LogFormat};
+use outrigger_telemetry::metrics::Listener as ListenerLabel;
+use outrigger_telemetry::{Metrics, Role};
+
+use super::api::Api;
+use super::audit::Audit;
+use super::config::Config;
+use super::issue::Issuer;
+use super::rate::RateLimit;
+use super::state::{State, follow};
+
+/// For tasks that were asked to stop.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 8 * 1024;
+
+/// Serves until a signal.
+pub(crate) fn main(config: Option<PathBuf>, dir: Option<PathBuf>) -> anyhow::Result<Exit> {
+    let mut config = Config::from_file(config.as_deref())?;
+    if let Some(dir) = dir {
+        if config.audit == config.dir.join("audit.jsonl") {
+            config.audit = dir.join("audit.jsonl");
+        }
+        config.dir = dir;
+    }
+    let mut failed = None;
+    // Signing is quick; two threads keep a slow disk from holding up those who only listen for news.
+    let exit = outrigger_runtime::run(2, async {
+        process(config).await.unwrap_or_else(|error| {
+            failed = Some(error);
+            Exit::Failed
+        })
+    });
+    failed.map_or(Ok(exit), Err)
+}
+
+async fn process(config: Config) -> anyhow::Result<Exit> {
+    let format = match config.log.format {
+        ConfigFormat::Text => LogFormat::Text,
+        ConfigFormat::Json => LogFormat::Json,
+    };
+    log::init(format, config.log.level.as_str())?;
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    install_provider();
+    descriptors::raise_limit();
+    let mut signals = ShutdownSignals::install()?;
+    let listener = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
+    let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
+    let metrics = Metrics::new(Role::Authority)?;
+    let state = Arc::new(State::load(&config.dir)?);
+    metrics.certificate_expiry("authority", state.credentials.not_after());
+    let audit = Audit::open(config.audit.clone());
+    let audit = Arc::new(audit.with_context(|| format!("cannot open the audit {}", config.audit.display()))?);
+
+    let (trigger, draining) = channel();
+    let tasks = TaskGroup::new("authority");
+    let readiness = Readiness::new();
+    let stopping = tasks.stopping();
+    let following = follow(Arc::clone(&state), Arc::clone(&audit), Arc::clone(&metrics));
+    tasks.spawn("directory", async move {
+        stopping.run_until_cancelled(following).await;
+    });
+    let addresses = (listener.address(), admin.address());
+    tasks.spawn("admin", AdminServer::new(Arc::clone(&metrics), readiness.clone()).serve(admin, tasks.stopping()));
+    let api = Arc::new(Api {
+        issuer: Arc::new(Issuer::new(&config, Arc::clone(&state), audit, Arc::clone(&metrics))),
+        rate: RateLimit::new(config.requests),
+        body_bytes: config.body_bytes,
+        body_timeout: config.body,
+        draining: draining.clone(),
+    });
+    let settings = listener_settings(&config, &state, &metrics);
+    let serving = accept::run(listener, settings, draining, move |conn, request| {
+        // Boxed: an idle connection must not carry the state of a request.
+        Box::pin(Arc::clone(&api).serve(conn, request))
+    });
+    tasks.spawn("workloads", serving);
+    let domain = state.authority.load().trust_domain().to_string();
+    tracing::info!(listen = %addresses.0, admin = %addresses.1, trust_domain = domain, "the authority listens");
+    if let Some(path) = std::env::var_os("OUTRIGGER_REPORT") {
+        let text = format!("{{\"ca\":\"{}\",\"admin\":\"{}\"}}\n", addresses.0, addresses.1);
+        report(Path::new(&path), &text)?;
+    }
+
+    let signal = signals.next().await;
+    tracing::info!(signal, "draining");
+    readiness.set("draining", Err("shutting down".into()));
+    let hurry = async {
+        signals.next().await;
+    };
+    let outcome = trigger.drain(config.drain, hurry).await;
+    tasks.stop(LAST_WAIT).await;
+    Ok(match outcome {
+        DrainOutcome::Finished => Exit::Clean,
+        DrainOutcome::Forced { .. } => Exit::Forced,
+    })
+}
+
+fn listener_settings(config: &Config, state: &Arc<State>, metrics: &Arc<Metrics>) -> ListenerSettings {
+    let state = Arc::clone(state);
+    ListenerSettings {
+        max_connections: descriptors::room_for(config.connections, 1, "limits.connections"),
+        tls: Some(Arc::new(move || state.credentials.server_config())),
+        handshake_timeout: config.handshake,
+        http: HttpLimits { max_head_bytes: HEAD_BYTES, ..HttpLimits::default() },
+        observer: Connections::new(metrics, ListenerLabel::Authority),
+        ..ListenerSettings::new("authority")
+    }
+}
+
+/// Written beside the file and moved into place, so that nobody reads half of it.
+fn report(path: &Path, text: &str) -> anyhow::Result<()> {
+    let partial = path.with_extension("partial");
+    let written = std::fs::File::create(&partial).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.and_then(|()| std::fs::rename(&partial, path)).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,29 @@
+//! How a workload gets its certificate from an authority over the network, and keeps it fresh.
+//!
+//! ```text
+//!  obtain: key made here --request + proof--> authority --certificate, roots, revoked--> Credentials
+//!  keep:   at two thirds of the life: new key --request over mTLS--> certificate    \
+//!          all the time: what is believed and revoked, as soon as it changes         +--> Credentials::offer
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `protocol` | the messages, for both sides |
+//! | `contact` | one question to the authority and its answer |
+//! | `source` | settings: where the authority is, how it is known, what proves us |
+//! | `obtain` | the first certificate, waited for as long as it takes |
+//! | `keep` | renewal, and news of roots and revocations |
+//! | `pace` | how long to wait after a failure |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod contact;
+mod keep;
+mod obtain;
+mod pace;
+pub mod protocol;
+mod source;
+
+pub use contact::ContactError;
+pub use keep::Keeper;
+pub use obtain::{ObtainError, Obtained, Waiting, obtain};

@@ -1,0 +1,200 @@
+//! The first certificate: asked for until there is one, while readiness says why there is none.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use outrigger_config::sections::{Identity, IdentitySource};
+use outrigger_identity::{
+    CredentialOptions, Credentials, CredentialsError, IdentityFiles, Material, SpiffeError, SpiffeId, WorkloadKey,
+};
+use outrigger_runtime::Readiness;
+use outrigger_telemetry::Metrics;
+use outrigger_telemetry::metrics::RenewalOutcome;
+
+use crate::contact::{Contact, ContactError, always};
+use crate::keep::Keeper;
+use crate::pace::Pace;
+use crate::protocol::{Grant, Query};
+use crate::source::{self, Source};
+
+/// What is missing until there is a certificate, in `/readyz`.
+const BLOCKER: &str = "identity";
+/// Clocks that differ by more are worth a word: certificates begin five minutes early for smaller differences.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// Why there is no identity and will be none.
+#[derive(Debug, thiserror::Error)]
+pub enum ObtainError {
+    /// Files that cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A name in the mesh.
+    #[error(transparent)]
+    Name(#[from] SpiffeError),
+}
+
+/// An identity, and what keeps it fresh if that is our work.
+pub struct Obtained {
+    /// Who we are.
+    pub credentials: Arc<Credentials>,
+    /// To be run until the end of the process; none when somebody else replaces files.
+    pub keeper: Option<Keeper>,
+}
+
+/// Whom to tell how it goes.
+#[derive(Clone)]
+pub struct Waiting {
+    /// Says what is missing.
+    pub readiness: Readiness,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Gets the identity of the settings: from its files at once, from an authority when it answers. `expected` is who we must be.
+/// Safe to cancel.
+///
+/// # Errors
+/// [`ObtainError`], for what waiting does not cure.
+pub async fn obtain(
+    identity: &Identity,
+    expected: Option<SpiffeId>,
+    waiting: Waiting,
+) -> Result<Obtained, ObtainError> {
+    let options = CredentialOptions {
+        trust_domain: Some(outrigger_identity::TrustDomain::parse(&identity.trust_domain)?),
+        expected,
+        federation: source::federation(identity)?,
+    };
+    let settings = match &identity.source {
+        IdentitySource::Files { cert, key, ca, crl } => {
+            let files = IdentityFiles { cert: cert.clone(), key: key.clone(), ca: ca.clone(), crl: crl.clone() };
+            return Ok(Obtained { credentials: Credentials::load(files, &options)?, keeper: None });
+        }
+        IdentitySource::Enroll(settings) => settings,
+    };
+    let source = Source::new(identity, settings)?;
+    let (credentials, material, version) = match kept(&source, &options) {
+        Some((credentials, material)) => (credentials, material, String::new()),
+        None => first(&source, &options, &waiting).await,
+    };
+    let keeper = Keeper::new(source, Arc::clone(&credentials), material, version, waiting);
+    Ok(Obtained { credentials, keeper: Some(keeper) })
+}
+
+/// What an earlier run left in `identity.dir`, if it is still good.
+fn kept(source: &Source, options: &CredentialOptions) -> Option<(Arc<Credentials>, Material)> {
+    let dir = source.dir.as_ref()?;
+    let material = match Material::load(dir) {
+        Ok(material) => material?,
+        Err(error) => {
+            tracing::warn!(%error, "the kept certificate cannot be used; asking for another");
+            return None;
+        }
+    };
+    match Credentials::enrolled(material.clone(), options) {
+        Ok(credentials) => Some((credentials, material)),
+        Err(error) => {
+            tracing::info!(%error, "the kept certificate is no longer good; asking for another");
+            None
+        }
+    }
+}
+
+async fn first(
+    source: &Source,
+    options: &CredentialOptions,
+    waiting: &Waiting,
+) -> (Arc<Credentials>, Material, String) {
+    let mut pace = Pace::default();
+    let mut told = String::new();
+    let mut key = None;
+    waiting.readiness.set(BLOCKER, Err(format!("waiting for the authority at {}", source.url)));
+    loop {
+        let why = match attempt(source, options, &mut key).await {
+            Ok(found) => {
+                waiting.readiness.set(BLOCKER, Ok(()));
+                waiting.metrics.certificate_renewal(RenewalOutcome::Renewed);
+                tracing::info!(id = %found.0.id(), authority = source.url, "the authority gave a certificate");
+                return found;
+            }
+            Err(error) => error,
+        };
+        waiting.metrics.certificate_renewal(outcome(&why));
+        let text = format!("waiting for the authority at {}, because {why}", source.url);
+        if text != told {
+            tracing::warn!("{text}");
+            waiting.readiness.set(BLOCKER, Err(text.clone()));
+            told = text;
+        }
+        tokio::time::sleep(pace.failed(fastrand::f64())).await;
+    }
+}
+
+/// One try. The key stays the same until one succeeds: a token is used up by a key, so that an answer that was lost does
+/// not cost another token.
+async fn attempt(
+    source: &Source,
+    options: &CredentialOptions,
+    key: &mut Option<Arc<WorkloadKey>>,
+) -> Result<(Arc<Credentials>, Material, String), ContactError> {
+    let (grant, material) = by_proof(source, options.expected.as_ref(), key).await?;
+    let version = grant.bundle.version.clone();
+    let made = Credentials::enrolled(material.clone(), options);
+    let credentials = made.map_err(|error| unusable(&error, &grant))?;
+    save(source, &material);
+    Ok((credentials, material, version))
+}
+
+/// Asks for a certificate with the proof of the settings.
+pub(crate) async fn by_proof(
+    source: &Source,
+    id: Option<&SpiffeId>,
+    key: &mut Option<Arc<WorkloadKey>>,
+) -> Result<(Grant, Material), ContactError> {
+    let key = match key {
+        Some(key) => Arc::clone(key),
+        None => Arc::clone(key.insert(Arc::new(WorkloadKey::generate()?))),
+    };
+    let contact = Contact::new(&source.endpoint, always(source.first_contact()?));
+    let life = source.life.map(|life| life.as_secs());
+    let query = Query { csr: key.request(id)?, proof: Some(source.proof()?), life };
+    let grant = contact.certificate(&query).await?;
+    let material = material(&grant, key);
+    Ok((grant, material))
+}
+
+pub(crate) fn material(grant: &Grant, key: Arc<WorkloadKey>) -> Material {
+    Material {
+        cert_chain_pem: grant.certificate.clone(),
+        key,
+        ca_pem: grant.bundle.ca.clone(),
+        crl_pem: grant.bundle.crl.clone(),
+    }
+}
+
+/// Keeps it for the next run, if that is wanted. That it cannot be kept is no reason not to use it.
+pub(crate) fn save(source: &Source, material: &Material) {
+    let Some(dir) = &source.dir else { return };
+    if let Err(error) = material.save(dir) {
+        tracing::error!(%error, "the certificate cannot be kept for the next start");
+    }
+}
+
+/// Why a certificate is of no use, with what clocks have to do with it.
+pub(crate) fn unusable(error: &CredentialsError, grant: &Grant) -> ContactError {
+    let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let apart = here.as_secs().abs_diff(grant.now);
+    let clocks = if apart > SKEW.as_secs() {
+        format!("; the clocks of the authority and of this machine are {apart} s apart")
+    } else {
+        String::new()
+    };
+    ContactError::Answer(format!("{error}{clocks}"))
+}
+
+pub(crate) fn outcome(error: &ContactError) -> RenewalOutcome {
+    match error {
+        ContactError::Refused(_) => RenewalOutcome::Refused,
+        _ => RenewalOutcome::Failed,
+    }
+}
