@@ -17,6 +17,7 @@ from pathlib import Path
 
 import certificates
 import edge
+import enrolment
 import files
 import processes
 import servers
@@ -35,6 +36,7 @@ DRILLS = {
     8: ("half-open connections", edge.half_open),
     10: ("certificates expire", certificates.expiry),
     11: ("rotation, and another authority", certificates.rotation),
+    12: ("members that renew over the network", enrolment.renewals),
     13: ("SIGTERM", processes.sigterm),
     14: ("descriptors run out", edge.exhaustion),
     17: ("broken files", files.broken),
