@@ -206,3 +206,6 @@ fn is_spiffe_id(text: &str) -> bool {
     let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(good);
     text.len() <= 2048 && is_trust_domain(domain) && path.split('/').all(segment)
 }
+
+#[cfg(test)]
+mod tests;

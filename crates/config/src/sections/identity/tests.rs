@@ -1,0 +1,79 @@
+//! Where a certificate comes from: files, or an authority that is asked, and nothing in between.
+
+use super::*;
+use crate::fields::load;
+use crate::sections::Anchor;
+
+fn read(text: &str, variables: &[(&str, &str)]) -> Result<Identity, String> {
+    let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    let file = format!("identity: {text}\n");
+    let loaded = load(Some(("x.yaml", &file)), &env, |f| f.section("identity", "Who we are.", identity));
+    loaded.map(|loaded| loaded.value).map_err(|mistakes| mistakes.to_string())
+}
+
+const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+#[test]
+fn files_stay_what_they_were() {
+    let identity = read("{ trust_domain: demo, cert: c, key: k, ca: a }", &[]).unwrap();
+    assert_eq!(identity.secret_files(), ["k".into()] as [PathBuf; 1]);
+    assert_eq!(identity.files(), ["k".into(), "c".into(), "a".into()] as [PathBuf; 3]);
+    let missing = read("{ trust_domain: demo, cert: c }", &[]).unwrap_err();
+    assert!(
+        missing.contains("identity.key") && missing.contains("OUTRIGGER_CA") && missing.contains("enroll"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn an_authority_is_asked_with_one_proof_and_known_by_one_thing() {
+    let good =
+        read("{ trust_domain: demo, enroll: { url: \"https://ca\", token_file: t, ca: a, dir: d } }", &[]).unwrap();
+    let IdentitySource::Enroll(enroll) = &good.source else { panic!("not asked") };
+    assert_eq!((enroll.url().as_str(), &enroll.known_by), ("https://ca:443", &Anchor::File("a".into())));
+    assert_eq!(good.secret_files(), ["t".into(), "d".into()] as [PathBuf; 2]);
+    for (settings, wanted) in [
+        ("url: \"https://ca\", ca: a", "none is given"),
+        ("url: \"https://ca\", token_file: t", "none is given"),
+        ("url: \"https://ca\", token: x, token_file: t, ca: a", "several are given"),
+        ("url: \"http://ca\", token: x, ca: a", "over TLS"),
+        ("url: \"https://ca/x\", token: x, ca: a", "over TLS"),
+        ("token: x, ca: a", "enroll.url"),
+        ("url: \"https://ca\", token: x, ca_sha256: abc", "not a SHA-256"),
+    ] {
+        let mistakes = read(&format!("{{ trust_domain: demo, enroll: {{ {settings} }} }}"), &[]).unwrap_err();
+        assert!(mistakes.contains(wanted), "{settings}: {mistakes}");
+    }
+    let both = "{ trust_domain: demo, cert: c, enroll: { url: \"https://ca\", token: x, ca: a } }";
+    assert!(read(both, &[]).unwrap_err().contains("identity.cert"));
+}
+
+#[test]
+fn the_environment_alone_is_enough_and_hides_the_token() {
+    let digest = format!("sha256:{DIGEST}");
+    let variables = [
+        ("OUTRIGGER_CA_URL", "https://ca.example:8440"),
+        ("OUTRIGGER_JOIN_TOKEN", "sesame"),
+        ("OUTRIGGER_CA_SHA256", digest.as_str()),
+    ];
+    let identity = read("{ trust_domain: demo }", &variables).unwrap();
+    let IdentitySource::Enroll(enroll) = &identity.source else { panic!("not asked") };
+    assert!(matches!(enroll.known_by, Anchor::Digest(digest) if digest[1] == 0x11));
+    assert!(!format!("{identity:?}").contains("sesame"));
+}
+
+#[test]
+fn another_trust_domain_is_another() {
+    let with = |domain: &str| {
+        read(
+            &format!(
+                "{{ trust_domain: demo, cert: c, key: k, ca: a, federation: [ {{ trust_domain: {domain}, bundle: b }} ] }}"
+            ),
+            &[],
+        )
+    };
+    let identity = with("partner").unwrap();
+    assert_eq!(identity.federation[0].bundle, PathBuf::from("b"));
+    assert!(identity.trusted_files().contains(&"b".into()));
+    assert!(with("demo").unwrap_err().contains("own trust domain"));
+}
