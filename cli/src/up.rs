@@ -28,7 +28,8 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use outrigger_policy::PolicySet;
+use outrigger_conditions::Cel;
+use outrigger_policy::Reader;
 use outrigger_runtime::{Exit, ShutdownSignals};
 
 use crate::args::UpArgs;
@@ -86,7 +87,7 @@ fn check_policies(manifest: &Manifest) -> anyhow::Result<()> {
     let read = |path: &PathBuf| Ok((path.display().to_string(), files::read(path)?));
     let texts: Vec<(String, String)> = manifest.policy.iter().map(read).collect::<anyhow::Result<_>>()?;
     let named: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    PolicySet::compile(&named)?;
+    Reader { engine: Some(&Cel), service: None }.compile(&named)?;
     Ok(())
 }
 

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_mcp::catalog::Item;
+use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::catalog_kind::Kind;
+use outrigger_mcp::envelope::Message;
 use outrigger_policy::{Capability, ConcurrencyPermit, Decision, Denial, DenyReason, Limits, Per, RuleId};
+use outrigger_proxy::circumstances::{Asked, hints};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics;
 use outrigger_telemetry::metrics::LimitKind;
@@ -44,6 +48,8 @@ impl Permitted {
 pub(crate) fn authorize(
     caller: &Caller,
     destination: Destination,
+    catalog: &Merged,
+    message: &Message,
     record: &mut CallRecord,
 ) -> Result<Permitted, Failure> {
     record.auditable()?;
@@ -56,7 +62,11 @@ pub(crate) fn authorize(
         }
         Some(wanted) => {
             let what = Capability { kind: policy_kind(wanted.kind), service: &service.name, name: &wanted.original };
-            match caller.policy.rules.decide(&caller.principal, &what) {
+            let asked = Asked {
+                call: Some((message, caller.address.ip())),
+                hints: || hints(found(catalog, &service.name, wanted.kind, &wanted.original)),
+            };
+            match caller.policy.rules.decide_in(&caller.principal, &what, &asked) {
                 Decision::Allow { rule, would_deny } => {
                     record.allowed(rule.as_ref().map(RuleId::as_str));
                     if let Some(denial) = would_deny {
@@ -81,6 +91,11 @@ pub(crate) fn authorize(
         Failure::over(&service.metrics, LimitKind::Concurrency, "limits.in_flight", CONCURRENCY_RETRY)
     })?;
     Ok(Permitted { destination, permit: Some(permit) })
+}
+
+/// The definition of something in a catalog.
+pub(crate) fn found<'a>(catalog: &'a Merged, service: &str, kind: Kind, name: &str) -> Option<&'a Item> {
+    catalog.services().get(catalog.service(service)?)?.catalog.find(kind, name)
 }
 
 /// Decides a subscription to a resource; it takes no place among the calls.
@@ -128,5 +143,7 @@ fn label(reason: DenyReason) -> metrics::DenyReason {
         DenyReason::NoRule => metrics::DenyReason::NoRule,
         DenyReason::NotAuthenticated => metrics::DenyReason::Identity,
         DenyReason::RequirementNotMet => metrics::DenyReason::Requirement,
+        DenyReason::ConditionNotMet => metrics::DenyReason::Condition,
+        DenyReason::ConditionFailed => metrics::DenyReason::ConditionFailed,
     }
 }

@@ -284,7 +284,7 @@ impl Gateway {
         let (catalog, at) = snapshot.catalog(path).ok_or(Failure::UnknownPath(PATHS))?;
         let destination = route(catalog, at, &snapshot.services, caller, path, message)?;
         record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
-        let mut permitted = authorize(caller, destination, record)?;
+        let mut permitted = authorize(caller, destination, catalog, message, record)?;
         if let Some(headers) = sent.headers {
             check_mirrored_arguments(headers)?;
         }

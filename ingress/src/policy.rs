@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use outrigger_conditions::Cel;
 use outrigger_policy::limit::DEFAULT_MAX_KEYS;
-use outrigger_policy::{ClientLimits, Limits, Nanos, PolicySet, Principal};
+use outrigger_policy::{ClientLimits, Limits, Nanos, PolicySet, Principal, Reader};
 use tokio::time::Instant;
 
 /// The rules, and the buckets of the rate limits that came with them.
@@ -75,5 +76,5 @@ pub fn load(paths: &[PathBuf]) -> Result<PolicySet, PolicyError> {
         files.push((path.display().to_string(), text));
     }
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    PolicySet::compile(&files).map_err(PolicyError::Mistakes)
+    Reader { engine: Some(&Cel), service: None }.compile(&files).map_err(PolicyError::Mistakes)
 }

@@ -8,8 +8,10 @@ use outrigger_mcp::catalog::page::PreparedList;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::json::write_string;
 use outrigger_policy::{Capability, CapabilityKind, Principal};
+use outrigger_proxy::circumstances::{Asked, hints};
 use outrigger_proxy::legacy::seam::OWN_INFO;
 
+use crate::authorize::found;
 use crate::core::{Caller, Era, ListKind};
 use crate::services::Condition;
 
@@ -53,7 +55,8 @@ impl View {
         let rules = &caller.policy.rules;
         let visible = |service: &str, kind: Kind, name: &str| {
             let what = Capability { kind: policy_kind(kind), service, name };
-            rules.decide(&caller.principal, &what).is_allowed()
+            let asked = Asked { call: None, hints: || hints(found(catalog, service, kind, name)) };
+            rules.decide_in(&caller.principal, &what, &asked).is_allowed()
         };
         let modern = caller.era == Era::Modern;
         let lists = Kind::ALL.map(|kind| PreparedList::build(catalog, kind, modern, visible, page_bytes));

@@ -12,9 +12,10 @@ use outrigger_mcp::{
     method::Method,
 };
 use outrigger_policy::{
-    Capability, CapabilityKind, Concurrency, Decision, Denial, Limited, Limits, Nanos, PolicySet, Principal,
+    Annotations, Capability, CapabilityKind, Concurrency, Decision, Denial, Limited, Limits, Nanos, PolicySet,
+    Principal,
 };
-use outrigger_proxy::failure::Failure;
+use outrigger_proxy::{circumstances::Asked, failure::Failure};
 use outrigger_telemetry::{
     Decision as AuditDecision, ServiceMetrics,
     metrics::{DenyReason, LimitKind},
@@ -39,8 +40,12 @@ pub struct Gate {
     pub concurrency: Arc<Concurrency>,
     service: Arc<str>,
     metrics: Arc<ServiceMetrics>,
+    hints: Hints,
     started: Instant,
 }
+
+/// Finds the hints of a tool.
+pub type Hints = Box<dyn Fn(CapabilityKind, &str) -> Annotations + Send + Sync>;
 
 /// Proof that a message was allowed; forwarding asks for it.
 #[derive(Debug)]
@@ -55,12 +60,13 @@ impl<'m> Permitted<'m> {
 
 impl Gate {
     /// A gate with its first rules.
-    pub fn new(service: &str, rules: Rules, in_flight: usize, metrics: Arc<ServiceMetrics>) -> Self {
+    pub fn new(service: &str, rules: Rules, in_flight: usize, metrics: Arc<ServiceMetrics>, hints: Hints) -> Self {
         Self {
             rules: ArcSwap::from_pointee(rules),
             concurrency: Concurrency::new(in_flight),
             service: service.into(),
             metrics,
+            hints,
             started: Instant::now(),
         }
     }
@@ -72,7 +78,9 @@ impl Gate {
 
     /// Whether a capability may be used, without counting anything: for lists.
     pub fn visible(&self, who: &Principal, kind: CapabilityKind, name: &str) -> bool {
-        self.rules.load().policy.decide(who, &Capability { kind, service: &self.service, name }).is_allowed()
+        let asked = Asked { call: None, hints: || (self.hints)(kind, name) };
+        let what = Capability { kind, service: &self.service, name };
+        self.rules.load().policy.decide_in(who, &what, &asked).is_allowed()
     }
 
     /// Whether somebody may use anything here: for what is no request.
@@ -113,7 +121,8 @@ impl Gate {
             return Ok(Permitted(message));
         };
         let capability = Capability { kind: *kind, service: &self.service, name };
-        match rules.policy.decide(who, &capability) {
+        let asked = Asked { call: Some((message, record.client().ip())), hints: || (self.hints)(*kind, name) };
+        match rules.policy.decide_in(who, &capability, &asked) {
             Decision::Allow { rule, would_deny } => {
                 record.decision = Some((AuditDecision::Allow, rule));
                 if let Some(denial) = would_deny {
@@ -179,6 +188,8 @@ fn deny_reason(reason: outrigger_policy::DenyReason) -> DenyReason {
         outrigger_policy::DenyReason::NoRule => DenyReason::NoRule,
         outrigger_policy::DenyReason::NotAuthenticated => DenyReason::Identity,
         outrigger_policy::DenyReason::RequirementNotMet => DenyReason::Requirement,
+        outrigger_policy::DenyReason::ConditionNotMet => DenyReason::Condition,
+        outrigger_policy::DenyReason::ConditionFailed => DenyReason::ConditionFailed,
     }
 }
 

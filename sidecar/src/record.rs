@@ -159,6 +159,11 @@ impl Record {
         }
     }
 
+    /// The other end of the connection.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
     /// Whether it is a message of a session here, not one that a request brought as it is.
     pub fn of_session(&self) -> bool {
         !self.http

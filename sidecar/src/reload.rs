@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use outrigger_identity::{Credentials, Reload};
-use outrigger_policy::{Limits, PolicySet, limit::DEFAULT_MAX_KEYS};
+use outrigger_policy::{Limits, PolicySet, Reader, condition::Engine, limit::DEFAULT_MAX_KEYS};
 use outrigger_proxy::peers::OpenPeers;
 use outrigger_runtime::watch::{Change, DEFAULT_INTERVAL, FileWatcher};
 use outrigger_telemetry::{
@@ -14,6 +14,12 @@ use tokio::time::Instant;
 
 use crate::{authorize::Rules, config::Egress, inbound::Inbound, outbound::Outbound, start::StartError};
 
+/// What understands the conditions of rules. The lean sidecar is built without (docs/decisions/0019).
+#[cfg(feature = "conditions")]
+const ENGINE: Option<&dyn Engine> = Some(&outrigger_conditions::Cel);
+#[cfg(not(feature = "conditions"))]
+const ENGINE: Option<&dyn Engine> = None;
+
 /// How often certificates are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 /// How often the dates of certificates behind open connections are looked at although no file changed.
@@ -23,7 +29,7 @@ const PEERS_EVERY: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// The text for the operator, with every mistake.
-pub fn read_policy(files: &[PathBuf]) -> Result<PolicySet, StartError> {
+pub fn read_policy(files: &[PathBuf], service: &str) -> Result<PolicySet, StartError> {
     if files.is_empty() {
         tracing::warn!("no policy file: every call is denied; set `policy` (OUTRIGGER_POLICY)");
         return Ok(PolicySet::deny_all());
@@ -35,7 +41,8 @@ pub fn read_policy(files: &[PathBuf]) -> Result<PolicySet, StartError> {
         texts.push((path.display().to_string(), text));
     }
     let documents: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    PolicySet::compile(&documents).map_err(|mistakes| StartError::Policy(mistakes.to_string()))
+    let reader = Reader { engine: ENGINE, service: Some(service) };
+    reader.compile(&documents).map_err(|mistakes| StartError::Policy(mistakes.to_string()))
 }
 
 /// The rules of a policy, with fresh limits.
@@ -52,7 +59,10 @@ pub async fn policies(inbound: Arc<Inbound>, outbound: Option<Arc<Outbound>>, fi
             inbound.recorders.reopen();
             outbound.iter().for_each(|outbound| outbound.reopen());
         }
-        let outcome = match read_policy(&files) {
+        let (paths, service) = (files.clone(), inbound.service.clone());
+        // Ten thousand rules take a while, and the one thread of a sidecar has calls to serve.
+        let Ok(read) = tokio::task::spawn_blocking(move || read_policy(&paths, &service)).await else { continue };
+        let outcome = match read {
             Ok(policy) => {
                 let limits = inbound.gate.rules.load().limits.reload(policy.limits());
                 inbound.gate.rules.store(Arc::new(Rules { policy, limits }));

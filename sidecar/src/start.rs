@@ -14,9 +14,11 @@ use std::{
 use outrigger_config::sections::{IdentitySource, Log, LogFormat as ConfigFormat, LogLevel};
 use outrigger_enrol::{Obtained, Waiting, obtain};
 use outrigger_identity::{Credentials, TrustDomain, install_provider, warm_up};
-use outrigger_policy::glob::Glob;
+use outrigger_mcp::catalog_kind::Kind;
+use outrigger_policy::{Annotations, CapabilityKind, glob::Glob};
 use outrigger_proxy::{
     accept::{self, ListenerSettings},
+    circumstances::hints,
     dial::Endpoint,
     legacy::{self, Sessions, keys::Keys},
     listens::Listens,
@@ -39,7 +41,7 @@ use outrigger_telemetry::{AccessLog, Metrics, Role, log::LogFormat, metrics::Lis
 use thiserror::Error;
 
 use crate::{
-    authorize::Gate,
+    authorize::{Gate, Hints},
     caller_lists::CallerLists,
     child::ChildSpec,
     config::{Command, Config, Egress, SessionScope, Source, Upstream as UpstreamConfig},
@@ -108,7 +110,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     own_directory::clean_up();
     let mesh = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
-    let policy = reload::read_policy(&config.policy)?;
+    let policy = reload::read_policy(&config.policy, &config.service)?;
     let metrics = Metrics::new(Role::Sidecar).map_err(|e| StartError::Other(e.to_string()))?;
     let readiness = Readiness::new();
     readiness.set("server", Err("starting".into()));
@@ -228,6 +230,14 @@ async fn identity(
     obtain(&config.identity, Some(expected), waiting).await.map_err(|e| wrong(&e))
 }
 
+/// Of what the service lists to everybody. Tools of lists that are one caller's own count as tools without hints.
+fn hints_of(keeper: Arc<Keeper>) -> Hints {
+    Box::new(move |kind, name| match kind {
+        CapabilityKind::Tool => hints(keeper.offer().catalog.find(Kind::Tool, name)),
+        CapabilityKind::Prompt | CapabilityKind::Resource | CapabilityKind::Template => Annotations::default(),
+    })
+}
+
 fn inbound(
     config: &Config,
     outbound: Option<&Outbound>,
@@ -269,6 +279,7 @@ fn inbound(
             reload::rules(policy),
             config.limits.entrance.in_flight,
             service_metrics.clone(),
+            hints_of(keeper.clone()),
         ),
         upstream,
         keeper,

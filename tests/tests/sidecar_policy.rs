@@ -88,6 +88,32 @@ async fn what_a_rule_denies_is_hidden_and_refused_whatever_others_allow() {
 }
 
 #[tokio::test]
+async fn conditions_over_arguments_hold_at_the_sidecar_too() {
+    let mesh = Mesh::new();
+    let rules = r#"  authorization:
+    rules:
+      - name: short
+        services: [fs]
+        capabilities: [echo, sleep]
+        when: >-
+          capability.name == 'echo' ||
+          (has(arguments.ms) && arguments.ms < 10 && source == '127.0.0.1')
+      - { name: elsewhere, services: [other], capabilities: ["*"], when: "principal.service == 'x'" }
+"#;
+    let sidecar = TestSidecar::with_policy(&mesh, rules, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    assert_eq!(names(&client.reply(&Call::new("tools/list")).await, "tools", "name"), ["echo", "sleep"]);
+    assert_eq!(client.reply(&Call::tool("echo", "{}")).await.status, 200);
+    assert_eq!(client.reply(&Call::tool("sleep", r#"{"ms":1}"#)).await.status, 200);
+    for arguments in [r#"{"ms":100000}"#, "{}", r#"{"ms":1,"ms":100000}"#] {
+        assert_eq!(client.reply(&Call::tool("sleep", arguments)).await.error_code(), -32602, "{arguments}");
+    }
+    assert!(sidecar.metric("outrigger_denied_total{reason=\"condition\",service=\"fs\"}").await >= 2.0);
+    assert!(sidecar.metric("outrigger_denied_total{reason=\"condition_failed\",service=\"fs\"}").await >= 1.0);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn a_policy_in_audit_mode_lets_through_and_tells() {
     let mesh = Mesh::new();
     let rules =

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use outrigger_conditions::Cel;
 use outrigger_config::{Diagnostic, Diagnostics, Document, Env, Node, Position};
-use outrigger_policy::PolicySet;
+use outrigger_policy::Reader;
 use outrigger_runtime::Exit;
 use serde_json::json;
 
@@ -89,7 +90,8 @@ fn check(args: &ValidateArgs, env: Env<'_>) -> Findings {
         }
     }
     let policies: Vec<(&str, &str)> = policies.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    if let (false, Err(wrong)) = (policies.is_empty(), PolicySet::compile(&policies)) {
+    let reader = Reader { engine: Some(&Cel), service: None };
+    if let (false, Err(wrong)) = (policies.is_empty(), reader.compile(&policies)) {
         found.mistakes.extend(wrong.0);
     }
     found

@@ -110,6 +110,59 @@ fn policy_explain_names_the_rule_and_what_is_missing() {
     assert!(stderr(&unnamed).contains("--policy"), "{}", stderr(&unnamed));
 }
 
+/// The examples of docs/POLICY.md that begin so.
+fn example(begins: &str) -> &'static str {
+    let page = include_str!("../../../docs/POLICY.md");
+    let mut examples = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    examples.find(|example| example.contains(begins)).unwrap_or_else(|| panic!("docs/POLICY.md lost {begins}"))
+}
+
+#[test]
+fn policy_test_compares_with_what_is_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "policy.yaml", example("name: careful"));
+    write(dir.path(), "expectations.yaml", example("# expectations.yaml"));
+    let passed = run(dir.path(), &["policy", "test", "expectations.yaml"]);
+    assert_eq!(stdout(&passed), "2 expectations hold, 0 do not\n", "{}", stderr(&passed));
+    assert_eq!(passed.status.code(), Some(0));
+    let night = example("# expectations.yaml").replace("T09:30", "T03:30");
+    write(dir.path(), "night.yaml", &night);
+    let failed = run(dir.path(), &["policy", "test", "night.yaml"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let told = stdout(&failed);
+    assert!(
+        told.contains("night.yaml:4: editors write to data by day: expected allow, the policy says deny"),
+        "{told}"
+    );
+    assert!(told.contains("when time.getHours('Europe/Berlin') >= 8: false"), "{told}");
+    let json = run(dir.path(), &["policy", "test", "--json", "night.yaml"]);
+    let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!((json["failed"].as_u64(), json["cases"][0]["passed"].as_bool()), (Some(1), Some(false)));
+    write(
+        dir.path(),
+        "wrong.yaml",
+        "policy: [policy.yaml]\nexpect:\n  - { as: user:ada, capability: fs, decision: allow }\n",
+    );
+    let wrong = run(dir.path(), &["policy", "test", "wrong.yaml"]);
+    assert!(stderr(&wrong).contains("wrong.yaml:3:"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn policy_explain_shows_what_became_of_a_condition() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "policy.yaml", example("name: careful"));
+    let explain = |more: &[&str]| {
+        stdout(&run(dir.path(), &[&["policy", "explain", "--policy", "policy.yaml", "--as", "ada"][..], more].concat()))
+    };
+    let writing = ["--role", "editor", "fs.writeFile"];
+    let listed = explain(&writing);
+    assert!(listed.starts_with("allowed") && listed.contains("startsWith('/data/'): depends on the call"), "{listed}");
+    let up = r#"{"path":"/data/../etc"}"#;
+    let denied = explain(&[&writing[..], &["--arguments", up, "--time", "2026-11-20T09:30:00Z"]].concat());
+    assert!(denied.contains("by rule careful/no-way-up, which denies it"), "{denied}");
+    assert!(denied.contains("careful/no-way-up: denies\n      when has(arguments.path): true"), "{denied}");
+}
+
 #[test]
 fn an_authority_is_made_used_and_shown() {
     let dir = tempfile::tempdir().unwrap();

@@ -24,3 +24,4 @@ pub use fields::{Doc, Env, Fields, Loaded, doc, load};
 pub use kinds::{Kind, Mistake};
 pub use node::{Document, Entry, Node, Position, Scalar, Value};
 pub use secret::Secret;
+pub use suggest::nearest;

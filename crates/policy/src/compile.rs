@@ -1,6 +1,7 @@
 //! Policy files into one [`PolicySet`]: every document of every file, in any order, with every mistake at once.
 
-use crate::document::{self, PolicyDocument};
+use crate::condition::Engine;
+use crate::document::{self, PolicyDocument, WhenReader};
 use crate::policy_set::{MtlsMode, PolicySet};
 use outrigger_config::{Diagnostic, Diagnostics, Document, Position, Settings, describe};
 use std::collections::HashMap;
@@ -10,29 +11,53 @@ pub const MAX_RULES: usize = 10_000;
 /// Most rate limits over all files. Every call goes through those that cover it.
 pub const MAX_LIMITS: usize = 100;
 
-impl PolicySet {
+/// Reads policies for one process.
+#[derive(Clone, Copy, Default)]
+pub struct Reader<'a> {
+    /// What understands conditions; without it, rules that have one are mistakes.
+    pub engine: Option<&'a dyn Engine>,
+    /// The one service that matters: rules about others are read for their mistakes and left out, and need no engine.
+    pub service: Option<&'a str>,
+}
+
+impl Reader<'_> {
     /// Compiles policy files, each given as `(name, text)`; the name is what mistakes say. The order of files, and of
     /// documents in a file, has no effect.
     ///
     /// # Errors
     /// Every mistake in every file, with line, column and what to do. A file with a mistake yields no set at all:
     /// half a policy is a different policy.
-    pub fn compile(files: &[(&str, &str)]) -> Result<PolicySet, Diagnostics> {
+    pub fn compile(&self, files: &[(&str, &str)]) -> Result<PolicySet, Diagnostics> {
         let mut reading = Reading::default();
+        let when = WhenReader { engine: self.engine, service: self.service };
         for (file, text) in files {
-            reading.read_file(file, text);
+            reading.read_file(file, text, &when);
         }
         reading.check_bounds(files);
         if !reading.mistakes.is_empty() {
             return Err(Diagnostics(reading.mistakes));
         }
-        Ok(merge(reading.documents))
+        let mut documents = reading.documents;
+        if let Some(service) = self.service {
+            documents.iter_mut().for_each(|one| one.rules.retain(|rule| rule.coverage.covers_service(service)));
+        }
+        Ok(merge(documents))
+    }
+}
+
+impl PolicySet {
+    /// Compiles policy files without conditions, as [`Reader::compile`] does.
+    ///
+    /// # Errors
+    /// Every mistake in every file.
+    pub fn compile(files: &[(&str, &str)]) -> Result<PolicySet, Diagnostics> {
+        Reader::default().compile(files)
     }
 }
 
 /// Describes the form of a policy document: for the JSON Schema and the reference page.
 pub fn settings() -> Settings {
-    describe(|f| document::read(f, |_, _| Ok(())))
+    describe(|f| document::read(f, &WhenReader::default(), |_, _| Ok(())))
 }
 
 #[derive(Default)]
@@ -44,7 +69,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn read_file(&mut self, file: &str, text: &str) {
+    fn read_file(&mut self, file: &str, text: &str, when: &WhenReader<'_>) {
         let documents = match Document::parse_all(file, text) {
             Ok(documents) => documents,
             Err(wrong) => return self.mistakes.extend(wrong.0),
@@ -57,7 +82,7 @@ impl Reading {
         for document in documents {
             let names = &mut self.names;
             let read = document.read(&|_| None, |f| {
-                document::read(f, |name, f| match names.get(name) {
+                document::read(f, when, |name, f| match names.get(name) {
                     Some(first) => Err(format!("the policy `{name}` is defined at {first} already")),
                     None => {
                         names.insert(name.to_owned(), format!("{file}:{}", f.at().line));

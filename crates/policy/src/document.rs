@@ -4,6 +4,7 @@
 //! line and column together with everything else that is wrong. The kinds of values are in `values`.
 
 mod values;
+mod when;
 
 use crate::limit::{LimitRule, MAX_BURST, Quota};
 use crate::policy_set::MtlsMode;
@@ -11,6 +12,8 @@ use crate::rule::{Admits, Coverage, Effect, Kinds, Mode, Requirement, Rule, Rule
 use outrigger_config::{Doc, Fields, Node, doc, kinds};
 use std::collections::HashSet;
 use std::sync::Arc;
+pub(crate) use when::WhenReader;
+
 use values::{EFFECTS, MODES, MTLS_MODES, PER, capability_kind, glob, grant, name, service_glob, workload};
 
 /// What one document says.
@@ -26,6 +29,7 @@ pub(crate) struct PolicyDocument {
 /// Reads one document. `name_is_new` sees the policy's name and says what is wrong with it across documents.
 pub(crate) fn read(
     f: &mut Fields<'_>,
+    engine: &WhenReader<'_>,
     name_is_new: impl FnOnce(&str, &Fields<'_>) -> Result<(), String>,
 ) -> Option<PolicyDocument> {
     f.required("apiVersion", doc("Version of this form.").example("mcpx.io/v1"), kinds::choice(&[("mcpx.io/v1", ())]));
@@ -54,7 +58,8 @@ pub(crate) fn read(
             f.mistake("limits", "limits are always in force, and this policy only watches", hint);
         }
         let mtls = f.optional_section("authentication", "How callers prove who they are.", read_authentication);
-        let rules = f.optional_section("authorization", "Who may use what.", |f| Some(read_rules(f, &policy, mode)));
+        let rules =
+            f.optional_section("authorization", "Who may use what.", |f| Some(read_rules(f, &policy, mode, engine)));
         let limits = read_limits(f, &policy);
         Some((mtls, rules.unwrap_or_default(), limits))
     })?;
@@ -71,7 +76,7 @@ fn read_authentication(f: &mut Fields<'_>) -> Option<MtlsMode> {
     })
 }
 
-fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode) -> Vec<Rule> {
+fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<'_>) -> Vec<Rule> {
     let mut seen = HashSet::new();
     f.list("rules", "What no rule allows is denied, and what a rule denies is not allowed by any other.", |f| {
         let name = read_name(f, &mut seen, "The rule's name, unique in its policy.");
@@ -86,6 +91,11 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode) -> Vec<Rule> {
         let text = doc("Kinds of capability: tool, prompt, resource, template.").because("most rules mean every kind");
         let only = f.optional("kinds", text, kinds::list_of(capability_kind()));
         let admits = read_requires(f, effect);
+        let text =
+            doc("A condition in CEL over principal, service, capability, annotations, arguments, time and source.")
+                .because("most rules hold always")
+                .example("\"annotations.readOnlyHint\"");
+        let condition = f.optional("when", text, kinds::text());
         for (list, is_empty) in [
             ("services", services.as_ref().is_some_and(Vec::is_empty)),
             ("capabilities", capabilities.as_ref().is_some_and(Vec::is_empty)),
@@ -95,7 +105,18 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode) -> Vec<Rule> {
         }
         let kinds = only.map_or(Kinds::ALL, |kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
         let coverage = Coverage { services: services?.into(), capabilities: capabilities?.into(), kinds };
-        Some(Rule { id: RuleId::new(policy, &name?), effect, mode, coverage, admits })
+        let when = match condition {
+            Some(source) => Some(engine.read(f, &source, &coverage)?),
+            None => None,
+        };
+        let id = RuleId::new(policy, &name?);
+        // A condition that this process does not know is one about services that do not concern it.
+        let when = match when {
+            Some(None) => return None,
+            Some(when) => when,
+            None => None,
+        };
+        Some(Rule { id, effect, mode, coverage, admits, when })
     })
 }
 
@@ -134,12 +155,21 @@ fn read_requires(f: &mut Fields<'_>, effect: Effect) -> Admits {
 
 /// One entry: what it requires, and whether it is the word that opens the rule to everybody.
 fn read_requirement(f: &mut Fields<'_>) -> (Option<Requirement>, bool) {
-    const WORDS: [&str; 5] = ["scope", "role", "workload", "subject", "anonymous"];
+    const WORDS: [&str; 6] = ["scope", "role", "workload", "subject", "claim", "anonymous"];
     let scope = f.optional("scope", doc("A scope that was granted.").example("read"), grant());
     let role = f.optional("role", doc("A role that was granted.").example("admin"), grant());
     let text = doc("A workload: pattern for its SPIFFE id (spiffe://...) or its service name.").example("agent-*");
     let workload = f.optional("workload", text, workload());
     let subject = f.optional("subject", doc("A user: pattern for the token's subject.").example("ci-*"), glob());
+    let claim = f.optional_section("claim", "Something else that the caller's token says.", |f| {
+        let text = doc("The claim's name, exactly as policy sees it.").example("department");
+        let name = f.required("name", text, kinds::text());
+        let text = doc("Values of which the claim has at least one; compared exactly.").example("[\"research\"]");
+        let any = f.required("any", text, kinds::list_of(kinds::text()));
+        mistake_if_empty(f, "any", any.as_ref().is_some_and(Vec::is_empty));
+        let any = any?.into_iter().map(Into::into).collect();
+        Some(Requirement::Claim { name: name?.into(), any })
+    });
     let text = doc("`true`: everybody, also callers that prove nothing.").example("true");
     let anonymous = f.optional("anonymous", text, kinds::boolean());
     let given = WORDS.iter().filter(|word| f.has(word)).count();
@@ -154,7 +184,8 @@ fn read_requirement(f: &mut Fields<'_>) -> (Option<Requirement>, bool) {
         .map(|scope| Requirement::Scope(scope.into()))
         .or_else(|| role.map(|role| Requirement::Role(role.into())))
         .or(workload)
-        .or_else(|| subject.map(Requirement::Subject));
+        .or_else(|| subject.map(Requirement::Subject))
+        .or(claim);
     (requirement, anonymous == Some(true))
 }
 

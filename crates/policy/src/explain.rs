@@ -4,6 +4,7 @@
 //! never for the caller of a request, to whom it would tell what exists.
 
 use crate::capability::{Capability, CapabilityKind};
+use crate::condition::{Circumstances, Facts, Listed, Memo, Truth, When};
 use crate::policy_set::{Decision, Denial, DenyReason, PolicySet};
 use crate::principal::Principal;
 use crate::rule::{Admits, Effect, Mode, Rule, RuleId};
@@ -46,33 +47,52 @@ pub struct Considered {
     pub mode: Mode,
     /// Whether it has a say: in audit mode, what a rule allows counts only where no other policy has rules.
     pub counts: bool,
-    /// What the caller lacks for it. Empty: this rule is about the call.
+    /// What the caller lacks for it.
     pub missing: Vec<String>,
+    /// Its condition, if it has one.
+    pub condition: Option<Conditional>,
+}
+
+/// What became of a condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Conditional {
+    /// Whether the rule is about the request as far as the condition goes: it holds; or the rule allows and that depends on
+    /// the call; or the rule denies and it cannot be evaluated.
+    pub holds: bool,
+    /// Its parts, each with its outcome.
+    pub parts: Vec<String>,
 }
 
 impl Considered {
-    /// Whether the rule is about the call.
+    /// Whether the rule is about the request.
     pub fn matches(&self) -> bool {
-        self.missing.is_empty()
+        self.missing.is_empty() && self.condition.as_ref().is_none_or(|condition| condition.holds)
     }
 }
 
 impl PolicySet {
-    /// Explains the decision about one capability.
+    /// Explains the decision about one capability, as far as it can be told before a call.
     pub fn explain(&self, who: &Principal, what: &Capability<'_>) -> Explanation {
+        self.explain_in(who, what, &Listed(None))
+    }
+
+    /// Explains the decision about one request.
+    pub fn explain_in(&self, who: &Principal, what: &Capability<'_>, circumstances: &dyn Circumstances) -> Explanation {
         let (covering, others): (Vec<&Rule>, Vec<&Rule>) =
             self.rules_of(what.service).partition(|rule| rule.covers_name(what));
-        let (allowed, rule, reason, would_deny) = match self.decide(who, what) {
+        let (allowed, rule, reason, would_deny) = match self.decide_in(who, what, circumstances) {
             Decision::Allow { rule, would_deny } => (true, rule, None, would_deny),
             Decision::Deny(Denial { reason, rule }) => (false, rule, Some(reason), None),
         };
         let open = self.is_open(what.service);
+        let facts = Facts { who, what, circumstances, memo: Memo::new() };
         let considered = |rule: &Rule| Considered {
             rule: rule.id.clone(),
             effect: rule.effect,
             mode: rule.mode,
             counts: self.counts(rule, open),
             missing: missing_texts(rule, who),
+            condition: rule.when.as_ref().map(|when| conditional(rule, when, &facts)),
         };
         // In the order in which they count: what denies, then what allows.
         let (denying, allowing): (Vec<&Rule>, Vec<&Rule>) =
@@ -91,6 +111,16 @@ impl PolicySet {
             other_rules_of_service: others.len(),
         }
     }
+}
+
+fn conditional(rule: &Rule, when: &When, facts: &Facts<'_>) -> Conditional {
+    let holds = match when.0.evaluate(facts) {
+        Ok(Truth::True) => true,
+        Ok(Truth::False) => false,
+        Ok(Truth::Unknown) => rule.effect == Effect::Allow,
+        Err(_) => rule.effect == Effect::Deny,
+    };
+    Conditional { holds, parts: when.0.parts(facts).iter().map(ToString::to_string).collect() }
 }
 
 fn missing_texts(rule: &Rule, who: &Principal) -> Vec<String> {
@@ -144,9 +174,15 @@ impl fmt::Display for Considered {
             (Effect::Allow, true) => f.write_str("allows")?,
             (Effect::Deny, true) if self.mode == Mode::Audit => f.write_str("would deny")?,
             (Effect::Deny, true) => f.write_str("denies")?,
+            (Effect::Allow, false) if self.missing.is_empty() => f.write_str("needs its condition")?,
+            (Effect::Deny, false) if self.missing.is_empty() => f.write_str("denies only under its condition")?,
             (Effect::Allow, false) => write!(f, "needs {}", self.missing.join(" and "))?,
             (Effect::Deny, false) => write!(f, "denies only with {}", self.missing.join(" and "))?,
         }
-        if self.mode == Mode::Audit { f.write_str(" (audit mode)") } else { Ok(()) }
+        if self.mode == Mode::Audit {
+            f.write_str(" (audit mode)")?;
+        }
+        let parts = self.condition.iter().flat_map(|condition| &condition.parts);
+        parts.into_iter().try_for_each(|part| write!(f, "\n      when {part}"))
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod capability;
 pub mod compile;
+pub mod condition;
 mod document;
 pub mod egress;
 pub mod explain;
@@ -23,12 +24,13 @@ pub mod rule;
 pub mod tokens;
 
 pub use capability::{Capability, CapabilityKind};
-pub use compile::settings;
+pub use compile::{Reader, settings};
+pub use condition::{Annotations, CallFacts, Circumstances, Listed};
 pub use explain::{Considered, Explanation};
 pub use limit::{
     CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits, Nanos, Per,
 };
 pub use policy_set::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
-pub use principal::{Principal, PrincipalError, PrincipalKind};
+pub use principal::{Claim, Principal, PrincipalError, PrincipalKind};
 pub use rule::{Effect, Mode, RuleId};
 pub use tokens::{StaticToken, TokenError, TokenTable};

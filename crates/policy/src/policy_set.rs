@@ -11,6 +11,7 @@ mod index;
 mod modes;
 
 use crate::capability::Capability;
+use crate::condition::{Circumstances, Facts, Listed, Memo, Truth, When};
 use crate::limit::LimitRule;
 use crate::principal::Principal;
 use crate::rule::{Admits, Coverage, Effect, Mode, Rule, RuleId};
@@ -49,6 +50,10 @@ pub enum DenyReason {
     NotAuthenticated,
     /// Rules cover it, but the caller lacks something that each of them requires.
     RequirementNotMet,
+    /// The caller has what is required, but the condition of the rule does not hold.
+    ConditionNotMet,
+    /// A condition could not be evaluated, of a rule that denies or of one that would have to allow.
+    ConditionFailed,
 }
 
 impl DenyReason {
@@ -59,6 +64,8 @@ impl DenyReason {
             DenyReason::NoRule => "no_rule",
             DenyReason::NotAuthenticated => "not_authenticated",
             DenyReason::RequirementNotMet => "requirement_not_met",
+            DenyReason::ConditionNotMet => "condition_not_met",
+            DenyReason::ConditionFailed => "condition_failed",
         }
     }
 }
@@ -70,6 +77,8 @@ impl fmt::Display for DenyReason {
             DenyReason::NoRule => "no rule covers it",
             DenyReason::NotAuthenticated => "the caller is not authenticated",
             DenyReason::RequirementNotMet => "the caller does not meet what the rules require",
+            DenyReason::ConditionNotMet => "the condition of the rule does not hold",
+            DenyReason::ConditionFailed => "the condition of the rule cannot be evaluated",
         })
     }
 }
@@ -121,9 +130,27 @@ pub struct PolicySet {
 
 /// The first of the rules that deny a call, of either mode.
 #[derive(Debug, Default)]
-struct Forbidding<'a> {
-    enforced: Option<&'a Rule>,
-    audited: Option<&'a Rule>,
+struct Forbidding {
+    enforced: Option<Denial>,
+    audited: Option<Denial>,
+}
+
+/// What came of asking the rules that allow.
+struct Allowing<'a> {
+    /// The first that allows the call.
+    rule: Option<&'a Rule>,
+    /// One whose condition could not be evaluated.
+    failed: Option<&'a Rule>,
+}
+
+/// What a rule says to a request.
+enum Says {
+    /// It is about it.
+    Yes,
+    /// It is not.
+    No,
+    /// Its condition cannot be evaluated.
+    Failed,
 }
 
 impl PolicySet {
@@ -141,6 +168,7 @@ impl PolicySet {
             mode: Mode::Enforce,
             coverage: Coverage::everything(),
             admits: Admits::Authenticated(Box::default()),
+            when: None,
         };
         PolicySet::from_rules(vec![rule], Vec::new(), MtlsMode::Strict)
     }
@@ -151,25 +179,36 @@ impl PolicySet {
             allowing: Index::new(&rules, |rule| rule.effect == Effect::Allow),
             denying: Index::new(&rules, |rule| rule.effect == Effect::Deny),
             modes: Modes::new(&rules),
-            fingerprints: rules.iter().map(fingerprint).collect(),
+            fingerprints: rules.iter().map(hash).collect(),
             rules: rules.into(),
             limits: limits.into(),
             mtls,
         }
     }
 
-    /// Decides one call.
+    /// Decides whether something may be listed, as far as that can be told before a call: what depends on the call alone
+    /// counts as allowed.
     pub fn decide(&self, who: &Principal, what: &Capability<'_>) -> Decision {
-        let forbidding = self.forbidding(who, what);
-        if let Some(rule) = forbidding.enforced {
-            return Decision::Deny(forbidden(rule));
+        self.decide_in(who, what, &Listed(None))
+    }
+
+    /// Decides one request under its circumstances.
+    pub fn decide_in(&self, who: &Principal, what: &Capability<'_>, circumstances: &dyn Circumstances) -> Decision {
+        let facts = Facts { who, what, circumstances, memo: Memo::new() };
+        let forbidding = self.forbidding(&facts);
+        if let Some(denial) = forbidding.enforced {
+            return Decision::Deny(denial);
         }
         let open = self.modes.is_open(what.service);
-        let would_deny = forbidding.audited.map(forbidden);
-        if let Some(rule) = self.allowing(who, what, open) {
+        let would_deny = forbidding.audited;
+        let allowing = self.allowing(&facts, open);
+        if let Some(rule) = allowing.rule {
             return Decision::Allow { rule: Some(rule.id.clone()), would_deny };
         }
-        let denial = self.not_allowed(who, what, open);
+        let denial = match allowing.failed {
+            Some(rule) => Denial { reason: DenyReason::ConditionFailed, rule: Some(rule.id.clone()) },
+            None => self.not_allowed(who, what, open),
+        };
         if open && !who.is_anonymous() {
             return Decision::Allow { rule: None, would_deny: would_deny.or(Some(denial)) };
         }
@@ -181,6 +220,7 @@ impl PolicySet {
     pub fn may_use_service(&self, who: &Principal, service: &str) -> bool {
         let closes = |rule: &Rule| {
             rule.mode == Mode::Enforce
+                && rule.when.is_none()
                 && rule.coverage.is_whole_service()
                 && rule.coverage.covers_service(service)
                 && rule.admits(who)
@@ -197,19 +237,23 @@ impl PolicySet {
     /// under which prepared lists are cached. Rules enter by content, so a reload that changes what a caller may
     /// see changes its class too.
     pub fn visibility_class(&self, who: &Principal) -> u64 {
+        // A condition may tell any two callers apart.
+        let mut personal = false;
         // Summed, because the order in which rules are found differs between callers.
         let mut sum = self.modes.class(who);
         for index in [&self.allowing, &self.denying] {
             let _: ControlFlow<Infallible> = index.lists_about(who, |list| {
                 for (rule, at) in self.rules_at(list) {
                     if rule.admits(who) {
-                        sum = sum.wrapping_add(self.fingerprints.get(at).copied().unwrap_or_default());
+                        let fingerprint = self.fingerprints.get(at).copied().unwrap_or_default();
+                        sum = sum.wrapping_add(fingerprint);
+                        personal |= rule.when.as_ref().is_some_and(|when| when.0.reads().principal);
                     }
                 }
                 ControlFlow::Continue(())
             });
         }
-        sum
+        if personal { sum.wrapping_add(hash(who)) } else { sum }
     }
 
     /// The rate limits in force, for [`Limits`](crate::limit::Limits).
@@ -242,7 +286,7 @@ impl PolicySet {
         self.modes.is_open(service)
     }
 
-    fn forbidding(&self, who: &Principal, what: &Capability<'_>) -> Forbidding<'_> {
+    fn forbidding(&self, facts: &Facts<'_>) -> Forbidding {
         let mut found = Forbidding::default();
         if self.denying.is_empty() {
             return found;
@@ -254,32 +298,49 @@ impl PolicySet {
                     Mode::Enforce => (&mut enforced, &mut found.enforced),
                     Mode::Audit => (&mut audited, &mut found.audited),
                 };
-                if at < *first && matches(rule, who, what) {
-                    (*first, *slot) = (at, Some(rule));
+                if at >= *first {
+                    continue;
                 }
+                let reason = match says(rule, facts) {
+                    Says::No => continue,
+                    Says::Yes => DenyReason::Forbidden,
+                    Says::Failed => DenyReason::ConditionFailed,
+                };
+                (*first, *slot) = (at, Some(Denial { reason, rule: Some(rule.id.clone()) }));
             }
             ControlFlow::<Infallible>::Continue(())
         };
         // Where the text of a name says little about where it leads, rules cannot be found by it.
-        let _ = match what.hides() {
-            true => self.denying.lists_of_service(who, what.service, &mut look),
-            false => self.denying.lists_for(who, what, &mut look),
+        let _ = match facts.what.hides() {
+            true => self.denying.lists_of_service(facts.who, facts.what.service, &mut look),
+            false => self.denying.lists_for(facts.who, facts.what, &mut look),
         };
         found
     }
 
-    /// The first rule that allows the call.
-    fn allowing(&self, who: &Principal, what: &Capability<'_>, open: bool) -> Option<&Rule> {
+    /// The first rule that allows the request.
+    fn allowing(&self, facts: &Facts<'_>, open: bool) -> Allowing<'_> {
         let mut first: Option<(usize, &Rule)> = None;
-        let _: ControlFlow<Infallible> = self.allowing.lists_for(who, what, |list| {
+        let mut failed: Option<(usize, &Rule)> = None;
+        let _: ControlFlow<Infallible> = self.allowing.lists_for(facts.who, facts.what, |list| {
             let earlier = |at: usize| first.is_none_or(|(best, _)| at < best);
-            let mut rules = self.rules_at(list).take_while(|(_, at)| earlier(*at));
-            if let Some((rule, at)) = rules.find(|(rule, _)| self.counts(rule, open) && matches(rule, who, what)) {
-                first = Some((at, rule));
+            for (rule, at) in self.rules_at(list).take_while(|(_, at)| earlier(*at)) {
+                if !self.counts(rule, open) {
+                    continue;
+                }
+                match says(rule, facts) {
+                    Says::No => {}
+                    Says::Failed if failed.is_none_or(|(before, _)| at < before) => failed = Some((at, rule)),
+                    Says::Failed => {}
+                    Says::Yes => {
+                        first = Some((at, rule));
+                        break;
+                    }
+                }
             }
             ControlFlow::Continue(())
         });
-        first.map(|(_, rule)| rule)
+        Allowing { rule: first.map(|(_, rule)| rule), failed: failed.map(|(_, rule)| rule) }
     }
 
     /// Why no rule allows the call.
@@ -303,6 +364,7 @@ impl PolicySet {
         });
         let reason = match nearest {
             None => DenyReason::NoRule,
+            Some((0, ..)) => DenyReason::ConditionNotMet,
             Some(_) if who.is_anonymous() => DenyReason::NotAuthenticated,
             Some(_) => DenyReason::RequirementNotMet,
         };
@@ -321,19 +383,27 @@ impl PolicySet {
     }
 }
 
-/// Whether the rule is about this call.
-fn matches(rule: &Rule, who: &Principal, what: &Capability<'_>) -> bool {
-    rule.coverage.covers_service(what.service) && rule.covers_name(what) && rule.admits(who)
-}
-
-fn forbidden(rule: &Rule) -> Denial {
-    Denial { reason: DenyReason::Forbidden, rule: Some(rule.id.clone()) }
+/// Whether the rule is about this request.
+fn says(rule: &Rule, facts: &Facts<'_>) -> Says {
+    let Facts { who, what, .. } = facts;
+    if !(rule.coverage.covers_service(what.service) && rule.covers_name(what) && rule.admits(who)) {
+        return Says::No;
+    }
+    let Some(When(condition)) = &rule.when else { return Says::Yes };
+    match condition.evaluate(facts) {
+        Ok(Truth::True) => Says::Yes,
+        Ok(Truth::False) => Says::No,
+        // Something is listed if some call of it could be allowed.
+        Ok(Truth::Unknown) if rule.effect == Effect::Allow => Says::Yes,
+        Ok(Truth::Unknown) => Says::No,
+        Err(_) => Says::Failed,
+    }
 }
 
 /// The same within one process; never stored or sent.
-fn fingerprint(rule: &Rule) -> u64 {
+fn hash(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    rule.hash(&mut hasher);
+    what.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -3,7 +3,7 @@
 //! A [`Principal`] carries no credential, only what the credential proved, so it may be logged. It is one `Arc`:
 //! cloning it per request costs a counter.
 
-use crate::rule::{NameKind, name_key};
+use crate::rule::{NameKind, claim_key, name_key};
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,6 +13,13 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 pub const MAX_SPIFFE_ID_BYTES: usize = 2048;
 /// Most roles, and most scopes, one principal may carry: they are searched for every decision.
 pub const MAX_GRANTS: usize = 256;
+
+/// Most claims one principal may carry.
+pub const MAX_CLAIMS: usize = 64;
+/// Most values of one claim.
+pub const MAX_CLAIM_VALUES: usize = 256;
+/// Longest name or value of a claim, in bytes.
+pub const MAX_CLAIM_BYTES: usize = 1024;
 
 /// Why something cannot be a principal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +39,43 @@ pub enum PrincipalError {
     /// More than [`MAX_GRANTS`] roles or scopes.
     #[error("{0} roles or scopes on one principal; the limit is {MAX_GRANTS}")]
     TooManyGrants(usize),
+    /// More than [`MAX_CLAIMS`] claims.
+    #[error("{0} claims on one principal; the limit is {MAX_CLAIMS}")]
+    TooManyClaims(usize),
+    /// More than [`MAX_CLAIM_VALUES`] values of a claim, or a name or value longer than [`MAX_CLAIM_BYTES`]. Says nothing
+    /// of the value, which may be a secret.
+    #[error("a claim has more than {MAX_CLAIM_VALUES} values, or a name or value of more than {MAX_CLAIM_BYTES} bytes")]
+    ClaimTooLarge,
+    /// The same claim twice: which of the two is meant cannot be told.
+    #[error("a claim is given twice")]
+    ClaimTwice,
+}
+
+/// Something else that a token says of its subject, such as a department. Values are text; a claim that is a list has
+/// several.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Claim {
+    name: Arc<str>,
+    values: Box<[Arc<str>]>,
+}
+
+impl Claim {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its values, sorted.
+    pub fn values(&self) -> &[Arc<str>] {
+        &self.values
+    }
+}
+
+/// Names the claim only: what it says may be private.
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=<{} values>", self.name, self.values.len())
+    }
 }
 
 /// What kind of caller it is, with the name that was proven.
@@ -66,6 +110,8 @@ struct Facts {
     /// Sorted, so that two principals with the same grants are equal and lookups are binary searches.
     roles: Box<[Arc<str>]>,
     scopes: Box<[Arc<str>]>,
+    /// Sorted by name.
+    claims: Box<[Claim]>,
     /// What rules that name this caller exactly are found by.
     keys: Box<[u64]>,
 }
@@ -122,15 +168,58 @@ impl Principal {
         if self.is_anonymous() {
             return Ok(self.clone());
         }
-        let (kind, id) = (self.0.kind.clone(), Arc::clone(&self.0.id));
-        Ok(Principal::of(kind, id, sorted_grants(roles)?, sorted_grants(scopes)?))
+        let (roles, scopes) = (sorted_grants(roles)?, sorted_grants(scopes)?);
+        Ok(Principal::of(self.0.kind.clone(), Arc::clone(&self.0.id), roles, scopes, self.0.claims.clone()))
+    }
+
+    /// The same principal with exactly these claims: of each its name and its values (one, or those of a list; numbers
+    /// and booleans as JSON writes them). Pick what policy is to see: every claim costs memory for as long as the caller is
+    /// known. An anonymous caller keeps none.
+    ///
+    /// # Errors
+    /// [`PrincipalError`] when there are too many, one is too large, or one is given twice.
+    pub fn with_claims<N, V>(&self, claims: impl IntoIterator<Item = (N, V)>) -> Result<Principal, PrincipalError>
+    where
+        N: AsRef<str>,
+        V: IntoIterator<Item: AsRef<str>>,
+    {
+        if self.is_anonymous() {
+            return Ok(self.clone());
+        }
+        let mut sorted = Vec::new();
+        for (name, values) in claims {
+            let mut values: Vec<Arc<str>> = values.into_iter().map(|value| Arc::from(value.as_ref())).collect();
+            let too_long = |text: &str| text.len() > MAX_CLAIM_BYTES;
+            if values.len() > MAX_CLAIM_VALUES || too_long(name.as_ref()) || values.iter().any(|value| too_long(value))
+            {
+                return Err(PrincipalError::ClaimTooLarge);
+            }
+            values.sort_unstable();
+            values.dedup();
+            sorted.push(Claim { name: name.as_ref().into(), values: values.into() });
+        }
+        if sorted.len() > MAX_CLAIMS {
+            return Err(PrincipalError::TooManyClaims(sorted.len()));
+        }
+        sorted.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        if sorted.windows(2).any(|pair| matches!(pair, [a, b] if a.name == b.name)) {
+            return Err(PrincipalError::ClaimTwice);
+        }
+        let (roles, scopes) = (self.0.roles.clone(), self.0.scopes.clone());
+        Ok(Principal::of(self.0.kind.clone(), Arc::clone(&self.0.id), roles, scopes, sorted.into()))
     }
 
     fn from_parts(kind: PrincipalKind, id: Arc<str>) -> Principal {
-        Principal::of(kind, id, Box::default(), Box::default())
+        Principal::of(kind, id, Box::default(), Box::default(), Box::default())
     }
 
-    fn of(kind: PrincipalKind, id: Arc<str>, roles: Box<[Arc<str>]>, scopes: Box<[Arc<str>]>) -> Principal {
+    fn of(
+        kind: PrincipalKind,
+        id: Arc<str>,
+        roles: Box<[Arc<str>]>,
+        scopes: Box<[Arc<str>]>,
+        claims: Box<[Claim]>,
+    ) -> Principal {
         let mut keys: Vec<u64> = match &kind {
             PrincipalKind::Workload { spiffe_id, service, .. } => {
                 vec![name_key(NameKind::WorkloadId, spiffe_id), name_key(NameKind::WorkloadService, service)]
@@ -140,7 +229,10 @@ impl Principal {
         };
         keys.extend(roles.iter().map(|role| name_key(NameKind::Role, role)));
         keys.extend(scopes.iter().map(|scope| name_key(NameKind::Scope, scope)));
-        Principal(Arc::new(Facts { kind, id, roles, scopes, keys: keys.into() }))
+        for claim in &claims {
+            keys.extend(claim.values.iter().map(|value| name_key(NameKind::Claim, &claim_key(&claim.name, value))));
+        }
+        Principal(Arc::new(Facts { kind, id, roles, scopes, claims, keys: keys.into() }))
     }
 
     /// What rules that name this caller, or a grant of it, exactly are found by.
@@ -179,6 +271,17 @@ impl Principal {
         self.0.scopes.binary_search_by(|held| (**held).cmp(scope)).is_ok()
     }
 
+    /// The claims, sorted by name.
+    pub fn claims(&self) -> &[Claim] {
+        &self.0.claims
+    }
+
+    /// The values of a claim; none when the caller does not have it. Exact, case-sensitive.
+    pub fn claim(&self, name: &str) -> &[Arc<str>] {
+        let found = self.0.claims.binary_search_by(|claim| (*claim.name).cmp(name)).ok();
+        found.and_then(|at| self.0.claims.get(at)).map_or(&[], |claim| &claim.values)
+    }
+
     /// Whether nothing was proven about this caller.
     pub fn is_anonymous(&self) -> bool {
         matches!(self.0.kind, PrincipalKind::Anonymous)
@@ -191,6 +294,7 @@ impl fmt::Debug for Principal {
             .field("id", &self.0.id)
             .field("roles", &self.0.roles)
             .field("scopes", &self.0.scopes)
+            .field("claims", &self.0.claims)
             .finish()
     }
 }
@@ -285,6 +389,29 @@ mod tests {
         assert_eq!(Principal::user("a\nb"), Err(PrincipalError::ControlCharacter));
         assert_eq!(Principal::user(""), Err(PrincipalError::EmptySubject));
         assert_eq!(Principal::user(&"a".repeat(300)), Err(PrincipalError::SubjectTooLong(300)));
+    }
+
+    #[test]
+    fn claims_are_exact_bounded_and_not_shown() {
+        let ada = Principal::user("ada").unwrap();
+        let claims = [("department", vec!["research", "legal"]), ("badge", vec!["4711"])];
+        let known = ada.with_claims(claims).unwrap().with_grants(["admin"], [""; 0]).unwrap();
+        assert_eq!(known.claim("department").iter().map(|value| &**value).collect::<Vec<_>>(), ["legal", "research"]);
+        assert!(known.has_role("admin") && known.claim("Department").is_empty() && known.claim("x").is_empty());
+        let shown = format!("{known:?}");
+        assert!(shown.contains("department") && !shown.contains("legal") && !shown.contains("4711"), "{shown}");
+        assert_ne!(known, ada);
+        let none: [(&str, [&str; 0]); 0] = [];
+        assert_eq!(known.with_claims(none).unwrap().claims(), []);
+
+        let wrong = |claims: Vec<(String, Vec<String>)>| ada.with_claims(claims).unwrap_err();
+        let many = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(wrong(vec![("a".into(), many(1)), ("a".into(), many(2))]), PrincipalError::ClaimTwice);
+        assert_eq!(wrong(vec![("a".into(), many(300))]), PrincipalError::ClaimTooLarge);
+        assert_eq!(wrong(vec![("a".into(), vec!["x".repeat(2000)])]), PrincipalError::ClaimTooLarge);
+        let all = many(65).into_iter().map(|name| (name, vec![String::new()])).collect();
+        assert_eq!(wrong(all), PrincipalError::TooManyClaims(65));
+        assert_eq!(Principal::anonymous().with_claims([("a", ["b"])]).unwrap().claims(), [], "nobody claims nothing");
     }
 
     #[test]

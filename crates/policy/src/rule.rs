@@ -4,9 +4,11 @@
 //! something away from anybody, and a denying one never gives.
 
 use crate::capability::{Capability, CapabilityKind};
+use crate::condition::When;
 use crate::glob::Glob;
 use crate::principal::{Principal, PrincipalKind};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -52,6 +54,13 @@ pub(crate) enum Requirement {
     WorkloadService(Glob),
     /// A user whose subject fits.
     Subject(Glob),
+    /// A claim that has at least one of these values.
+    Claim {
+        /// Its name.
+        name: Box<str>,
+        /// Compared exactly.
+        any: Box<[Box<str>]>,
+    },
 }
 
 impl Requirement {
@@ -60,6 +69,10 @@ impl Requirement {
         match (self, who.kind()) {
             (Requirement::Scope(scope), _) => who.has_scope(scope),
             (Requirement::Role(role), _) => who.has_role(role),
+            (Requirement::Claim { name, any }, _) => {
+                let held = who.claim(name);
+                any.iter().any(|wanted| held.binary_search_by(|value| (**value).cmp(wanted)).is_ok())
+            }
             (Requirement::WorkloadId(glob), PrincipalKind::Workload { spiffe_id, .. }) => glob.matches(spiffe_id),
             (Requirement::WorkloadService(glob), PrincipalKind::Workload { service, .. }) => glob.matches(service),
             (Requirement::Subject(glob), PrincipalKind::User { subject }) => glob.matches(subject),
@@ -76,25 +89,36 @@ pub(crate) fn name_key(kind: NameKind, name: &str) -> u64 {
     hasher.finish()
 }
 
+/// The name by which a claim with a value is found.
+pub(crate) fn claim_key(name: &str, value: &str) -> String {
+    format!("{name}\0{value}")
+}
+
 /// What kind of name a [`name_key`] stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum NameKind {
     Subject,
     WorkloadId,
     WorkloadService,
+    Claim,
     Role,
     Scope,
 }
 
 impl Requirement {
     /// The name that only few callers have, if this asks for one exactly; those that come first tell most apart.
-    pub(crate) fn name(&self) -> Option<(NameKind, &str)> {
+    pub(crate) fn name(&self) -> Option<(NameKind, Cow<'_, str>)> {
+        let exact = |kind, glob: &Glob| glob.exact().map(|name| (kind, name.to_owned().into()));
         match self {
-            Requirement::Subject(glob) => glob.exact().map(|name| (NameKind::Subject, name)),
-            Requirement::WorkloadId(glob) => glob.exact().map(|name| (NameKind::WorkloadId, name)),
-            Requirement::WorkloadService(glob) => glob.exact().map(|name| (NameKind::WorkloadService, name)),
-            Requirement::Role(name) => Some((NameKind::Role, name)),
-            Requirement::Scope(name) => Some((NameKind::Scope, name)),
+            Requirement::Subject(glob) => exact(NameKind::Subject, glob),
+            Requirement::WorkloadId(glob) => exact(NameKind::WorkloadId, glob),
+            Requirement::WorkloadService(glob) => exact(NameKind::WorkloadService, glob),
+            Requirement::Claim { name, any } => match &**any {
+                [value] => Some((NameKind::Claim, claim_key(name, value).into())),
+                _ => None,
+            },
+            Requirement::Role(name) => Some((NameKind::Role, Cow::Borrowed(name))),
+            Requirement::Scope(name) => Some((NameKind::Scope, Cow::Borrowed(name))),
         }
     }
 }
@@ -108,6 +132,7 @@ impl fmt::Display for Requirement {
                 write!(f, "workload \"{glob}\"")
             }
             Requirement::Subject(glob) => write!(f, "subject \"{glob}\""),
+            Requirement::Claim { name, any } => write!(f, "claim {name} \"{}\"", any.join("\" or \"")),
         }
     }
 }
@@ -123,7 +148,7 @@ pub(crate) enum Admits {
 
 impl Admits {
     /// The name by which to find a rule that so admits: the one that fewest callers have.
-    pub(crate) fn name(&self) -> Option<(NameKind, &str)> {
+    pub(crate) fn name(&self) -> Option<(NameKind, Cow<'_, str>)> {
         match self {
             Admits::Anyone => None,
             Admits::Authenticated(requires) => {
@@ -228,6 +253,7 @@ pub(crate) struct Rule {
     pub(crate) mode: Mode,
     pub(crate) coverage: Coverage,
     pub(crate) admits: Admits,
+    pub(crate) when: Option<When>,
 }
 
 impl Rule {
@@ -290,6 +316,7 @@ mod tests {
             mode: Mode::Enforce,
             coverage: Coverage::everything(),
             admits,
+            when: None,
         };
         let authenticated = rule(Admits::Authenticated(Box::default()));
         assert!(authenticated.admits(&Principal::user("ada").unwrap()));

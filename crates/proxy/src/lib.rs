@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod body;
+pub mod circumstances;
 pub mod dial;
 pub mod failure;
 pub mod handshake;

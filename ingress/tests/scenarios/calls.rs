@@ -142,6 +142,49 @@ async fn every_decision_is_audited_without_arguments() {
 }
 
 #[tokio::test]
+async fn conditions_decide_lists_by_hints_and_calls_by_arguments() {
+    let without =
+        "      - { name: readers, services: [a], capabilities: [\"read*\"], requires: [ { scope: read } ] }\n";
+    let rules = POLICY.replace(without, "")
+        + r#"      - name: readers
+        services: [b]
+        capabilities: ["*"]
+        requires: [ { scope: read } ]
+        when: annotations.readOnlyHint
+      - { name: data, services: [b], capabilities: [write], when: "arguments.path.startsWith('/data/')" }
+      - { name: never, effect: deny, services: ["*"], capabilities: ["*"], when: "has(arguments.force) && arguments.force" }
+"#;
+    let mut catalog = tools(&["read", "write", "wipe"]);
+    catalog["tools"][0]["annotations"] = json!({ "readOnlyHint": true });
+    let mesh = Mesh::with(&[("b", health(catalog))], &rules, "").await;
+    let bob = mesh.client.as_bob();
+    assert_eq!(bob.tools().await, ["b__read", "b__write"], "what some arguments could be allowed for is listed");
+    let call = async |name: &str, arguments: &str| {
+        let arguments: Value = serde_json::from_str(arguments).unwrap();
+        bob.ask("/mcp", "tools/call", json!({ "name": name, "arguments": arguments })).await
+    };
+    assert_eq!(call("b__read", "{}").await.json()["result"]["by"], "b");
+    assert_eq!(call("b__write", r#"{"path":"/data/x"}"#).await.json()["result"]["by"], "b");
+    for (name, arguments) in [
+        ("b__write", r#"{"path":"/etc/x"}"#),
+        ("b__write", r#"{"path":["/data/"]}"#),
+        ("b__write", "{}"),
+        ("b__write", r#"{"path":"/data/x","force":true}"#),
+        ("b__read", r#"{"force":true}"#),
+        ("b__read", r#"{"force":"yes"}"#),
+        ("b__wipe", "{}"),
+    ] {
+        assert_eq!(call(name, arguments).await.json()["error"]["code"], -32602, "{name} {arguments}");
+    }
+    // Two members of one name: which of them counts is nobody's to choose.
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"b__write","arguments":{"path":"/data/x","path":"/etc/x"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+    let mut request = bob.request("/mcp", "tools/call", json!({ "name": "b__write" }));
+    *request.body_mut() = outrigger_proxy::body::OutBody::full(body);
+    assert_eq!(bob.send(request).await.json()["error"]["code"], -32602);
+    assert_eq!(mesh.fake("b").seen().len(), 2, "what is denied reaches nobody");
+}
+
+#[tokio::test]
 async fn rates_are_limited_by_policy() {
     let limited = format!("{POLICY}  limits:\n    - {{ name: each, per: client, rate: \"1/h\", burst: 2 }}\n");
     let mesh = Mesh::with(&two(), &limited, "").await;

@@ -2,10 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outrigger_policy::{Capability, CapabilityKind, PolicySet, Principal};
+use outrigger_conditions::Cel;
+use outrigger_policy::{Capability, CapabilityKind, Principal, Reader};
 
 fuzz_target!(|text: &str| {
-    let policy = match PolicySet::compile(&[("policy.yaml", text)]) {
+    let reader = Reader { engine: Some(&Cel), service: None };
+    let policy = match reader.compile(&[("policy.yaml", text)]) {
         Ok(policy) => policy,
         Err(mistakes) => {
             assert!(!mistakes.0.is_empty(), "refused without a reason");

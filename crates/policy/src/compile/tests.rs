@@ -2,11 +2,13 @@
 
 use super::settings;
 use crate::capability::{Capability, CapabilityKind};
+use crate::condition::{Condition, ConditionError, ConditionMistake, Engine, Facts, Part, Reads, Truth};
 use crate::limit::Per;
 use crate::policy_set::{Decision, MtlsMode, PolicySet};
 use crate::principal::Principal;
 use outrigger_config::Diagnostic;
 use proptest::prelude::proptest;
+use std::sync::Arc;
 
 const DEMO: &str = r#"apiVersion: mcpx.io/v1
 kind: SecurityPolicy
@@ -20,6 +22,36 @@ spec:
         capabilities: ["read*", "list*"]
         requires: [ { scope: "read" } ]
 "#;
+
+/// An engine to which every text is a condition that holds.
+struct Anything;
+
+impl Engine for Anything {
+    fn compile(&self, source: &str) -> Result<Arc<dyn Condition>, ConditionMistake> {
+        Ok(Arc::new(Holds(source.to_owned())))
+    }
+}
+
+#[derive(Debug)]
+struct Holds(String);
+
+impl Condition for Holds {
+    fn source(&self) -> &str {
+        &self.0
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::default()
+    }
+
+    fn evaluate(&self, _: &Facts<'_>) -> Result<Truth, ConditionError> {
+        Ok(Truth::True)
+    }
+
+    fn parts(&self, _: &Facts<'_>) -> Vec<Part> {
+        Vec::new()
+    }
+}
 
 /// A policy named `p` with these lines under `rules:`.
 fn with_rules(rules: &str) -> String {
@@ -225,6 +257,33 @@ spec:
 }
 
 #[test]
+fn claims_are_required_by_value() {
+    let text = with_rules(
+        "      - { name: r, services: [a], capabilities: ['*'], requires: [ { claim: { name: team, any: [x, y] } } ] }\n",
+    );
+    let (policy, ada) = (compile(&text), user("ada", &[], &[]));
+    let allowed = |claims: &[(&str, Vec<&str>)]| {
+        policy.decide(&ada.with_claims(claims.to_vec()).unwrap(), &tool("a", "t")).is_allowed()
+    };
+    assert!(
+        allowed(&[("team", vec!["z", "y"])]) && !allowed(&[("team", vec!["z"])]) && !allowed(&[("Team", vec!["x"])])
+    );
+    let needs = policy.explain(&ada, &tool("a", "t")).to_string();
+    assert!(needs.contains("needs claim team \"x\" or \"y\""), "{needs}");
+    assert!(mistake(&text.replace("any: [x, y]", "any: []")).contains("an empty list covers nothing"));
+    assert!(mistake(&text.replace("name: team, ", "")).contains("this setting is missing"));
+}
+
+#[test]
+fn without_an_engine_conditions_are_mistakes_where_they_matter() {
+    let text = with_rules("      - { name: r, services: [a], capabilities: ['*'], when: 'true' }\n");
+    assert!(mistake(&text).contains("was built without conditions"), "{}", mistake(&text));
+    let reader = |service| crate::Reader { engine: None, service: Some(service) };
+    assert!(reader("a").compile(&[("p", &text)]).is_err());
+    assert_eq!(reader("b").compile(&[("p", &text)]).unwrap().rule_count(), 0, "the rule is about another service");
+}
+
+#[test]
 fn requirements_are_one_to_an_entry() {
     let rule = |requires: &str| {
         with_rules(&format!("      - {{ name: r, services: [a], capabilities: [b], requires: {requires} }}\n"))
@@ -300,8 +359,10 @@ fn the_document_for_users_compiles() {
     let examples: Vec<&str> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     let whole: Vec<&&str> = examples.iter().filter(|example| example.starts_with("apiVersion")).collect();
     assert!(whole.len() >= 3, "docs/POLICY.md lost its examples");
+    let reader = crate::Reader { engine: Some(&Anything), service: None };
     for example in whole {
-        if let Err(wrong) = PolicySet::compile(&[("docs/POLICY.md", example)]) {
+        // Conditions are compiled where their engine is tested.
+        if let Err(wrong) = reader.compile(&[("docs/POLICY.md", example)]) {
             panic!("{wrong}\nin\n{example}");
         }
     }

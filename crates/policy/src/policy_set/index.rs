@@ -170,7 +170,7 @@ impl Group {
         let (mut keyed, mut open) = (HashMap::<u64, Vec<u32>>::new(), Vec::new());
         for index in &every {
             match rule(index).and_then(|rule| rule.admits.name()) {
-                Some((kind, name)) => keyed.entry(name_key(kind, name)).or_default().push(*index),
+                Some((kind, name)) => keyed.entry(name_key(kind, &name)).or_default().push(*index),
                 None => open.push(*index),
             }
         }

@@ -233,6 +233,10 @@ closed_label! {
         Rule = "rule",
         /// A rule would allow it with a scope, role or claim that the caller lacks.
         Requirement = "requirement",
+        /// The condition of a rule does not hold.
+        Condition = "condition",
+        /// The condition of a rule could not be evaluated.
+        ConditionFailed = "condition_failed",
         /// The caller has no identity that policy accepts here.
         Identity = "identity",
         /// A destination outside the allowlist.
