@@ -198,3 +198,33 @@ pub(crate) fn outcome(error: &ContactError) -> RenewalOutcome {
         _ => RenewalOutcome::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outrigger_identity::PeerError;
+
+    use super::*;
+    use crate::protocol::Bundle;
+
+    #[test]
+    fn clocks_that_differ_are_named_when_a_certificate_is_of_no_use() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let shown = |now| {
+            let bundle = Bundle { ca: String::new(), crl: String::new(), version: String::new() };
+            let grant = Grant {
+                id: "spiffe://demo/fs".into(),
+                serial: "01".into(),
+                certificate: String::new(),
+                not_after: now + 60,
+                now,
+                bundle,
+            };
+            let error = CredentialsError::Own { cert: "x".into(), source: PeerError::OutsideLife };
+            unusable(&error, &grant).to_string()
+        };
+        assert!(!shown(now).contains("clocks"));
+        let ahead = shown(now + 3600);
+        assert!(ahead.contains("clocks of the authority and of this machine are 3"), "{ahead}");
+        assert!(shown(now - 3600).contains("s apart"));
+    }
+}
