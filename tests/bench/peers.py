@@ -98,8 +98,6 @@ class Peers:
         env = {
             **self.common_settings(),
             "OUTRIGGER_SERVICE": SERVICE,
-            # The ingress has the certificate that clients of a sidecar alone have.
-            "OUTRIGGER_INGRESSES": f"spiffe://{TRUST_DOMAIN}/client",
             "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.tls}",
             "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.sidecar_admin}",
             **(server or {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp"}),
@@ -207,5 +205,7 @@ class Peers:
 
     def write(self, name: str, text: str) -> Path:
         file = self.run / name
-        file.write_text(text, encoding="utf-8")
+        # A program that is being started may be reading it.
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
         return file
