@@ -356,6 +356,26 @@ pub(crate) enum PolicyCommand {
     ///
     /// Exits with 0 when all of them hold and with 1 when one does not. docs/POLICY.md describes the file.
     Test(PolicyTestArgs),
+    /// Say who gains and who loses what between two versions of a policy, by recorded audit logs
+    ///
+    /// Exits with 0 when nobody gains or loses anything and with 1 when somebody does.
+    Diff(PolicyDiffArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PolicyDiffArgs {
+    /// The policy that was in force when the audit was recorded.
+    #[arg(value_name = "OLD")]
+    pub(crate) old: PathBuf,
+    /// The policy that is to come.
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+    /// An audit log. Repeatable.
+    #[arg(long = "audit-log", value_name = "LOG", required = true)]
+    pub(crate) logs: Vec<PathBuf>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

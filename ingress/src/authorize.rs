@@ -66,9 +66,11 @@ pub(crate) fn authorize(
                 call: Some((message, caller.address.ip())),
                 hints: || hints(found(catalog, &service.name, wanted.kind, &wanted.original)),
             };
+            let allowing;
             match caller.policy.rules.decide_in(&caller.principal, &what, &asked) {
                 Decision::Allow { rule, would_deny } => {
                     record.allowed(rule.as_ref().map(RuleId::as_str));
+                    allowing = rule;
                     if let Some(denial) = would_deny {
                         let Denial { reason, rule } = &denial;
                         let rule = rule.as_ref().map(tracing::field::display);
@@ -84,7 +86,9 @@ pub(crate) fn authorize(
                     return Err(unknown(wanted.kind, &wanted.asked));
                 }
             }
+            check_cost(caller, &service, &what)?;
             check_rates(caller, &service, &what)?;
+            check_rule(caller, &service, allowing.as_ref(), &what)?;
         }
     }
     let permit = service.concurrency.try_acquire().ok_or_else(|| {
@@ -114,6 +118,31 @@ pub(crate) fn authorize_listen(caller: &Caller, at: usize, service: &Arc<Service
     }
     let destination = Destination { service: Arc::clone(service), at, wanted: None, task: None, rewrite: false };
     Ok(Permitted { destination, permit: None })
+}
+
+/// What the call may cost by its own word (`X-MCPX-Cost-Budget`).
+fn check_cost(caller: &Caller, service: &Service, what: &Capability<'_>) -> Result<(), Failure> {
+    let Some(most) = caller.cost_budget else { return Ok(()) };
+    let cost = caller.policy.rules.cost_of(what);
+    if cost <= most {
+        return Ok(());
+    }
+    service.metrics.limited(LimitKind::Budget);
+    Err(Failure::InvalidRequest(format!("the call costs {cost}, and X-MCPX-Cost-Budget allows {most}")))
+}
+
+/// The limits that stand in the rule that allows the call.
+fn check_rule(caller: &Caller, service: &Service, rule: Option<&RuleId>, what: &Capability<'_>) -> Result<(), Failure> {
+    let policy = &caller.policy;
+    let cost = || policy.rules.cost_of(what);
+    policy.limits.check_rule(rule, &caller.principal, cost, policy.now()).map_err(|exceeded| {
+        service.metrics.limited(if exceeded.of_budget { LimitKind::Budget } else { LimitKind::RuleRate });
+        Failure::Limited {
+            limit: exceeded.rule.to_string(),
+            retry_after: exceeded.retry_after,
+            service: Some(service.name.to_string()),
+        }
+    })
 }
 
 fn check_rates(caller: &Caller, service: &Service, what: &Capability<'_>) -> Result<(), Failure> {

@@ -30,6 +30,8 @@ pub struct Caller {
     pub policy: Arc<PolicyState>,
     /// The caller's own rate limit buckets.
     pub limits: ClientLimits,
+    /// What a call may cost at most, by the client's own word.
+    pub cost_budget: Option<u64>,
     /// Where a parent span may be found besides the message.
     pub trace: TraceHeaders,
     /// What stateful servers tell sessions apart by: `p.<hash of the principal>` for modern clients, `c.<random>` for
@@ -54,6 +56,21 @@ impl Caller {
     pub fn in_session(self, tag: impl Into<Arc<str>>, declared: Declared) -> Self {
         Self { session_tag: tag.into(), declared, era: Era::Legacy, ..self }
     }
+}
+
+/// `X-MCPX-Cost-Budget`: what a call may cost at most.
+///
+/// # Errors
+/// It is there and is no whole number, or is there twice.
+pub(crate) fn cost_budget(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+    let mut given = headers.get_all("x-mcpx-cost-budget").iter();
+    let read = match (given.next(), given.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value.to_str().ok().and_then(|text| text.trim().parse().ok()),
+        (Some(_), Some(_)) => None,
+    };
+    let wrong = || Failure::InvalidRequest("X-MCPX-Cost-Budget must be one whole number".to_owned());
+    read.map(Some).ok_or_else(wrong)
 }
 
 /// The trace headers of a request, raw: validity is judged where the parent is chosen.

@@ -41,7 +41,7 @@ use crate::authorize::{authorize, may_read};
 use crate::caller_lists::CallerLists;
 use crate::changes::Changes;
 use crate::config::{Limits, Timeouts};
-use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted};
+use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted, cost_budget};
 use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
 use crate::forward::{AnswerKind, Outgoing, Sent, Upstream, forward};
 use crate::identify::{Clients, session_tag};
@@ -171,6 +171,7 @@ impl Gateway {
         Ok(Caller {
             address: conn.peer_addr,
             limits: policy.client_limits(&principal),
+            cost_budget: cost_budget(headers)?,
             trace: TraceHeaders::of(headers),
             session_tag: session_tag(&principal),
             declared: Declared::default(),

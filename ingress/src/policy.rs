@@ -40,14 +40,14 @@ pub enum PolicyError {
 impl PolicyState {
     /// The first policy of a process.
     pub fn new(rules: PolicySet) -> Self {
-        let limits = Limits::new(rules.limits(), DEFAULT_MAX_KEYS);
+        let limits = Limits::of_policy(&rules, DEFAULT_MAX_KEYS);
         Self { rules, limits, clock: Clock(Instant::now()) }
     }
 
     /// The next one: limits that stay keep their buckets, so that a reload gives nobody a fresh burst.
     #[must_use]
     pub fn reloaded(&self, rules: PolicySet) -> Self {
-        Self { limits: self.limits.reload(rules.limits()), rules, clock: self.clock }
+        Self { limits: self.limits.reload_policy(&rules), rules, clock: self.clock }
     }
 
     /// The time as limits count it.

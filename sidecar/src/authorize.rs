@@ -122,8 +122,10 @@ impl Gate {
         };
         let capability = Capability { kind: *kind, service: &self.service, name };
         let asked = Asked { call: Some((message, record.client().ip())), hints: || (self.hints)(*kind, name) };
+        let allowing;
         match rules.policy.decide_in(who, &capability, &asked) {
             Decision::Allow { rule, would_deny } => {
+                allowing = rule.clone();
                 record.decision = Some((AuditDecision::Allow, rule));
                 if let Some(denial) = would_deny {
                     let Denial { reason, rule } = &denial;
@@ -139,6 +141,15 @@ impl Gate {
                 return Err(unknown(*kind, name));
             }
         }
+        let cost = || rules.policy.cost_of(&capability);
+        rules.limits.check_rule(allowing.as_ref(), who, cost, self.now()).map_err(|exceeded| {
+            self.metrics.limited(if exceeded.of_budget { LimitKind::Budget } else { LimitKind::RuleRate });
+            Failure::Limited {
+                limit: exceeded.rule.to_string(),
+                retry_after: exceeded.retry_after,
+                service: Some(self.service.to_string()),
+            }
+        })?;
         self.limit(&rules, who, &capability, record)?;
         Ok(Permitted(message))
     }

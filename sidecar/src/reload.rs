@@ -47,7 +47,7 @@ pub fn read_policy(files: &[PathBuf], service: &str) -> Result<PolicySet, StartE
 
 /// The rules of a policy, with fresh limits.
 pub fn rules(policy: PolicySet) -> Rules {
-    Rules { limits: Limits::new(policy.limits(), DEFAULT_MAX_KEYS), policy }
+    Rules { limits: Limits::of_policy(&policy, DEFAULT_MAX_KEYS), policy }
 }
 
 /// Watches policy files for ever, and opens the logs again on SIGHUP.
@@ -64,7 +64,7 @@ pub async fn policies(inbound: Arc<Inbound>, outbound: Option<Arc<Outbound>>, fi
         let Ok(read) = tokio::task::spawn_blocking(move || read_policy(&paths, &service)).await else { continue };
         let outcome = match read {
             Ok(policy) => {
-                let limits = inbound.gate.rules.load().limits.reload(policy.limits());
+                let limits = inbound.gate.rules.load().limits.reload_policy(&policy);
                 inbound.gate.rules.store(Arc::new(Rules { policy, limits }));
                 tracing::info!("took up the changed policy");
                 ReloadOutcome::Applied

@@ -1,5 +1,6 @@
 //! `outrigger policy`: who may do what, by which rule, and whether that is what was meant.
 
+mod diff;
 mod expectations;
 pub(crate) mod request;
 
@@ -21,6 +22,7 @@ const OWN_POLICY: &str = ".outrigger/policy.yaml";
 pub(crate) fn main(command: PolicyCommand) -> anyhow::Result<Exit> {
     match command {
         PolicyCommand::Explain(args) => explain(args),
+        PolicyCommand::Diff(args) => diff::main(&args),
         PolicyCommand::Test(args) => expectations::main(&args),
     }
 }

@@ -164,6 +164,47 @@ fn policy_explain_shows_what_became_of_a_condition() {
 }
 
 #[test]
+fn policy_diff_tells_who_gains_and_who_loses() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = |name: &str, capability: &str, requires: &str| {
+        format!(
+            "      - {{ name: {name}, services: [fs], capabilities: [\"{capability}\"], requires: [ {requires} ] }}\n"
+        )
+    };
+    let policy = |rules: &[String]| {
+        let head = "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: p }\nspec:\n  authorization:\n    rules:\n";
+        format!("{head}{}", rules.concat())
+    };
+    let (readers, bob) = (rule("readers", "read*", "{ scope: read }"), rule("bob", "write", "{ subject: bob }"));
+    write(dir.path(), "old.yaml", &policy(&[readers.clone(), rule("eve", "*", "{ subject: eve }")]));
+    write(dir.path(), "new.yaml", &policy(&[readers, bob, rule("admins", "wipe", "{ role: admin }")]));
+    let line = |who: &str, tool: &str, decision: &str, rule: &str| {
+        format!(
+            r#"{{"who":"user:{who}","action":"tools/call","service":"fs","capability":"{tool}","decision":"{decision}","rule":{rule}}}"#
+        )
+    };
+    let log = [
+        line("ada", "readFile", "allow", "\"p/readers\""),
+        line("bob", "write", "deny", "null"),
+        line("bob", "write", "deny", "null"),
+        line("eve", "wipe", "allow", "\"p/eve\""),
+        line("eve", "other", "allow", "\"p/eve\""),
+        "no record".to_owned(),
+    ];
+    write(dir.path(), "audit.jsonl", &log.join("\n"));
+    let diff = run(dir.path(), &["policy", "diff", "old.yaml", "new.yaml", "--audit-log", "audit.jsonl"]);
+    let told = stdout(&diff);
+    assert!(told.contains("user:bob gains tool fs.write (asked for 2 times)"), "{told}");
+    assert!(told.contains("user:eve loses tool fs.other (asked for once)\n    before: allowed by p/eve"), "{told}");
+    assert!(told.contains("user:eve may or may not use tool fs.wipe"), "perhaps an admin: {told}");
+    assert!(told.contains("1 gained, 1 lost, 1 undecidable; 1 calls unchanged, 1 lines skipped"), "{told}");
+    assert_eq!(diff.status.code(), Some(1));
+    let same = run(dir.path(), &["policy", "diff", "old.yaml", "old.yaml", "--audit-log", "audit.jsonl", "--json"]);
+    let json: Value = serde_json::from_str(&stdout(&same)).unwrap();
+    assert_eq!((same.status.code(), json["unchanged"].as_u64()), (Some(0), Some(5)));
+}
+
+#[test]
 fn an_authority_is_made_used_and_shown() {
     let dir = tempfile::tempdir().unwrap();
     let ca = |args: &[&str]| run(dir.path(), &[&["ca"][..], args, &["--dir", "ca"]].concat());

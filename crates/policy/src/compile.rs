@@ -10,6 +10,8 @@ use std::collections::HashMap;
 pub const MAX_RULES: usize = 10_000;
 /// Most rate limits over all files. Every call goes through those that cover it.
 pub const MAX_LIMITS: usize = 100;
+/// Most costs over all files. Every call with a budget asks each of them.
+pub const MAX_COSTS: usize = 1000;
 
 /// Reads policies for one process.
 #[derive(Clone, Copy, Default)]
@@ -100,7 +102,10 @@ impl Reading {
     fn check_bounds(&mut self, files: &[(&str, &str)]) {
         let rules: usize = self.documents.iter().map(|document| document.rules.len()).sum();
         let limits: usize = self.documents.iter().map(|document| document.limits.len()).sum();
-        for (what, count, most) in [("rules", rules, MAX_RULES), ("limits", limits, MAX_LIMITS)] {
+        let costs: usize = self.documents.iter().map(|document| document.costs.len()).sum();
+        for (what, count, most) in
+            [("rules", rules, MAX_RULES), ("limits", limits, MAX_LIMITS), ("costs", costs, MAX_COSTS)]
+        {
             if count > most {
                 let file = files.last().map_or("", |(file, _)| file);
                 let message = format!("{count} {what} over all policy files, more than {most}");
@@ -119,12 +124,13 @@ fn merge(mut documents: Vec<PolicyDocument>) -> PolicySet {
     // Where documents disagree, the strict one wins: adding a document never opens the mesh.
     let permissive = !modes.is_empty() && modes.iter().all(|mode| *mode == MtlsMode::Permissive);
     let mtls = if permissive { MtlsMode::Permissive } else { MtlsMode::Strict };
-    let (mut rules, mut limits) = (Vec::new(), Vec::new());
+    let (mut rules, mut limits, mut costs) = (Vec::new(), Vec::new(), Vec::new());
     for document in documents {
         rules.extend(document.rules);
         limits.extend(document.limits);
+        costs.extend(document.costs);
     }
-    PolicySet::from_rules(rules, limits, mtls)
+    PolicySet::from_rules(rules, limits, mtls).with_costs(costs)
 }
 
 #[cfg(test)]

@@ -6,15 +6,19 @@
 mod values;
 mod when;
 
-use crate::limit::{LimitRule, MAX_BURST, Quota};
+use crate::limit::{Allowance, LimitRule, MAX_BURST, Quota, RuleLimit};
 use crate::policy_set::MtlsMode;
-use crate::rule::{Admits, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
+use crate::rule::{Admits, Cost, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
 use outrigger_config::{Doc, Fields, Node, doc, kinds};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 pub(crate) use when::WhenReader;
 
 use values::{EFFECTS, MODES, MTLS_MODES, PER, capability_kind, glob, grant, name, service_glob, workload};
+
+/// Largest cost of a call, and largest budget.
+const MAX_COST: u64 = 1_000_000_000;
 
 /// What one document says.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub(crate) struct PolicyDocument {
     pub(crate) mtls: Option<MtlsMode>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) limits: Vec<Arc<LimitRule>>,
+    pub(crate) costs: Vec<Cost>,
 }
 
 /// Reads one document. `name_is_new` sees the policy's name and says what is wrong with it across documents.
@@ -47,7 +52,7 @@ pub(crate) fn read(
     }
     // With a wrong name the rules are still read, for their mistakes.
     let policy = name.clone().unwrap_or_default();
-    let (mtls, rules, limits) = f.section("spec", "What the policy says.", |f| {
+    let (mtls, rules, limits, costs) = f.section("spec", "What the policy says.", |f| {
         let text =
             doc("`enforce`: the rules decide. `audit`: what they would deny is let through, logged and counted.")
                 .because("a policy that only watches protects nothing")
@@ -61,9 +66,9 @@ pub(crate) fn read(
         let rules =
             f.optional_section("authorization", "Who may use what.", |f| Some(read_rules(f, &policy, mode, engine)));
         let limits = read_limits(f, &policy);
-        Some((mtls, rules.unwrap_or_default(), limits))
+        Some((mtls, rules.unwrap_or_default(), limits, read_costs(f)))
     })?;
-    Some(PolicyDocument { name: name?, mtls, rules, limits })
+    Some(PolicyDocument { name: name?, mtls, rules, limits, costs })
 }
 
 fn read_authentication(f: &mut Fields<'_>) -> Option<MtlsMode> {
@@ -105,6 +110,14 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<
         }
         let kinds = only.map_or(Kinds::ALL, |kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
         let coverage = Coverage { services: services?.into(), capabilities: capabilities?.into(), kinds };
+        let quota = f.optional_section("limits", "How often each caller may do what the rule allows.", read_quota);
+        let budget = f.optional_section("budget", "For how much each caller may do what the rule allows.", read_budget);
+        for (name, given) in [("limits", quota.is_some()), ("budget", budget.is_some())] {
+            if given && (effect, mode) != (Effect::Allow, Mode::Enforce) {
+                let hint = "put it into a rule that allows, in a policy that is enforced";
+                f.mistake(name, "there is nothing here that could be limited", hint);
+            }
+        }
         let when = match condition {
             Some(source) => Some(engine.read(f, &source, &coverage)?),
             None => None,
@@ -116,7 +129,9 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<
             Some(when) => when,
             None => None,
         };
-        Some(Rule { id, effect, mode, coverage, admits, when })
+        let limited = quota.is_some() || budget.is_some();
+        let limit = limited.then(|| Arc::new(RuleLimit { rule: id.clone(), quota, budget }));
+        Some(Rule { id, effect, mode, coverage, admits, when, limit })
     })
 }
 
@@ -210,6 +225,41 @@ fn read_limits(f: &mut Fields<'_>, policy: &str) -> Vec<Arc<LimitRule>> {
         };
         Some(Arc::new(LimitRule { name: format!("{policy}/{}", name?).into(), per: per?, coverage, quota: quota? }))
     })
+}
+
+fn read_budget(f: &mut Fields<'_>) -> Option<Allowance> {
+    let text = doc("What the calls of one caller may cost together.").example("100");
+    let most = f.required("cost", text, kinds::integer(1..=MAX_COST));
+    let windows = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+    let text = doc("In how long; the window begins with the first call.").example("1h");
+    let per = f.required("per", text, kinds::duration(windows));
+    Some(Allowance { most: most?, per: per? })
+}
+
+fn read_costs(f: &mut Fields<'_>) -> Vec<Cost> {
+    f.list(
+        "costs",
+        "What calls cost, for budgets: 1 where nothing is said, the most where several say something.",
+        |f| {
+            let services = f.required(
+                "services",
+                doc("Services, as patterns.").example("[\"vector\"]"),
+                kinds::list_of(service_glob()),
+            );
+            let text =
+                doc("Names or URIs, as patterns.").because("a service that costs something mostly costs it throughout");
+            let capabilities = f.optional("capabilities", text, kinds::list_of(glob()));
+            let cost = f.required("cost", doc("Of one call.").example("5"), kinds::integer(0..=MAX_COST));
+            mistake_if_empty(f, "services", services.as_ref().is_some_and(Vec::is_empty));
+            mistake_if_empty(f, "capabilities", capabilities.as_ref().is_some_and(Vec::is_empty));
+            let everything = Coverage::everything();
+            let capabilities = capabilities.map_or(everything.capabilities, Into::into);
+            Some(Cost {
+                coverage: Coverage { services: services?.into(), capabilities, kinds: Kinds::ALL },
+                cost: cost?,
+            })
+        },
+    )
 }
 
 fn read_quota(f: &mut Fields<'_>) -> Option<Quota> {

@@ -18,6 +18,7 @@ pub mod egress;
 pub mod explain;
 pub mod glob;
 pub mod limit;
+pub mod outlook;
 pub mod policy_set;
 pub mod principal;
 pub mod rule;
@@ -28,7 +29,7 @@ pub use compile::{Reader, settings};
 pub use condition::{Annotations, CallFacts, Circumstances, Listed};
 pub use explain::{Considered, Explanation};
 pub use limit::{
-    CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, LimitRule, Limited, Limits, Nanos, Per,
+    CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, Exceeded, LimitRule, Limited, Limits, Nanos, Per,
 };
 pub use policy_set::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
 pub use principal::{Claim, Principal, PrincipalError, PrincipalKind};

@@ -16,18 +16,23 @@ mod breaker;
 mod bucket;
 mod concurrency;
 mod keys;
+mod per_rule;
 mod spending;
 
 pub use breaker::{BreakerRule, Breakers};
 pub use bucket::{Bucket, MAX_BURST, MAX_PER_SECOND, Nanos, Quota, Taken};
 pub use concurrency::{Concurrency, ConcurrencyPermit};
+pub use per_rule::{Exceeded, RuleLimit};
 pub use spending::{Allowance, Spending};
 
 use crate::capability::Capability;
+use crate::policy_set::PolicySet;
 use crate::principal::Principal;
-use crate::rule::Coverage;
+use crate::rule::{Coverage, RuleId};
 use keys::KeyTable;
+use per_rule::OfRule;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -96,6 +101,7 @@ pub struct Limited {
 #[derive(Debug)]
 pub struct Limits {
     limits: Box<[Arc<Limit>]>,
+    of_rules: HashMap<RuleId, Arc<OfRule>>,
     max_keys: usize,
 }
 
@@ -131,7 +137,23 @@ impl Limits {
     /// The limits of a policy, with full buckets. `max_keys` bounds the buckets of each limit
     /// ([`DEFAULT_MAX_KEYS`]).
     pub fn new(rules: &[Arc<LimitRule>], max_keys: usize) -> Limits {
-        Limits { limits: Box::default(), max_keys }.reload(rules)
+        Limits { limits: Box::default(), of_rules: HashMap::new(), max_keys }.reload(rules)
+    }
+
+    /// All limits of a policy, those that stand in its rules too, with full buckets.
+    pub fn of_policy(policy: &PolicySet, max_keys: usize) -> Limits {
+        Limits::new(&[], max_keys).reload_policy(policy)
+    }
+
+    /// All limits of a changed policy. One that has not changed keeps what was used of it.
+    #[must_use]
+    pub fn reload_policy(&self, policy: &PolicySet) -> Limits {
+        let keep_or_make = |limit: &Arc<RuleLimit>| match self.of_rules.get(&limit.rule) {
+            Some(kept) if kept.limit == *limit => Arc::clone(kept),
+            _ => Arc::new(OfRule::new(limit, self.max_keys)),
+        };
+        let of_rules = policy.rule_limits().map(|limit| (limit.rule.clone(), keep_or_make(limit))).collect();
+        Limits { of_rules, ..self.reload(policy.limits()) }
     }
 
     /// The limits of a changed policy. A limit that has not changed keeps its buckets, so a reload gives nobody a
@@ -142,7 +164,8 @@ impl Limits {
             Some(limit) => Arc::clone(limit),
             None => Arc::new(Limit { rule: Arc::clone(rule), buckets: KeyTable::new(self.max_keys) }),
         };
-        Limits { limits: rules.iter().map(keep_or_make).collect(), max_keys: self.max_keys }
+        let limits = rules.iter().map(keep_or_make).collect();
+        Limits { limits, of_rules: self.of_rules.clone(), max_keys: self.max_keys }
     }
 
     /// Resolves the buckets of a client. Takes a lock per client limit; keep the result.
@@ -187,15 +210,35 @@ impl Limits {
         }
     }
 
+    /// Counts a call that `rule` allows against the limits that stand in the rule. `cost` is asked only where there is a
+    /// budget. Costs nothing where no rule has limits, and a lock where this one has.
+    ///
+    /// # Errors
+    /// [`Exceeded`]; the call is then not counted.
+    pub fn check_rule(
+        &self,
+        rule: Option<&RuleId>,
+        who: &Principal,
+        cost: impl FnOnce() -> u64,
+        now: Nanos,
+    ) -> Result<(), Exceeded> {
+        if self.of_rules.is_empty() {
+            return Ok(());
+        }
+        rule.and_then(|rule| self.of_rules.get(rule)).map_or(Ok(()), |limits| limits.check(who, cost, now))
+    }
+
     /// Forgets the keys that no call needs remembered; to be called now and then (a minute is fine) so that memory
     /// falls after a rush. Gives the number forgotten.
     pub fn forget_idle(&self, now: Nanos) -> usize {
-        self.limits.iter().map(|limit| limit.buckets.forget_idle(now)).sum()
+        let of_rules: usize = self.of_rules.values().map(|limits| limits.forget_idle(now)).sum();
+        of_rules + self.limits.iter().map(|limit| limit.buckets.forget_idle(now)).sum::<usize>()
     }
 
     /// Number of keys held over all limits, for a gauge.
     pub fn keys(&self) -> usize {
-        self.limits.iter().map(|limit| limit.buckets.len()).sum()
+        let of_rules: usize = self.of_rules.values().map(|limits| limits.keys()).sum();
+        of_rules + self.limits.iter().map(|limit| limit.buckets.len()).sum::<usize>()
     }
 }
 

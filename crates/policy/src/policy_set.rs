@@ -12,9 +12,9 @@ mod modes;
 
 use crate::capability::Capability;
 use crate::condition::{Circumstances, Facts, Listed, Memo, Truth, When};
-use crate::limit::LimitRule;
+use crate::limit::{LimitRule, RuleLimit};
 use crate::principal::Principal;
-use crate::rule::{Admits, Coverage, Effect, Mode, Rule, RuleId};
+use crate::rule::{Admits, Cost, Coverage, Effect, Mode, Rule, RuleId};
 use index::Index;
 use modes::Modes;
 use serde::Serialize;
@@ -125,6 +125,7 @@ pub struct PolicySet {
     /// A hash of each rule's content, same index as `rules`.
     fingerprints: Box<[u64]>,
     limits: Box<[Arc<LimitRule>]>,
+    costs: Box<[Cost]>,
     mtls: MtlsMode,
 }
 
@@ -169,6 +170,7 @@ impl PolicySet {
             coverage: Coverage::everything(),
             admits: Admits::Authenticated(Box::default()),
             when: None,
+            limit: None,
         };
         PolicySet::from_rules(vec![rule], Vec::new(), MtlsMode::Strict)
     }
@@ -182,8 +184,13 @@ impl PolicySet {
             fingerprints: rules.iter().map(hash).collect(),
             rules: rules.into(),
             limits: limits.into(),
+            costs: Box::default(),
             mtls,
         }
+    }
+
+    pub(crate) fn with_costs(self, costs: Vec<Cost>) -> PolicySet {
+        PolicySet { costs: costs.into(), ..self }
     }
 
     /// Decides whether something may be listed, as far as that can be told before a call: what depends on the call alone
@@ -259,6 +266,17 @@ impl PolicySet {
     /// The rate limits in force, for [`Limits`](crate::limit::Limits).
     pub fn limits(&self) -> &[Arc<LimitRule>] {
         &self.limits
+    }
+
+    /// The limits that stand in rules.
+    pub(crate) fn rule_limits(&self) -> impl Iterator<Item = &Arc<RuleLimit>> {
+        self.rules.iter().filter_map(|rule| rule.limit.as_ref())
+    }
+
+    /// What a call costs, for budgets: the most that is said of it, else 1. Asks every cost.
+    pub fn cost_of(&self, what: &Capability<'_>) -> u64 {
+        let covers = |cost: &&Cost| cost.coverage.covers_service(what.service) && cost.coverage.counts_name(what);
+        self.costs.iter().filter(covers).map(|cost| cost.cost).max().unwrap_or(1)
     }
 
     /// Whether sidecars insist on client certificates.

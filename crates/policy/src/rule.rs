@@ -6,6 +6,7 @@
 use crate::capability::{Capability, CapabilityKind};
 use crate::condition::When;
 use crate::glob::Glob;
+use crate::limit::RuleLimit;
 use crate::principal::{Principal, PrincipalKind};
 use serde::Serialize;
 use std::borrow::Cow;
@@ -254,6 +255,15 @@ pub(crate) struct Rule {
     pub(crate) coverage: Coverage,
     pub(crate) admits: Admits,
     pub(crate) when: Option<When>,
+    /// How often, and for how much, each caller may do what it allows.
+    pub(crate) limit: Option<Arc<RuleLimit>>,
+}
+
+/// What calls of some capabilities cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cost {
+    pub(crate) coverage: Coverage,
+    pub(crate) cost: u64,
 }
 
 impl Rule {
@@ -317,6 +327,7 @@ mod tests {
             coverage: Coverage::everything(),
             admits,
             when: None,
+            limit: None,
         };
         let authenticated = rule(Admits::Authenticated(Box::default()));
         assert!(authenticated.admits(&Principal::user("ada").unwrap()));

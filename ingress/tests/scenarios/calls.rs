@@ -203,6 +203,29 @@ async fn rates_are_limited_by_policy() {
 }
 
 #[tokio::test]
+async fn budgets_are_spent_by_what_calls_cost() {
+    let rules = POLICY
+        .replace("requires: [ { scope: all } ] }", "requires: [ { scope: all } ], budget: { cost: 7, per: 1h } }")
+        + "  costs:\n    - { services: [a], capabilities: [write], cost: 5 }\n";
+    let mesh = Mesh::with(&two(), &rules, "").await;
+    let with_budget = async |name: &str, budget: &str| {
+        let mut request = mesh.client.request("/mcp", "tools/call", json!({ "name": name, "arguments": {} }));
+        request.headers_mut().insert("x-mcpx-cost-budget", budget.parse().unwrap());
+        mesh.client.send(request).await
+    };
+    assert_eq!(with_budget("a__write", "4").await.status, 400, "it costs more than its client wants to spend");
+    assert_eq!(with_budget("a__write", "many").await.status, 400);
+    assert_eq!(with_budget("a__write", "5").await.status, 200);
+    assert_eq!(mesh.client.call("b__read").await.status, 200);
+    let refused = mesh.client.call("a__write").await;
+    assert_eq!((refused.status.as_u16(), refused.json()["error"]["data"]["limit"].clone()), (429, json!("test/all")));
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(mesh.client.call("b__read").await.status, 200, "what is left is left");
+    let metrics = String::from_utf8(mesh.admin("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("outrigger_limited_total{limit=\"budget\",service=\"a\"} 2"), "{metrics}");
+}
+
+#[tokio::test]
 async fn calls_at_once_are_limited_per_service() {
     let mesh = Mesh::with(&two(), POLICY, "limits: { in_flight: 1 }").await;
     let client = mesh.client.clone();

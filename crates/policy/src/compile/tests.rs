@@ -3,7 +3,7 @@
 use super::settings;
 use crate::capability::{Capability, CapabilityKind};
 use crate::condition::{Condition, ConditionError, ConditionMistake, Engine, Facts, Part, Reads, Truth};
-use crate::limit::Per;
+use crate::limit::{Limits, Nanos, Per};
 use crate::policy_set::{Decision, MtlsMode, PolicySet};
 use crate::principal::Principal;
 use outrigger_config::Diagnostic;
@@ -200,6 +200,47 @@ fn limits_are_read() {
     );
     assert!(policy.limits()[0].coverage.covers_service("anything"));
     assert!(!policy.limits()[1].coverage.covers_service("vector"));
+}
+
+#[test]
+fn rules_have_limits_and_budgets_of_their_own() {
+    let text = with_rules(
+        "      - { name: slow, services: [a], capabilities: [slow], limits: { rate: 1/m, burst: 2 } }\n      \
+         - { name: dear, services: [a], capabilities: ['*'], budget: { cost: 10, per: 1h } }\n  \
+         costs:\n    - { services: [a], capabilities: ['embed*'], cost: 4 }\n    \
+         - { services: ['*'], capabilities: [embedAll], cost: 11 }\n    - { services: [a], capabilities: [free], cost: 0 }\n",
+    );
+    let (policy, who) = (compile(&text), [user("ada", &[], &[]), user("bob", &[], &[])]);
+    let limits = Limits::of_policy(&policy, 64);
+    let call = |limits: &Limits, who: &Principal, name: &str, second: u64| {
+        let what = tool("a", name);
+        let Decision::Allow { rule, .. } = policy.decide(who, &what) else { panic!("denied") };
+        let now = Nanos(second * 1_000_000_000);
+        limits
+            .check_rule(rule.as_ref(), who, || policy.cost_of(&what), now)
+            .map_err(|wrong| (wrong.rule.to_string(), wrong.of_budget, wrong.retry_after.as_secs()))
+    };
+    let [ada, bob] = &who;
+    assert_eq!((call(&limits, ada, "slow", 0), call(&limits, ada, "slow", 0)), (Ok(()), Ok(())));
+    assert_eq!(call(&limits, ada, "slow", 0), Err(("p/slow".to_owned(), false, 60)));
+    assert_eq!(call(&limits, bob, "slow", 0), Ok(()), "each caller for itself");
+    for name in ["embed", "embedX", "other", "other", "free"] {
+        assert_eq!(call(&limits, ada, name, 10), Ok(()), "{name}");
+    }
+    let spent = Err(("p/dear".to_owned(), true, 3600 - 10));
+    assert_eq!(call(&limits, ada, "other", 20), spent);
+    let kept = limits.reload_policy(&policy);
+    assert_eq!(call(&kept, ada, "other", 20), spent, "a reload gives nobody a fresh budget");
+    assert_eq!(call(&kept, ada, "free", 20), Ok(()));
+    assert_eq!(call(&kept, bob, "embedAll", 20), Err(("p/dear".to_owned(), true, 3600)), "costs more than there is");
+    assert_eq!(call(&kept, ada, "other", 4000), Ok(()), "the next window");
+
+    let one = |rule: &str| {
+        mistake(&with_rules(&format!("      - {{ name: r, services: [a], capabilities: [b], {rule} }}\n")))
+    };
+    assert!(one("effect: deny, budget: { cost: 1, per: 1h }").contains("nothing here that could be limited"));
+    assert!(one("budget: { cost: 0, per: 1h }").contains("out of range"), "{}", one("budget: { cost: 0, per: 1h }"));
+    assert!(one("limits: { burst: 3 }").contains("this setting is missing"));
 }
 
 #[test]

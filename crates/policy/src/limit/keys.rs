@@ -1,4 +1,4 @@
-//! The buckets of one limit, by key, in bounded memory.
+//! The buckets of one limit, or what was spent of one budget, by key, in bounded memory.
 //!
 //! Keys come from outside (client names, tool names, URIs), so the table holds a keyed hash of each instead of its
 //! text and never more entries than its cap. Full buckets that nobody holds are forgotten: a new one is the same.
@@ -13,19 +13,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Locks are taken when a handle is resolved, not per call; this many keep two cores apart.
 const SHARDS: usize = 16;
 
-/// Buckets by key.
-#[derive(Debug)]
-pub(crate) struct KeyTable {
-    /// Two hashers with keys of their own give 128 bits: no two keys share a bucket by chance or on purpose.
-    hashers: [RandomState; 2],
-    shards: [Mutex<HashMap<u128, Arc<Bucket>>>; SHARDS],
-    shard_cap: usize,
-    overflow: Arc<Bucket>,
+/// What is kept for each key.
+pub(crate) trait Kept: Default {
+    /// Whether it is as a new one, so that forgetting it loses nothing.
+    fn is_at_rest(&self, now: Nanos) -> bool;
 }
 
-impl KeyTable {
+impl Kept for Bucket {
+    fn is_at_rest(&self, now: Nanos) -> bool {
+        self.is_full(now)
+    }
+}
+
+/// Buckets by key.
+#[derive(Debug)]
+pub(crate) struct KeyTable<V = Bucket> {
+    /// Two hashers with keys of their own give 128 bits: no two keys share a bucket by chance or on purpose.
+    hashers: [RandomState; 2],
+    shards: [Mutex<HashMap<u128, Arc<V>>>; SHARDS],
+    shard_cap: usize,
+    overflow: Arc<V>,
+}
+
+impl<V: Kept> KeyTable<V> {
     /// A table of at most about `cap` keys (rounded up to a multiple of the shard count).
-    pub(crate) fn new(cap: usize) -> KeyTable {
+    pub(crate) fn new(cap: usize) -> KeyTable<V> {
         KeyTable {
             hashers: [RandomState::new(), RandomState::new()],
             shards: Default::default(),
@@ -35,7 +47,7 @@ impl KeyTable {
     }
 
     /// The bucket of a key, made if it is new.
-    pub(crate) fn bucket(&self, key: &impl Hash, now: Nanos) -> Arc<Bucket> {
+    pub(crate) fn bucket(&self, key: &impl Hash, now: Nanos) -> Arc<V> {
         let [high, low] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(key)));
         let Some(shard) = usize::try_from(low).ok().and_then(|low| self.shards.get(low % SHARDS)) else {
             return Arc::clone(&self.overflow);
@@ -67,21 +79,21 @@ impl KeyTable {
 
 /// A bucket that a caller holds must stay: a second one for the same key would double its rate. Handles are cloned
 /// out of the table only under this lock, so a count of one cannot rise while we look.
-fn forget_idle(shard: &mut HashMap<u128, Arc<Bucket>>, now: Nanos) -> usize {
+fn forget_idle<V: Kept>(shard: &mut HashMap<u128, Arc<V>>, now: Nanos) -> usize {
     let before = shard.len();
-    shard.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
+    shard.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_at_rest(now));
     before - shard.len()
 }
 
 /// No code panics under these locks, and a half-done change to a map of buckets would harm nobody.
-fn lock(shard: &Mutex<HashMap<u128, Arc<Bucket>>>) -> MutexGuard<'_, HashMap<u128, Arc<Bucket>>> {
+fn lock<V>(shard: &Mutex<HashMap<u128, Arc<V>>>) -> MutexGuard<'_, HashMap<u128, Arc<V>>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{KeyTable, Nanos, SHARDS};
-    use crate::limit::bucket::Quota;
+    use crate::limit::bucket::{Bucket, Quota};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -91,7 +103,7 @@ mod tests {
 
     #[test]
     fn one_key_one_bucket() {
-        let table = KeyTable::new(64);
+        let table = KeyTable::<Bucket>::new(64);
         let first = table.bucket(&"a", Nanos(0));
         assert!(Arc::ptr_eq(&first, &table.bucket(&"a", Nanos(0))));
         assert!(!Arc::ptr_eq(&first, &table.bucket(&"b", Nanos(0))));
@@ -99,7 +111,7 @@ mod tests {
 
     #[test]
     fn idle_keys_are_forgotten_and_held_or_used_ones_kept() {
-        let table = KeyTable::new(64);
+        let table = KeyTable::<Bucket>::new(64);
         let held = table.bucket(&"held", Nanos(0));
         let _ = table.bucket(&"used", Nanos(0)).take(&quota(), Nanos(0)).unwrap();
         let _ = table.bucket(&"idle", Nanos(0));
@@ -110,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_table_never_outgrows_its_cap() {
-        let table = KeyTable::new(32);
+        let table = KeyTable::<Bucket>::new(32);
         for key in 0..10_000_u32 {
             let _ = table.bucket(&key, Nanos(0)).take(&quota(), Nanos(0));
         }
@@ -122,7 +134,7 @@ mod tests {
 
     #[test]
     fn inventing_keys_is_no_way_around_a_limit() {
-        let table = KeyTable::new(SHARDS);
+        let table = KeyTable::<Bucket>::new(SHARDS);
         let admitted = (0..1000_u32).filter(|key| table.bucket(key, Nanos(0)).take(&quota(), Nanos(0)).is_ok()).count();
         assert_eq!(admitted, SHARDS + 1, "one per key up to the cap, and one from the shared bucket");
     }

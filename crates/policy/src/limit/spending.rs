@@ -4,9 +4,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::bucket::Nanos;
+use super::keys::Kept;
 
 /// How much may be spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Allowance {
     /// In each window.
     pub most: u64,
@@ -22,6 +23,13 @@ pub struct Spending(Mutex<Option<Window>>);
 struct Window {
     ends: Nanos,
     spent: u64,
+}
+
+impl Kept for Spending {
+    fn is_at_rest(&self, now: Nanos) -> bool {
+        let window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        window.is_none_or(|window| window.ends <= now)
+    }
 }
 
 impl Spending {

@@ -18,7 +18,15 @@ fn globs(patterns: &[&str]) -> Box<[Glob]> {
 fn rule(name: &str, services: &[&str], capabilities: &[&str], requires: Vec<Requirement>) -> Rule {
     let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds: Kinds::ALL };
     let admits = Admits::Authenticated(requires.into());
-    Rule { id: RuleId::new("p", name), effect: Effect::Allow, mode: Mode::Enforce, coverage, admits, when: None }
+    Rule {
+        id: RuleId::new("p", name),
+        effect: Effect::Allow,
+        mode: Mode::Enforce,
+        coverage,
+        admits,
+        when: None,
+        limit: None,
+    }
 }
 
 fn tool<'a>(service: &'a str, name: &'a str) -> Capability<'a> {
@@ -219,7 +227,7 @@ fn some_rule() -> impl Strategy<Value = Rule> {
     rule.prop_map(|(name, services, capabilities, kinds, admits, (effect, mode))| {
         let globs = |patterns: Vec<String>| patterns.iter().map(|pattern| Glob::new(pattern).unwrap()).collect();
         let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds };
-        Rule { id: RuleId::new("p", &name), effect, mode, coverage, admits, when: None }
+        Rule { id: RuleId::new("p", &name), effect, mode, coverage, admits, when: None, limit: None }
     })
 }
 

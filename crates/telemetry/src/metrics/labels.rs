@@ -185,6 +185,8 @@ closed_label! {
         ServiceRate = "service_rate",
         /// Calls per tool.
         ToolRate = "tool_rate",
+        /// Calls of a client that one rule of policy allows.
+        RuleRate = "rule_rate",
         /// Requests at once per service.
         Concurrency = "concurrency",
         /// Calls or cost in a period.
