@@ -14,7 +14,7 @@ use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use outrigger_mcp::{
     bridge::{
         handshake::{Era, Greeted, Handshake, Step, initialized},
-        to_server::{Ask, Call},
+        to_server::{Ask, Call, cancelled},
     },
     envelope::{Message, Meta, Shape},
     error::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, notification},
@@ -194,24 +194,23 @@ impl HttpSession {
         let mut fields = legacy_fields(self.id.as_ref(), Some(self.greeted.revision));
         copy_trace(trace, &mut fields);
         // Until the answer begins there is no exchange yet that would cancel the call when the caller goes away.
-        let mut unanswered =
-            Unanswered { session: self.clone(), cancellation: Some(call.cancelled("the caller went away")) };
+        let mut unanswered = Unanswered { session: self.clone(), call: Some(call.upstream_id) };
         let response = match self.server.send(HttpMethod::POST, fields, pieces).await {
             Ok(response) => response,
             Err(timeout @ Failure::Timeout { .. }) => return Err(timeout),
             Err(failure) => {
-                unanswered.cancellation = None;
+                unanswered.call = None;
                 return Err(failure);
             }
         };
         if response.status() == StatusCode::NOT_FOUND && self.id.is_some() {
-            unanswered.cancellation = None;
+            unanswered.call = None;
             self.expire();
             return Err(Failure::UnknownSession);
         }
         let status = response.status();
         let answer = self.server.answer(response).await;
-        unanswered.cancellation = None;
+        unanswered.call = None;
         let answer = answer?;
         if matches!(&answer, Answer::Json(reply) if status.is_client_error() && refused_as_modern(reply)) {
             self.expire();
@@ -341,13 +340,14 @@ fn refused_as_modern(reply: &Bytes) -> bool {
 /// Cancels a call whose answer never began, when it is dropped.
 struct Unanswered {
     session: Arc<HttpSession>,
-    cancellation: Option<Bytes>,
+    /// Its id at the server.
+    call: Option<u64>,
 }
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        if let Some(message) = self.cancellation.take() {
-            self.session.send_detached(message);
+        if let Some(id) = self.call.take() {
+            self.session.send_detached(cancelled(id, "the caller went away"));
         }
     }
 }

@@ -140,8 +140,7 @@ impl Call {
 
     /// The cancellation to send when the caller went away.
     pub fn cancelled(&self, reason: &str) -> Bytes {
-        let params = format!("{{\"requestId\":{},\"reason\":{}}}", self.upstream_id, quote(reason));
-        crate::error::notification("notifications/cancelled", Some(params.as_bytes()))
+        cancelled(self.upstream_id, reason)
     }
 
     /// A notification of the server as the caller should see it on this call's stream; `None` when it should not.
@@ -392,6 +391,12 @@ pub fn repeated_answer(retry: &Message) -> Option<Vec<u8>> {
 /// Splits the answers of a retry: what was answered, by index, and whether all were.
 pub fn answers(retry: &Message, asks: &[Ask]) -> Vec<Option<Answer>> {
     asks.iter().enumerate().map(|(i, _)| Answer::given(retry, &ask_key(i))).collect()
+}
+
+/// The cancellation of a call, by its id at the server.
+pub fn cancelled(upstream_id: u64, reason: &str) -> Bytes {
+    let params = format!("{{\"requestId\":{upstream_id},\"reason\":{}}}", quote(reason));
+    crate::error::notification("notifications/cancelled", Some(params.as_bytes()))
 }
 
 #[cfg(test)]
