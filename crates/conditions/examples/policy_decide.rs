@@ -18,6 +18,8 @@ use outrigger_policy::{
 /// Rules: ten for each principal, over a hundred services, and some that are about everybody.
 const RULES: usize = 10_000;
 const PRINCIPALS: usize = 1_000;
+/// Files that they stand in; one holds at most a megabyte.
+const FILES: usize = 4;
 /// Decisions that one figure is the mean of.
 const ROUNDS: u32 = 50_000;
 /// Tools of the list that is filtered.
@@ -41,8 +43,9 @@ impl Circumstances for Call {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let text = policy(RULES)?;
-    let (compiled, set) = timed(1, || Reader { engine: Some(&Cel), service: None }.compile(&[("policy", &text)]));
+    let files = (0..FILES).map(policy).collect::<Result<Vec<_>, _>>()?;
+    let named: Vec<(&str, &str)> = files.iter().map(|text| ("policy", text.as_str())).collect();
+    let (compiled, set) = timed(1, || Reader { engine: Some(&Cel), service: None }.compile(&named));
     let set = set?;
     println!("{RULES} rules compiled in {} ms", compiled.as_millis());
     let ada = Principal::user("user77")?.with_grants(["role7"], ["read", "write"])?;
@@ -88,10 +91,9 @@ fn timed<T>(rounds: u32, mut run: impl FnMut() -> T) -> (Duration, T) {
     (begun.elapsed() / rounds, last)
 }
 
-fn policy(rules: usize) -> Result<String, std::fmt::Error> {
-    let mut text = String::from(
-        "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: big }\nspec:\n  authorization:\n    rules:\n",
-    );
+fn policy(file: usize) -> Result<String, std::fmt::Error> {
+    let head = "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: { name: big";
+    let mut text = format!("{head}{file} }}\nspec:\n  authorization:\n    rules:\n");
     let mut rule = |name: &str, service: &str, tools: &str, rest: &str| {
         writeln!(text, "      - {{ name: {name}, services: [\"{service}\"], capabilities: [{tools}]{rest} }}")
     };
@@ -99,7 +101,7 @@ fn policy(rules: usize) -> Result<String, std::fmt::Error> {
     rule("no-drops", "*", "\"drop*\"", ", effect: deny")?;
     rule("who", "cond", "principal", ", when: \"principal.subject == 'user77' && 'read' in principal.scopes\"")?;
     rule("what", "cond", "arguments", ", when: \"arguments.path.startsWith('/data/') && arguments.size < 10\"")?;
-    for n in 4..rules {
+    for n in (4 * FILES..RULES).filter(|n| n % FILES == file) {
         let (user, service) = (n % PRINCIPALS, n % 100);
         let tools = if n % 3 == 0 { "\"write*\"".to_owned() } else { format!("tool{}", n % 40) };
         let rest = format!(", requires: [ {{ subject: user{user} }} ]");

@@ -25,7 +25,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A denial looks at no more rules than this for the one that came nearest to allowing the call.
-const MAX_NEAR: usize = 256;
+const MAX_NEAR: usize = 32;
 
 /// Whether sidecars insist on client certificates (`spec.authentication.mtls.mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]

@@ -341,7 +341,7 @@ proptest! {
     /// The same where there are enough rules to be found by whom they name.
     #[test]
     fn decisions_follow_the_definition_among_many_rules(
-        rules in proptest::collection::vec(some_rule(), 60..90), who in some_principal(), kind in some_kind(),
+        rules in proptest::collection::vec(some_rule(), 18..32), who in some_principal(), kind in some_kind(),
         service in "[fg]{1,2}", name in "[rw./]{1,4}",
     ) {
         let what = Capability { kind, service: &service, name: &name };
