@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_proxy::failure::Failure;
@@ -62,6 +62,8 @@ pub struct Changes {
     quiet: Option<Instant>,
     /// Pieces wait to be merged until the lists of this caller are there; `true`: all of them.
     merging: Option<bool>,
+    /// When the caller's token ends.
+    ends: Option<Instant>,
     updates: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
 }
 
@@ -94,6 +96,7 @@ impl Changes {
             pieces: Vec::new(),
             quiet: None,
             merging: None,
+            ends: caller.until.map(instant),
             updates: mpsc::channel(QUEUE),
         };
         let known = gateway.known_to(caller);
@@ -223,10 +226,11 @@ impl Changes {
             if let Some(change) = self.ready.pop_front() {
                 return Some(change);
             }
-            let (due, quiet) = (self.due, self.quiet);
+            let (due, quiet, ends) = (self.due, self.quiet, self.ends);
             tokio::select! {
                 biased;
                 () = self.gateway.draining.signaled() => return None,
+                () = at(ends), if ends.is_some() => return None,
                 Some(Ok(snapshot)) = self.looking.join_next() => {
                     self.tell(&snapshot);
                     let merging = self.merging.take();
@@ -237,7 +241,7 @@ impl Changes {
                 }
                 () = at(due), if due.is_some() && self.looking.is_empty() => {
                     self.due = None;
-                    if !self.gateway.clients.still(&self.caller.principal) {
+                    if !self.gateway.clients.still(&self.caller.principal, self.caller.until) {
                         return None;
                     }
                     self.compare();
@@ -376,4 +380,9 @@ fn tells(catalog: &outrigger_mcp::catalog::Catalog) -> bool {
     let capabilities = catalog.about().capabilities.as_ref();
     let value = capabilities.and_then(|raw| serde_json::from_slice::<serde_json::Value>(raw).ok());
     value.is_some_and(|value| value["resources"]["subscribe"] == true)
+}
+
+/// A time of the day on the clock that timers have.
+fn instant(time: SystemTime) -> Instant {
+    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 
 mod clients;
 mod limits;
+mod oauth;
 mod services;
 mod sessions;
 
@@ -17,6 +18,7 @@ use outrigger_proxy::peek::HeaderChecks;
 
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
 pub use limits::{Limits, Timeouts};
+pub use oauth::{Issuer, OAuth, Signature};
 pub use services::{Service, naming};
 pub use sessions::Sessions;
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Who clients may be.
     pub clients: Clients,
+    /// Identity providers whose tokens clients may present.
+    pub oauth: Option<OAuth>,
     /// Who we are in the mesh, and whom we believe.
     pub identity: Identity,
     /// The services, in file order.
@@ -109,6 +113,12 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let admin = f.section("admin", "Health, metrics, the catalog and pages, in plain text.", read_admin);
     let tls =
         f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", clients::client_tls);
+    let text = "Tokens of identity providers (OAuth 2.1); without this section only static tokens are known.";
+    let oauth = f.optional_section("oauth", text, oauth::read);
+    if oauth.is_some() && public_url.is_none() {
+        let hint = "give the URL that clients know: `public_url: https://mcp.example.com`";
+        f.mistake("oauth", "tokens are for an endpoint with a name, and this ingress has none", hint);
+    }
     let clients = clients::read(f, listen, tls.as_ref());
     let identity = f.section("identity", "Who this ingress is in the mesh, and whom it believes.", sections::identity);
     let trust_domain = identity.as_ref().map(|identity| identity.trust_domain.as_str());
@@ -138,6 +148,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         admin: admin?,
         tls,
         clients: clients?,
+        oauth,
         identity: identity?,
         services,
         header_checks,

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -24,6 +25,8 @@ use crate::relay::MessageStream;
 pub struct Caller {
     /// The proven identity.
     pub principal: Principal,
+    /// When the proof of it ends, if it ends by itself.
+    pub until: Option<SystemTime>,
     /// The other end of the socket.
     pub address: SocketAddr,
     /// The policy in force when the request came: one request, one snapshot.

@@ -63,12 +63,8 @@ impl Entrance {
     /// # Errors
     /// [`Failure::HostNotAllowed`] or [`Failure::OriginNotAllowed`].
     pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> Result<(), Failure> {
-        // h2 has the authority in the target, HTTP/1.1 in the header; a request with both must pass with both.
-        let mut named = uri.authority().map(|authority| authority.as_str()).into_iter().map(Some).collect::<Vec<_>>();
-        named.extend(headers.get_all(header::HOST).iter().map(|host| host.to_str().ok()));
-        if named.is_empty() || !named.iter().all(|host| host.is_some_and(|host| self.host(host, local.ip()))) {
-            return Err(Failure::HostNotAllowed);
-        }
+        self.host_is_ours(uri, headers, local)?;
+        let named = named(uri, headers);
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let asked = |port| port == local.port() || named.iter().flatten().any(|host| split_port(host).1 == Some(port));
         if origins.all(|origin| origin.to_str().is_ok_and(|origin| self.origin(origin, local.ip(), asked))) {
@@ -76,6 +72,18 @@ impl Entrance {
         } else {
             Err(Failure::OriginNotAllowed)
         }
+    }
+
+    /// Checks `Host` alone, for what any page may read.
+    ///
+    /// # Errors
+    /// [`Failure::HostNotAllowed`].
+    pub(crate) fn host_is_ours(&self, uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> Result<(), Failure> {
+        let named = named(uri, headers);
+        if named.is_empty() || !named.iter().all(|host| host.is_some_and(|host| self.host(host, local.ip()))) {
+            return Err(Failure::HostNotAllowed);
+        }
+        Ok(())
     }
 
     fn host(&self, authority: &str, local: IpAddr) -> bool {
@@ -107,6 +115,14 @@ impl Entrance {
         let in_front = port == usual && !is_loopback(host);
         in_front || asked(port)
     }
+}
+
+/// The names by which a request names us; none for one that is no text.
+fn named<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Vec<Option<&'r str>> {
+    // h2 has the authority in the target, HTTP/1.1 in the header; a request with both must pass with both.
+    let mut named: Vec<_> = uri.authority().map(|authority| Some(authority.as_str())).into_iter().collect();
+    named.extend(headers.get_all(header::HOST).iter().map(|host| host.to_str().ok()));
+    named
 }
 
 fn is_loopback(host: &str) -> bool {

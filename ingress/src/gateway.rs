@@ -46,6 +46,7 @@ use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
 use crate::forward::{AnswerKind, Outgoing, Sent, Upstream, forward};
 use crate::identify::{Clients, session_tag};
 use crate::lists::{self, CursorKey};
+use crate::oauth::Proven;
 use crate::policy::PolicyState;
 use crate::record::{CallRecord, HttpRecord, Recorder, reply_outcome};
 use crate::relay::{MessageStream, Relay, Rewriter};
@@ -99,6 +100,10 @@ impl Gateway {
     /// Serves one HTTP request.
     pub(crate) async fn serve(self: Arc<Self>, conn: Arc<ConnInfo>, request: Request<Incoming>) -> Response<OutBody> {
         let mut record = HttpRecord::begin(&self.recorder, &conn, &request);
+        let path = request.uri().path().to_owned();
+        if let Some(metadata) = self.metadata(&request, &conn) {
+            return record.finish(metadata, None);
+        }
         let last = conn.requests() >= self.limits.entrance.requests_per_connection
             && request.version() < http::Version::HTTP_2;
         let door = At::of(request.uri().path()).map(|(_, door)| (door, request.uri().clone()));
@@ -118,6 +123,9 @@ impl Gateway {
             },
             Err(refused) => (refuse(&refused, &mut record), None),
         };
+        if let Some(challenge) = self.challenge(&response, &path) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if last {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
@@ -137,7 +145,7 @@ impl Gateway {
             return Err(Failure::UnknownPath(PATHS).into());
         }
         self.entrance.check(&parts.uri, &parts.headers, conn.local_addr)?;
-        let mut caller = self.caller(&parts.headers, conn)?;
+        let mut caller = self.caller(&parts.headers, parts.uri.path(), conn).await?;
         record.identified(caller.principal.id());
         let route = self.existing(&endpoint, &caller)?;
         let mut headers = parts.headers;
@@ -164,9 +172,24 @@ impl Gateway {
         Ok((caller, route, inbound))
     }
 
+    /// What clients may know who have no token: who would give them one.
+    fn metadata(&self, request: &Request<Incoming>, conn: &ConnInfo) -> Option<Response<OutBody>> {
+        let answer = self.clients.oauth.as_ref()?.resource().answer(request.method(), request.uri().path())?;
+        let checked = self.entrance.host_is_ours(request.uri(), request.headers(), conn.local_addr);
+        Some(checked.map_or_else(|failure| reply::failure(&failure, None, Dialect::Modern), |()| answer))
+    }
+
+    /// Where somebody without a good token finds out how to get one.
+    fn challenge(&self, response: &Response<OutBody>, path: &str) -> Option<header::HeaderValue> {
+        let oauth = self.clients.oauth.as_ref().filter(|_| response.status() == http::StatusCode::UNAUTHORIZED)?;
+        let plain = response.headers().get(header::WWW_AUTHENTICATE)?;
+        let invalid = plain.as_bytes().ends_with(b"\"invalid_token\"");
+        oauth.resource().challenge(path, invalid.then_some("invalid_token"))
+    }
+
     /// identify: who calls, and everything that is fixed for this request.
-    fn caller(&self, headers: &HeaderMap, conn: &ConnInfo) -> Result<Caller, Failure> {
-        let principal = self.clients.identify(headers, conn)?;
+    async fn caller(&self, headers: &HeaderMap, path: &str, conn: &ConnInfo) -> Result<Caller, Failure> {
+        let Proven { principal, until } = self.clients.identify(headers, path, conn).await?;
         let policy = self.policy.load_full();
         Ok(Caller {
             address: conn.peer_addr,
@@ -178,6 +201,7 @@ impl Gateway {
             era: Era::Modern,
             policy,
             principal,
+            until,
         })
     }
 

@@ -1,6 +1,7 @@
 //! identify: makes a principal from a bearer token or a client certificate; nothing else can.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -10,6 +11,8 @@ use outrigger_policy::{Principal, PrincipalKind, TokenTable};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 
+use crate::oauth::{OAuth, Proven};
+
 /// How clients prove who they are.
 #[derive(Debug)]
 pub(crate) struct Clients {
@@ -17,6 +20,8 @@ pub(crate) struct Clients {
     pub(crate) tokens: ArcSwap<TokenTable>,
     /// A caller that proves nothing is let in; only on loopback.
     pub(crate) anonymous: bool,
+    /// Identity providers.
+    pub(crate) oauth: Option<OAuth>,
     /// Present when the listener asks for client certificates.
     pub(crate) members: Option<Arc<Credentials>>,
     /// Our own certificate is from an authority that also says what is revoked.
@@ -24,15 +29,16 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Who calls. A credential that is shown must be good, also where none is needed.
+    /// Who calls the endpoint of this path, and until when that holds where it ends by itself. A credential that is shown
+    /// must be good, also where none is needed.
     ///
     /// # Errors
-    /// [`Failure::Unauthenticated`].
-    pub(crate) fn identify(&self, headers: &HeaderMap, conn: &ConnInfo) -> Result<Principal, Failure> {
+    /// [`Failure::Unauthenticated`], [`Failure::InvalidToken`]; [`Failure::NoTokenKeys`] when nobody can say.
+    pub(crate) async fn identify(&self, headers: &HeaderMap, path: &str, conn: &ConnInfo) -> Result<Proven, Failure> {
         let mut shown = headers.get_all(header::AUTHORIZATION).iter();
         match (shown.next(), shown.next()) {
             (Some(_), Some(_)) => return Err(Failure::Unauthenticated("several Authorization headers")),
-            (Some(value), None) => return self.by_token(value.as_bytes()),
+            (Some(value), None) => return self.by_token(value.as_bytes(), path).await,
             (None, _) => {}
         }
         if let (Some(members), Some(certificates)) = (&self.members, conn.peer_certs()) {
@@ -48,28 +54,38 @@ impl Clients {
             let principal = Principal::workload(id.as_str()).map_err(|_| refused)?;
             // Two requests at once may both have looked; they found the same.
             let _ = conn.principal.set(principal.clone());
-            return Ok(principal);
+            return Ok(Proven::lasting(principal));
         }
         if self.anonymous && conn.local_addr.ip().is_loopback() {
-            return Ok(Principal::anonymous());
+            return Ok(Proven::lasting(Principal::anonymous()));
         }
         Err(Failure::Unauthenticated("send a token: `Authorization: Bearer <token>`"))
     }
 
-    /// Whether somebody who proved this earlier could still do so: a token that was taken away ends what was begun with it.
-    pub(crate) fn still(&self, principal: &Principal) -> bool {
-        !matches!(principal.kind(), PrincipalKind::User { .. }) || self.tokens.load().names(principal)
+    /// Whether somebody who proved this earlier could still do so: a token that was taken away, or has ended, ends what was
+    /// begun with it.
+    pub(crate) fn still(&self, principal: &Principal, until: Option<SystemTime>) -> bool {
+        match until {
+            Some(until) => SystemTime::now() < until,
+            None => !matches!(principal.kind(), PrincipalKind::User { .. }) || self.tokens.load().names(principal),
+        }
     }
 
-    fn by_token(&self, value: &[u8]) -> Result<Principal, Failure> {
+    async fn by_token(&self, value: &[u8], path: &str) -> Result<Proven, Failure> {
         let token = match value.split_at_checked(7) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii(),
             _ => return Err(Failure::Unauthenticated("only `Authorization: Bearer <token>` is accepted")),
         };
+        if let Some(oauth) = self.oauth.as_ref().filter(|_| OAuth::is_jwt(token)) {
+            return oauth.verify(token, path).await.map_err(|refused| {
+                tracing::debug!(%refused, "a token was refused");
+                refused.into()
+            });
+        }
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, token).as_ref());
         let tokens = self.tokens.load();
-        tokens.lookup(&hash).cloned().ok_or(Failure::InvalidToken)
+        tokens.lookup(&hash).cloned().map(Proven::lasting).ok_or(Failure::InvalidToken)
     }
 }
 
@@ -91,39 +107,40 @@ mod tests {
         let token =
             outrigger_policy::StaticToken { subject: "ada".into(), sha256: hash, roles: vec![], scopes: vec![] };
         tokens.insert(&token).unwrap();
-        Clients { tokens: ArcSwap::from_pointee(tokens), anonymous, members: None, enrolled: false }
+        let tokens = ArcSwap::from_pointee(tokens);
+        Clients { tokens, anonymous, oauth: None, members: None, enrolled: false }
     }
 
-    fn identify(clients: &Clients, values: &[&str], local: &str) -> Option<String> {
+    async fn identify(clients: &Clients, values: &[&str], local: &str) -> Option<String> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append("authorization", value.parse().unwrap());
         }
         let conn = ConnInfo::new("192.0.2.1:1".parse().unwrap(), local.parse().unwrap(), None);
-        clients.identify(&headers, &conn).ok().map(|principal| principal.id().to_owned())
+        clients.identify(&headers, "/mcp", &conn).await.ok().map(|proven| proven.principal.id().to_owned())
     }
 
-    #[test]
-    fn a_token_names_its_subject() {
+    #[tokio::test]
+    async fn a_token_names_its_subject() {
         for good in ["Bearer secret", "bearer secret", "Bearer   secret "] {
-            assert_eq!(identify(&clients(false), &[good], "127.0.0.1:1").as_deref(), Some("user:ada"), "{good}");
+            assert_eq!(identify(&clients(false), &[good], "127.0.0.1:1").await.as_deref(), Some("user:ada"), "{good}");
         }
     }
 
-    #[test]
-    fn bad_credentials_are_refused_even_where_none_is_needed() {
+    #[tokio::test]
+    async fn bad_credentials_are_refused_even_where_none_is_needed() {
         for bad in
             [&["Bearer other"][..], &["Bearer "], &["Basic secret"], &["secret"], &["Bearer secret", "Bearer secret"]]
         {
-            assert_eq!(identify(&clients(true), bad, "127.0.0.1:1"), None, "{bad:?}");
+            assert_eq!(identify(&clients(true), bad, "127.0.0.1:1").await, None, "{bad:?}");
         }
     }
 
-    #[test]
-    fn anonymous_callers_come_from_this_machine_only() {
-        assert_eq!(identify(&clients(true), &[], "127.0.0.1:1").as_deref(), Some("anonymous"));
-        assert_eq!(identify(&clients(true), &[], "192.0.2.7:1"), None);
-        assert_eq!(identify(&clients(false), &[], "127.0.0.1:1"), None);
+    #[tokio::test]
+    async fn anonymous_callers_come_from_this_machine_only() {
+        assert_eq!(identify(&clients(true), &[], "127.0.0.1:1").await.as_deref(), Some("anonymous"));
+        assert_eq!(identify(&clients(true), &[], "192.0.2.7:1").await, None);
+        assert_eq!(identify(&clients(false), &[], "127.0.0.1:1").await, None);
     }
 
     #[test]

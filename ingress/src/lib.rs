@@ -36,6 +36,7 @@ mod identify;
 mod legacy;
 mod listen;
 mod lists;
+mod oauth;
 mod owner;
 pub mod policy;
 mod record;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use outrigger_config::kinds::{Scheme, Url};
 use outrigger_config::sections::IdentitySource;
 use outrigger_enrol::{Keeper, ObtainError, Obtained, Waiting, obtain};
 use outrigger_identity::{
@@ -37,6 +38,7 @@ use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
 use crate::lists::CursorKey;
+use crate::oauth::OAuth;
 use crate::policy::{self, PolicyError, PolicyState};
 use crate::record::Recorder;
 use crate::reload::{Sources, read_tokens};
@@ -75,6 +77,9 @@ pub enum Error {
     /// The tokens file.
     #[error("{0}")]
     Tokens(String),
+    /// What the identity providers need.
+    #[error("{0}")]
+    OAuth(String),
     /// The keys of session ids.
     #[error(transparent)]
     SessionKeys(#[from] KeysError),
@@ -228,6 +233,10 @@ impl Running {
             }
         });
         let gateway = Arc::clone(&self.gateway);
+        for provider in gateway.clients.oauth.iter().flat_map(OAuth::providers) {
+            let provider = Arc::clone(provider);
+            self.spawn("identity provider", async move { provider.keep_fresh().await });
+        }
         self.spawn("sessions", async move { gateway.sessions().sweep().await });
     }
 
@@ -400,6 +409,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         clients: Clients {
             tokens: ArcSwap::from_pointee(tokens),
             anonymous: config.clients.anonymous,
+            oauth: oauth(config, metrics)?,
             members: with_certificates.then(|| Arc::clone(&parts.credentials)),
             enrolled: matches!(config.identity.source, IdentitySource::Enroll(_)),
         },
@@ -418,6 +428,20 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         draining,
         tasks: TaskTracker::new(),
     })
+}
+
+fn oauth(config: &Config, metrics: &Metrics) -> Result<Option<OAuth>, Error> {
+    let (Some(settings), Some(url)) = (&config.oauth, &config.public_url) else { return Ok(None) };
+    OAuth::new(settings, &canonical(url), metrics).map(Some).map_err(Error::OAuth)
+}
+
+/// As clients spell it: without the port that its scheme has anyway (RFC 9728 section 3.3 compares texts).
+fn canonical(url: &Url) -> String {
+    let (scheme, usual) = if url.scheme == Scheme::Https { ("https", 443) } else { ("http", 80) };
+    let host = url.authority.to_string();
+    let host =
+        if url.authority.port == usual { host.strip_suffix(&format!(":{usual}")).unwrap_or(&host) } else { &host };
+    format!("{scheme}://{host}{}", url.path)
 }
 
 fn session_settings(config: &Config, listens: &Arc<Listens>) -> legacy::Settings {

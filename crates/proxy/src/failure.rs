@@ -94,6 +94,9 @@ pub enum Failure {
     /// The client's bearer token is unknown, over, or for somebody else (RFC 6750 section 3.1).
     #[error("the bearer token is not valid")]
     InvalidToken,
+    /// The keys that would tell whether a token is good cannot be had.
+    #[error("the token cannot be checked: its identity provider cannot be reached")]
+    NoTokenKeys,
     /// The caller's workload may not use this proxy at all.
     #[error("this workload may not call this service")]
     CallerRefused,
@@ -182,7 +185,7 @@ impl Failure {
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
             | Failure::Interaction(_) => Side::Upstream,
-            Failure::Unaudited | Failure::Draining | Failure::Internal(_) => Side::Us,
+            Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining | Failure::Internal(_) => Side::Us,
             _ => Side::Downstream,
         }
     }
@@ -209,6 +212,7 @@ impl Failure {
             Failure::UnknownSession | Failure::ForeignSession => "unknown_session",
             Failure::AnswerElsewhere => "answer_elsewhere",
             Failure::Unauthenticated(_) | Failure::InvalidToken => "unauthenticated",
+            Failure::NoTokenKeys => "identity_provider",
             Failure::CallerRefused => "caller_refused",
             Failure::UnknownMethod(_) => "unknown_method",
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => "missing_capability",
@@ -232,7 +236,9 @@ impl Failure {
             Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
             Failure::CallerRefused | Failure::UnknownCapability { .. } => Outcome::Denied,
             Failure::Limited { .. } => Outcome::Limited,
-            Failure::Unavailable { .. } | Failure::Unaudited | Failure::Draining => Outcome::Unavailable,
+            Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
+                Outcome::Unavailable
+            }
             Failure::Timeout { .. } => Outcome::Timeout,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) => Outcome::RpcError,
             Failure::Internal(_) => Outcome::Internal,
@@ -295,7 +301,9 @@ impl Failure {
             Failure::Unauthenticated(_) | Failure::InvalidToken => StatusCode::UNAUTHORIZED,
             Failure::InvalidParams(_) | Failure::UnknownCapability { .. } | Failure::Interaction(_) => StatusCode::OK,
             Failure::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Failure::Unavailable { .. } | Failure::Unaudited | Failure::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } => StatusCode::BAD_GATEWAY,
             Failure::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -330,7 +338,9 @@ impl Failure {
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => error::MISSING_CAPABILITY,
             Failure::CallerRefused | Failure::Unauthenticated(_) | Failure::InvalidToken => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,
-            Failure::Unavailable { .. } | Failure::Unaudited | Failure::Draining => error::UNAVAILABLE,
+            Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
+                error::UNAVAILABLE
+            }
             Failure::Timeout { .. } => error::TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) | Failure::Internal(_) => {
                 error::INTERNAL
@@ -415,7 +425,7 @@ impl Failure {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Failure::Limited { retry_after, .. } => Some(retry_after.as_millis().div_ceil(1000).max(1) as u64),
-            Failure::Unaudited | Failure::Draining => Some(1),
+            Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => Some(1),
             _ => None,
         }
     }

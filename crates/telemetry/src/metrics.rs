@@ -20,8 +20,8 @@ use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict,
-    HandshakeOutcome, IssueOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, ReloadKind,
-    ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
+    HandshakeOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome,
+    ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -53,6 +53,10 @@ pub struct Metrics {
 /// Something that is open and counted; dropping it counts it out.
 #[derive(Debug)]
 pub struct OpenGuard(IntGauge);
+
+/// Counts fetches of the keys of one identity provider.
+#[derive(Debug, Clone)]
+pub struct KeyFetches(Vec<IntCounter>);
 
 /// Counts records that a log lost.
 #[derive(Debug, Clone)]
@@ -173,6 +177,13 @@ impl Metrics {
         DropCounter(self.audit_dropped.clone())
     }
 
+    /// Counts fetches of the keys of an identity provider.
+    pub fn key_fetches(&self, issuer: &str) -> KeyFetches {
+        let counter =
+            |outcome: &KeyFetchOutcome| self.families.key_fetches.with_label_values(&[issuer, outcome.as_str()]);
+        KeyFetches(KeyFetchOutcome::ALL.iter().map(counter).collect())
+    }
+
     /// For the trail of [`crate::AuditLog`].
     pub fn audit_sequence(&self) -> SequenceGauge {
         SequenceGauge(self.families.audit_sequence.with_label_values::<&str>(&[]))
@@ -214,6 +225,13 @@ impl OpenGuard {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+impl KeyFetches {
+    /// Counts one.
+    pub fn record(&self, outcome: KeyFetchOutcome) {
+        self.0[outcome as usize].inc();
     }
 }
 

@@ -87,8 +87,9 @@ fn check(f: &mut Fields<'_>, clients: &Clients, listen: SocketAddr, tls: Option<
     }
     let certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
     let tokens = !clients.tokens.is_empty() || clients.tokens_file.is_some();
-    if !clients.anonymous && !certificates && !tokens {
-        let hint = "add `tokens` or `tokens_file`, `tls.client_ca`, or on a loopback address `anonymous: true`";
+    if !clients.anonymous && !certificates && !tokens && !f.has("oauth") {
+        let hint =
+            "add `tokens` or `tokens_file`, `oauth`, `tls.client_ca`, or on a loopback address `anonymous: true`";
         f.mistake("", "no client could authenticate", hint);
     }
     if tls.is_none() && !f.has("tls") && !listen.ip().is_loopback() {

@@ -11,6 +11,7 @@ mod fake;
 mod life;
 mod listens;
 mod mesh;
+mod oauth;
 mod replicas;
 mod streams;
 mod tasks;

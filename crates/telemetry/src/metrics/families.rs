@@ -185,6 +185,12 @@ const EGRESS_DROPPED: MetricDoc = doc(
 );
 const AUDIT_DROPPED: MetricDoc =
     doc("outrigger_audit_dropped_total", Counter, &[], "Audit records lost because the writer could not keep up.");
+const KEY_FETCHES: MetricDoc = doc(
+    "outrigger_identity_provider_fetches_total",
+    Counter,
+    &["issuer", "outcome"],
+    "Attempts to fetch the keys of an identity provider of the configuration.",
+);
 const AUDIT_SEQUENCE: MetricDoc = doc(
     "outrigger_audit_sequence",
     Gauge,
@@ -237,6 +243,7 @@ pub fn describe() -> Vec<MetricDoc> {
         RELOADS,
         AUDIT_DROPPED,
         AUDIT_SEQUENCE,
+        KEY_FETCHES,
         ACCESS_DROPPED,
         BUILD_INFO,
     ]
@@ -278,6 +285,7 @@ pub(super) struct Families {
     pub(super) egress_dropped: IntCounterVec,
     pub(super) audit_dropped: IntCounterVec,
     pub(super) audit_sequence: IntGaugeVec,
+    pub(super) key_fetches: IntCounterVec,
     pub(super) access_dropped: IntCounterVec,
     pub(super) build_info: IntGaugeVec,
 }
@@ -323,6 +331,7 @@ impl Families {
             egress_dropped: counter(registry, &EGRESS_DROPPED)?,
             audit_dropped: counter(registry, &AUDIT_DROPPED)?,
             audit_sequence: gauge(registry, &AUDIT_SEQUENCE)?,
+            key_fetches: counter(registry, &KEY_FETCHES)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,
             build_info: gauge(registry, &BUILD_INFO)?,
         })

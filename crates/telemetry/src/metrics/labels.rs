@@ -163,6 +163,16 @@ closed_label! {
 }
 
 closed_label! {
+    /// What became of asking an identity provider for its keys.
+    KeyFetchOutcome {
+        /// They came.
+        Ok = "ok",
+        /// They did not, or were none.
+        Failed = "failed",
+    }
+}
+
+closed_label! {
     /// What is known of a service's catalog. One of these is 1 per service, the others 0.
     CatalogState {
         /// Never fetched.
