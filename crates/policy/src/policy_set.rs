@@ -1,11 +1,11 @@
 //! All rules in force, compiled and indexed, and the one question they answer: may this caller do that?
 //!
 //! A `PolicySet` is an immutable snapshot: it is built once per reload and shared behind a pointer. Deciding takes no
-//! lock and allocates nothing; it costs a few hash lookups plus a walk over the rules that are left ([`index`]).
+//! lock and allocates nothing; it costs a few hash lookups plus a walk over the rules that are left (`index.rs`).
 //!
 //! A call is denied if a rule denies it, else allowed if a rule allows it, else denied. Rules of documents in audit mode
 //! deny nothing: what they would deny is told instead. Their allowing rules count only for services about which no other
-//! document has any ([`modes`]); such a service is open to every authenticated caller.
+//! document has any (`modes.rs`); such a service is open to every authenticated caller.
 
 mod index;
 mod modes;

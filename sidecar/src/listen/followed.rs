@@ -49,7 +49,7 @@ impl Followed {
         self.wanted = std::array::from_fn(|at| self.wanted[at] && honoured.kinds[at]);
     }
 
-    /// The next changes, at most once in [`PACE`]. Cancelling the future loses nothing.
+    /// The next changes, at most once in `PACE`. Cancelling the future loses nothing.
     ///
     /// # Errors
     /// Nothing will change any more.
