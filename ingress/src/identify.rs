@@ -76,16 +76,16 @@ impl Clients {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii(),
             _ => return Err(Failure::Unauthenticated("only `Authorization: Bearer <token>` is accepted")),
         };
-        if let Some(oauth) = self.oauth.as_ref().filter(|_| OAuth::is_jwt(token)) {
-            return oauth.verify(token, path).await.map_err(|refused| {
-                tracing::debug!(%refused, "a token was refused");
-                refused.into()
-            });
-        }
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, token).as_ref());
-        let tokens = self.tokens.load();
-        tokens.lookup(&hash).cloned().map(Proven::lasting).ok_or(Failure::InvalidToken)
+        if let Some(principal) = self.tokens.load().lookup(&hash) {
+            return Ok(Proven::lasting(principal.clone()));
+        }
+        let oauth = self.oauth.as_ref().filter(|_| OAuth::is_jwt(token)).ok_or(Failure::InvalidToken)?;
+        oauth.verify(token, path).await.map_err(|refused| {
+            tracing::debug!(%refused, "a token was refused");
+            refused.into()
+        })
     }
 }
 
