@@ -88,6 +88,27 @@ fn every_mistake_is_told_at_once_with_its_place() {
 }
 
 #[test]
+fn mistakes_about_identity_providers_are_told() {
+    let shown = mistakes(&format!(
+        "{IDENTITY}oauth:\n  issuers:\n    - {{ issuer: 'http://id.example.com' }}\n    - {{ issuer: 'https://a.test' }}\n    \
+         - {{ issuer: 'https://b.test', algorithms: [HS256] }}\n"
+    ));
+    for expected in [
+        "oauth: tokens are for an endpoint with a name",
+        "oauth.issuers[0].issuer: `http://id.example.com` is not a valid URL",
+        "oauth.issuers[2].algorithms: `HS256` is not known here",
+    ] {
+        assert!(shown.contains(expected), "missing: {expected}\nin:\n{shown}");
+    }
+    let twice = "oauth:\n  issuers:\n    - { issuer: 'https://a.test' }\n    - { issuer: 'https://b.test' }\n";
+    let shown = mistakes(&format!("{IDENTITY}public_url: https://mcp.test\n{twice}"));
+    assert!(shown.contains("https://b.test has the same subjects as https://a.test"), "{shown}");
+    assert!(
+        mistakes(&format!("{IDENTITY}public_url: https://mcp.test\noauth: {{}}\n")).contains("no identity provider")
+    );
+}
+
+#[test]
 fn a_token_in_place_of_its_hash_is_not_shown() {
     let wrong = mistakes(&format!("{IDENTITY}tokens: [{{ subject: a, sha256: my-real-token }}]\n"));
     assert!(!wrong.contains("my-real-token"), "{wrong}");
