@@ -100,7 +100,8 @@ impl Gateway {
     /// Serves one HTTP request.
     pub(crate) async fn serve(self: Arc<Self>, conn: Arc<ConnInfo>, request: Request<Incoming>) -> Response<OutBody> {
         let mut record = HttpRecord::begin(&self.recorder, &conn, &request);
-        let path = request.uri().path().to_owned();
+        // Cloning a URI counts a reference; only a challenge needs it.
+        let asked = self.clients.oauth.as_ref().map(|_| request.uri().clone());
         if let Some(metadata) = self.metadata(&request, &conn) {
             return record.finish(metadata, None);
         }
@@ -123,7 +124,7 @@ impl Gateway {
             },
             Err(refused) => (refuse(&refused, &mut record), None),
         };
-        if let Some(challenge) = self.challenge(&response, &path) {
+        if let Some(challenge) = asked.and_then(|uri| self.challenge(&response, uri.path())) {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         if last {

@@ -82,7 +82,7 @@ impl Clients {
             return Ok(Proven::lasting(principal.clone()));
         }
         let oauth = self.oauth.as_ref().filter(|_| OAuth::is_jwt(token)).ok_or(Failure::InvalidToken)?;
-        oauth.verify(token, path).await.map_err(|refused| {
+        oauth.verify(token, &hash, path).await.map_err(|refused| {
             tracing::debug!(%refused, "a token was refused");
             refused.into()
         })

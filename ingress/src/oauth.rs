@@ -112,13 +112,12 @@ impl OAuth {
         token.iter().filter(|byte| **byte == b'.').count() == 2
     }
 
-    /// Who presents this token at the endpoint of this path.
+    /// Who presents this token, of this SHA-256 digest, at the endpoint of this path.
     ///
     /// # Errors
     /// [`TokenRefused`].
-    pub(crate) async fn verify(&self, token: &[u8], path: &str) -> Result<Proven, TokenRefused> {
-        let resource = self.resource.url(path);
-        let mark = self.seen.mark(token, &resource);
+    pub(crate) async fn verify(&self, token: &[u8], digest: &[u8; 32], path: &str) -> Result<Proven, TokenRefused> {
+        let mark = self.seen.mark(digest, path);
         if let Some(proven) = self.seen.find(&mark) {
             return Ok(proven);
         }
@@ -128,7 +127,7 @@ impl OAuth {
         let provider =
             provider.ok_or_else(|| TokenRefused::Invalid(format!("the issuer {:?} is not ours", claimed.issuer)))?;
         let key = provider.key(claimed.kid.as_deref(), claimed.algorithm).await?;
-        let proven = token::verify(text, claimed.algorithm, &key, provider.config(), &resource)?;
+        let proven = token::verify(text, claimed.algorithm, &key, provider.config(), &self.resource.url(path))?;
         self.seen.keep(mark, &proven);
         Ok(proven)
     }

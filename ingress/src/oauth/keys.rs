@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use outrigger_telemetry::Metrics;
@@ -41,6 +42,8 @@ pub(crate) struct Provider {
 }
 
 struct Keys {
+    /// What they were read from.
+    document: Bytes,
     keys: Vec<Key>,
 }
 
@@ -127,9 +130,12 @@ impl Provider {
         let fetched = self.fetch().await;
         self.fetches.record(if fetched.is_ok() { KeyFetchOutcome::Ok } else { KeyFetchOutcome::Failed });
         let outcome = fetched.map(|keys| {
-            self.keys.store(Some(Arc::new(keys)));
-            // A token of a key that is gone is good no longer.
-            seen::forget();
+            let before = self.keys.swap(Some(Arc::new(keys)));
+            let same = |now: &Keys| before.as_ref().is_some_and(|before| before.document == now.document);
+            if !self.keys.load().as_deref().is_some_and(same) {
+                // A token of a key that is gone is good no longer.
+                seen::forget();
+            }
         });
         *last = Some((Instant::now(), outcome.clone()));
         outcome
@@ -142,7 +148,7 @@ impl Provider {
         };
         let body = self.fetcher.get(&uri).await?;
         let set: JwkSet = serde_json::from_slice(&body).map_err(|error| FetchError::Content(uri, error.to_string()))?;
-        Ok(Keys::of(&set))
+        Ok(Keys::of(&set, body))
     }
 
     /// Where the keys are, from the provider's metadata, which must be that of this very issuer (RFC 8414 section 3.3).
@@ -195,8 +201,8 @@ fn metadata_urls(issuer: &str) -> Vec<String> {
 
 impl Keys {
     /// Those that check signatures. Others are passed over: a set may hold keys of kinds that we do not know.
-    fn of(set: &JwkSet) -> Self {
-        Self { keys: set.keys.iter().filter_map(Key::of).take(MAX_KEYS).collect() }
+    fn of(set: &JwkSet, document: Bytes) -> Self {
+        Self { document, keys: set.keys.iter().filter_map(Key::of).take(MAX_KEYS).collect() }
     }
 
     /// The key of this id; without an id, the only one that fits.

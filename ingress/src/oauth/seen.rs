@@ -41,13 +41,12 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Names a token at an endpoint.
-    pub(super) fn mark(&self, token: &[u8], resource: &str) -> Mark {
+    /// Names a token, by its digest, at the endpoint of a path.
+    pub(super) fn mark(&self, token: &[u8; 32], path: &str) -> Mark {
         let mut hash = Context::new(&SHA256);
         hash.update(&self.set.to_ne_bytes());
-        hash.update(&(resource.len() as u64).to_ne_bytes());
-        hash.update(resource.as_bytes());
         hash.update(token);
+        hash.update(path.as_bytes());
         let mut digest = [0; 32];
         digest.copy_from_slice(hash.finish().as_ref());
         Mark { digest, epoch: EPOCH.load(Ordering::Acquire) }
@@ -97,17 +96,17 @@ mod tests {
             principal: Principal::user("ada").unwrap(),
             until: SystemTime::now().checked_add(Duration::from_secs(seconds)),
         };
-        let mark = seen.mark(b"token", "https://a/mcp");
+        let mark = seen.mark(&[7; 32], "/mcp");
         seen.keep(mark, &ada(60));
         assert!(seen.find(&mark).is_some());
-        assert!(seen.find(&seen.mark(b"token", "https://a/s/b/mcp")).is_none());
-        assert!(other.find(&other.mark(b"token", "https://a/mcp")).is_none());
+        assert!(seen.find(&seen.mark(&[7; 32], "/s/b/mcp")).is_none());
+        assert!(other.find(&other.mark(&[7; 32], "/mcp")).is_none());
         seen.keep(mark, &ada(0));
         assert!(seen.find(&mark).is_none(), "ended");
         seen.keep(mark, &ada(60));
         forget();
         seen.keep(mark, &ada(60));
-        let mark = seen.mark(b"token", "https://a/mcp");
+        let mark = seen.mark(&[7; 32], "/mcp");
         assert!(seen.find(&mark).is_none(), "checked with keys of before");
     }
 }
