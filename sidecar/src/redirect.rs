@@ -2,6 +2,7 @@
 //! nothing else leaves. Installed once, by whoever has NET_ADMIN; the sidecar itself needs no privilege.
 //!
 //! ```text
+//!  raw    output: not the sidecar's user, DNS over UDP       -> a zone of connection tracking of its own, with its answers
 //!  nat    output: not the sidecar's user, the mesh, TCP      -> the proxy's port here, although it is a loopback address
 //!                 not the sidecar's user, not loopback, TCP  -> the proxy's port here (SO_ORIGINAL_DST says where to)
 //!                 DNS over UDP and TCP                       -> the resolver's port here
@@ -10,6 +11,9 @@
 //!
 //! A socket that was closed with words still on their way belongs to no user any more. Only the sidecar's can be that: what
 //! others dial never gets as far as a connection to the outside.
+//!
+//! The zone keeps two who ask the same server from the same port, one after the other, from being taken for one: the kernel
+//! remembers for minutes whether a pair of ports was redirected, and datagrams have no end by which it would forget.
 //!
 //! nftables takes the whole set at once or not at all. Where there is no `nft`, the same is said to iptables.
 
@@ -155,7 +159,11 @@ fn choose(
 }
 
 /// Our chains of iptables, and the tables that they are in.
-const CHAINS: [(&str, &str); 2] = [("nat", "OUTRIGGER_REDIRECT"), ("filter", "OUTRIGGER_GUARD")];
+const CHAINS: [(&str, &str); 3] =
+    [("raw", "OUTRIGGER_ZONE"), ("nat", "OUTRIGGER_REDIRECT"), ("filter", "OUTRIGGER_GUARD")];
+
+/// Where redirected questions are tracked; everything else is in 0.
+const ZONE: u16 = 1337;
 
 /// A table is made before it is deleted, so that both work whether or not it was there.
 const REMOVED: &str = "table inet outrigger\ndelete table inet outrigger\n";
@@ -177,11 +185,22 @@ fn nftables(install: &Install) -> String {
             })
             .concat()
     };
+    // Priority raw: before tracking.
+    let zone = install.dns_port.map_or_else(String::new, |dns| {
+        format!(
+            "  chain apart {{
+    type filter hook output priority -300; policy accept;
+    meta skuid != {uid} udp dport 53 ct zone set {ZONE}
+    udp sport {dns} ct zone set {ZONE}
+  }}
+"
+        )
+    });
     // Before dstnat (-100), where container engines have rules of their own for DNS.
     format!(
         "{REMOVED}\
 table inet outrigger {{
-  chain to_sidecar {{
+{zone}  chain to_sidecar {{
     type nat hook output priority -150; policy accept;
     meta skuid {uid} return
 {dns}    ip daddr {mesh} meta l4proto tcp redirect to :{port}
@@ -243,11 +262,18 @@ impl Family {
 /// The same for `iptables-restore --noflush`, one family at a time. Our chains go first: others must not decide before.
 fn iptables(install: &Install, family: Family) -> String {
     let (uid, port, loopback) = (install.uid, install.port, family.loopback());
-    let mut text = String::from("*nat\n:OUTRIGGER_REDIRECT - [0:0]\n-I OUTPUT 1 -j OUTRIGGER_REDIRECT\n");
+    let mut text = String::new();
     let mut add = |line: std::fmt::Arguments<'_>| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{line}");
     };
+    if let Some(dns) = install.dns_port {
+        add(format_args!("*raw\n:OUTRIGGER_ZONE - [0:0]\n-I OUTPUT 1 -j OUTRIGGER_ZONE"));
+        let others = format_args!("-p udp --dport 53 -m owner ! --uid-owner {uid}");
+        add(format_args!("-A OUTRIGGER_ZONE {others} -j CT --zone {ZONE}"));
+        add(format_args!("-A OUTRIGGER_ZONE -p udp --sport {dns} -j CT --zone {ZONE}\nCOMMIT"));
+    }
+    add(format_args!("*nat\n:OUTRIGGER_REDIRECT - [0:0]\n-I OUTPUT 1 -j OUTRIGGER_REDIRECT"));
     add(format_args!("-A OUTRIGGER_REDIRECT -m owner --uid-owner {uid} -j RETURN"));
     for protocol in ["udp", "tcp"].iter().filter(|_| install.dns_port.is_some()) {
         let dns = install.dns_port.unwrap_or_default();

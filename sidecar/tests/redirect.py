@@ -166,6 +166,23 @@ c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); c.connect(("127.0.0.53", 5
 try: c.send(b"secret"); print(s.recv(100))
 except OSError: print("refused")
 """
+# Who asks from a port that the sidecar has just asked from is redirected all the same, and the other way round.
+SAME_PORT = f"""
+import os, socket
+def ask(port, user):
+    if os.fork() == 0:
+        os.setgroups([]); os.setgid(user); os.setuid(user)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.settimeout(2); s.bind(("20.20.20.1", port)); s.connect(({OTHER!r}, 53))
+            try:
+                s.send(b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\7allowed\\4test\\0\\0\\1\\0\\1")
+                said = "the sidecar" if user and s.recv(100)[-4:] == socket.inet_aton({ALLOWED!r}) else "?"
+            except OSError as e: said = repr(e)
+        print(user, "sent" if user == 0 else said, flush=True)
+        os._exit(0)
+    os.wait()
+ask(40053, 0); ask(40053, 65534); ask(40054, 65534); ask(40054, 0)
+"""
 
 
 def rules_without_names():
@@ -238,6 +255,13 @@ def main():
 
     for _ in range(2):  # again is the same
         inside(POD, SIDECAR, "redirect", "install", "--uid", "0", "--dns-port", "15053", "--backend", BACKEND)
+    del reached[:]
+    heard = inside(POD, sys.executable, "-c", SAME_PORT).stdout.split("\n")
+    assert heard[:4] == ["0 sent", "65534 the sidecar", "65534 the sidecar", "0 sent"], f"{BACKEND}: {heard}"
+    end = time.monotonic() + 10
+    while len(asked := [hit for hit in reached if "udp" in hit]) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(asked) == 2, f"{BACKEND}: of the sidecar's two questions arrived {asked}"
     del reached[:]
     found = client(TRIES)
     expected = {
