@@ -95,6 +95,8 @@ pub struct Service {
     pub catalog: CatalogMode,
     /// Whether headers that repeat the body may be wrong; without it, as for the merged endpoint.
     pub tolerant: Option<bool>,
+    /// What keeps it safe when things go wrong, as it was written, for the settings of the ingress.
+    pub safety: serde_json::Map<String, serde_json::Value>,
     /// What it may reach through its sidecar; no proxy where absent.
     pub egress: Option<ServiceEgress>,
 }
@@ -172,6 +174,7 @@ impl Manifest {
             session: SessionScope::PerPrincipal,
             catalog: CatalogMode::Shared,
             tolerant: None,
+            safety: serde_json::Map::new(),
             egress: None,
         };
         let ingress = Ingress {

@@ -41,6 +41,7 @@ pub(crate) fn catalog(gateway: &Gateway) -> AdminPage {
 }
 
 fn replicas(service: &Service) -> Vec<Value> {
+    let now = tokio::time::Instant::now();
     let replica = |replica: &Arc<crate::services::Replica>| {
         let health = replica.health();
         let document = health.document.as_ref();
@@ -50,6 +51,7 @@ fn replicas(service: &Service) -> Vec<Value> {
             "reason": document.and_then(|document| document.reason.clone()),
             "unreachable": health.unreachable,
             "in_flight": replica.in_flight(),
+            "breaker": replica.breaker.word(now),
         })
     };
     service.replicas.iter().map(replica).collect()

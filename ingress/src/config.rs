@@ -4,6 +4,7 @@
 mod clients;
 mod limits;
 mod oauth;
+pub mod safety;
 mod services;
 mod sessions;
 
@@ -19,6 +20,7 @@ use outrigger_proxy::peek::HeaderChecks;
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
 pub use limits::{Limits, Timeouts};
 pub use oauth::{Issuer, OAuth, Signature};
+pub use safety::{Breaker, Safety};
 pub use services::{Service, naming};
 pub use sessions::Sessions;
 

@@ -21,6 +21,7 @@ use outrigger_telemetry::metrics::UpstreamErrorKind;
 use tokio::time::{Instant, timeout_at};
 
 use crate::authorize::Permitted;
+use crate::breaker::Fault;
 use crate::core::{Caller, Era};
 use crate::owner;
 use crate::services::{InFlight, Replica, Service};
@@ -199,14 +200,39 @@ async fn attempt(
     match timeout_at(deadline, replica.pool.send(outgoing.request())).await {
         Err(_elapsed) => {
             service.metrics.upstream_error(UpstreamErrorKind::Timeout);
+            if in_flight.waited_in_vain() {
+                service.failed_at(replica, Fault::NoAnswer);
+            }
             Err(Failure::Timeout { service: service.name.to_string(), after: limit })
         }
-        Ok(Err(error)) => Ok(Err(error)),
+        Ok(Err(error)) => {
+            // What is amiss on our side of the connection says nothing of the other.
+            if !matches!(error.kind, SendErrorKind::Exhausted | SendErrorKind::Body) {
+                service.failed_at(replica, Fault::NoAnswer);
+            }
+            Ok(Err(error))
+        }
         Ok(Ok(response)) => {
             if replica.health().unreachable.is_some() {
                 replica.wake.notify_one();
             }
-            Ok(Ok(head(service, response).map(|upstream| (upstream, in_flight))))
+            let head = head(service, response);
+            Ok(Ok(match head {
+                Ok(upstream) if upstream.status.is_server_error() => {
+                    service.failed_at(replica, Fault::Answered);
+                    Ok((upstream, in_flight.settled()))
+                }
+                // How a stream went shows at its end.
+                Ok(upstream) if upstream.kind == AnswerKind::Stream => Ok((upstream, in_flight)),
+                Ok(upstream) => {
+                    service.succeeded_at(replica);
+                    Ok((upstream, in_flight.settled()))
+                }
+                Err(failure) => {
+                    service.failed_at(replica, Fault::Answered);
+                    Err(failure)
+                }
+            }))
         }
     }
 }

@@ -22,6 +22,7 @@
 
 mod admin;
 mod authorize;
+mod breaker;
 mod caller_lists;
 pub mod changes;
 pub mod command;

@@ -72,7 +72,7 @@ pub(crate) struct CallRecord {
 struct Held {
     _counted: Option<MetricsInFlight>,
     _permit: Option<ConcurrencyPermit>,
-    _replica: Option<InFlight>,
+    replica: Option<InFlight>,
 }
 
 impl Recorder {
@@ -236,7 +236,7 @@ impl CallRecord {
     /// Keeps what the call occupies until it ends.
     pub(crate) fn hold(&mut self, permit: Option<ConcurrencyPermit>, replica: InFlight) {
         self.held._permit = permit;
-        self.held._replica = Some(replica);
+        self.held.replica = Some(replica);
     }
 
     /// Notes how it ended, unless that is known already, and gives what counts.
@@ -263,6 +263,9 @@ impl Drop for CallRecord {
     fn drop(&mut self) {
         let outcome = self.settle(Outcome::Cancelled);
         let elapsed = self.started.elapsed();
+        if let (Some(service), Some(call)) = (&self.service, &self.held.replica) {
+            service.ended_at(call, outcome);
+        }
         let metrics = self.service.as_ref().map_or(&self.recorder.merged, |service| &service.metrics);
         metrics.record(self.method, self.capability.as_deref(), outcome, elapsed);
         let Some((decision, rule)) = self.decision.take().filter(|_| self.recorder.audit.enabled()) else { return };

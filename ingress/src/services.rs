@@ -1,9 +1,11 @@
 //! The services behind the ingress and their replicas: what is known of each, and which one gets a call.
 
+mod standing;
+
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -22,6 +24,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::breaker::Breaker;
 use crate::config;
 use crate::health::{Document, Status};
 
@@ -40,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<ServiceMetrics>,
     /// Calls at work.
     pub(crate) concurrency: Arc<Concurrency>,
+    /// Who is left alone is decided one at a time, or more than may be would be.
+    ejecting: Mutex<()>,
     /// Of lines about calls that got no answer.
     pub(crate) no_answer: LogBound,
     /// Of lines about listens that did not begin.
@@ -57,6 +62,8 @@ pub(crate) struct Replica {
     /// Wakes its watcher when somebody has reason to believe that it is back.
     pub(crate) wake: Notify,
     in_flight: AtomicUsize,
+    /// Whether calls at it fail.
+    pub(crate) breaker: Breaker,
     health: ArcSwap<Health>,
     /// Not earlier than then its connections are replaced again, in milliseconds since 1970. Written by one task.
     rested: AtomicU64,
@@ -75,7 +82,13 @@ pub(crate) struct Health {
 
 /// One call on its way to or from a replica; dropping it counts it out.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Replica>);
+pub(crate) struct InFlight {
+    replica: Arc<Replica>,
+    /// How much had gone well at the replica when the call began.
+    progress: u32,
+    /// Whether it went well is known.
+    settled: bool,
+}
 
 /// What callers are told of a service (`_meta["outrigger.dev/services"]`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +108,7 @@ impl Service {
     /// When its SPIFFE id is none, which the configuration has checked.
     pub(crate) fn new(settings: &config::Service, with: &Surroundings<'_>) -> Result<Self, SpiffeError> {
         let expected = SpiffeId::parse(&settings.spiffe_id)?;
-        let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, with));
+        let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, &settings.safety.breaker, with));
         Ok(Self {
             settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
@@ -103,6 +116,7 @@ impl Service {
             header_checks: settings.header_checks,
             metrics: with.metrics.service(&settings.name),
             concurrency: Concurrency::new(with.in_flight),
+            ejecting: Mutex::default(),
             no_answer: LogBound::default(),
             no_listen: LogBound::default(),
         })
@@ -166,6 +180,9 @@ impl Service {
             candidates =
                 others.iter().filter(|(_, health)| health.document.is_none() || health.unreachable.is_some()).collect();
         }
+        if candidates.iter().any(|(replica, _)| replica.breaker.is_troubled()) {
+            candidates = self.spared(candidates, tag)?;
+        }
         let stateful = candidates.iter().any(|(_, health)| health.document.as_ref().is_some_and(|d| d.stateful));
         let chosen = match candidates.as_slice() {
             [] => None,
@@ -203,7 +220,7 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Replica {
-    fn new(address: &HostPort, expected: &SpiffeId, with: &Surroundings<'_>) -> Self {
+    fn new(address: &HostPort, expected: &SpiffeId, breaker: &config::Breaker, with: &Surroundings<'_>) -> Self {
         let (credentials, dialled) = (Arc::clone(with.credentials), expected.clone());
         let tls = ClientTls {
             // Asked per connection, so that new certificates reach new connections.
@@ -218,6 +235,7 @@ impl Replica {
             expected: expected.clone(),
             wake: Notify::new(),
             in_flight: AtomicUsize::new(0),
+            breaker: Breaker::new(breaker),
             health: ArcSwap::default(),
             rested: AtomicU64::new(0),
         }
@@ -258,7 +276,7 @@ impl Replica {
     /// Counts a call in.
     pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        InFlight { progress: self.breaker.progress(), settled: false, replica: Arc::clone(self) }
     }
 
     /// What is known of it.
@@ -270,6 +288,9 @@ impl Replica {
     pub(crate) fn answered(&self, document: Option<Document>) {
         let old = self.health();
         let document = document.map(Arc::new).or_else(|| old.document.clone());
+        if old.unreachable.is_some() {
+            self.breaker.seen_again(Instant::now());
+        }
         let down = document.as_ref().is_some_and(|document| document.status == Status::Down);
         let lost_at = if down { old.lost_at.or_else(|| Some(Instant::now())) } else { None };
         self.health.store(Arc::new(Health { document, unreachable: None, lost_at }));
@@ -298,9 +319,23 @@ impl Health {
     }
 }
 
+impl InFlight {
+    /// Its replica is known to have done well, or not.
+    pub(crate) fn settled(mut self) -> Self {
+        self.settled = true;
+        self
+    }
+
+    /// Nothing at all has gone well at the replica since the call began: a tool that takes its time is no sign of
+    /// trouble while others are answered.
+    pub(crate) fn waited_in_vain(&self) -> bool {
+        self.replica.breaker.progress() == self.progress
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use outrigger_config::kinds::{self, Checked, Kind};
 use outrigger_config::{Fields, Node, doc, sections};
-use outrigger_ingress::config::{client_tls, host_pattern, naming, origin};
+use outrigger_ingress::config::{client_tls, host_pattern, naming, origin, safety};
 use outrigger_policy::Principal;
 use outrigger_sidecar::config::egress;
 use outrigger_sidecar::config::{
@@ -120,6 +120,9 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
     let catalog = f.with_default("catalog", text, catalog_mode(), CatalogMode::Shared);
     let text = doc("As `ingress.header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
     let tolerant = f.optional("header_checks", text, sections::tolerance());
+    let safety = safety::read(f);
+    let given = safety::KEYS.iter().filter_map(|key| Some(((*key).to_owned(), f.raw(key)?.to_json())));
+    let given = given.collect();
     let runs = matches!(source, Some(Source::Url(_)));
     let confined = sandbox.as_ref().is_some_and(|sandbox| sandbox.firmness != Firmness::Off);
     let text = "What the service itself may reach: its sidecar then has a proxy for it (HTTP and SOCKS5).";
@@ -144,6 +147,7 @@ fn read_service(name: &str, f: &mut Fields<'_>) -> Option<Service> {
         session,
         catalog,
         tolerant,
+        safety: safety.map(|_| given)?,
         egress,
     })
 }

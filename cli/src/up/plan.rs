@@ -139,6 +139,9 @@ impl Plan<'_> {
         if let Some(tolerant) = service.and_then(|service| service.tolerant) {
             settings["header_checks"] = json!(header_checks(tolerant));
         }
+        if let (Some(service), Some(settings)) = (service, settings.as_object_mut()) {
+            settings.extend(service.safety.clone());
+        }
         settings
     }
 

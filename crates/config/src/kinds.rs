@@ -17,7 +17,7 @@ pub use basic::{Checked, boolean, checked, choice, count, integer, path, secret,
 pub use command::{command, split_words};
 pub use lists::{list_of, map_of};
 pub use network::{HostPort, Scheme, Url, host_port, listen, url};
-pub use quantity::{Flow, Rate, bytes, duration, flow, rate, show_bytes, show_duration};
+pub use quantity::{Flow, Rate, bytes, duration, flow, percent, rate, show_bytes, show_duration};
 
 /// What is wrong with one value. The reader adds the file and the setting's path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub use egress::{EgressLabels, EgressMetrics};
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
-    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict,
+    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict, Ejection,
     HandshakeOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome,
     ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
 };

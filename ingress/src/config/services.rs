@@ -5,6 +5,8 @@ use outrigger_config::{Fields, doc, sections};
 use outrigger_mcp::names::{DEFAULT_MAX_NAME, Joiner, MIN_MAX_NAME, Naming};
 use outrigger_proxy::peek::HeaderChecks;
 
+use super::safety::{self, Safety};
+
 /// One service: a name, and the sidecars that stand for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -16,6 +18,8 @@ pub struct Service {
     pub spiffe_id: String,
     /// What becomes of mirrored headers on `/s/<service>/mcp`.
     pub header_checks: HeaderChecks,
+    /// What keeps it safe when things go wrong.
+    pub safety: Safety,
 }
 
 /// Reads `services`. The default SPIFFE id needs the trust domain.
@@ -32,7 +36,9 @@ pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>, checks: Heade
         let spiffe_id = spiffe_id.or_else(|| Some(format!("spiffe://{}/{name}", trust_domain?)));
         let text = doc("As `header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
         let header_checks = f.optional("header_checks", text, sections::tolerance()).map_or(checks, HeaderChecks::of);
-        Some(Service { name: name.to_owned(), addresses: addresses?, spiffe_id: spiffe_id?, header_checks })
+        let safety = safety::read(f);
+        let (name, addresses) = (name.to_owned(), addresses?);
+        Some(Service { name, addresses, spiffe_id: spiffe_id?, header_checks, safety: safety? })
     };
     let services = f.map("services", "The services, under their names.", &key, read);
     if services.is_empty() && !f.has("services") {

@@ -1,7 +1,7 @@
 //! A sidecar as far as the ingress can tell: mTLS, a health document that can be changed, and scripted answers.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct State {
     /// Calls of `hang` that began, and that were let go of.
     pub hanging: AtomicUsize,
     pub cancelled: AtomicUsize,
+    /// Every call is answered with an error of the server's side.
+    misbehaves: AtomicBool,
     /// What open streams send next: raw bytes, or the end.
     pub stream: broadcast::Sender<Option<Bytes>>,
 }
@@ -82,6 +84,7 @@ impl Fake {
             seen: Mutex::default(),
             hanging: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
+            misbehaves: AtomicBool::new(false),
             stream: broadcast::Sender::new(64),
         });
         let (trigger, watcher) = drain::channel();
@@ -109,6 +112,10 @@ impl Fake {
             *version += 1;
             *document = health;
         });
+    }
+
+    pub fn misbehave(&self, from_now_on: bool) {
+        self.state.misbehaves.store(from_now_on, Ordering::SeqCst);
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -159,6 +166,10 @@ impl State {
             reply::json(StatusCode::OK, json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }).to_string())
         };
         let name = message["params"]["name"].as_str().unwrap_or_default();
+        if self.misbehaves.load(Ordering::SeqCst) {
+            let error = json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32603, "message": "broken" } });
+            return reply::json(StatusCode::BAD_GATEWAY, error.to_string());
+        }
         match (message["method"].as_str().unwrap_or_default(), name) {
             ("subscriptions/listen", _) => {
                 let (sender, body) = OutBody::channel(4);
@@ -185,6 +196,8 @@ impl State {
                 let _ = script.recv().await;
                 result(json!({ "content": [], "by": self.name }))
             }
+            // What a crash looks like: the connection ends instead of an answer.
+            (_, "cut") => panic!("on purpose"),
             (_, "fail") => result(json!({ "isError": true, "content": [] })),
             (_, "html") => {
                 let mut response = reply::json(StatusCode::BAD_GATEWAY, "<html>");

@@ -13,5 +13,6 @@ mod listens;
 mod mesh;
 mod oauth;
 mod replicas;
+mod safety;
 mod streams;
 mod tasks;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use outrigger_ingress::config::{Config as Ingress, Safety};
 use outrigger_policy::{Capability, CapabilityKind, PolicySet, Principal};
 use outrigger_sidecar::config::{CatalogMode, Config as Sidecar, Upstream};
 
@@ -146,6 +147,21 @@ fn egress_reaches_the_sidecar_as_it_is_written() {
         let (written, read) = (&service.egress.as_ref().unwrap().settings, sidecar.egress.unwrap());
         assert_eq!((&read.rules, read.mode, &read.limits), (&written.rules, written.mode, &written.limits));
         assert_eq!((read.rules.rules().len(), read.limits.connections, read.listen.port()), (3, 7, 0));
+    });
+}
+
+#[test]
+fn safety_controls_reach_the_ingress_as_they_are_written() {
+    let text =
+        "services:\n  a:\n    example: fs\n    breaker: { failures: 7, share: 20%, rest: 30s }\n  b: { example: fs }\n";
+    with_plan(text, |plan| {
+        let addresses = ["a", "b"].map(|name| (name.to_owned(), "127.0.0.1:1".parse().unwrap()));
+        let text = plan.ingress(&addresses, None).unwrap();
+        let ingress =
+            Ingress::from_sources(Some(("ingress.yaml", &text)), &|_| None).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let breaker = &ingress.services[0].safety.breaker;
+        assert_eq!((breaker.failures, breaker.share, breaker.rest.as_secs()), (7, 20, 30));
+        assert_eq!(ingress.services[1].safety, Safety::default());
     });
 }
 

@@ -97,6 +97,21 @@ pub fn rate() -> Kind<Rate> {
     Kind::scalar("rate", json!({"type": "string", "pattern": "^[1-9][0-9]*/[smh]$"}), parse, show)
 }
 
+/// A share in whole percent, such as `50%`, inside a range.
+pub fn percent(range: RangeInclusive<u8>) -> Kind<u8> {
+    let hint = format!("a whole number and a percent sign, {}% to {}%", range.start(), range.end());
+    let name = format!("share {}% to {}%", range.start(), range.end());
+    let parse = move |text: &str| {
+        let number = text.strip_suffix('%').filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        match number.and_then(|number| number.parse().ok()) {
+            Some(value) if range.contains(&value) => Ok(value),
+            Some(_) => Err(Mistake::new(format!("{} is out of range", quoted(text)), hint.clone())),
+            None => Err(Mistake::new(format!("{} is not a share", quoted(text)), hint.clone())),
+        }
+    };
+    Kind::scalar(name, json!({"type": "string", "pattern": "^[0-9]{1,3}%$"}), parse, |share| format!("{share}%"))
+}
+
 /// An amount such as `10MiB/h`: per s, m, h or d.
 pub fn flow() -> Kind<Flow> {
     let hint = "a size per s, m, h or d: 64KiB/s, 10MiB/h, 1GiB/d";

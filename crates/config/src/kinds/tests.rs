@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{
     Kind, Scheme, boolean, bytes, choice, command, count, duration, host_port, integer, list_of, listen, map_of,
 };
-use super::{path, rate, secret, sha256, split_words, text, url};
+use super::{path, percent, rate, secret, sha256, split_words, text, url};
 use crate::sections::{service_name, spiffe_id, trust_domain};
 
 fn takes<T: Debug + PartialEq + 'static>(kind: &Kind<T>, text: &str, expected: &T) {
@@ -82,6 +82,13 @@ fn rates() {
     takes(&rate(), "50/s", &super::Rate { count: 50, per: Duration::from_secs(1) });
     takes(&rate(), "10/h", &super::Rate { count: 10, per: Duration::from_secs(3600) });
     refuses(&rate(), &["", "50", "0/s", "/s", "50/", "50/d", "-1/s", "+1/s", "4294967296/s"]);
+}
+
+#[test]
+fn shares() {
+    takes(&percent(0..=90), "0%", &0);
+    takes(&percent(0..=90), "90%", &90);
+    refuses(&percent(0..=90), &["", "%", "50", "91%", "+5%", "-1%", "5.5%", "5 %", "256%"]);
 }
 
 #[test]

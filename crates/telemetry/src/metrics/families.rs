@@ -117,6 +117,18 @@ const UPSTREAM_ERRORS: MetricDoc = doc(
     &["service", "kind"],
     "Failures towards a service, by where they arose.",
 );
+const EJECTIONS: MetricDoc = doc(
+    "outrigger_replica_ejections_total",
+    Counter,
+    &["service", "reason"],
+    "Times that an ingress began to leave a replica alone because calls at it failed.",
+);
+const REPLICAS_OUT: MetricDoc = doc(
+    "outrigger_replicas_out",
+    Gauge,
+    &["service"],
+    "Replicas that an ingress leaves alone now because calls at them failed.",
+);
 const SESSIONS_OPEN: MetricDoc =
     doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
 const PARKED_CALLS: MetricDoc =
@@ -217,6 +229,8 @@ pub fn describe() -> Vec<MetricDoc> {
         WOULD_DENY,
         LIMITED,
         UPSTREAM_ERRORS,
+        EJECTIONS,
+        REPLICAS_OUT,
         CONNECTIONS_OPEN,
         CONNECTIONS,
         HANDSHAKES,
@@ -270,6 +284,8 @@ pub(super) struct Families {
     pub(super) reloads: IntCounterVec,
     pub(super) bad_requests: IntCounterVec,
     pub(super) upstream_errors: IntCounterVec,
+    pub(super) ejections: IntCounterVec,
+    pub(super) replicas_out: IntGaugeVec,
     pub(super) sessions_open: IntGaugeVec,
     pub(super) parked_calls: IntGaugeVec,
     pub(super) listens_open: IntGaugeVec,
@@ -316,6 +332,8 @@ impl Families {
             reloads: counter(registry, &RELOADS)?,
             bad_requests: counter(registry, &BAD_REQUESTS)?,
             upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,
+            ejections: counter(registry, &EJECTIONS)?,
+            replicas_out: gauge(registry, &REPLICAS_OUT)?,
             sessions_open: gauge(registry, &SESSIONS_OPEN)?,
             parked_calls: gauge(registry, &PARKED_CALLS)?,
             listens_open: gauge(registry, &LISTENS_OPEN)?,

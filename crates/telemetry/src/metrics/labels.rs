@@ -55,6 +55,18 @@ closed_label! {
 }
 
 closed_label! {
+    /// Why an ingress leaves a replica alone.
+    Ejection {
+        /// Calls at it failed, one after the other.
+        Failures = "failures",
+        /// Too many of its calls failed.
+        Share = "share",
+        /// It does not answer, and no other one is left.
+        Circuit = "circuit",
+    }
+}
+
+closed_label! {
     /// Which process.
     Role {
         /// `outrigger-sidecar`.

@@ -16,7 +16,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::OpenGuard;
 use super::families::Families;
-use super::labels::{CatalogState, DenyReason, LimitKind, ListenFailure, Outcome, UpstreamErrorKind};
+use super::labels::{CatalogState, DenyReason, Ejection, LimitKind, ListenFailure, Outcome, UpstreamErrorKind};
 
 /// Most names of one service that get a `capability` label; the rest share `other`.
 pub const MAX_CAPABILITIES: usize = 500;
@@ -47,6 +47,9 @@ pub struct ServiceMetrics {
     denied: Slots<IntCounter, { DenyReason::ALL.len() }>,
     would_deny: Slots<IntCounter, { DenyReason::ALL.len() }>,
     upstream_errors: Slots<IntCounter, { UpstreamErrorKind::ALL.len() }>,
+    /// An ingress's alone.
+    ejections: Slots<IntCounter, { Ejection::ALL.len() }>,
+    replicas_out: OnceLock<IntGauge>,
     child_restarts: OnceLock<IntCounter>,
     child_up: OnceLock<IntGauge>,
     /// Serialises making and removing series; true once the service is gone. A late request must not bring back
@@ -81,6 +84,8 @@ impl ServiceMetrics {
             denied: array::from_fn(|_| OnceLock::new()),
             would_deny: array::from_fn(|_| OnceLock::new()),
             upstream_errors: array::from_fn(|_| OnceLock::new()),
+            ejections: array::from_fn(|_| OnceLock::new()),
+            replicas_out: OnceLock::new(),
             child_restarts: OnceLock::new(),
             child_up: OnceLock::new(),
             gone: Mutex::new(false),
@@ -247,6 +252,21 @@ impl ServiceMetrics {
         });
     }
 
+    /// Counts that a replica is left alone from now on.
+    pub fn ejected(&self, why: Ejection) {
+        self.count(&self.ejections[why as usize], || {
+            self.families.ejections.with_label_values(&[&*self.name, why.as_str()])
+        });
+    }
+
+    /// Says how many replicas are left alone.
+    pub fn set_replicas_out(&self, count: usize) {
+        let make = || Some(self.families.replicas_out.with_label_values(&[&*self.name]));
+        if let Some(gauge) = self.resolve(&self.replicas_out, make) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Counts a restart of the stdio server.
     pub fn child_restarted(&self) {
         self.count(&self.child_restarts, || self.families.child_restarts.with_label_values(&[&*self.name]));
@@ -292,6 +312,10 @@ impl ServiceMetrics {
         for kind in Kind::ALL {
             let _ = families.catalog_items.remove_label_values(&[name, kind.as_str()]);
         }
+        for why in Ejection::ALL {
+            let _ = families.ejections.remove_label_values(&[name, why.as_str()]);
+        }
+        let _ = families.replicas_out.remove_label_values(&[name]);
         let _ = families.child_restarts.remove_label_values(&[name]);
         let _ = families.child_up.remove_label_values(&[name]);
         let _ = families.in_flight.remove_label_values(&[name]);

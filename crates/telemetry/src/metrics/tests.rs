@@ -32,6 +32,8 @@ fn touched() -> Arc<Metrics> {
     drop(fs.listen_failing());
     fs.set_catalog_state(CatalogState::Fresh);
     fs.set_catalog_items(Kind::Tool, 1);
+    fs.ejected(Ejection::Failures);
+    fs.set_replicas_out(0);
     fs.set_child_up(false);
     fs.child_restarted();
     metrics.connection(Listener::Mesh, ConnectionOutcome::Limited);
@@ -165,6 +167,7 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("reason", "bad requests", words(BadRequestReason::ALL, BadRequestReason::as_str)),
         ("reason", "denied, would deny", words(DenyReason::ALL, DenyReason::as_str)),
         ("limit", "limited", words(LimitKind::ALL, LimitKind::as_str)),
+        ("reason", "replica ejections", words(Ejection::ALL, Ejection::as_str)),
         ("reason", "listen failures", words(ListenFailure::ALL, ListenFailure::as_str)),
         ("kind", "upstream errors", words(UpstreamErrorKind::ALL, UpstreamErrorKind::as_str)),
         ("listener", "connections", words(Listener::ALL, Listener::as_str)),
