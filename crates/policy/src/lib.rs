@@ -32,6 +32,6 @@ pub use limit::{
     CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, Exceeded, LimitRule, Limited, Limits, Nanos, Per,
 };
 pub use policy_set::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
-pub use principal::{Claim, Principal, PrincipalError, PrincipalKind};
+pub use principal::{Claim, MAX_CLAIMS, Principal, PrincipalError, PrincipalKind};
 pub use rule::{Effect, Mode, RuleId};
 pub use tokens::{StaticToken, TokenError, TokenTable};

@@ -9,6 +9,7 @@
 
 mod index;
 mod modes;
+mod scopes;
 
 use crate::capability::Capability;
 use crate::condition::{Circumstances, Facts, Listed, Memo, Truth, When};
