@@ -40,6 +40,10 @@ pub struct Ingress {
     pub listen: SocketAddr,
     /// Clients need no token. Only on a loopback address.
     pub anonymous: bool,
+    /// The URL under which clients know it.
+    pub public_url: Option<Url>,
+    /// Identity providers, as they were written, for the settings of the ingress.
+    pub oauth: Option<serde_json::Map<String, serde_json::Value>>,
     /// What the token that `up` makes proves.
     pub token: Token,
     /// TLS for clients.
@@ -180,6 +184,8 @@ impl Manifest {
         let ingress = Ingress {
             listen: default_listen(),
             anonymous: false,
+            public_url: None,
+            oauth: None,
             token: Token::default(),
             tls: None,
             allowed_hosts: Vec::new(),

@@ -7,7 +7,9 @@ use outrigger_mcp::catalog::Item;
 use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::Message;
-use outrigger_policy::{Capability, ConcurrencyPermit, Decision, Denial, DenyReason, Limits, Per, RuleId};
+use outrigger_policy::{
+    Capability, Circumstances, ConcurrencyPermit, Decision, Denial, DenyReason, Limits, Per, RuleId,
+};
 use outrigger_proxy::circumstances::{Asked, hints};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics;
@@ -83,6 +85,9 @@ pub(crate) fn authorize(
                     record.denied(rule.as_ref().map(RuleId::as_str));
                     service.metrics.denied(label(reason));
                     tracing::debug!(principal = %caller.principal, capability = %what, %reason, "denied");
+                    if let Some(scopes) = scopes_wanted(caller, &what, &asked) {
+                        return Err(Failure::InsufficientScope(scopes.join(" ")));
+                    }
                     return Err(unknown(wanted.kind, &wanted.asked));
                 }
             }
@@ -95,6 +100,12 @@ pub(crate) fn authorize(
         Failure::over(&service.metrics, LimitKind::Concurrency, "limits.in_flight", CONCURRENCY_RETRY)
     })?;
     Ok(Permitted { destination, permit: Some(permit) })
+}
+
+/// The scopes that a caller should get for a call, where they are all that it lacks and it may know of them.
+fn scopes_wanted(caller: &Caller, what: &Capability<'_>, asked: &dyn Circumstances) -> Option<Vec<String>> {
+    let resource = caller.resource.as_ref()?;
+    caller.policy.rules.scopes_wanted(&caller.principal, what, asked, &|scope| resource.may_tell(scope))
 }
 
 /// The definition of something in a catalog.

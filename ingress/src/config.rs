@@ -19,7 +19,7 @@ use outrigger_proxy::peek::HeaderChecks;
 
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
 pub use limits::{Limits, Timeouts};
-pub use oauth::{Issuer, OAuth, Signature};
+pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
 pub use safety::{Breaker, Safety};
 pub use services::{Service, naming};
 pub use sessions::Sessions;
@@ -111,7 +111,7 @@ impl Config {
 /// Declares every setting. All are read before the first `?`, so that every mistake is found.
 fn read(f: &mut Fields<'_>) -> Option<Config> {
     let listen = read_listen(f);
-    let public_url = read_public_url(f);
+    let public_url = public_url(f, Some("OUTRIGGER_PUBLIC_URL"));
     let admin = f.section("admin", "Health, metrics, the catalog and pages, in plain text.", read_admin);
     let tls =
         f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", clients::client_tls);
@@ -177,10 +177,12 @@ fn read_listen(f: &mut Fields<'_>) -> SocketAddr {
     f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 8080).into())
 }
 
-fn read_public_url(f: &mut Fields<'_>) -> Option<Url> {
+/// Reads `public_url`, with the variable that also sets it.
+pub fn public_url(f: &mut Fields<'_>, env: Option<&'static str>) -> Option<Url> {
     let text = doc("The URL under which clients know this ingress, when something in front of it has another name.");
-    let url =
-        f.optional("public_url", text.env("OUTRIGGER_PUBLIC_URL").example("https://mcp.example.com"), kinds::url());
+    let text = text.example("https://mcp.example.com");
+    let text = env.into_iter().fold(text, |text, env| text.env(env));
+    let url = f.optional("public_url", text, kinds::url());
     if url.as_ref().is_some_and(|url| matches!(url.scheme, Scheme::Unix(_))) {
         f.mistake("public_url", "clients cannot use a socket file", "write https://host");
     }

@@ -17,6 +17,7 @@ use outrigger_policy::{ClientLimits, Principal};
 use outrigger_proxy::failure::Failure;
 pub use outrigger_proxy::legacy::seam::{Change, Declared, Era, Inbound, ListKind, Route, Wanted};
 
+use crate::oauth::Resource;
 use crate::policy::PolicyState;
 use crate::relay::MessageStream;
 
@@ -27,6 +28,8 @@ pub struct Caller {
     pub principal: Principal,
     /// When the proof of it ends, if it ends by itself.
     pub until: Option<SystemTime>,
+    /// What may be said about better tokens, to somebody who came with one of a provider.
+    pub(crate) resource: Option<Arc<Resource>>,
     /// The other end of the socket.
     pub address: SocketAddr,
     /// The policy in force when the request came: one request, one snapshot.

@@ -180,10 +180,14 @@ impl Gateway {
         Some(checked.map_or_else(|failure| reply::failure(&failure, None, Dialect::Modern), |()| answer))
     }
 
-    /// Where somebody without a good token finds out how to get one.
+    /// Where somebody without a good token finds out how to get one, or a better one.
     fn challenge(&self, response: &Response<OutBody>, path: &str) -> Option<header::HeaderValue> {
-        let oauth = self.clients.oauth.as_ref().filter(|_| response.status() == http::StatusCode::UNAUTHORIZED)?;
+        let asks = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let oauth = self.clients.oauth.as_ref().filter(|_| asks)?;
         let plain = response.headers().get(header::WWW_AUTHENTICATE)?;
+        if response.status() == StatusCode::FORBIDDEN {
+            return oauth.resource().step_up(path, plain.to_str().ok()?);
+        }
         let invalid = plain.as_bytes().ends_with(b"\"invalid_token\"");
         oauth.resource().challenge(path, invalid.then_some("invalid_token"))
     }
@@ -192,7 +196,10 @@ impl Gateway {
     async fn caller(&self, headers: &HeaderMap, path: &str, conn: &ConnInfo) -> Result<Caller, Failure> {
         let Proven { principal, until } = self.clients.identify(headers, path, conn).await?;
         let policy = self.policy.load_full();
+        // Only tokens of providers end by themselves.
+        let resource = until.and(self.clients.oauth.as_ref()).map(|oauth| Arc::clone(oauth.resource()));
         Ok(Caller {
+            resource,
             address: conn.peer_addr,
             limits: policy.client_limits(&principal),
             cost_budget: cost_budget(headers)?,

@@ -10,12 +10,16 @@
 //! | file | what |
 //! |---|---|
 //! | `token` | one token: what must hold, and who it names |
+//! | `introspect` | opaque tokens: what their provider says of them |
+//! | `discover` | the metadata of a provider |
 //! | `keys` | the keys of a provider: fetched, kept, fetched again |
 //! | `fetch` | one small JSON document over HTTPS |
 //! | `seen` | tokens that were checked already, on this thread |
 //! | `metadata` | what clients are told |
 
+mod discover;
 mod fetch;
+mod introspect;
 mod keys;
 mod metadata;
 mod seen;
@@ -32,7 +36,7 @@ pub(crate) use keys::Provider;
 pub(crate) use metadata::Resource;
 
 use crate::config;
-use crate::oauth::seen::Seen;
+use crate::oauth::seen::{Mark, Seen};
 
 /// A token cannot be believed, or nobody can say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +44,9 @@ pub(crate) enum TokenRefused {
     /// It is not good; why is for the log.
     #[error("{0}")]
     Invalid(String),
-    /// Its provider's keys are not known and cannot be had.
-    #[error("the keys of {issuer} cannot be had: {cause}")]
-    NoKeys {
+    /// Its provider, or the keys of it, would have to say, and cannot be asked.
+    #[error("{issuer} cannot be asked: {cause}")]
+    Unknown {
         /// Which provider.
         issuer: String,
         /// What went wrong.
@@ -54,7 +58,7 @@ impl From<TokenRefused> for Failure {
     fn from(refused: TokenRefused) -> Self {
         match refused {
             TokenRefused::Invalid(_) => Failure::InvalidToken,
-            TokenRefused::NoKeys { .. } => Failure::NoTokenKeys,
+            TokenRefused::Unknown { .. } => Failure::NoTokenKeys,
         }
     }
 }
@@ -78,7 +82,7 @@ impl Proven {
 pub(crate) struct OAuth {
     seen: Seen,
     providers: Vec<Arc<Provider>>,
-    resource: Resource,
+    resource: Arc<Resource>,
 }
 
 impl OAuth {
@@ -93,23 +97,18 @@ impl OAuth {
         Ok(Self {
             seen: Seen::default(),
             providers: providers?,
-            resource: Resource::new(public_url, issuers, &config.scopes),
+            resource: Arc::new(Resource::new(public_url, issuers, &config.scopes, &config.step_up)),
         })
     }
 
     /// What clients are told.
-    pub(crate) fn resource(&self) -> &Resource {
+    pub(crate) fn resource(&self) -> &Arc<Resource> {
         &self.resource
     }
 
     /// Each provider, whose keys are to be kept fresh.
     pub(crate) fn providers(&self) -> &[Arc<Provider>] {
         &self.providers
-    }
-
-    /// Whether this can be a token of a provider at all: three parts. Others are looked for among the static ones.
-    pub(crate) fn is_jwt(token: &[u8]) -> bool {
-        token.iter().filter(|byte| **byte == b'.').count() == 2
     }
 
     /// Who presents this token, of this SHA-256 digest, at the endpoint of this path.
@@ -122,14 +121,42 @@ impl OAuth {
             return Ok(proven);
         }
         let text = str::from_utf8(token).map_err(|_| TokenRefused::Invalid("not text".to_owned()))?;
+        if token.iter().filter(|byte| **byte == b'.').count() != 2 {
+            // Boxed: every request would carry its size.
+            return Box::pin(self.introspected(text, digest, mark, path)).await;
+        }
         let claimed = token::claimed(text)?;
         let provider = self.providers.iter().find(|provider| provider.issuer() == claimed.issuer);
         let provider =
             provider.ok_or_else(|| TokenRefused::Invalid(format!("the issuer {:?} is not ours", claimed.issuer)))?;
         let key = provider.key(claimed.kid.as_deref(), claimed.algorithm).await?;
         let proven = token::verify(text, claimed.algorithm, &key, provider.config(), &self.resource.url(path))?;
-        self.seen.keep(mark, &proven);
+        self.seen.keep(mark, &proven, None);
         Ok(proven)
+    }
+
+    /// Who presents a token that says nothing by itself: whichever provider knows it says so.
+    async fn introspected(
+        &self,
+        token: &str,
+        digest: &[u8; 32],
+        mark: Mark,
+        path: &str,
+    ) -> Result<Proven, TokenRefused> {
+        let mut refused = TokenRefused::Invalid("no provider knows it".to_owned());
+        for provider in &self.providers {
+            let Some(introspection) = provider.introspection() else { continue };
+            match introspection.ask(token, digest).await {
+                Ok(Some((told, fresh))) => {
+                    let proven = told.at(provider.config(), &self.resource.url(path))?;
+                    self.seen.keep(mark, &proven, Some(fresh));
+                    return Ok(proven);
+                }
+                Ok(None) => {}
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use outrigger_config::kinds::{self, Checked, Kind};
+use outrigger_config::kinds::{self, Checked, Kind, Url};
 use outrigger_config::{Fields, Node, doc, sections};
-use outrigger_ingress::config::{client_tls, host_pattern, naming, origin, safety};
+use outrigger_ingress::config::{self as ingress, client_tls, host_pattern, naming, origin, safety};
 use outrigger_policy::Principal;
 use outrigger_sidecar::config::egress;
 use outrigger_sidecar::config::{
@@ -52,6 +52,7 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
     if anonymous && f.has("token") {
         f.mistake("token", "with `anonymous: true` there is no token", "keep the one that applies");
     }
+    let (public_url, oauth) = read_oauth(f);
     let tls = f.optional_section("tls", "TLS for clients; without this section they speak plain HTTP.", client_tls);
     let text = doc("Further names of this ingress that may stand in `Host`.")
         .because("the listen address and loopback names are accepted anyway");
@@ -65,6 +66,8 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
     Some(Ingress {
         listen,
         anonymous,
+        public_url,
+        oauth,
         token: token?,
         tls,
         allowed_hosts,
@@ -73,6 +76,19 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
         http_sse,
         naming: naming?,
     })
+}
+
+/// Identity providers, and the URL that tokens of theirs are for.
+fn read_oauth(f: &mut Fields<'_>) -> (Option<Url>, Option<serde_json::Map<String, serde_json::Value>>) {
+    let public_url = ingress::public_url(f, None);
+    let text = "Tokens of identity providers (OAuth 2.1), accepted beside the one that `up` makes.";
+    let oauth = f.optional_section("oauth", text, ingress::oauth);
+    if oauth.is_some() && public_url.is_none() {
+        let hint = "give the URL that clients know: `public_url: http://127.0.0.1:8080`";
+        f.mistake("oauth", "tokens are for an endpoint with a name, and this ingress has none", hint);
+    }
+    let given = oauth.and_then(|_| f.raw("oauth").map(Node::to_json)?.as_object().cloned());
+    (public_url, given)
 }
 
 fn read_token(f: &mut Fields<'_>) -> Option<Token> {

@@ -17,6 +17,9 @@ const COMMENT: &str = "Written by `outrigger up` at every start: change mesh.yam
 /// Calls finish within this when the mesh is stopped: a person waits at the terminal.
 const DRAIN: &str = "10s";
 
+/// Where an issuer names the file with our secret there.
+const CLIENT_SECRET: &str = "/introspection/client_secret_file";
+
 /// Everything that the files of the parts are made from.
 pub(crate) struct Plan<'a> {
     /// What the operator wants.
@@ -85,7 +88,9 @@ impl Plan<'_> {
     /// What no service may read: a script that a command names opens the directory around it, in which these often lie.
     fn closed(&self) -> anyhow::Result<Vec<PathBuf>> {
         let key = self.manifest.ingress.tls.as_ref().map(|tls| tls.key.as_path());
-        let named = self.file.into_iter().chain(key).map(files::absolute);
+        let oauth = self.manifest.ingress.oauth.iter();
+        let secrets = oauth.flat_map(issuers).filter_map(|issuer| issuer.pointer(CLIENT_SECRET)?.as_str());
+        let named = self.file.into_iter().chain(key).chain(secrets.map(Path::new)).map(files::absolute);
         std::iter::once(Ok(self.state.root().to_owned())).chain(named).collect()
     }
 
@@ -113,6 +118,12 @@ impl Plan<'_> {
                 set("tokens", json!([grants]))
             }
         };
+        if let Some(url) = &wanted.public_url {
+            set("public_url", json!(url.to_string()));
+        }
+        if let Some(oauth) = &wanted.oauth {
+            set("oauth", with_absolute_files(oauth)?);
+        }
         set("allowed_hosts", json!(wanted.allowed_hosts));
         set("allowed_origins", json!(wanted.allowed_origins));
         if wanted.http_sse {
@@ -199,6 +210,25 @@ impl Plan<'_> {
             "crl": ca.join("crl.pem"),
         })
     }
+}
+
+/// The `oauth` section for the ingress, whose settings lie in another directory.
+fn with_absolute_files(oauth: &Map<String, Value>) -> anyhow::Result<Value> {
+    let mut oauth = Value::Object(oauth.clone());
+    for issuer in oauth.get_mut("issuers").and_then(Value::as_array_mut).into_iter().flatten() {
+        for pointer in ["/ca", CLIENT_SECRET] {
+            if let Some(file) = issuer.pointer_mut(pointer)
+                && let Some(path) = file.as_str()
+            {
+                *file = json!(files::absolute(Path::new(path))?);
+            }
+        }
+    }
+    Ok(oauth)
+}
+
+fn issuers(oauth: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    oauth.get("issuers").and_then(Value::as_array).into_iter().flatten()
 }
 
 fn policy(about: &str, name: &str, rule: &str, requires: &str) -> String {

@@ -97,6 +97,9 @@ pub enum Failure {
     /// The keys that would tell whether a token is good cannot be had.
     #[error("the token cannot be checked: its identity provider cannot be reached")]
     NoTokenKeys,
+    /// The token is good, but not for this call; further scopes would do (RFC 6750 section 3.1).
+    #[error("this call needs a token with the scopes: {0}")]
+    InsufficientScope(String),
     /// The caller's workload may not use this proxy at all.
     #[error("this workload may not call this service")]
     CallerRefused,
@@ -213,6 +216,7 @@ impl Failure {
             Failure::AnswerElsewhere => "answer_elsewhere",
             Failure::Unauthenticated(_) | Failure::InvalidToken => "unauthenticated",
             Failure::NoTokenKeys => "identity_provider",
+            Failure::InsufficientScope(_) => "insufficient_scope",
             Failure::CallerRefused => "caller_refused",
             Failure::UnknownMethod(_) => "unknown_method",
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => "missing_capability",
@@ -234,7 +238,9 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         match self {
             Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
-            Failure::CallerRefused | Failure::UnknownCapability { .. } => Outcome::Denied,
+            Failure::CallerRefused | Failure::InsufficientScope(_) | Failure::UnknownCapability { .. } => {
+                Outcome::Denied
+            }
             Failure::Limited { .. } => Outcome::Limited,
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 Outcome::Unavailable
@@ -284,7 +290,10 @@ impl Failure {
             }
             Failure::AnswerElsewhere => StatusCode::CONFLICT,
             Failure::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Failure::HostNotAllowed | Failure::OriginNotAllowed | Failure::CallerRefused => StatusCode::FORBIDDEN,
+            Failure::HostNotAllowed
+            | Failure::OriginNotAllowed
+            | Failure::CallerRefused
+            | Failure::InsufficientScope(_) => StatusCode::FORBIDDEN,
             Failure::MediaType | Failure::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Failure::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Failure::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -336,7 +345,10 @@ impl Failure {
             Failure::UnsupportedVersion(_) => error::UNSUPPORTED_VERSION,
             Failure::UnknownMethod(_) => error::METHOD_NOT_FOUND,
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => error::MISSING_CAPABILITY,
-            Failure::CallerRefused | Failure::Unauthenticated(_) | Failure::InvalidToken => error::DENIED,
+            Failure::CallerRefused
+            | Failure::InsufficientScope(_)
+            | Failure::Unauthenticated(_)
+            | Failure::InvalidToken => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 error::UNAVAILABLE

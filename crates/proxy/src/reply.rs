@@ -33,12 +33,15 @@ pub fn failure(failure: &Failure, id: Option<&[u8]>, dialect: Dialect) -> Respon
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let challenge = match failure {
-        Failure::Unauthenticated(_) => Some("Bearer"),
-        Failure::InvalidToken => Some("Bearer error=\"invalid_token\""),
+        Failure::Unauthenticated(_) => Some(HeaderValue::from_static("Bearer")),
+        Failure::InvalidToken => Some(HeaderValue::from_static("Bearer error=\"invalid_token\"")),
+        Failure::InsufficientScope(scopes) => {
+            HeaderValue::try_from(format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\"")).ok()
+        }
         _ => None,
     };
     if let Some(challenge) = challenge {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }

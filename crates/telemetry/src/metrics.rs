@@ -20,8 +20,8 @@ use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict, Ejection,
-    HandshakeOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome,
-    ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
+    HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener,
+    LookupOutcome, Outcome, ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -57,6 +57,10 @@ pub struct OpenGuard(IntGauge);
 /// Counts fetches of the keys of one identity provider.
 #[derive(Debug, Clone)]
 pub struct KeyFetches(Vec<IntCounter>);
+
+/// Counts questions to one identity provider about tokens.
+#[derive(Debug, Clone)]
+pub struct Introspections(Vec<IntCounter>);
 
 /// Counts records that a log lost.
 #[derive(Debug, Clone)]
@@ -184,6 +188,14 @@ impl Metrics {
         KeyFetches(KeyFetchOutcome::ALL.iter().map(counter).collect())
     }
 
+    /// Counts questions to an identity provider about tokens.
+    pub fn introspections(&self, issuer: &str) -> Introspections {
+        let counter = |outcome: &IntrospectionOutcome| {
+            self.families.introspections.with_label_values(&[issuer, outcome.as_str()])
+        };
+        Introspections(IntrospectionOutcome::ALL.iter().map(counter).collect())
+    }
+
     /// For the trail of [`crate::AuditLog`].
     pub fn audit_sequence(&self) -> SequenceGauge {
         SequenceGauge(self.families.audit_sequence.with_label_values::<&str>(&[]))
@@ -231,6 +243,13 @@ impl Drop for OpenGuard {
 impl KeyFetches {
     /// Counts one.
     pub fn record(&self, outcome: KeyFetchOutcome) {
+        self.0[outcome as usize].inc();
+    }
+}
+
+impl Introspections {
+    /// Counts one.
+    pub fn record(&self, outcome: IntrospectionOutcome) {
         self.0[outcome as usize].inc();
     }
 }

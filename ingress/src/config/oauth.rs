@@ -6,6 +6,7 @@ use std::time::Duration;
 use outrigger_config::kinds::{self, Checked, Kind};
 use outrigger_config::sections::{MINUTE, SECOND};
 use outrigger_config::{Fields, doc};
+use outrigger_policy::MAX_CLAIMS;
 
 /// The `oauth` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct OAuth {
     pub issuers: Vec<Issuer>,
     /// Scopes that metadata and challenges name.
     pub scopes: Vec<String>,
+    /// Further scopes that a call may ask for.
+    pub step_up: Vec<String>,
 }
 
 /// One identity provider.
@@ -39,6 +42,25 @@ pub struct Issuer {
     pub roles: Option<String>,
     /// The claim with the scopes: a list, or words in a text.
     pub scope: String,
+    /// Who tells about its opaque tokens, and how to ask.
+    pub introspection: Option<Introspection>,
+    /// Further claims that policy sees: the name there, and where the token has it.
+    pub claims: Vec<(String, String)>,
+}
+
+/// How to ask a provider about opaque tokens (RFC 7662).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introspection {
+    /// Where; found by its metadata when absent.
+    pub url: Option<String>,
+    /// Who we are there.
+    pub client_id: String,
+    /// A file with our secret there.
+    pub client_secret_file: PathBuf,
+    /// How long an answer counts.
+    pub cache: Duration,
+    /// How long to wait for an answer.
+    pub timeout: Duration,
 }
 
 /// A signature algorithm of RFC 7518 or RFC 8037. None of them has a shared secret.
@@ -68,10 +90,17 @@ const SIGNATURES: &[(&str, Signature)] = &[
     ("EdDSA", Signature::EdDsa),
 ];
 
-pub(super) fn read(f: &mut Fields<'_>) -> Option<OAuth> {
+/// Reads the `oauth` section.
+pub fn read(f: &mut Fields<'_>) -> Option<OAuth> {
     let text = doc("Scopes that clients should ask for: named in the metadata and in challenges.");
     let text = text.because("without any, clients ask for what their provider gives by default");
     let scopes = f.with_default("scopes", text.example("[mcp:read, mcp:write]"), kinds::list_of(scope()), Vec::new());
+    let text = doc(
+        "Further scopes: a call that lacks nothing but these, or `scopes`, is answered with 403 and their names, so that the client asks for them. Whoever has a token may learn them.",
+    );
+    let text = text.because("what a caller may not use looks as if it did not exist");
+    let text = text.example("[mcp:admin]");
+    let step_up = f.with_default("step_up", text, kinds::list_of(scope()), Vec::new());
     let mut issuers: Vec<Issuer> = Vec::new();
     f.list("issuers", "Identity providers, whose tokens (JWT) are accepted.", |f| {
         let read = read_issuer(f)?;
@@ -86,7 +115,7 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<OAuth> {
     if issuers.is_empty() && !f.is_describing() {
         f.mistake("issuers", "no identity provider is named", "add one: `issuers: [ { issuer: https://... } ]`");
     }
-    Some(OAuth { issuers, scopes })
+    Some(OAuth { issuers, scopes, step_up })
 }
 
 fn read_issuer(f: &mut Fields<'_>) -> Option<Issuer> {
@@ -114,8 +143,50 @@ fn read_issuer(f: &mut Fields<'_>) -> Option<Issuer> {
     let roles = f.optional("roles_claim", text.example("realm_access.roles"), claim());
     let text = doc("The claim with the scopes: words in a text, or a list.").because("RFC 9068 has it there");
     let scope = f.with_default("scope_claim", text, claim(), "scope".to_owned());
+    let text =
+        "Opaque tokens of this provider: whether they are good is asked there (RFC 7662). Without it, only JWTs count.";
+    let introspection = f.optional_section("introspection", text, read_introspection);
+    let text = doc("Further claims that policy sees: the name there, and the claim; `.` leads into objects.");
+    let text = text.because("what no rule asks for need not be kept").example("{ department: org.department }");
+    let claims = f.with_default("claims", text, kinds::map_of(claim_name(), claim()), Vec::new());
+    if claims.len() > MAX_CLAIMS {
+        f.mistake(
+            "claims",
+            format!("{} claims", claims.len()),
+            format!("at most {MAX_CLAIMS}: those that rules ask for"),
+        );
+    }
     let issuer = issuer?;
-    Some(Issuer { issuer, jwks_uri, audiences, algorithms, ca, clock_skew, subject, subject_prefix, roles, scope })
+    Some(Issuer {
+        issuer,
+        jwks_uri,
+        audiences,
+        algorithms,
+        ca,
+        clock_skew,
+        subject,
+        subject_prefix,
+        roles,
+        scope,
+        introspection,
+        claims,
+    })
+}
+
+fn read_introspection(f: &mut Fields<'_>) -> Option<Introspection> {
+    let text = doc("Where to ask. Without it, found by the provider's metadata (`introspection_endpoint`).");
+    let url = f.optional("url", text, web_url());
+    let client_id = f.required("client_id", doc("Who we are at the provider.").example("outrigger"), kinds::text());
+    let text = doc("A file with our secret at the provider. Read again when the provider refuses us.");
+    let client_secret_file =
+        f.required("client_secret_file", text.example("/run/secrets/introspection"), kinds::path());
+    let text = doc("How long an answer counts; never longer than the token lives.");
+    let text = text.because("a token that is taken back ends this soon, and a busy client asks no more often");
+    let cache = f.with_default("cache", text, kinds::duration(Duration::ZERO..=10 * MINUTE), 30 * SECOND);
+    let text = doc("How long to wait for an answer; then the client is told to come back.");
+    let text = text.because("providers answer within milliseconds, and callers wait meanwhile");
+    let timeout = f.with_default("timeout", text, kinds::duration(SECOND / 10..=MINUTE), 5 * SECOND);
+    Some(Introspection { url, client_id: client_id?, client_secret_file: client_secret_file?, cache, timeout })
 }
 
 /// A URL that is dialled: over TLS, or on this machine.
@@ -155,6 +226,19 @@ fn prefix() -> Kind<String> {
         pattern: "^[!-~]{0,64}$",
         accepts: |text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic()),
         hint: "up to 64 visible ASCII characters: staff/",
+    })
+}
+
+/// How rules name a claim.
+fn claim_name() -> Kind<String> {
+    kinds::checked(Checked {
+        name: "name of a claim",
+        pattern: "^[A-Za-z0-9_.:/-]{1,256}$",
+        accepts: |text| {
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
+            (1..=256).contains(&text.len()) && text.bytes().all(good)
+        },
+        hint: "letters, digits and `_.:/-`, as rules name it: department",
     })
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Request, StatusCode, Uri, header, request};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
@@ -36,8 +36,11 @@ pub(super) enum FetchError {
     #[error("the answer of {0} cannot be read: {1}")]
     Broken(String, String),
     /// Too slow.
-    #[error("{0} does not answer within 5 seconds")]
-    Slow(String),
+    #[error("{0} does not answer within {1:?}")]
+    Slow(String, Duration),
+    /// It failed again and again, and is not asked for a moment.
+    #[error("{0} failed {1} times in a row and is not asked for a moment")]
+    Paused(String, u32),
     /// Not the document that it should be.
     #[error("{0} is not what it should be: {1}")]
     Content(String, String),
@@ -66,10 +69,19 @@ impl Fetcher {
 
     /// The body of a 200.
     pub(super) async fn get(&self, url: &str) -> Result<Bytes, FetchError> {
-        timeout(TIME, self.fetch(url)).await.unwrap_or_else(|_| Err(FetchError::Slow(url.to_owned())))
+        let slow = |_| Err(FetchError::Slow(url.to_owned(), TIME));
+        timeout(TIME, self.fetch(url, Request::get("/"), Bytes::new())).await.unwrap_or_else(slow)
     }
 
-    async fn fetch(&self, url: &str) -> Result<Bytes, FetchError> {
+    /// The body of a 200 that answers a form, sent with this `Authorization`. The caller bounds the time.
+    pub(super) async fn post(&self, url: &str, form: String, who: HeaderValue) -> Result<Bytes, FetchError> {
+        let request = Request::post("/")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::AUTHORIZATION, who);
+        self.fetch(url, request, form.into()).await
+    }
+
+    async fn fetch(&self, url: &str, request: request::Builder, body: Bytes) -> Result<Bytes, FetchError> {
         let not_a_url = || FetchError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| not_a_url())?;
         let secure = match uri.scheme_str() {
@@ -83,15 +95,20 @@ impl Fetcher {
         let failed = |error: &dyn std::fmt::Display| FetchError::Connect(url.to_owned(), error.to_string());
         let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| failed(&error))?;
         if !secure {
-            return request(stream, &uri, url).await;
+            return send(stream, (&uri, url), request, body).await;
         }
         let name = ServerName::try_from(host).map_err(|_| not_a_url())?;
         let stream = self.tls.connect(name, stream).await.map_err(|error| failed(&error))?;
-        request(stream, &uri, url).await
+        send(stream, (&uri, url), request, body).await
     }
 }
 
-async fn request<S>(stream: S, uri: &Uri, url: &str) -> Result<Bytes, FetchError>
+async fn send<S>(
+    stream: S,
+    (uri, url): (&Uri, &str),
+    request: request::Builder,
+    body: Bytes,
+) -> Result<Bytes, FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -100,10 +117,11 @@ where
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let host = uri.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(path)
+    let request = request
+        .uri(path)
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|_| FetchError::Url(url.to_owned()))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;

@@ -10,13 +10,14 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyOperations, PublicK
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{KeyFetchOutcome, KeyFetches};
-use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Issuer;
 use crate::oauth::TokenRefused;
+use crate::oauth::discover::discover;
 use crate::oauth::fetch::{FetchError, Fetcher};
+use crate::oauth::introspect::Introspection;
 use crate::oauth::seen;
 use crate::oauth::token::algorithm;
 
@@ -34,7 +35,8 @@ const MAX_KEYS: usize = 64;
 pub(crate) struct Provider {
     config: Issuer,
     algorithms: Vec<Algorithm>,
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
+    introspection: Option<Introspection>,
     keys: ArcSwapOption<Keys>,
     /// Held while keys are fetched, so that callers who need them wait for one answer together. What failed last, and when.
     fetching: Mutex<Option<(Instant, Result<(), FetchError>)>>,
@@ -57,9 +59,13 @@ struct Key {
 
 impl Provider {
     pub(super) fn new(config: &Issuer, metrics: &Metrics) -> Result<Self, String> {
+        let fetcher = Arc::new(Fetcher::new(config.ca.as_deref())?);
+        let introspection = config.introspection.as_ref();
+        let introspection = introspection.map(|how| Introspection::new(config, how, &fetcher, metrics)).transpose()?;
         Ok(Self {
+            introspection,
             algorithms: config.algorithms.iter().map(|signature| algorithm(*signature)).collect(),
-            fetcher: Fetcher::new(config.ca.as_deref())?,
+            fetcher,
             keys: ArcSwapOption::empty(),
             fetching: Mutex::default(),
             fetches: metrics.key_fetches(&config.issuer),
@@ -73,6 +79,11 @@ impl Provider {
 
     pub(super) fn config(&self) -> &Issuer {
         &self.config
+    }
+
+    /// What tells about its opaque tokens.
+    pub(super) fn introspection(&self) -> Option<&Introspection> {
+        self.introspection.as_ref()
     }
 
     /// The key that a token names. Asks the provider when it is not known, unless it was asked just now.
@@ -90,7 +101,7 @@ impl Provider {
         }
         match asked {
             Err(cause) if self.keys.load().is_none() => {
-                Err(TokenRefused::NoKeys { issuer: self.config.issuer.clone(), cause: cause.to_string() })
+                Err(TokenRefused::Unknown { issuer: self.config.issuer.clone(), cause: cause.to_string() })
             }
             _ => Err(TokenRefused::Invalid("signed with a key that its issuer does not have".to_owned())),
         }
@@ -98,6 +109,10 @@ impl Provider {
 
     /// Fetches the keys now and then, for as long as it is polled.
     pub(crate) async fn keep_fresh(&self) {
+        if self.introspection.is_some() && self.config.jwks_uri.is_none() {
+            // It need not have keys; when a token is signed with one after all, they are fetched.
+            return;
+        }
         let mut failures = 0;
         loop {
             let pause = match self.ask().await {
@@ -144,59 +159,12 @@ impl Provider {
     async fn fetch(&self) -> Result<Keys, FetchError> {
         let uri = match &self.config.jwks_uri {
             Some(uri) => uri.clone(),
-            None => self.discover().await?,
+            None => discover(&self.fetcher, &self.config.issuer).await?.jwks_uri()?,
         };
         let body = self.fetcher.get(&uri).await?;
         let set: JwkSet = serde_json::from_slice(&body).map_err(|error| FetchError::Content(uri, error.to_string()))?;
         Ok(Keys::of(&set, body))
     }
-
-    /// Where the keys are, from the provider's metadata, which must be that of this very issuer (RFC 8414 section 3.3).
-    async fn discover(&self) -> Result<String, FetchError> {
-        #[derive(Deserialize)]
-        struct Metadata {
-            issuer: String,
-            jwks_uri: String,
-        }
-        let mut failed = None;
-        for url in metadata_urls(&self.config.issuer) {
-            match self.fetcher.get(&url).await {
-                Err(error) => failed = failed.or(Some(error)),
-                Ok(body) => {
-                    let found: Metadata = serde_json::from_slice(&body)
-                        .map_err(|error| FetchError::Content(url.clone(), error.to_string()))?;
-                    if found.issuer != self.config.issuer {
-                        let what = format!("it is the metadata of {:?}, not of {}", found.issuer, self.config.issuer);
-                        return Err(FetchError::Content(url, what));
-                    }
-                    if !found.jwks_uri.starts_with("https://") && self.config.issuer.starts_with("https://") {
-                        return Err(FetchError::Content(
-                            url,
-                            format!("the keys are at {:?}, without TLS", found.jwks_uri),
-                        ));
-                    }
-                    return Ok(found.jwks_uri);
-                }
-            }
-        }
-        Err(failed.unwrap_or(FetchError::Url(self.config.issuer.clone())))
-    }
-}
-
-/// Where the metadata of an issuer can be, in the order in which MCP clients look.
-fn metadata_urls(issuer: &str) -> Vec<String> {
-    let issuer = issuer.trim_end_matches('/');
-    let after_scheme = issuer.find("://").map_or(0, |at| at + 3);
-    let path = issuer.get(after_scheme..).and_then(|rest| rest.find('/')).map_or(issuer.len(), |at| after_scheme + at);
-    let (origin, path) = issuer.split_at(path);
-    let mut urls = vec![
-        format!("{origin}/.well-known/oauth-authorization-server{path}"),
-        format!("{origin}/.well-known/openid-configuration{path}"),
-    ];
-    if !path.is_empty() {
-        urls.push(format!("{issuer}/.well-known/openid-configuration"));
-    }
-    urls
 }
 
 impl Keys {
@@ -240,29 +208,5 @@ impl Key {
         };
         let key = Arc::new(DecodingKey::from_jwk(jwk).ok()?);
         (signs && verifies).then(|| Self { id: common.key_id.clone(), family, algorithm, key })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_is_looked_for_in_the_order_of_the_specification() {
-        assert_eq!(
-            metadata_urls("https://id.example.com/realms/demo"),
-            [
-                "https://id.example.com/.well-known/oauth-authorization-server/realms/demo",
-                "https://id.example.com/.well-known/openid-configuration/realms/demo",
-                "https://id.example.com/realms/demo/.well-known/openid-configuration",
-            ]
-        );
-        assert_eq!(
-            metadata_urls("https://id.example.com/"),
-            [
-                "https://id.example.com/.well-known/oauth-authorization-server",
-                "https://id.example.com/.well-known/openid-configuration",
-            ]
-        );
     }
 }

@@ -19,11 +19,14 @@ pub(crate) struct Resource {
     base: String,
     issuers: Vec<String>,
     scopes: Vec<String>,
+    /// Further ones that callers may learn of when they need them.
+    step_up: Vec<String>,
 }
 
 impl Resource {
-    pub(crate) fn new(public_url: &str, issuers: Vec<String>, scopes: &[String]) -> Self {
-        Self { base: public_url.trim_end_matches('/').to_owned(), issuers, scopes: scopes.to_vec() }
+    pub(crate) fn new(public_url: &str, issuers: Vec<String>, scopes: &[String], step_up: &[String]) -> Self {
+        let base = public_url.trim_end_matches('/').to_owned();
+        Self { base, issuers, scopes: scopes.to_vec(), step_up: step_up.to_vec() }
     }
 
     /// The canonical URL of an endpoint, which tokens have as `aud`.
@@ -66,11 +69,26 @@ impl Resource {
         Some(response)
     }
 
-    /// The challenge for somebody without a good token. `error` is one of RFC 6750 section 3.1.
-    pub(crate) fn challenge(&self, path: &str, error: Option<&str>) -> Option<HeaderValue> {
+    /// Whether callers may learn that something needs this scope.
+    pub(crate) fn may_tell(&self, scope: &str) -> bool {
+        self.scopes.iter().chain(&self.step_up).any(|told| told == scope)
+    }
+
+    /// The challenge for somebody whose token does not go far enough, which says by itself how far it should.
+    pub(crate) fn step_up(&self, path: &str, plain: &str) -> Option<HeaderValue> {
+        HeaderValue::try_from(format!("{plain}, resource_metadata=\"{}\"", self.metadata_url(path))).ok()
+    }
+
+    /// Where the metadata of the endpoint of this path is.
+    fn metadata_url(&self, path: &str) -> String {
         let endpoint = self.url(path);
         let path = endpoint.strip_prefix(&self.base).unwrap_or_default();
-        let mut challenge = format!("Bearer resource_metadata=\"{}{WELL_KNOWN}{path}\"", self.base);
+        format!("{}{WELL_KNOWN}{path}", self.base)
+    }
+
+    /// The challenge for somebody without a good token. `error` is one of RFC 6750 section 3.1.
+    pub(crate) fn challenge(&self, path: &str, error: Option<&str>) -> Option<HeaderValue> {
+        let mut challenge = format!("Bearer resource_metadata=\"{}\"", self.metadata_url(path));
         if !self.scopes.is_empty() {
             challenge.push_str(&format!(", scope=\"{}\"", self.scopes.join(" ")));
         }
@@ -86,7 +104,12 @@ mod tests {
     use super::*;
 
     fn resource() -> Resource {
-        Resource::new("https://mcp.example.com/", vec!["https://id.example.com".into()], &["read".into()])
+        Resource::new(
+            "https://mcp.example.com/",
+            vec!["https://id.example.com".into()],
+            &["read".into()],
+            &["write".into()],
+        )
     }
 
     #[test]
@@ -109,6 +132,16 @@ mod tests {
             "Bearer resource_metadata=\"https://mcp.example.com/.well-known/oauth-protected-resource/s/fs/mcp\", \
              scope=\"read\", error=\"invalid_token\""
         );
+    }
+
+    #[test]
+    fn a_step_up_leads_there_too_and_names_only_what_may_be_told() {
+        let plain = "Bearer error=\"insufficient_scope\", scope=\"write\"";
+        assert_eq!(
+            resource().step_up("/mcp", plain).unwrap().to_str().unwrap(),
+            format!("{plain}, resource_metadata=\"https://mcp.example.com/.well-known/oauth-protected-resource/mcp\"")
+        );
+        assert!(resource().may_tell("read") && resource().may_tell("write") && !resource().may_tell("admin"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use tokio::time::Instant;
 
 use crate::oauth::Proven;
 
@@ -17,7 +18,14 @@ const MAX_SEEN: usize = 4096;
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    static TOKENS: RefCell<(u64, HashMap<[u8; 32], Proven>)> = RefCell::default();
+    static TOKENS: RefCell<(u64, HashMap<[u8; 32], Checked>)> = RefCell::default();
+}
+
+/// Who a token names, and for how long that need not be looked at again.
+struct Checked {
+    proven: Proven,
+    /// Before it ends, where somebody else has the say.
+    fresh: Option<Instant>,
 }
 
 /// Stands for a token at an endpoint. A digest: memory holds no tokens.
@@ -55,13 +63,16 @@ impl Seen {
     /// Who it named, if it was checked with the keys of now and has not ended.
     pub(super) fn find(&self, mark: &Mark) -> Option<Proven> {
         TOKENS.with_borrow(|(epoch, tokens)| {
-            let proven = tokens.get(&mark.digest).filter(|_| *epoch == mark.epoch)?;
+            let Checked { proven, fresh } = tokens.get(&mark.digest).filter(|_| *epoch == mark.epoch)?;
+            if fresh.is_some_and(|fresh| fresh <= Instant::now()) {
+                return None;
+            }
             proven.until.is_some_and(|until| SystemTime::now() < until).then(|| proven.clone())
         })
     }
 
-    /// Remembers who it names.
-    pub(super) fn keep(&self, mark: Mark, proven: &Proven) {
+    /// Remembers who it names, until it ends, but no longer than it is fresh.
+    pub(super) fn keep(&self, mark: Mark, proven: &Proven, fresh: Option<Instant>) {
         TOKENS.with_borrow_mut(|(epoch, tokens)| {
             let now = EPOCH.load(Ordering::Acquire);
             if mark.epoch != now {
@@ -71,7 +82,7 @@ impl Seen {
                 tokens.clear();
                 *epoch = now;
             }
-            tokens.insert(mark.digest, proven.clone());
+            tokens.insert(mark.digest, Checked { proven: proven.clone(), fresh });
         });
     }
 }
@@ -97,15 +108,17 @@ mod tests {
             until: SystemTime::now().checked_add(Duration::from_secs(seconds)),
         };
         let mark = seen.mark(&[7; 32], "/mcp");
-        seen.keep(mark, &ada(60));
+        seen.keep(mark, &ada(60), None);
         assert!(seen.find(&mark).is_some());
         assert!(seen.find(&seen.mark(&[7; 32], "/s/b/mcp")).is_none());
         assert!(other.find(&other.mark(&[7; 32], "/mcp")).is_none());
-        seen.keep(mark, &ada(0));
+        seen.keep(mark, &ada(0), None);
         assert!(seen.find(&mark).is_none(), "ended");
-        seen.keep(mark, &ada(60));
+        seen.keep(mark, &ada(60), Some(Instant::now()));
+        assert!(seen.find(&mark).is_none(), "to be asked for again");
+        seen.keep(mark, &ada(60), None);
         forget();
-        seen.keep(mark, &ada(60));
+        seen.keep(mark, &ada(60), None);
         let mark = seen.mark(&[7; 32], "/mcp");
         assert!(seen.find(&mark).is_none(), "checked with keys of before");
     }

@@ -12,7 +12,11 @@ use crate::config::{Issuer, Signature};
 use crate::oauth::{Proven, TokenRefused};
 
 /// Longest token: far more than providers make, and what fits into the head of a request.
-const MAX_TOKEN: usize = 16 * 1024;
+pub(super) const MAX_TOKEN: usize = 16 * 1024;
+/// Longest time until a token ends: beyond it, times cannot be reckoned with.
+const FOREVER: Duration = Duration::from_secs(1 << 36);
+/// When an opaque token ends whose provider does not say so: streams that it opened begin anew then.
+const UNTOLD: Duration = Duration::from_secs(3600);
 
 /// What a token says of itself, not yet believed: enough to find the key that proves it.
 #[derive(Debug)]
@@ -60,10 +64,61 @@ pub(super) fn verify(
         rules.set_audience(&issuer.audiences);
     }
     let claims = decode::<Map<String, Value>>(token, key, &rules).map_err(|error| invalid(&error.to_string()))?.claims;
-    let until = claims.get("exp").and_then(Value::as_f64).and_then(|exp| Duration::try_from_secs_f64(exp).ok());
-    let until = until.and_then(|exp| UNIX_EPOCH.checked_add(exp)).and_then(|exp| exp.checked_add(issuer.clock_skew));
-    let principal = principal(&claims, issuer)?;
-    Ok(Proven { principal, until: Some(until.unwrap_or_else(SystemTime::now)) })
+    let until = moment(&claims, "exp").map_or_else(SystemTime::now, |exp| exp + issuer.clock_skew);
+    Ok(Proven { principal: principal(&claims, issuer)?, until: Some(until) })
+}
+
+/// What a provider says of an opaque token that is good (RFC 7662 section 2.2).
+#[derive(Debug)]
+pub(super) struct Told {
+    principal: Principal,
+    audiences: Vec<String>,
+    until: SystemTime,
+}
+
+/// Reads what a provider says of an opaque token; none when it is not good.
+pub(super) fn told(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Option<Told>, TokenRefused> {
+    if claims.get("active") != Some(&Value::Bool(true)) {
+        return Ok(None);
+    }
+    if claims.get("iss").is_some_and(|named| named.as_str() != Some(&issuer.issuer)) {
+        return Err(invalid("its provider says that another one issued it"));
+    }
+    let now = SystemTime::now();
+    if moment(claims, "nbf").is_some_and(|nbf| nbf > now + issuer.clock_skew) {
+        return Err(invalid("it is not good yet"));
+    }
+    let until = moment(claims, "exp").map_or(now + UNTOLD, |exp| exp + issuer.clock_skew);
+    if until <= now {
+        return Ok(None);
+    }
+    let audiences = claims.get("aud").map(words).unwrap_or_default();
+    Ok(Some(Told { principal: principal(claims, issuer)?, audiences, until }))
+}
+
+impl Told {
+    /// When it ends.
+    pub(super) fn until(&self) -> SystemTime {
+        self.until
+    }
+
+    /// Who presents it at the endpoint of this URL.
+    pub(super) fn at(&self, issuer: &Issuer, resource: &str) -> Result<Proven, TokenRefused> {
+        let wanted = |audience: &String| match issuer.audiences.as_slice() {
+            [] => audience == resource,
+            named => named.contains(audience),
+        };
+        if !self.audiences.iter().any(wanted) {
+            return Err(invalid("it is for something else"));
+        }
+        Ok(Proven { principal: self.principal.clone(), until: Some(self.until) })
+    }
+}
+
+/// A claim that is a time: at most the end of what a clock can say.
+fn moment(claims: &Map<String, Value>, name: &str) -> Option<SystemTime> {
+    let seconds = claims.get(name)?.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())?;
+    UNIX_EPOCH.checked_add(seconds.min(FOREVER))
 }
 
 fn principal(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Principal, TokenRefused> {
@@ -73,8 +128,10 @@ fn principal(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Principal, 
         .ok_or_else(|| invalid(&format!("it has no claim {}, a text", issuer.subject)))?;
     let roles = issuer.roles.as_deref().and_then(|claim| find(claims, claim)).map(words).unwrap_or_default();
     let scopes = find(claims, &issuer.scope).map(words).unwrap_or_default();
+    let further = issuer.claims.iter().filter_map(|(name, path)| Some((name, values(find(claims, path)?))));
     let user = Principal::user(&format!("{}{subject}", issuer.subject_prefix))
-        .and_then(|user| user.with_grants(roles, scopes));
+        .and_then(|user| user.with_grants(roles, scopes))
+        .and_then(|user| user.with_claims(further));
     user.map_err(|error| invalid(&error.to_string()))
 }
 
@@ -93,6 +150,17 @@ fn words(value: &Value) -> Vec<String> {
         Value::String(text) => text.split_ascii_whitespace().map(str::to_owned).collect(),
         Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => Vec::new(),
+    }
+}
+
+/// What rules compare a claim with: a text, a number and a boolean as JSON has it, or each of a list. Objects are nothing that
+/// a rule could ask for.
+fn values(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Number(_) | Value::Bool(_) => vec![value.to_string()],
+        Value::Array(list) => list.iter().filter(|value| !value.is_array()).flat_map(values).collect(),
+        Value::Null | Value::Object(_) => Vec::new(),
     }
 }
 

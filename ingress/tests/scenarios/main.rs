@@ -12,6 +12,8 @@ mod life;
 mod listens;
 mod mesh;
 mod oauth;
+mod oauth_opaque;
+mod provider;
 mod replicas;
 mod safety;
 mod streams;

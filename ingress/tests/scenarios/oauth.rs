@@ -1,131 +1,17 @@
 //! Tokens of an identity provider: who gets in, who does not, and what is told to those who have none.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use http::{Request, StatusCode};
+use jsonwebtoken::{Algorithm, EncodingKey};
 use outrigger_proxy::body::OutBody;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::fake::{health, tools};
 use crate::mesh::{Client, Events, Mesh, POLICY, eventually};
-
-const PUBLIC: &str = "https://mcp.example.com";
-
-/// A provider that serves its metadata and keys over plain HTTP.
-struct Provider {
-    address: SocketAddr,
-    state: Arc<State>,
-}
-
-#[derive(Default)]
-struct State {
-    keys: Mutex<Vec<Value>>,
-    fetches: AtomicUsize,
-    broken: AtomicBool,
-}
-
-struct Key {
-    id: &'static str,
-    key: EncodingKey,
-}
-
-impl Key {
-    fn new(id: &'static str) -> Self {
-        let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
-        Self { id, key: EncodingKey::from_ec_der(der.as_ref()) }
-    }
-
-    fn public(&self) -> Value {
-        let mut jwk = Jwk::from_encoding_key(&self.key, Algorithm::ES256).unwrap();
-        jwk.common.key_id = Some(self.id.to_owned());
-        serde_json::to_value(jwk).unwrap()
-    }
-
-    fn sign(&self, claims: &Value) -> &'static str {
-        let mut header = Header::new(Algorithm::ES256);
-        header.kid = Some(self.id.to_owned());
-        encode(&header, claims, &self.key).unwrap().leak()
-    }
-}
-
-impl Provider {
-    async fn start(keys: &[&Key]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
-        let provider = Self { address, state: Arc::clone(&state) };
-        provider.show(keys);
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let state = Arc::clone(&state);
-                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                    let answer = state.answer(address, request.uri().path());
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service),
-                );
-            }
-        });
-        provider
-    }
-
-    fn issuer(&self) -> String {
-        format!("http://{}/realm", self.address)
-    }
-
-    fn show(&self, keys: &[&Key]) {
-        *self.state.keys.lock().unwrap() = keys.iter().map(|key| key.public()).collect();
-    }
-
-    /// Claims that are good at the merged endpoint.
-    fn claims(&self) -> Value {
-        json!({ "iss": self.issuer(), "sub": "carla", "aud": format!("{PUBLIC}/mcp"), "exp": now() + 300, "scope": "all" })
-    }
-
-    fn settings(&self) -> String {
-        let issuer = format!("{{ issuer: \"{}\", clock_skew: 0s }}", self.issuer());
-        format!("public_url: {PUBLIC}\noauth: {{ scopes: [all], issuers: [ {issuer} ] }}\n")
-    }
-}
-
-impl State {
-    fn answer(&self, address: SocketAddr, path: &str) -> Response<Full<bytes::Bytes>> {
-        let body = match path {
-            _ if self.broken.load(Ordering::SeqCst) => None,
-            "/.well-known/openid-configuration/realm" => Some(json!({
-                "issuer": format!("http://{address}/realm"),
-                "jwks_uri": format!("http://{address}/keys"),
-            })),
-            "/keys" => {
-                self.fetches.fetch_add(1, Ordering::SeqCst);
-                Some(json!({ "keys": *self.keys.lock().unwrap() }))
-            }
-            _ => None,
-        };
-        let status = if body.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
-        let body = body.unwrap_or_default().to_string();
-        Response::builder().status(status).body(Full::from(body)).unwrap()
-    }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
+use crate::provider::{Key, PUBLIC, Provider, now};
 
 async fn mesh(provider: &Provider) -> Mesh {
     Mesh::with(&[("a", health(tools(&["read", "write"])))], POLICY, &provider.settings()).await

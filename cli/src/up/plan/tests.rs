@@ -180,3 +180,35 @@ fn allowed(policy: &str, who: &Principal) -> bool {
     let set = PolicySet::compile(&[("policy.yaml", policy)]).unwrap_or_else(|wrong| panic!("{wrong}"));
     set.decide(who, &Capability { kind: CapabilityKind::Tool, service: "fs", name: "x" }).is_allowed()
 }
+
+#[test]
+fn identity_providers_reach_the_ingress_with_their_files_and_no_service_reads_those() {
+    let oauth = r#"
+mesh: demo
+ingress:
+  public_url: https://mcp.example.com
+  oauth:
+    scopes: [read]
+    step_up: [write]
+    issuers:
+      - issuer: https://id.example.com
+        ca: id.pem
+        claims: { department: org.department }
+        introspection: { client_id: mesh, client_secret_file: s.txt }
+services:
+  fs: { command: [server], sandbox: strict }
+"#;
+    with_plan(oauth, |plan| {
+        let text = plan.ingress(&[], Some(&"0".repeat(64))).unwrap();
+        let read = Ingress::from_sources(Some(("ingress.yaml", &text)), &|_| None).unwrap();
+        let oauth = read.oauth.unwrap();
+        let issuer = &oauth.issuers[0];
+        let secret = &issuer.introspection.as_ref().unwrap().client_secret_file;
+        assert!(secret.is_absolute() && issuer.ca.as_ref().unwrap().is_absolute());
+        assert_eq!((oauth.step_up.as_slice(), issuer.claims[0].1.as_str()), (&["write".into()][..], "org.department"));
+        assert!(plan.sidecar(&plan.manifest.services[0]).unwrap().contains(&secret.display().to_string()));
+    });
+    let without = oauth.replace("  public_url: https://mcp.example.com\n", "");
+    let wrong = Manifest::from_sources(Some(("mesh.yaml", &without)), &|_| None).unwrap_err().to_string();
+    assert!(wrong.contains("public_url"), "{wrong}");
+}

@@ -203,6 +203,12 @@ const KEY_FETCHES: MetricDoc = doc(
     &["issuer", "outcome"],
     "Attempts to fetch the keys of an identity provider of the configuration.",
 );
+const INTROSPECTIONS: MetricDoc = doc(
+    "outrigger_token_introspections_total",
+    Counter,
+    &["issuer", "outcome"],
+    "Questions to an identity provider of the configuration whether an opaque token is good.",
+);
 const AUDIT_SEQUENCE: MetricDoc = doc(
     "outrigger_audit_sequence",
     Gauge,
@@ -258,6 +264,7 @@ pub fn describe() -> Vec<MetricDoc> {
         AUDIT_DROPPED,
         AUDIT_SEQUENCE,
         KEY_FETCHES,
+        INTROSPECTIONS,
         ACCESS_DROPPED,
         BUILD_INFO,
     ]
@@ -302,6 +309,7 @@ pub(super) struct Families {
     pub(super) audit_dropped: IntCounterVec,
     pub(super) audit_sequence: IntGaugeVec,
     pub(super) key_fetches: IntCounterVec,
+    pub(super) introspections: IntCounterVec,
     pub(super) access_dropped: IntCounterVec,
     pub(super) build_info: IntGaugeVec,
 }
@@ -350,6 +358,7 @@ impl Families {
             audit_dropped: counter(registry, &AUDIT_DROPPED)?,
             audit_sequence: gauge(registry, &AUDIT_SEQUENCE)?,
             key_fetches: counter(registry, &KEY_FETCHES)?,
+            introspections: counter(registry, &INTROSPECTIONS)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,
             build_info: gauge(registry, &BUILD_INFO)?,
         })

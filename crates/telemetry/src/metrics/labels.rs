@@ -185,6 +185,20 @@ closed_label! {
 }
 
 closed_label! {
+    /// What came of asking an identity provider about a token.
+    IntrospectionOutcome {
+        /// It is good.
+        Active = "active",
+        /// It is not, or is not known there.
+        Inactive = "inactive",
+        /// There was no answer, or none that can be understood.
+        Failed = "failed",
+        /// It was not asked, because it failed too often.
+        Paused = "paused",
+    }
+}
+
+closed_label! {
     /// What is known of a service's catalog. One of these is 1 per service, the others 0.
     CatalogState {
         /// Never fetched.

@@ -22,6 +22,7 @@ fn touched() -> Arc<Metrics> {
     metrics.egress_dropped();
     metrics.audit_sequence();
     metrics.key_fetches("https://id.example.com");
+    metrics.introspections("https://id.example.com");
     let fs = metrics.service("fs");
     fs.record(Method::Ping, None, Outcome::Ok, Duration::from_millis(1));
     fs.limited(LimitKind::Queue);
