@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance matrix matrix-doc conformance egress drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance oauth matrix matrix-doc conformance egress drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc acceptance matrix conformance egress ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc acceptance oauth matrix conformance egress ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -80,6 +80,11 @@ acceptance: subjects ## MCP clients through a whole mesh, compared with the same
 	$(call step,acceptance: official clients through a whole mesh)
 	@cargo build --locked --package outrigger
 	@$(PYTHON) tests/acceptance/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+oauth: subjects ## Clients that log in at a real identity provider and call through a whole mesh
+	$(call step,oauth: clients log in at an identity provider)
+	@cargo build --locked --package outrigger
+	@$(PYTHON) tests/oauth/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
 
 matrix matrix-doc: subjects
 	$(call step,matrix: every client revision with every server revision)
