@@ -21,7 +21,9 @@ mod stdio;
 mod subject;
 mod wire;
 
+use anyhow::{Context, bail};
 use outrigger_confine::Kernel;
+use outrigger_mcp::catalog::Catalog;
 use outrigger_runtime::{Exit, ShutdownSignals};
 use outrigger_telemetry::log::{self, LogFormat};
 
@@ -53,6 +55,19 @@ pub(crate) fn main(args: DoctorArgs) -> anyhow::Result<Exit> {
         }
     });
     failed.map_or(Ok(exit), |error| Err(error.into()))
+}
+
+/// Everything that a server lists and says.
+///
+/// # Errors
+/// It cannot be asked, or not all of it.
+pub(crate) async fn catalog_of(args: &DoctorArgs) -> anyhow::Result<Catalog> {
+    let subject = Subject::of(args)?;
+    let report = examine(&subject, &args.service).await.context("interrupted")?;
+    if !report.usable() {
+        bail!("the server cannot be asked; `outrigger doctor` says more:\n{}", report.text().trim_end());
+    }
+    Ok(report.catalog())
 }
 
 /// `None` when the person at the terminal had enough: everything that was started is stopped.

@@ -7,6 +7,7 @@
 //! | `authority` | `ca serve`: an authority that signs over the network |
 //! | `connect` | the mesh over stdio, for desktop clients |
 //! | `doctor` | what an MCP server speaks and offers, and what will give trouble |
+//! | `lock` | approving definitions, and looking for what in them deceives |
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
 //! | `parts` | the sidecar, the ingress and the example services that this binary carries |
 //! | `files`, `output` | writing files whole, and results to stdout |
@@ -19,6 +20,7 @@ mod connect;
 pub mod docs;
 mod doctor;
 mod files;
+mod lock;
 pub mod manifest;
 mod output;
 mod parts;
@@ -56,6 +58,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Up(args) => finish(up::main(args)),
         Command::Connect(args) => finish(connect::main(args)),
         Command::Doctor(args) => answer(doctor::main(args)),
+        Command::Lock(args) => answer(lock::main(&args)),
+        Command::Scan(args) => answer(lock::scan_main(&args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
         Command::Validate(args) => answer(commands::validate::main(args)),
         Command::Audit(command) => answer(commands::audit::main(command)),

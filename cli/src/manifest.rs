@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use outrigger_config::kinds::Url;
 use outrigger_config::{Diagnostic, Diagnostics, Env, Secret, Settings, load};
-use outrigger_ingress::config::Tls;
+use outrigger_ingress::config::{Integrity, Tls};
 use outrigger_mcp::names::Naming;
 use outrigger_sidecar::config::{CatalogMode, Egress, Era, Sandbox, SessionScope};
 
@@ -58,6 +58,8 @@ pub struct Ingress {
     pub http_sse: bool,
     /// How capabilities are named.
     pub naming: Naming,
+    /// What definitions are held to.
+    pub integrity: Integrity,
 }
 
 /// What the token that `up` makes proves.
@@ -193,6 +195,7 @@ impl Manifest {
             tolerant: false,
             http_sse: false,
             naming: Naming::default(),
+            integrity: Integrity::default(),
         };
         let services = EXAMPLES.iter().map(service).collect();
         Self { mesh: DEFAULT_MESH.to_owned(), ingress, policy: Vec::new(), services, warnings: Vec::new() }

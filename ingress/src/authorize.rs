@@ -19,6 +19,7 @@ use crate::core::Caller;
 use crate::record::CallRecord;
 use crate::route::{Destination, unknown};
 use crate::services::Service;
+use crate::snapshot::Snapshot;
 use crate::view::policy_kind;
 
 /// When to try again while a service works on as many calls as it may: calls that end make room one by one.
@@ -51,6 +52,7 @@ pub(crate) fn authorize(
     caller: &Caller,
     destination: Destination,
     catalog: &Merged,
+    snapshot: &Snapshot,
     message: &Message,
     record: &mut CallRecord,
 ) -> Result<Permitted, Failure> {
@@ -90,6 +92,11 @@ pub(crate) fn authorize(
                     }
                     return Err(unknown(wanted.kind, &wanted.asked));
                 }
+            }
+            if let Some(checked) = snapshot.checked(destination.at) {
+                checked.admit(&service, wanted.kind, &wanted.original).inspect_err(|failure| {
+                    record.denied(Some(&format!("lock:{}", failure.reason())));
+                })?;
             }
             check_cost(caller, &service, &what)?;
             check_rates(caller, &service, &what)?;

@@ -265,8 +265,8 @@ impl Lists {
 fn is_in(seen: &Snapshot, (at, view, condition): &(usize, ServiceView, Condition)) -> bool {
     let listed = seen.merged.services().get(*at);
     let same = |listed: &ServiceView| {
-        let lists = Arc::ptr_eq(&listed.catalog, &view.catalog) || view.state == ServiceState::Missing;
-        lists && listed.state == view.state
+        let offered = seen.offered.get(*at).is_some_and(|offered| Arc::ptr_eq(offered, &view.catalog));
+        (offered || view.state == ServiceState::Missing) && listed.state == view.state
     };
     listed.is_some_and(same) && seen.conditions.get(*at) == Some(condition)
 }

@@ -2,6 +2,7 @@
 //! `docs/CONFIGURATION.md` and the JSON Schema come from these declarations.
 
 mod clients;
+mod integrity;
 mod limits;
 mod oauth;
 pub mod safety;
@@ -18,6 +19,7 @@ use outrigger_mcp::names::Naming;
 use outrigger_proxy::peek::HeaderChecks;
 
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
+pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
 pub use safety::{Breaker, Safety};
@@ -53,6 +55,8 @@ pub struct Config {
     pub http_sse: bool,
     /// Policy files.
     pub policy: Vec<PathBuf>,
+    /// What definitions are held to.
+    pub integrity: Integrity,
     /// What is held at most.
     pub limits: Limits,
     /// How long each step may take.
@@ -131,6 +135,8 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let sessions = f.section("sessions", text, sessions::read);
     let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
     let policy = read_policy(f);
+    let text = "Definitions of tools, prompts and resources, held to those that somebody approved.";
+    let integrity = f.section("integrity", text, integrity::read);
     let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
     let timeouts = f.section("timeouts", "How long each step may take.", limits::read_timeouts);
     let log = f.section("log", "The log, on standard error.", sections::log);
@@ -158,6 +164,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         sessions: sessions?,
         http_sse,
         policy,
+        integrity: integrity?,
         limits: limits?,
         timeouts: timeouts?,
         log: log?,

@@ -45,6 +45,7 @@ use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, T
 use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
 use crate::forward::{AnswerKind, Outgoing, Sent, Upstream, forward};
 use crate::identify::{Clients, session_tag};
+use crate::integrity::Integrity;
 use crate::lists::{self, CursorKey};
 use crate::oauth::Proven;
 use crate::policy::PolicyState;
@@ -81,6 +82,7 @@ pub struct Gateway {
     pub(crate) sessions: Sessions,
     pub(crate) listens: Arc<Listens>,
     pub(crate) caller_lists: CallerLists,
+    pub(crate) integrity: Arc<Integrity>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) draining: DrainWatcher,
@@ -317,7 +319,7 @@ impl Gateway {
         let (catalog, at) = snapshot.catalog(path).ok_or(Failure::UnknownPath(PATHS))?;
         let destination = route(catalog, at, &snapshot.services, caller, path, message)?;
         record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
-        let mut permitted = authorize(caller, destination, catalog, message, record)?;
+        let mut permitted = authorize(caller, destination, catalog, &snapshot, message, record)?;
         if let Some(headers) = sent.headers {
             check_mirrored_arguments(headers)?;
         }
@@ -354,7 +356,8 @@ impl Gateway {
         let known = self.caller_lists.known(&base, &caller);
         let lists = || self.caller_lists.has(&caller);
         match known.catalog(path) {
-            Some((catalog, _)) if depends_on_lists(catalog, message, lists) => {
+            // What the caller's session lists may have changed since it was asked for; a lock must not depend on who lists when.
+            Some((catalog, _)) if self.integrity.in_force() || depends_on_lists(catalog, message, lists) => {
                 CallerLists::ask(self, &base, &caller, path).await
             }
             _ => known,

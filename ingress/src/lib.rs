@@ -16,6 +16,7 @@
 //! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
 //! | `caller_lists` | the same for one caller, where servers list to each something else |
+//! | `integrity` | which definitions are those that somebody approved |
 //! | `listen`, `changes`, `subscribe`, `task_news` | telling clients what changes |
 //! | `start`, `reload`, `admin`, `command` | the process around it |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
@@ -34,6 +35,7 @@ mod forward;
 pub mod gateway;
 mod health;
 mod identify;
+pub mod integrity;
 mod legacy;
 mod listen;
 mod lists;

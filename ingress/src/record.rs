@@ -294,7 +294,7 @@ impl Drop for CallRecord {
 /// How a failure counts.
 pub(crate) fn outcome(failure: &Failure) -> Outcome {
     match failure {
-        Failure::UnknownCapability { .. } | Failure::CallerRefused => Outcome::Denied,
+        Failure::UnknownCapability { .. } | Failure::CallerRefused | Failure::Denied { .. } => Outcome::Denied,
         Failure::Limited { .. } => Outcome::Limited,
         Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
         Failure::Unavailable { .. } | Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Draining => {

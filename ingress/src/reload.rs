@@ -13,6 +13,7 @@ use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
 
 use crate::config::{self, Config, tokens_from_file};
 use crate::gateway::Gateway;
+use crate::integrity::read_lock;
 use crate::lists::CursorKey;
 use crate::policy;
 use crate::services::{Replica, Service, Surroundings};
@@ -26,6 +27,8 @@ pub(crate) struct Sources {
     pub(crate) session_keys: Option<PathBuf>,
     /// The settings file, of which the services are read again.
     pub(crate) settings: Option<PathBuf>,
+    /// The approved definitions.
+    pub(crate) lock: Option<PathBuf>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) public: Option<Arc<PublicCredentials>>,
     /// Clients that are connected with certificates.
@@ -47,6 +50,9 @@ impl Sources {
         }
         if let Some(path) = self.session_keys.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
             self.reload_session_keys(path);
+        }
+        if let Some(path) = self.lock.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
+            self.reload_lock(path);
         }
         if let Some(path) = self.settings.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
             self.reload_services(path);
@@ -85,6 +91,15 @@ impl Sources {
             self.gateway.sessions.set_keys(keys);
         });
         self.count(ReloadKind::SessionKeys, read.map_err(|error| error.to_string()));
+    }
+
+    fn reload_lock(&self, path: &Path) {
+        let read = read_lock(path).map(|lock| {
+            tracing::info!(services = lock.services().count(), "lock reloaded");
+            self.gateway.integrity.set_lock(lock);
+            refresh(&self.gateway);
+        });
+        self.count(ReloadKind::Lock, read);
     }
 
     /// Services that stay as they were keep all that is known of them, and their connections; calls at those that go end

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{Merged, ServiceState, ServiceView};
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::names::Naming;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::core::{Caller, Era, Route};
 use crate::gateway::Gateway;
+use crate::integrity::{self, Checked, Integrity};
 use crate::services::{Condition, Service};
 use crate::view::View;
 
@@ -37,6 +39,10 @@ pub(crate) struct Snapshot {
     pub(crate) singles: Vec<Arc<Merged>>,
     /// What callers are told of each, in the same order.
     pub(crate) conditions: Vec<Condition>,
+    /// What each offers, in the same order: of that, [`Snapshot::merged`] has what may be listed.
+    pub(crate) offered: Vec<Arc<Catalog>>,
+    /// What calls are held to, in the same order; nothing without a lock.
+    checked: Vec<Option<Arc<Checked>>>,
     /// The services whose lists depend on who asks, as indices.
     pub(crate) varying: Vec<usize>,
     /// Tells snapshots apart.
@@ -44,6 +50,7 @@ pub(crate) struct Snapshot {
     naming: Naming,
     /// Pages of lists are cut at this size.
     page_bytes: usize,
+    integrity: Arc<Integrity>,
     views: Mutex<HashMap<ViewKey, Arc<View>>>,
 }
 
@@ -57,12 +64,16 @@ impl Snapshot {
         naming: Naming,
         grace: Duration,
         page_bytes: usize,
+        integrity: &Arc<Integrity>,
     ) -> (Self, Option<Instant>) {
         let now = Instant::now();
         let (mut views, mut conditions, mut next) = (Vec::new(), Vec::new(), None::<Instant>);
+        let (mut offered, mut checked) = (Vec::new(), Vec::new());
         for service in services.iter() {
-            let (view, condition, until) = service.view(now, grace);
+            let (mut view, condition, until) = service.view(now, grace);
             next = [next, until].into_iter().flatten().min();
+            offered.push(Arc::clone(&view.catalog));
+            checked.push(integrity.check(service, &mut view));
             views.push(view);
             conditions.push(condition);
         }
@@ -76,7 +87,21 @@ impl Snapshot {
         let merged = Merged::new(views, naming);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let views = Mutex::default();
-        let snapshot = Self { services, merged, singles, conditions, varying, serial, naming, page_bytes, views };
+        let integrity = Arc::clone(integrity);
+        let snapshot = Self {
+            services,
+            merged,
+            singles,
+            conditions,
+            offered,
+            checked,
+            varying,
+            serial,
+            naming,
+            page_bytes,
+            integrity,
+            views,
+        };
         (snapshot, next)
     }
 
@@ -84,11 +109,18 @@ impl Snapshot {
     pub(crate) fn with(&self, others: &[(usize, ServiceView, Condition)]) -> Self {
         let (mut views, mut singles) = (self.merged.services().to_vec(), self.singles.clone());
         let mut conditions = self.conditions.clone();
+        let (mut offered, mut checked) = (self.offered.clone(), self.checked.clone());
         for (at, view, condition) in others {
             let slots = (views.get_mut(*at), singles.get_mut(*at), conditions.get_mut(*at));
-            if let (Some(listed), Some(single), Some(told)) = slots {
-                *listed = view.clone();
+            let held = (offered.get_mut(*at), checked.get_mut(*at), self.services.get(*at));
+            if let (Some(listed), Some(single), Some(told)) = slots
+                && let (Some(offered), Some(checked), Some(service)) = held
+            {
+                let mut view = view.clone();
+                *offered = Arc::clone(&view.catalog);
+                *checked = self.integrity.check(service, &mut view);
                 *single = Arc::new(Merged::single(view.clone()));
+                *listed = view;
                 *told = condition.clone();
             }
         }
@@ -97,10 +129,13 @@ impl Snapshot {
             merged: Merged::new(views, self.naming),
             singles,
             conditions,
+            offered,
+            checked,
             varying: self.varying.clone(),
             serial: self.serial,
             naming: self.naming,
             page_bytes: self.page_bytes,
+            integrity: Arc::clone(&self.integrity),
             views: Mutex::default(),
         }
     }
@@ -130,6 +165,11 @@ impl Snapshot {
         }
     }
 
+    /// What calls of a service are held to.
+    pub(crate) fn checked(&self, at: usize) -> Option<&Arc<Checked>> {
+        self.checked.get(at)?.as_ref()
+    }
+
     /// What the caller sees on a route. `None` when the route does not exist.
     pub(crate) fn view(&self, caller: &Caller, route: &Route) -> Option<Arc<View>> {
         let (catalog, at) = self.catalog(route)?;
@@ -156,8 +196,10 @@ impl Snapshot {
 /// Takes a new snapshot whenever a watcher has news or a grace period ends, until the future is dropped. News that come
 /// while it works are taken together.
 pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
+    let mut scanned = Vec::new();
     loop {
         let until = refresh(&gateway);
+        look_through(&gateway, &mut scanned).await;
         let expiry = async {
             match until {
                 Some(until) => sleep_until(until).await,
@@ -171,10 +213,26 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
     }
 }
 
+/// Looks through definitions for what is meant to deceive, if they are others than the last time.
+async fn look_through(gateway: &Arc<Gateway>, scanned: &mut Vec<Arc<Catalog>>) {
+    let snapshot = gateway.snapshot.load_full();
+    let same = snapshot.offered.len() == scanned.len()
+        && snapshot.offered.iter().zip(&*scanned).all(|(now, before)| now.fingerprint() == before.fingerprint());
+    if same || !gateway.integrity.scans() {
+        return;
+    }
+    scanned.clone_from(&snapshot.offered);
+    let integrity = Arc::clone(&gateway.integrity);
+    let services: Vec<_> = snapshot.services.iter().cloned().zip(snapshot.offered.iter().cloned()).collect();
+    // A panic in there must not end the taking of snapshots.
+    let _ = tokio::task::spawn_blocking(move || integrity.scan(&services)).await;
+}
+
 /// Takes a new snapshot now.
 pub(crate) fn refresh(gateway: &Gateway) -> Option<Instant> {
     let (services, grace) = (gateway.services.load_full(), gateway.timeouts.stale_grace);
-    let (snapshot, until) = Snapshot::take(&services, gateway.naming, grace, gateway.limits.page_bytes);
+    let (snapshot, until) =
+        Snapshot::take(&services, gateway.naming, grace, gateway.limits.page_bytes, &gateway.integrity);
     for warning in snapshot.merged.warnings() {
         tracing::debug!(warning, "left out of the merged catalog");
     }
@@ -190,7 +248,8 @@ pub(crate) fn announce(generation: &watch::Sender<u64>) {
 }
 
 fn report(snapshot: &Snapshot) {
-    for (service, view) in snapshot.services.iter().zip(snapshot.merged.services()) {
+    let services = snapshot.services.iter().zip(snapshot.merged.services());
+    for ((service, view), checked) in services.zip(&snapshot.checked) {
         let state = match view.state {
             ServiceState::Fresh => CatalogState::Fresh,
             ServiceState::Stale => CatalogState::Stale,
@@ -198,6 +257,7 @@ fn report(snapshot: &Snapshot) {
             ServiceState::Missing => CatalogState::Unknown,
         };
         service.metrics.set_catalog_state(state);
+        integrity::report(&service.metrics, checked.as_ref());
         for kind in Kind::ALL {
             service.metrics.set_catalog_items(kind, view.catalog.list(kind).items().len());
         }

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
+use crate::integrity::Integrity;
 use crate::lists::CursorKey;
 use crate::oauth::OAuth;
 use crate::policy::{self, PolicyError, PolicyState};
@@ -80,6 +81,9 @@ pub enum Error {
     /// What the identity providers need.
     #[error("{0}")]
     OAuth(String),
+    /// The approved definitions.
+    #[error("the lock cannot be used: {0}")]
+    Lock(String),
     /// The keys of session ids.
     #[error(transparent)]
     SessionKeys(#[from] KeysError),
@@ -247,6 +251,7 @@ impl Running {
             tokens: config.clients.tokens_file.clone(),
             session_keys: config.sessions.key_file.clone(),
             settings: config.file.clone(),
+            lock: config.integrity.lock.clone(),
             credentials: Arc::clone(&parts.credentials),
             public: parts.public.clone(),
             peers: parts.peers.clone(),
@@ -341,12 +346,20 @@ fn serve_admin(
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
 ) {
+    let shown_too = shown;
     let shown = Arc::clone(shown);
     let catalog = move || match shown.get() {
         Some(gateway) => admin::catalog(gateway),
         None => AdminPage::text(http::StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
     };
-    let server = AdminServer::new(Arc::clone(metrics), readiness.clone()).page("/catalog", catalog);
+    let shown = Arc::clone(shown_too);
+    let definitions = move || match shown.get() {
+        Some(gateway) => admin::definitions(gateway),
+        None => AdminPage::text(http::StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
+    };
+    let server = AdminServer::new(Arc::clone(metrics), readiness.clone())
+        .page("/catalog", catalog)
+        .page("/definitions", definitions);
     tasks.spawn("admin", server.serve(listener, tasks.stopping()));
 }
 
@@ -399,7 +412,11 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         metrics: Arc::clone(metrics),
         merged: Arc::clone(&merged),
     };
-    let (snapshot, _) = Snapshot::take(&services, config.naming, config.timeouts.stale_grace, config.limits.page_bytes);
+    let recorder = Arc::new(recorder);
+    let integrity = Integrity::start(config.integrity.clone(), Arc::clone(&recorder)).map_err(Error::Lock)?;
+    let integrity = Arc::new(integrity);
+    let (grace, page_bytes) = (config.timeouts.stale_grace, config.limits.page_bytes);
+    let (snapshot, _) = Snapshot::take(&services, config.naming, grace, page_bytes, &integrity);
     Ok(Gateway {
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),
@@ -424,7 +441,8 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         listens,
         caller_lists: CallerLists::new(config.limits.caller_lists_bytes, recorder.merged.clone()),
         metrics: Arc::clone(metrics),
-        recorder: Arc::new(recorder),
+        integrity,
+        recorder,
         draining,
         tasks: TaskTracker::new(),
     })
@@ -510,6 +528,7 @@ fn watched_files(config: &Config) -> Vec<PathBuf> {
     files.extend(config.policy.iter().cloned());
     files.extend(config.clients.tokens_file.clone());
     files.extend(config.sessions.key_file.clone());
+    files.extend(config.integrity.lock.clone());
     if let Some(tls) = &config.tls {
         files.extend([tls.cert.clone(), tls.key.clone()]);
         files.extend(tls.client_ca.clone());

@@ -52,6 +52,11 @@ fn check(args: &ValidateArgs, env: Env<'_>) -> Findings {
     let mut policies = Vec::new();
     for path in &args.files {
         let name = path.display().to_string();
+        if args.kind.is_none() && path.extension().is_some_and(|extension| extension == "lock") {
+            let wrong = outrigger_ingress::integrity::read_lock(path).err();
+            found.mistakes.extend(wrong.map(|wrong| Diagnostic::file(&name, wrong)));
+            continue;
+        }
         let text = match files::read(path) {
             Ok(text) => text,
             // One of many: the rest is looked at all the same.

@@ -31,6 +31,7 @@ pub(crate) struct Target {
 #[derive(Deserialize)]
 struct Up {
     mcp: String,
+    admin: Option<String>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
 }
@@ -77,6 +78,14 @@ impl Target {
         };
         self.headers.contains_key(AUTHORIZATION) && self.endpoint.tls.is_none() && !here
     }
+}
+
+/// The admin port of the mesh that runs in a directory.
+///
+/// # Errors
+/// None runs there.
+pub(crate) fn admin(dir: &Path) -> anyhow::Result<String> {
+    running(dir)?.admin.with_context(|| format!("the mesh in {} says no admin port", dir.display()))
 }
 
 fn running(dir: &Path) -> anyhow::Result<Up> {

@@ -1,5 +1,6 @@
 //! What will give trouble, judged from everything that was seen.
 
+use outrigger_integrity::scan::{Finding, scan};
 use outrigger_mcp::catalog::ToolHeaders;
 use outrigger_mcp::revision::Revision;
 use serde_json::Value;
@@ -14,7 +15,18 @@ pub(super) fn judge(report: &mut Report, service: &str) {
     behaviour(report);
     tools(report, service);
     losses(report);
+    deceptions(report, service);
     report.findings.sort_by_key(|finding| finding.level);
+}
+
+/// What in the definitions is meant for somebody else than who reads them.
+fn deceptions(report: &mut Report, service: &str) {
+    let catalog = report.catalog();
+    for Finding { kind, name, at, class, what, .. } in scan(&[(service, &catalog)]) {
+        let subject = if name.is_empty() { kind } else { &name };
+        let place = if at.is_empty() { String::new() } else { format!(" ({at})") };
+        report.find(Level::Warning, class.as_str(), subject, format!("{what}{place}; read it before you trust it"));
+    }
 }
 
 fn reached(report: &mut Report) {
@@ -61,7 +73,7 @@ fn behaviour(report: &mut Report) {
 }
 
 fn tools(report: &mut Report, service: &str) {
-    let list = std::mem::take(&mut report.catalog.definitions);
+    let [list, ..] = report.catalog.definitions.clone();
     for item in list.items() {
         let Ok(tool) = serde_json::from_slice::<Value>(item.raw()) else { continue };
         let name = item.key();

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use outrigger_confine::Kernel;
-use outrigger_mcp::catalog::List;
+use outrigger_mcp::catalog::{About, List};
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::revision::Revision;
 use serde::Serialize;
@@ -96,7 +96,7 @@ pub(super) struct Server {
     version: String,
     /// As it declared them.
     pub(super) capabilities: Value,
-    instructions: Option<String>,
+    pub(super) instructions: Option<String>,
 }
 
 impl From<Greeted> for Server {
@@ -118,9 +118,9 @@ pub(super) struct Catalog {
     prompts: Vec<String>,
     resources: Vec<String>,
     resource_templates: Vec<String>,
-    /// The tools themselves.
+    /// The lists themselves, by kind as [`Kind::ALL`].
     #[serde(skip)]
-    pub(super) definitions: List,
+    pub(super) definitions: [List; 4],
 }
 
 impl Catalog {
@@ -128,10 +128,13 @@ impl Catalog {
     pub(super) fn set(&mut self, kind: Kind, list: List) {
         let keys = list.items().iter().map(|item| item.key().to_owned()).collect();
         match kind {
-            Kind::Tool => (self.tools, self.definitions) = (keys, list),
+            Kind::Tool => self.tools = keys,
             Kind::Prompt => self.prompts = keys,
             Kind::Resource => self.resources = keys,
             Kind::Template => self.resource_templates = keys,
+        }
+        if let Some(slot) = self.definitions.get_mut(kind as usize) {
+            *slot = list;
         }
     }
 
@@ -186,6 +189,14 @@ impl Report {
             findings: Vec::new(),
             manners: Manners::default(),
         }
+    }
+
+    /// Everything that the server lists and says, as a mesh would have it.
+    pub(super) fn catalog(&self) -> outrigger_mcp::catalog::Catalog {
+        let [tools, prompts, resources, templates] = self.catalog.definitions.clone();
+        let instructions = self.server.as_ref().and_then(|server| server.instructions.clone());
+        let about = About { instructions, ..About::default() };
+        outrigger_mcp::catalog::Catalog::new(tools, prompts, resources, templates, about, 0)
     }
 
     /// Notes something that concerns every client.

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use outrigger_config::kinds::{self, Checked, Kind, Url};
 use outrigger_config::{Fields, Node, doc, sections};
-use outrigger_ingress::config::{self as ingress, client_tls, host_pattern, naming, origin, safety};
+use outrigger_ingress::config::{self as ingress, client_tls, host_pattern, integrity, naming, origin, safety};
 use outrigger_policy::Principal;
 use outrigger_sidecar::config::egress;
 use outrigger_sidecar::config::{
@@ -63,6 +63,8 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
     let http_sse = sections::http_sse(f, None);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", naming);
     let tolerant = sections::header_checks(f);
+    let text = "Definitions of tools, prompts and resources, held to those that somebody approved.";
+    let integrity = f.section("integrity", text, integrity);
     Some(Ingress {
         listen,
         anonymous,
@@ -75,6 +77,7 @@ fn read_ingress(f: &mut Fields<'_>) -> Option<Ingress> {
         tolerant,
         http_sse,
         naming: naming?,
+        integrity: integrity?,
     })
 }
 

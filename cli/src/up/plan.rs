@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use outrigger_config::Secret;
+use outrigger_ingress::config::Integrity;
 use outrigger_policy::egress::{Host, Reason, Tools};
 use outrigger_sidecar::config::{CatalogMode, Era, SessionScope};
 use serde_json::{Map, Value, json};
@@ -137,6 +138,9 @@ impl Plan<'_> {
         set("services", services.iter().map(service).collect::<Map<_, _>>().into());
         set("sessions", json!({"key_file": self.state.session_keys()}));
         set("policy", json!(self.policies()?));
+        if wanted.integrity != Integrity::default() {
+            set("integrity", integrity(&wanted.integrity)?);
+        }
         set("audit", json!(self.state.audit(INGRESS)));
         set("audit_trail", json!({"key": self.state.audit_key(INGRESS)}));
         set("timeouts", json!({"drain": DRAIN}));
@@ -245,6 +249,16 @@ fn era(era: Era) -> &'static str {
         Era::Legacy => "legacy",
         Era::HttpSse => "http+sse",
     }
+}
+
+fn integrity(wanted: &Integrity) -> anyhow::Result<Value> {
+    let mut section = json!({"scan": wanted.scan});
+    if let Some(lock) = &wanted.lock {
+        section["lock"] = json!(files::absolute(lock)?);
+        section["changed"] = json!(wanted.changed.as_str());
+        section["new"] = json!(wanted.new.as_str());
+    }
+    Ok(section)
 }
 
 fn header_checks(tolerant: bool) -> &'static str {

@@ -6,5 +6,6 @@ mod commands;
 mod connect;
 mod doctor;
 mod enrolment;
+mod lock;
 mod support;
 mod up;

@@ -63,7 +63,13 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Starts `outrigger up` on a manifest (`DIR` in it stands for the directory) and waits for its `up.json`.
     pub(crate) fn start(manifest: &str, more: &[&str]) -> Self {
+        Self::prepared(manifest, more, |_| {})
+    }
+
+    /// The same, after something was put into its directory.
+    pub(crate) fn prepared(manifest: &str, more: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
         fs::write(dir.path().join("hello.txt"), "hello from a file").unwrap();
         fs::write(dir.path().join("mesh.yaml"), manifest.replace("DIR", &dir.path().display().to_string())).unwrap();
         let log = fs::File::create(dir.path().join("output")).unwrap();

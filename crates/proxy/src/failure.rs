@@ -123,6 +123,14 @@ pub enum Failure {
         /// As the caller wrote it.
         name: String,
     },
+    /// Refused to a caller who may know that the thing exists, with what would be needed.
+    #[error("{text}")]
+    Denied {
+        /// The closed word for programs.
+        reason: &'static str,
+        /// For people.
+        text: String,
+    },
     /// A rate or concurrency limit was reached.
     #[error("limit reached: {limit}")]
     Limited {
@@ -222,6 +230,7 @@ impl Failure {
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => "missing_capability",
             Failure::InvalidParams(_) => "invalid_params",
             Failure::UnknownCapability { .. } => "unknown_capability",
+            Failure::Denied { reason, .. } => reason,
             Failure::Limited { .. } => "limited",
             Failure::Unavailable { .. } => "unavailable",
             Failure::Timeout { .. } => "timeout",
@@ -238,9 +247,10 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         match self {
             Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
-            Failure::CallerRefused | Failure::InsufficientScope(_) | Failure::UnknownCapability { .. } => {
-                Outcome::Denied
-            }
+            Failure::CallerRefused
+            | Failure::InsufficientScope(_)
+            | Failure::UnknownCapability { .. }
+            | Failure::Denied { .. } => Outcome::Denied,
             Failure::Limited { .. } => Outcome::Limited,
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 Outcome::Unavailable
@@ -308,7 +318,10 @@ impl Failure {
             | Failure::NoSession(_)
             | Failure::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Failure::Unauthenticated(_) | Failure::InvalidToken => StatusCode::UNAUTHORIZED,
-            Failure::InvalidParams(_) | Failure::UnknownCapability { .. } | Failure::Interaction(_) => StatusCode::OK,
+            Failure::InvalidParams(_)
+            | Failure::UnknownCapability { .. }
+            | Failure::Denied { .. }
+            | Failure::Interaction(_) => StatusCode::OK,
             Failure::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -347,6 +360,7 @@ impl Failure {
             Failure::MissingCapability(_) | Failure::MissingExtension(_) => error::MISSING_CAPABILITY,
             Failure::CallerRefused
             | Failure::InsufficientScope(_)
+            | Failure::Denied { .. }
             | Failure::Unauthenticated(_)
             | Failure::InvalidToken => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,

@@ -52,8 +52,8 @@ pub struct AuditRecord {
     pub via: Option<Arc<str>>,
     /// The peer's address.
     pub client: Option<SocketAddr>,
-    /// The MCP method, from the closed set, `connect` for outbound connections, or `session` for a session id that was
-    /// presented by somebody else than its owner.
+    /// The MCP method, from the closed set, `connect` for outbound connections, `session` for a session id that was
+    /// presented by somebody else than its owner, or `definition` for one that is not as it was approved.
     pub action: &'static str,
     /// The service.
     #[serde(serialize_with = "render::optional_text")]
@@ -97,13 +97,29 @@ pub struct WouldDeny {
 impl AuditRecord {
     /// Somebody presented the id of a session of somebody else. Belongs to no call.
     pub fn foreign_session(who: &str, client: SocketAddr, service: Option<Arc<str>>) -> Self {
+        Self { client: Some(client), service, ..Self::outside_calls(who.into(), "session") }
+    }
+
+    /// A definition is not as it was approved. Belongs to no call.
+    pub fn deviation(service: &Arc<str>, definition: &str, verdict: &str, allowed: bool) -> Self {
+        Self {
+            service: Some(Arc::clone(service)),
+            capability: Some(definition.into()),
+            decision: if allowed { Decision::Allow } else { Decision::Deny },
+            rule: Some(format!("lock:{verdict}").into()),
+            outcome: if allowed { Outcome::Ok } else { Outcome::Denied },
+            ..Self::outside_calls(Arc::clone(service), "definition")
+        }
+    }
+
+    fn outside_calls(who: Arc<str>, action: &'static str) -> Self {
         Self {
             time: SystemTime::now(),
-            who: who.into(),
+            who,
             via: None,
-            client: Some(client),
-            action: "session",
-            service,
+            client: None,
+            action,
+            service: None,
             capability: None,
             decision: Decision::Deny,
             rule: None,

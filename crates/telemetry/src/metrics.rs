@@ -19,9 +19,10 @@ pub use egress::{EgressLabels, EgressMetrics};
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
-    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Direction, DnsLimit, EgressVerdict, Ejection,
-    HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener,
-    LookupOutcome, Outcome, ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind, UpstreamErrorKind,
+    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates, Direction, DnsLimit, EgressVerdict,
+    Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure,
+    Listener, LookupOutcome, Outcome, ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind,
+    Suspicion, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 

@@ -8,6 +8,7 @@ mod catalogs;
 mod certificates;
 mod edge;
 mod fake;
+mod integrity;
 mod life;
 mod listens;
 mod mesh;

@@ -137,6 +137,19 @@ impl Catalog {
         Self::new(List::default(), List::default(), List::default(), List::default(), About::default(), 0)
     }
 
+    /// The same without some items, and without instructions if so said.
+    #[must_use]
+    pub fn without(&self, hidden: impl Fn(Kind, &str) -> bool, silent: bool) -> Self {
+        let lists = Kind::ALL.map(|kind| {
+            let mut list = self.list(kind).clone();
+            list.items.retain(|item| !hidden(kind, item.key()));
+            list.index();
+            list
+        });
+        let about = About { instructions: self.about.instructions.clone().filter(|_| !silent), ..self.about.clone() };
+        Self { fingerprint: fingerprint(&lists, &about), lists, about, fetched_at_ms: self.fetched_at_ms }
+    }
+
     /// One of its lists.
     pub fn list(&self, kind: Kind) -> &List {
         match kind {

@@ -93,6 +93,18 @@ const CATALOG_STATE: MetricDoc = doc(
 );
 const CATALOG_ITEMS: MetricDoc =
     doc("outrigger_catalog_items", Gauge, &["service", "kind"], "Items of the service's catalog, by kind.");
+const DEVIATING: MetricDoc = doc(
+    "outrigger_definitions_deviating",
+    Gauge,
+    &["service", "verdict"],
+    "Definitions of the service that are not as `outrigger.lock` has them.",
+);
+const SUSPICIOUS: MetricDoc = doc(
+    "outrigger_definitions_suspicious",
+    Gauge,
+    &["service", "class"],
+    "What the scan of the service's definitions found.",
+);
 const LIMITED: MetricDoc =
     doc("outrigger_limited_total", Counter, &["service", "limit"], "Requests refused because a limit was passed.");
 const DENIED: MetricDoc =
@@ -245,6 +257,8 @@ pub fn describe() -> Vec<MetricDoc> {
         CERTIFICATES_ISSUED,
         CATALOG_STATE,
         CATALOG_ITEMS,
+        DEVIATING,
+        SUSPICIOUS,
         CHILD_UP,
         CHILD_RESTARTS,
         SESSIONS_OPEN,
@@ -285,6 +299,8 @@ pub(super) struct Families {
     pub(super) child_up: IntGaugeVec,
     pub(super) catalog_state: IntGaugeVec,
     pub(super) catalog_items: IntGaugeVec,
+    pub(super) deviating: IntGaugeVec,
+    pub(super) suspicious: IntGaugeVec,
     pub(super) limited: IntCounterVec,
     pub(super) denied: IntCounterVec,
     pub(super) would_deny: IntCounterVec,
@@ -334,6 +350,8 @@ impl Families {
             child_up: gauge(registry, &CHILD_UP)?,
             catalog_state: gauge(registry, &CATALOG_STATE)?,
             catalog_items: gauge(registry, &CATALOG_ITEMS)?,
+            deviating: gauge(registry, &DEVIATING)?,
+            suspicious: gauge(registry, &SUSPICIOUS)?,
             limited: counter(registry, &LIMITED)?,
             denied: counter(registry, &DENIED)?,
             would_deny: counter(registry, &WOULD_DENY)?,

@@ -281,6 +281,10 @@ closed_label! {
         Egress = "egress",
         /// An address that is never dialled (loopback, link-local, metadata).
         Address = "address",
+        /// The definition has changed since it was approved.
+        DefinitionChanged = "definition_changed",
+        /// Nobody approved the definition.
+        DefinitionNotApproved = "definition_not_approved",
     }
 }
 
@@ -365,6 +369,36 @@ closed_label! {
         Services = "services",
         /// What a server may reach.
         Egress = "egress",
+        /// Approved definitions.
+        Lock = "lock",
+    }
+}
+
+closed_label! {
+    /// How a definition differs from what was approved.
+    Deviates {
+        /// It was approved as something else.
+        Changed = "changed",
+        /// Nobody approved it.
+        New = "new",
+        /// It was approved and is not offered.
+        Gone = "gone",
+    }
+}
+
+closed_label! {
+    /// What is suspicious about a definition.
+    Suspicion {
+        /// Characters that do not show.
+        HiddenCharacters = "hidden-characters",
+        /// Words to the model.
+        InstructsModel = "instructs-model",
+        /// Names of files where secrets are kept.
+        NamesSecrets = "names-secrets",
+        /// It says what to do with another service's capability.
+        OtherService = "other-service",
+        /// A name that looks like another one.
+        LookAlike = "look-alike",
     }
 }
 

@@ -12,11 +12,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::method::Method;
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec};
 
 use super::OpenGuard;
 use super::families::Families;
-use super::labels::{CatalogState, DenyReason, Ejection, LimitKind, ListenFailure, Outcome, UpstreamErrorKind};
+use super::labels::{
+    CatalogState, DenyReason, Deviates, Ejection, LimitKind, ListenFailure, Outcome, Suspicion, UpstreamErrorKind,
+};
 
 /// Most names of one service that get a `capability` label; the rest share `other`.
 pub const MAX_CAPABILITIES: usize = 500;
@@ -189,10 +191,23 @@ impl ServiceMetrics {
 
     /// Says how many items of a kind the catalog has.
     pub fn set_catalog_items(&self, kind: Kind, count: usize) {
+        self.set(&self.families.catalog_items, kind.as_str(), count);
+    }
+
+    /// Says how many definitions are not as they were approved.
+    pub fn set_deviating(&self, how: Deviates, count: usize) {
+        self.set(&self.families.deviating, how.as_str(), count);
+    }
+
+    /// Says how much is suspicious about the definitions.
+    pub fn set_suspicious(&self, what: Suspicion, count: usize) {
+        self.set(&self.families.suspicious, what.as_str(), count);
+    }
+
+    fn set(&self, family: &IntGaugeVec, label: &str, count: usize) {
         let gone = self.lock();
         if !*gone {
-            let gauge = self.families.catalog_items.with_label_values(&[&*self.name, kind.as_str()]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            family.with_label_values(&[&*self.name, label]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -316,6 +331,12 @@ impl ServiceMetrics {
             let _ = families.ejections.remove_label_values(&[name, why.as_str()]);
         }
         let _ = families.replicas_out.remove_label_values(&[name]);
+        for how in Deviates::ALL {
+            let _ = families.deviating.remove_label_values(&[name, how.as_str()]);
+        }
+        for what in Suspicion::ALL {
+            let _ = families.suspicious.remove_label_values(&[name, what.as_str()]);
+        }
         let _ = families.child_restarts.remove_label_values(&[name]);
         let _ = families.child_up.remove_label_values(&[name]);
         let _ = families.in_flight.remove_label_values(&[name]);

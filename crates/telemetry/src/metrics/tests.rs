@@ -35,6 +35,8 @@ fn touched() -> Arc<Metrics> {
     fs.set_catalog_items(Kind::Tool, 1);
     fs.ejected(Ejection::Failures);
     fs.set_replicas_out(0);
+    fs.set_deviating(Deviates::New, 0);
+    fs.set_suspicious(Suspicion::LookAlike, 0);
     fs.set_child_up(false);
     fs.child_restarted();
     metrics.connection(Listener::Mesh, ConnectionOutcome::Limited);

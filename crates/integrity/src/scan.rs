@@ -1,0 +1,157 @@
+//! Looks for what in definitions is meant for somebody else than who reads them: characters that do not show,
+//! instructions to the model, names that pass for others. A finding is a reason to look, no proof; no finding proves
+//! nothing either.
+
+mod hidden;
+mod names;
+mod phrases;
+
+use outrigger_mcp::catalog::Catalog;
+use outrigger_mcp::catalog_kind::Kind;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::show::visible;
+use names::Names;
+
+/// Findings that are kept: whoever has more needs no list.
+const MAX_FINDINGS: usize = 500;
+/// Findings in one definition that are kept.
+const MAX_EACH: usize = 8;
+/// Characters of a name or place that are told.
+const MAX_SHOWN: usize = 200;
+
+/// What kind of thing was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Characters that do not show, turn text around, or speak to a terminal.
+    HiddenCharacters,
+    /// Words that are addressed to the model and not about the capability.
+    InstructsModel,
+    /// A name of files where secrets are kept.
+    NamesSecrets,
+    /// A text says what to do with another service's capability.
+    OtherService,
+    /// A name that looks like another one, or is written in several scripts.
+    LookAlike,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Class; 5] =
+        [Class::HiddenCharacters, Class::InstructsModel, Class::NamesSecrets, Class::OtherService, Class::LookAlike];
+
+    /// The word in reports, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::HiddenCharacters => "hidden-characters",
+            Class::InstructsModel => "instructs-model",
+            Class::NamesSecrets => "names-secrets",
+            Class::OtherService => "other-service",
+            Class::LookAlike => "look-alike",
+        }
+    }
+}
+
+/// One thing to look at. Its texts hold nothing hidden and have bounds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The service.
+    pub service: String,
+    /// `tool`, `prompt`, `resource`, `template`, `instructions` or `service`.
+    pub kind: &'static str,
+    /// Name, URI or template.
+    pub name: String,
+    /// The member in which it stands, such as `inputSchema.properties.path.description`.
+    pub at: String,
+    /// What kind of thing.
+    pub class: Class,
+    /// What was found, in words.
+    pub what: String,
+}
+
+/// Looks through everything that these services offer, each under its name.
+pub fn scan(services: &[(&str, &Catalog)]) -> Vec<Finding> {
+    let names = Names::of(services);
+    let mut findings = names.look_alikes();
+    for (service, catalog) in services {
+        if let Some(text) = &catalog.about().instructions {
+            let mut place = Place::new(service, "instructions", "", &names);
+            place.text("", text);
+            findings.append(&mut place.found);
+        }
+        for kind in Kind::ALL {
+            for item in catalog.list(kind).items() {
+                let Ok(definition) = serde_json::from_slice::<Value>(item.raw()) else { continue };
+                let mut place = Place::new(service, kind.as_str(), item.key(), &names);
+                place.value(String::new(), &definition);
+                findings.append(&mut place.found);
+            }
+            if findings.len() > MAX_FINDINGS {
+                findings.truncate(MAX_FINDINGS);
+                return findings;
+            }
+        }
+    }
+    findings
+}
+
+/// One definition, and what was found in it.
+struct Place<'a> {
+    service: &'a str,
+    kind: &'static str,
+    name: &'a str,
+    names: &'a Names<'a>,
+    found: Vec<Finding>,
+}
+
+impl<'a> Place<'a> {
+    fn new(service: &'a str, kind: &'static str, name: &'a str, names: &'a Names<'a>) -> Self {
+        Self { service, kind, name, names, found: Vec::new() }
+    }
+
+    /// Nested no deeper than `serde_json` reads.
+    fn value(&mut self, at: String, value: &Value) {
+        if self.found.len() >= MAX_EACH {
+            return;
+        }
+        let below = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+        match value {
+            Value::String(text) => self.text(&at, text),
+            Value::Array(list) => {
+                list.iter().enumerate().for_each(|(index, value)| self.value(below(&index.to_string()), value));
+            }
+            Value::Object(members) => {
+                for (name, value) in members {
+                    let at = below(name);
+                    self.text(&at, name);
+                    self.value(at, value);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    fn text(&mut self, at: &str, text: &str) {
+        let hidden = hidden::look(text).map(|what| (Class::HiddenCharacters, what));
+        let plain = phrases::plain(text);
+        let phrase = phrases::look(&plain);
+        let other = self.names.other_service(self.service, text, &plain).map(|what| (Class::OtherService, what));
+        for (class, what) in hidden.into_iter().chain(phrase).chain(other) {
+            if self.found.len() < MAX_EACH {
+                self.found.push(Finding {
+                    service: self.service.to_owned(),
+                    kind: self.kind,
+                    name: visible(self.name, MAX_SHOWN),
+                    at: visible(at, MAX_SHOWN),
+                    class,
+                    what,
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

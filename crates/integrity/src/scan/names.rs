@@ -1,0 +1,104 @@
+//! Names that pass for other names, and texts that speak of what belongs to another service.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use outrigger_mcp::catalog::Catalog;
+use outrigger_mcp::catalog_kind::Kind;
+use unicode_security::MixedScript;
+
+use super::phrases::plain;
+use super::{Class, Finding, MAX_SHOWN};
+use crate::show::visible;
+
+/// A text that says what to do with something.
+const TELLS: &[&str] = &[
+    "instead of",
+    "before calling",
+    "before using",
+    "after calling",
+    "after using",
+    "when calling",
+    "when using",
+    "whenever",
+    "do not use",
+    "don't use",
+    "never use",
+    "must use",
+    "must call",
+    "always call",
+    "always use",
+];
+
+/// The names of everything that is called by name.
+pub(super) struct Names<'a> {
+    /// Looks of names, with those that have them.
+    looks: BTreeMap<String, BTreeSet<(&'a str, &'static str, &'a str)>>,
+    /// Names that are no words, with the services that have them; and names under which the mesh lists things.
+    named: HashMap<String, Vec<&'a str>>,
+    /// The phrases of [`TELLS`] in the form of texts.
+    tells: Vec<String>,
+}
+
+impl<'a> Names<'a> {
+    pub(super) fn of(services: &[(&'a str, &'a Catalog)]) -> Self {
+        let (mut looks, mut named) = (BTreeMap::<_, BTreeSet<_>>::new(), HashMap::<String, Vec<&str>>::new());
+        for (service, catalog) in services {
+            looks.entry(plain(service)).or_default().insert((*service, "service", *service));
+            for kind in [Kind::Tool, Kind::Prompt] {
+                for item in catalog.list(kind).items() {
+                    looks.entry(plain(item.key())).or_default().insert((*service, kind.as_str(), item.key()));
+                    for joiner in ["__", "."] {
+                        named.entry(format!("{service}{joiner}{}", item.key())).or_default().push(service);
+                    }
+                    if is_no_word(item.key()) {
+                        named.entry(item.key().to_owned()).or_default().push(service);
+                    }
+                }
+            }
+        }
+        Self { looks, named, tells: TELLS.iter().map(|text| plain(text)).collect() }
+    }
+
+    /// Names that differ and look the same, and names in which scripts are mixed.
+    pub(super) fn look_alikes(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut find = |(service, kind, name): (&str, &'static str, &str), what: String| {
+            let (service, name) = (service.to_owned(), visible(name, MAX_SHOWN));
+            findings.push(Finding { service, kind, name, at: "name".into(), class: Class::LookAlike, what });
+        };
+        for same in self.looks.values() {
+            for one in same {
+                let other =
+                    same.iter().find(|other| other.2 != one.2 && (other.1 == "service") == (one.1 == "service"));
+                if let Some((service, kind, name)) = other {
+                    find(*one, format!("it looks like the {kind} `{}` of {service}", visible(name, MAX_SHOWN)));
+                } else if !one.2.is_single_script() {
+                    find(*one, "letters of several scripts in one name".to_owned());
+                }
+            }
+        }
+        findings
+    }
+
+    /// Whether a text of a service tells what to do with a capability of another one.
+    pub(super) fn other_service(&self, service: &str, text: &str, plain: &str) -> Option<String> {
+        if !self.tells.iter().any(|phrase| plain.contains(phrase.as_str())) {
+            return None;
+        }
+        let words = text.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')));
+        let mut words = words.map(|word| word.trim_matches('.')).filter(|word| !word.is_empty());
+        words.find_map(|word| {
+            let owners = self.named.get(word)?;
+            let other = owners.iter().find(|owner| **owner != service)?;
+            let own = owners.contains(&service);
+            (!own).then(|| format!("it speaks of `{}` of {other}", visible(word, MAX_SHOWN)))
+        })
+    }
+}
+
+/// Whether a name would not stand in a sentence by chance.
+fn is_no_word(name: &str) -> bool {
+    let inner = |c: char| c == '_' || c == '-' || c == '.' || c.is_ascii_digit();
+    let humps = name.chars().skip(1).any(char::is_uppercase) && name.chars().any(char::is_lowercase);
+    name.len() >= 5 && (name.contains(inner) || humps)
+}

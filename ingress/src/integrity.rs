@@ -1,0 +1,317 @@
+//! Which definitions of services are those that somebody approved, and what becomes of the others.
+//!
+//! A catalog is compared once, when it comes or the lock changes: what is to be hidden never enters the merge, and what is
+//! to be refused is a set that calls look into. So lists and calls go by the same answer, and without a lock neither asks
+//! anything.
+//!
+//! ```text
+//!  catalog of a service --check--> the catalog that is merged + what of it is refused
+//!          \--scan (not on the way of requests)--> findings: log, metric, admin port
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use outrigger_integrity::scan::{Class, Finding, scan};
+use outrigger_integrity::{Deviation, Lock, Subject, Verdict, review, visible};
+use outrigger_mcp::catalog::Catalog;
+use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
+use outrigger_mcp::catalog_kind::Kind;
+use outrigger_proxy::failure::Failure;
+use outrigger_telemetry::metrics::{DenyReason, Deviates, Suspicion};
+use outrigger_telemetry::{AuditRecord, ServiceMetrics};
+
+use crate::config;
+use crate::config::Handling;
+use crate::record::Recorder;
+use crate::services::Service;
+
+/// Catalogs of one service that are remembered: its own, and those of callers who have their own.
+const MAX_REMEMBERED: usize = 256;
+/// Lines of the log about one catalog.
+const MAX_LINES: usize = 50;
+/// Characters of a name in the log and in answers.
+const MAX_NAME: usize = 200;
+
+/// What services are held to.
+pub(crate) struct Integrity {
+    settings: config::Integrity,
+    /// None without a lock in force.
+    lock: Option<ArcSwap<Lock>>,
+    remembered: Mutex<HashMap<Arc<str>, Vec<Remembered>>>,
+    findings: ArcSwap<Vec<Finding>>,
+    recorder: Arc<Recorder>,
+}
+
+/// A catalog that was compared with a lock.
+struct Remembered {
+    catalog: Weak<Catalog>,
+    lock: Weak<Lock>,
+    checked: Arc<Checked>,
+}
+
+/// What came of comparing a catalog.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// What of it is listed.
+    listed: Arc<Catalog>,
+    /// Whether anything is known that could be compared.
+    known: bool,
+    /// Kinds of which everything that is called must be in the lock.
+    held: [bool; 4],
+    /// By kind, as [`Kind::ALL`].
+    refused: [HashMap<Box<str>, Verdict>; 4],
+    /// Everything that deviates, also what is let through.
+    pub(crate) deviations: Vec<Deviation>,
+}
+
+/// Reads a lock file.
+///
+/// # Errors
+/// What is wrong, for the operator.
+pub fn read_lock(path: &Path) -> Result<Lock, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Lock::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+impl Integrity {
+    /// Reads the lock, if there is to be one. One that does not exist yet approves nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn start(settings: config::Integrity, recorder: Arc<Recorder>) -> Result<Self, String> {
+        let lock = match &settings.lock {
+            None => None,
+            Some(path) if !path.exists() => {
+                tracing::warn!(lock = %path.display(), "there is no lock yet, so nothing is approved: make it with `outrigger lock`");
+                Some(Lock::default())
+            }
+            Some(path) => Some(read_lock(path)?),
+        };
+        let lock = lock.map(ArcSwap::from_pointee);
+        Ok(Self { settings, lock, remembered: Mutex::default(), findings: ArcSwap::default(), recorder })
+    }
+
+    /// Another lock is in force. Whoever calls this takes a new snapshot.
+    pub(crate) fn set_lock(&self, lock: Lock) {
+        if let Some(slot) = &self.lock {
+            slot.store(Arc::new(lock));
+        }
+    }
+
+    /// What of a service is merged, and what calls of it are held to; nothing without a lock.
+    pub(crate) fn check(&self, service: &Service, view: &mut ServiceView) -> Option<Arc<Checked>> {
+        let lock = self.lock.as_ref()?.load_full();
+        if view.state == ServiceState::Missing {
+            return Some(Arc::new(Checked::unknown(&view.catalog)));
+        }
+        let checked = self.remember(service, &view.catalog, &lock);
+        view.catalog = Arc::clone(&checked.listed);
+        Some(checked)
+    }
+
+    fn remember(&self, service: &Service, catalog: &Arc<Catalog>, lock: &Arc<Lock>) -> Arc<Checked> {
+        let same = |one: &Remembered| {
+            std::ptr::eq(one.catalog.as_ptr(), Arc::as_ptr(catalog))
+                && std::ptr::eq(one.lock.as_ptr(), Arc::as_ptr(lock))
+        };
+        if let Some(known) = self.lock().get(&service.name).and_then(|all| all.iter().find(|one| same(one))) {
+            return Arc::clone(&known.checked);
+        }
+        // Outside the mutex: it takes as long as the catalog is large.
+        let checked = Arc::new(Checked::of(lock, service, catalog, &self.settings));
+        let mut remembered = self.lock();
+        let all = remembered.entry(Arc::clone(&service.name)).or_default();
+        // A dead one's address may be somebody else's by now.
+        all.retain(|one| one.catalog.strong_count() > 0 && one.lock.strong_count() > 0);
+        all.truncate(MAX_REMEMBERED - 1);
+        let told = all.iter().any(|one| one.checked.deviations == checked.deviations);
+        let (catalog, lock) = (Arc::downgrade(catalog), Arc::downgrade(lock));
+        all.push(Remembered { catalog, lock, checked: Arc::clone(&checked) });
+        drop(remembered);
+        if !told {
+            self.tell(service, &checked);
+        }
+        checked
+    }
+
+    /// Tells of what deviates: once for what is the same in several catalogs.
+    fn tell(&self, service: &Service, checked: &Checked) {
+        for deviation in checked.deviations.iter().take(MAX_LINES) {
+            let Deviation { subject, verdict, changes } = deviation;
+            let handling = handling(&self.settings, *verdict);
+            let diff = changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let name = visible(subject.name(), MAX_NAME);
+            tracing::warn!(
+                service = %service.name, kind = subject.kind(), name, verdict = verdict.as_str(), handling = handling.as_str(), diff,
+                "a definition is not as it was approved"
+            );
+            let capability = format!("{}:{name}", subject.kind());
+            let record =
+                AuditRecord::deviation(&service.name, &capability, verdict.as_str(), handling == Handling::Warn);
+            // Lost records are counted by the log.
+            let _ = self.recorder.audit.record(record);
+        }
+        if checked.deviations.len() > MAX_LINES {
+            let more = checked.deviations.len() - MAX_LINES;
+            tracing::warn!(service = %service.name, more, "more definitions are not as they were approved; the admin port lists them");
+        }
+    }
+
+    /// Looks through what services offer. Takes a while: not for a thread that serves requests.
+    pub(crate) fn scan(&self, services: &[(Arc<Service>, Arc<Catalog>)]) {
+        if !self.settings.scan {
+            return;
+        }
+        let given: Vec<(&str, &Catalog)> =
+            services.iter().map(|(service, catalog)| (&*service.name, &**catalog)).collect();
+        let found = scan(&given);
+        let before = self.findings.load_full();
+        for finding in found.iter().filter(|finding| !before.contains(finding)).take(MAX_LINES) {
+            let Finding { service, kind, name, at, class, what } = finding;
+            tracing::warn!(service, kind, name, at, class = class.as_str(), what, "a definition is suspicious");
+        }
+        for (service, _) in services {
+            for class in Class::ALL {
+                let of = |finding: &&Finding| finding.service == *service.name && finding.class == class;
+                service.metrics.set_suspicious(suspicion(class), found.iter().filter(of).count());
+            }
+        }
+        self.findings.store(Arc::new(found));
+    }
+
+    /// What was found by the last scan.
+    pub(crate) fn findings(&self) -> Arc<Vec<Finding>> {
+        self.findings.load_full()
+    }
+
+    /// Whether definitions are looked through.
+    pub(crate) fn scans(&self) -> bool {
+        self.settings.scan
+    }
+
+    /// Whether anything is held to a lock.
+    pub(crate) fn in_force(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Remembered>>> {
+        // Entries are pushed whole.
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn handling(settings: &config::Integrity, verdict: Verdict) -> Handling {
+    match verdict {
+        Verdict::Changed => settings.changed,
+        Verdict::New => settings.new,
+        // There is nothing that could be hidden or called.
+        Verdict::Gone => Handling::Warn,
+    }
+}
+
+impl Checked {
+    fn unknown(catalog: &Arc<Catalog>) -> Self {
+        let (listed, deviations) = (Arc::clone(catalog), Vec::new());
+        Self { listed, known: false, held: [true; 4], refused: Default::default(), deviations }
+    }
+
+    fn of(lock: &Lock, service: &Service, catalog: &Arc<Catalog>, settings: &config::Integrity) -> Self {
+        let approved = lock.service(&service.name);
+        let deviations = review(approved, catalog).deviations;
+        let mut refused: [HashMap<Box<str>, Verdict>; 4] = Default::default();
+        let (mut hidden, mut silent) = (HashSet::new(), false);
+        for Deviation { subject, verdict, .. } in &deviations {
+            match (subject, handling(settings, *verdict)) {
+                (_, Handling::Warn) => {}
+                (Subject::Instructions, _) => silent = true,
+                (Subject::Definition(kind, name), handling) => {
+                    refused[*kind as usize].insert(name.as_str().into(), *verdict);
+                    if handling == Handling::Hide {
+                        hidden.insert((*kind, name.as_str()));
+                    }
+                }
+            }
+        }
+        let listed = if hidden.is_empty() && !silent {
+            Arc::clone(catalog)
+        } else {
+            Arc::new(catalog.without(|kind, name| hidden.contains(&(kind, name)), silent))
+        };
+        // Where new ones are let through, so is what the server does not list.
+        let held = Kind::ALL.map(|kind| {
+            let named = matches!(kind, Kind::Tool | Kind::Prompt);
+            named && settings.new != Handling::Warn && approved.is_none_or(|lock| lock.kinds().contains(&kind))
+        });
+        Self { listed, known: true, held, refused, deviations }
+    }
+
+    /// Whether a call may go on. Asked after policy: whoever gets an answer may know that the thing exists.
+    ///
+    /// # Errors
+    /// The definition is not an approved one, or not known yet.
+    pub(crate) fn admit(&self, service: &Service, kind: Kind, name: &str) -> Result<(), Failure> {
+        if !self.known {
+            let reason = "its definitions are not known yet, and calls are held to approved ones".to_owned();
+            return Err(Failure::Unavailable { service: service.name.to_string(), reason });
+        }
+        let verdict = match self.refused[kind as usize].get(name) {
+            Some(verdict) => *verdict,
+            // Servers may know more than they list.
+            None if self.held[kind as usize] && self.listed.find(kind, name).is_none() => Verdict::New,
+            None => return Ok(()),
+        };
+        service.metrics.denied(match verdict {
+            Verdict::Changed => DenyReason::DefinitionChanged,
+            Verdict::New | Verdict::Gone => DenyReason::DefinitionNotApproved,
+        });
+        Err(refusal(kind, verdict))
+    }
+
+    /// How many definitions deviate in this way.
+    pub(crate) fn count(&self, verdict: Verdict) -> usize {
+        self.deviations.iter().filter(|deviation| deviation.verdict == verdict).count()
+    }
+}
+
+fn refusal(kind: Kind, verdict: Verdict) -> Failure {
+    let kind = if kind == Kind::Template { "resource template" } else { kind.as_str() };
+    let (reason, text) = match verdict {
+        Verdict::Changed => (
+            "definition_changed",
+            format!(
+                "refused: the definition of this {kind} has changed since it was approved; somebody has to approve it again"
+            ),
+        ),
+        Verdict::New | Verdict::Gone => {
+            ("definition_not_approved", format!("refused: nobody has approved the definition of this {kind} yet"))
+        }
+    };
+    Failure::Denied { reason, text }
+}
+
+fn suspicion(class: Class) -> Suspicion {
+    match class {
+        Class::HiddenCharacters => Suspicion::HiddenCharacters,
+        Class::InstructsModel => Suspicion::InstructsModel,
+        Class::NamesSecrets => Suspicion::NamesSecrets,
+        Class::OtherService => Suspicion::OtherService,
+        Class::LookAlike => Suspicion::LookAlike,
+    }
+}
+
+/// Notes in the metrics how a service compares.
+pub(crate) fn report(metrics: &ServiceMetrics, checked: Option<&Arc<Checked>>) {
+    let Some(checked) = checked else { return };
+    metrics.set_deviating(Deviates::Changed, checked.count(Verdict::Changed));
+    metrics.set_deviating(Deviates::New, checked.count(Verdict::New));
+    metrics.set_deviating(Deviates::Gone, checked.count(Verdict::Gone));
+}
+
+impl std::fmt::Debug for Integrity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Integrity").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
