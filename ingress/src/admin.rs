@@ -27,7 +27,8 @@ pub(crate) fn catalog(gateway: &Gateway) -> AdminPage {
             "catalog": view.state.as_str(),
             "fingerprint": view.catalog.fingerprint(),
             "counts": counts,
-            "in_flight": service.concurrency.in_flight(),
+            "in_flight": service.places.taken(),
+            "limit": service.places.limit(),
             "listens": { "open": service.metrics.listens_open(), "failing": service.metrics.listens_failing() },
             "replicas": replicas(service),
         });

@@ -7,15 +7,14 @@ use outrigger_mcp::catalog::Item;
 use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::Message;
-use outrigger_policy::{
-    Capability, Circumstances, ConcurrencyPermit, Decision, Denial, DenyReason, Limits, Per, RuleId,
-};
+use outrigger_policy::{Capability, Circumstances, Decision, Denial, DenyReason, Limits, Per, RuleId};
 use outrigger_proxy::circumstances::{Asked, hints};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics;
 use outrigger_telemetry::metrics::LimitKind;
 
 use crate::core::Caller;
+use crate::places::{Full, Place};
 use crate::record::CallRecord;
 use crate::route::{Destination, unknown};
 use crate::services::Service;
@@ -29,7 +28,7 @@ const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Permitted {
     destination: Destination,
-    permit: Option<ConcurrencyPermit>,
+    place: Option<Place>,
 }
 
 impl Permitted {
@@ -39,8 +38,8 @@ impl Permitted {
     }
 
     /// The place among the calls of the service, to be held until the answer has ended.
-    pub(crate) fn take_permit(&mut self) -> Option<ConcurrencyPermit> {
-        self.permit.take()
+    pub(crate) fn take_place(&mut self) -> Option<Place> {
+        self.place.take()
     }
 }
 
@@ -103,10 +102,17 @@ pub(crate) fn authorize(
             check_rule(caller, &service, allowing.as_ref(), &what)?;
         }
     }
-    let permit = service.concurrency.try_acquire().ok_or_else(|| {
-        Failure::over(&service.metrics, LimitKind::Concurrency, "limits.in_flight", CONCURRENCY_RETRY)
+    let place = service.places.take(caller.principal.id()).map_err(|full| {
+        let (kind, setting) = match full {
+            Full::Service if service.settings.safety.concurrency.limit.is_none() => {
+                (LimitKind::Concurrency, "limits.in_flight")
+            }
+            Full::Service => (LimitKind::Concurrency, "concurrency.limit"),
+            Full::Client => (LimitKind::ClientConcurrency, "concurrency.per_client"),
+        };
+        Failure::over(&service.metrics, kind, setting, CONCURRENCY_RETRY)
     })?;
-    Ok(Permitted { destination, permit: Some(permit) })
+    Ok(Permitted { destination, place: Some(place) })
 }
 
 /// The scopes that a caller should get for a call, where they are all that it lacks and it may know of them.
@@ -135,7 +141,7 @@ pub(crate) fn authorize_listen(caller: &Caller, at: usize, service: &Arc<Service
         return Err(Failure::CallerRefused);
     }
     let destination = Destination { service: Arc::clone(service), at, wanted: None, task: None, rewrite: false };
-    Ok(Permitted { destination, permit: None })
+    Ok(Permitted { destination, place: None })
 }
 
 /// What the call may cost by its own word (`X-MCPX-Cost-Budget`).

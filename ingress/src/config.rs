@@ -22,7 +22,7 @@ pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_fi
 pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
-pub use safety::{Breaker, Safety};
+pub use safety::{Adaptive, Breaker, Concurrency, Repeat, Retries, Safety};
 pub use services::{Service, naming};
 pub use sessions::Sessions;
 

@@ -17,17 +17,21 @@ use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::{Accepts, mirrors_name};
 use outrigger_proxy::pool::{PooledBody, SendError, SendErrorKind};
 use outrigger_proxy::trace::Span;
-use outrigger_telemetry::metrics::UpstreamErrorKind;
+use outrigger_telemetry::metrics::{Retry, UpstreamErrorKind};
 use tokio::time::{Instant, timeout_at};
 
 use crate::authorize::Permitted;
 use crate::breaker::Fault;
 use crate::core::{Caller, Era};
 use crate::owner;
+use crate::retry::{Deadline, pause};
 use crate::services::{InFlight, Replica, Service};
 
 /// The path of MCP at a sidecar.
 const PATH: &str = "/mcp";
+
+/// How much later than here a call ends at the sidecar, at its deadline.
+const LATER: Duration = Duration::from_millis(250);
 
 /// What is sent, ready to be sent again where the first attempt provably sent nothing.
 pub(crate) struct Outgoing {
@@ -41,6 +45,12 @@ pub(crate) struct Upstream {
     pub(crate) status: StatusCode,
     pub(crate) kind: AnswerKind,
     pub(crate) retry_after: Option<HeaderValue>,
+    /// When the rest of it must have come.
+    pub(crate) deadline: Option<Deadline>,
+    /// When it was asked for, where it matters how long it takes.
+    pub(crate) began: Option<Instant>,
+    /// Why the call could be sent once more.
+    again: Option<Retry>,
     pub(crate) body: PooledBody,
 }
 
@@ -106,11 +116,16 @@ impl Outgoing {
         Self { body: edits.apply(message.body()), headers }
     }
 
-    fn request(&self) -> Request<OutBody> {
+    fn request(&self, deadline: Option<Deadline>) -> Request<OutBody> {
         let mut request = Request::new(OutBody::chunks(self.body.clone()));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = http::Uri::from_static(PATH);
         *request.headers_mut() = self.headers.clone();
+        if let Some(deadline) = deadline {
+            // A little later than here: should we not be there any more to cancel it.
+            let left = deadline.at.saturating_duration_since(Instant::now()) + LATER;
+            put(request.headers_mut(), headers::DEADLINE, &left.as_millis().to_string());
+        }
         request
     }
 }
@@ -152,38 +167,109 @@ fn put(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
-/// Sends to one replica of the service, and to another one when the first provably got nothing. What `owner` holds goes
-/// to it and nowhere else. Gives the head of the answer, within `limit`. Dropping the future or the body cancels the call.
+/// Sends to one replica of the service, and to another one when the first provably got nothing, or when the call may run
+/// twice. What `owner` holds goes to it and nowhere else. Gives the head of the answer. Dropping the future or the body
+/// cancels the call.
 ///
 /// # Errors
-/// [`Failure::Unavailable`], [`Failure::Timeout`] or [`Failure::Broken`], each naming the service;
+/// [`Failure::Unavailable`], [`Failure::Timeout`], [`Failure::Deadline`] or [`Failure::Broken`], each naming the service;
 /// [`Failure::Interaction`] when the owner cannot be reached.
 pub(crate) async fn forward(
     permitted: &Permitted,
     caller: &Caller,
     outgoing: &Outgoing,
     owner: Option<Arc<Replica>>,
-    limit: Duration,
-) -> Result<(Upstream, InFlight), Failure> {
+    terms: Terms<'_>,
+) -> Answered {
     let service = &permitted.destination().service;
-    let deadline = Instant::now() + limit;
+    let silent_at = Instant::now() + terms.silence;
     let owned = owner.is_some();
-    let first = owner.map_or_else(|| service.pick(&caller.session_tag, None), Ok)?;
-    let error = match attempt(service, &first, outgoing, deadline, limit).await? {
-        Ok(answered) => return answered,
-        Err(error) => error,
-    };
-    let failure = report(service, &first, &error);
-    if error.sent {
-        return Err(failure);
+    let mut replica = owner.map_or_else(|| service.pick(&caller.session_tag, None), Ok)?;
+    if let Some(budget) = &service.retries {
+        budget.earn();
     }
-    if owned {
-        return Err(owner::gone());
+    let mut sent = Sends::default();
+    loop {
+        let (answered, why) = match attempt(service, &replica, outgoing, silent_at, &terms).await? {
+            Ok(answered) => {
+                let why = answered.as_ref().ok().and_then(|(upstream, _)| upstream.again);
+                (answered, why)
+            }
+            Err(error) if owned && !error.sent => {
+                report(service, &replica, &error);
+                return Err(owner::gone());
+            }
+            Err(error) => {
+                let why = if error.sent { Retry::Repeatable } else { Retry::Unsent };
+                (Err(report(service, &replica, &error)), Some(why))
+            }
+        };
+        let Some(why) = why.filter(|_| !owned) else { return answered };
+        let Some(next) = sent.next(service, caller, &replica, why, &terms) else { return answered };
+        service.metrics.retried(why);
+        if why == Retry::Repeatable {
+            // Not longer than the call may take: the next attempt finds out at once.
+            let until = terms.deadline.map_or(silent_at, |deadline| deadline.at.min(silent_at));
+            tokio::time::sleep_until((Instant::now() + pause(sent.repeated)).min(until)).await;
+        }
+        replica = next;
     }
-    let Ok(second) = service.pick(&caller.session_tag, Some(&first)) else { return Err(failure) };
-    match attempt(service, &second, outgoing, deadline, limit).await? {
-        Ok(answered) => answered,
-        Err(error) => Err(report(service, &second, &error)),
+}
+
+/// How long an answer may take, and what else holds for one call.
+pub(crate) struct Terms<'a> {
+    /// The longest silence.
+    pub(crate) silence: Duration,
+    /// When it must be over.
+    pub(crate) deadline: Option<Deadline>,
+    /// Whether it may run twice.
+    pub(crate) repeatable: &'a (dyn Fn() -> bool + Sync),
+    /// How long it takes tells how many calls do the service good.
+    pub(crate) measured: bool,
+}
+
+impl Terms<'_> {
+    /// Of a call that runs once.
+    pub(crate) fn once(silence: Duration) -> Self {
+        Self { silence, deadline: None, repeatable: &|| false, measured: false }
+    }
+}
+
+/// How often a call was sent again.
+#[derive(Default)]
+struct Sends {
+    moved: bool,
+    repeated: u32,
+}
+
+impl Sends {
+    /// Where it goes next, if it may go anywhere.
+    fn next(
+        &mut self,
+        service: &Service,
+        caller: &Caller,
+        last: &Arc<Replica>,
+        why: Retry,
+        terms: &Terms<'_>,
+    ) -> Option<Arc<Replica>> {
+        let tag = &caller.session_tag;
+        if why != Retry::Repeatable {
+            let other = (!self.moved).then(|| service.pick(tag, Some(last)).ok()).flatten();
+            self.moved = true;
+            return other;
+        }
+        let most = service.settings.safety.retries.as_ref()?.attempts;
+        if self.repeated >= most || !(terms.repeatable)() {
+            return None;
+        }
+        if !service.retries.as_ref()?.spend() {
+            service.metrics.retried(Retry::OverBudget);
+            return None;
+        }
+        self.repeated += 1;
+        // What a server with sessions did for the caller it did in one replica.
+        let other = if service.stateful() { None } else { service.pick(tag, Some(last)).ok() };
+        other.or_else(|| service.pick(tag, None).ok())
     }
 }
 
@@ -193,17 +279,22 @@ async fn attempt(
     service: &Service,
     replica: &Arc<Replica>,
     outgoing: &Outgoing,
-    deadline: Instant,
-    limit: Duration,
+    silent_at: Instant,
+    terms: &Terms<'_>,
 ) -> Result<Result<Answered, SendError>, Failure> {
     let in_flight = replica.enter();
-    match timeout_at(deadline, replica.pool.send(outgoing.request())).await {
+    let began = Instant::now();
+    let until = terms.deadline.map_or(silent_at, |deadline| deadline.at.min(silent_at));
+    match timeout_at(until, replica.pool.send(outgoing.request(terms.deadline))).await {
         Err(_elapsed) => {
             service.metrics.upstream_error(UpstreamErrorKind::Timeout);
             if in_flight.waited_in_vain() {
                 service.failed_at(replica, Fault::NoAnswer);
             }
-            Err(Failure::Timeout { service: service.name.to_string(), after: limit })
+            Err(match terms.deadline.filter(|deadline| deadline.at <= silent_at) {
+                Some(Deadline { after, .. }) => Failure::Deadline { service: service.name.to_string(), after },
+                None => Failure::Timeout { service: service.name.to_string(), after: terms.silence },
+            })
         }
         Ok(Err(error)) => {
             // What is amiss on our side of the connection says nothing of the other.
@@ -216,23 +307,30 @@ async fn attempt(
             if replica.health().unreachable.is_some() {
                 replica.wake.notify_one();
             }
-            let head = head(service, response);
-            Ok(Ok(match head {
-                Ok(upstream) if upstream.status.is_server_error() => {
-                    service.failed_at(replica, Fault::Answered);
-                    Ok((upstream, in_flight.settled()))
-                }
-                // How a stream went shows at its end.
-                Ok(upstream) if upstream.kind == AnswerKind::Stream => Ok((upstream, in_flight)),
-                Ok(upstream) => {
-                    service.succeeded_at(replica);
-                    Ok((upstream, in_flight.settled()))
-                }
-                Err(failure) => {
-                    service.failed_at(replica, Fault::Answered);
-                    Err(failure)
-                }
-            }))
+            Ok(Ok(judged(service, replica, in_flight, head(service, response)).map(|(upstream, in_flight)| {
+                let began = (terms.measured && upstream.kind == AnswerKind::Json).then_some(began);
+                (Upstream { deadline: terms.deadline, began, ..upstream }, in_flight)
+            })))
+        }
+    }
+}
+
+/// Notes what the head of an answer says of its replica.
+fn judged(service: &Service, replica: &Arc<Replica>, in_flight: InFlight, head: Result<Upstream, Failure>) -> Answered {
+    match head {
+        Ok(upstream) if upstream.status.is_server_error() => {
+            service.failed_at(replica, Fault::Answered);
+            Ok((upstream, in_flight.settled()))
+        }
+        // How a stream went shows at its end.
+        Ok(upstream) if upstream.kind == AnswerKind::Stream => Ok((upstream, in_flight)),
+        Ok(upstream) => {
+            service.succeeded_at(replica);
+            Ok((upstream, in_flight.settled()))
+        }
+        Err(failure) => {
+            service.failed_at(replica, Fault::Answered);
+            Err(failure)
         }
     }
 }
@@ -255,7 +353,12 @@ fn head(service: &Service, response: Response<PooledBody>) -> Result<Upstream, F
         _ => return Err(broken(format!("its answer ({}) is neither JSON nor an event stream", parts.status))),
     };
     let retry_after = parts.headers.get(header::RETRY_AFTER).cloned();
-    Ok(Upstream { status: parts.status, kind, retry_after, body })
+    let again = match parts.status {
+        StatusCode::SERVICE_UNAVAILABLE if parts.headers.contains_key(headers::UNSENT) => Some(Retry::Refused),
+        StatusCode::BAD_GATEWAY => Some(Retry::Repeatable),
+        _ => None,
+    };
+    Ok(Upstream { status: parts.status, kind, retry_after, again, deadline: None, began: None, body })
 }
 
 /// For metrics, and for callers.

@@ -17,11 +17,12 @@ use outrigger_config::sections::Trace;
 use outrigger_mcp::bridge::tasks;
 use outrigger_mcp::catalog::merge::ServiceState;
 use outrigger_mcp::catalog_kind::Kind;
-use outrigger_mcp::envelope::{EnvelopeError, Message, Shape};
+use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Shape};
 use outrigger_mcp::headers::PARAM_PREFIX;
 use outrigger_mcp::method::Method;
 use outrigger_mcp::names::Naming;
 use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
+use outrigger_proxy::circumstances::hints;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 use outrigger_proxy::legacy::http_sse::At;
@@ -35,22 +36,24 @@ use outrigger_runtime::DrainWatcher;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::Outcome;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::authorize::{authorize, may_read};
+use crate::authorize::{authorize, found, may_read};
 use crate::caller_lists::CallerLists;
 use crate::changes::Changes;
-use crate::config::{Limits, Timeouts};
+use crate::config::{Limits, Repeat, Timeouts};
 use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, TraceHeaders, Wanted, cost_budget};
 use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
-use crate::forward::{AnswerKind, Outgoing, Sent, Upstream, forward};
+use crate::forward::{AnswerKind, Outgoing, Sent, Terms, Upstream, forward};
 use crate::identify::{Clients, session_tag};
 use crate::integrity::Integrity;
 use crate::lists::{self, CursorKey};
 use crate::oauth::Proven;
 use crate::policy::PolicyState;
-use crate::record::{CallRecord, HttpRecord, Recorder, reply_outcome};
+use crate::record::{CallRecord, HttpRecord, Recorder, asks, reply_outcome};
 use crate::relay::{MessageStream, Relay, Rewriter};
+use crate::retry::{Deadline, may_run_twice};
 use crate::route::{depends_on_lists, route};
 use crate::services::Service;
 use crate::snapshot::Snapshot;
@@ -328,8 +331,26 @@ impl Gateway {
             None => owner::of_retry(&permitted.destination().service, message)?,
         };
         let outgoing = Outgoing::new(&permitted, caller, message, span, sent);
-        let (upstream, in_flight) = forward(&permitted, caller, &outgoing, owner, self.timeouts.common.request).await?;
-        record.hold(permitted.take_permit(), in_flight);
+        let destination = permitted.destination();
+        let (service, wanted) = (&destination.service, destination.wanted.as_ref());
+        let own_terms = wanted.filter(|wanted| wanted.kind == Kind::Tool);
+        let own_terms = own_terms.and_then(|wanted| service.settings.safety.tool(&wanted.original));
+        let repeatable = || {
+            let hints =
+                || hints(wanted.and_then(|wanted| found(catalog, &service.name, wanted.kind, &wanted.original)));
+            may_run_twice(message, own_terms.map_or(Repeat::Hints, |terms| terms.repeat), hints)
+        };
+        let terms = Terms {
+            silence: self.timeouts.common.request,
+            deadline: own_terms.and_then(|terms| terms.deadline).map(Deadline::after),
+            repeatable: &repeatable,
+            // A retry with answers tells how long the rest took.
+            measured: service.places.adapts()
+                && wanted.is_some()
+                && message.params().get(Param::RequestState).is_none(),
+        };
+        let (upstream, in_flight) = forward(&permitted, caller, &outgoing, owner, terms).await?;
+        record.hold(permitted.take_place(), in_flight);
         let destination = permitted.destination();
         // Only clients that declare the extension are told of tasks, and only here ids need a service in front.
         let tasks = *path == Route::Merged
@@ -375,8 +396,8 @@ impl Gateway {
         };
         let small = upstream.body.size_hint().exact().is_some_and(|size| size <= SMALL_ANSWER);
         if upstream.kind == AnswerKind::Json && (small || rewriter.is_some()) {
-            let (status, retry_after) = (upstream.status, upstream.retry_after);
-            let body = self.read_answer(&service, upstream.body, rewriter.as_ref(), record).await?;
+            let (status, retry_after) = (upstream.status, upstream.retry_after.clone());
+            let body = self.read_answer(&service, upstream, rewriter.as_ref(), record).await?;
             return Ok(with_retry_after(reply::json(status, body), retry_after));
         }
         let (sender, body) = OutBody::channel(RELAY_PIECES);
@@ -386,6 +407,7 @@ impl Gateway {
             id: message.id(),
             idle: self.timeouts.common.request,
             keepalive: streamed.then_some(self.timeouts.keepalive),
+            deadline: upstream.deadline,
             outcome: record.outcome_slot(),
         };
         if !streamed {
@@ -397,7 +419,7 @@ impl Gateway {
         match rewriter {
             None => drop(self.tasks.spawn(relay.bytes(upstream.body, sender))),
             Some(_) => {
-                let stream = self.messages(&service, upstream.body).rewriting(rewriter);
+                let stream = self.messages(&service, upstream.body).until(upstream.deadline).rewriting(rewriter);
                 self.tasks.spawn(relay.messages(stream, sender));
             }
         }
@@ -408,19 +430,29 @@ impl Gateway {
     async fn read_answer(
         &self,
         service: &Service,
-        body: PooledBody,
+        upstream: Upstream,
         rewriter: Option<&Rewriter>,
         record: &CallRecord,
     ) -> Result<Bytes, Failure> {
+        let Upstream { body, deadline, began, .. } = upstream;
         let broken = |reason: String| Failure::Broken { service: service.name.to_string(), reason };
-        let body = read_bounded(body, self.limits.entrance.event_bytes, self.timeouts.common.request).await;
+        let silence = self.timeouts.common.request;
+        let left =
+            deadline.map_or(silence, |deadline| deadline.at.saturating_duration_since(Instant::now()).min(silence));
+        let body = read_bounded(body, self.limits.entrance.event_bytes, left).await;
         let body = body.map_err(|error| match error {
             ReadError::TooLarge { limit } => Failure::ReplyTooLarge { service: service.name.to_string(), limit },
-            ReadError::Timeout { after } => Failure::Timeout { service: service.name.to_string(), after },
+            ReadError::Timeout { after } => match deadline.filter(|deadline| deadline.at <= Instant::now()) {
+                Some(Deadline { after, .. }) => Failure::Deadline { service: service.name.to_string(), after },
+                None => Failure::Timeout { service: service.name.to_string(), after },
+            },
             ReadError::Broken(_) => broken("its answer broke off".into()),
         })?;
         let message = Message::parse(body).map_err(|_| broken("its answer is no JSON-RPC message".into()))?;
         record.settle(reply_outcome(&message));
+        if let Some(began) = began.filter(|_| !asks(&message)) {
+            record.measured(service, began, true);
+        }
         Ok(rewriter.map_or_else(|| message.body().clone(), |rewriter| rewriter.apply(&message)))
     }
 
@@ -451,12 +483,14 @@ impl Gateway {
             Reply::Upstream { upstream, service, rewriter } => (upstream, service, rewriter),
         };
         if upstream.kind == AnswerKind::Stream {
-            let messages = self.messages(&service, upstream.body).rewriting(rewriter).recording(record);
+            let messages = self.messages(&service, upstream.body).until(upstream.deadline);
+            let messages = messages.rewriting(rewriter).recording(record);
             return Ok(Answer::Stream(AnswerStream { messages: Box::new(messages) }));
         }
-        let body = self.read_answer(&service, upstream.body, rewriter.as_ref(), &record).await;
+        let status = upstream.status;
+        let body = self.read_answer(&service, upstream, rewriter.as_ref(), &record).await;
         let body = body.inspect_err(|failure| record.failed(failure))?;
-        Ok(Answer::Message { body, status: upstream.status })
+        Ok(Answer::Message { body, status })
     }
 
     /// Serves one modern message of a modern client, headers and all: the answer's bytes are relayed as they come.

@@ -21,6 +21,7 @@
 //! | `start`, `reload`, `admin`, `command` | the process around it |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
+mod adaptive;
 mod admin;
 mod authorize;
 mod breaker;
@@ -41,10 +42,12 @@ mod listen;
 mod lists;
 mod oauth;
 mod owner;
+mod places;
 pub mod policy;
 mod record;
 mod relay;
 mod reload;
+mod retry;
 mod route;
 mod services;
 mod snapshot;

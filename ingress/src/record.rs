@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use http::{Request, Response, Version};
 use outrigger_mcp::envelope::{Field, Message, Param, Shape};
 use outrigger_mcp::method::Method;
-use outrigger_policy::{ConcurrencyPermit, Denial, Principal};
+use outrigger_policy::{Denial, Principal};
 use outrigger_proxy::body::{BodyEnd, OutBody};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
@@ -22,6 +22,7 @@ use outrigger_telemetry::{
 use tokio::time::Instant;
 
 use crate::core::Caller;
+use crate::places::Place;
 use crate::services::{InFlight, Service};
 
 /// Where records go.
@@ -71,7 +72,7 @@ pub(crate) struct CallRecord {
 #[derive(Debug, Default)]
 struct Held {
     _counted: Option<MetricsInFlight>,
-    _permit: Option<ConcurrencyPermit>,
+    place: Option<Place>,
     replica: Option<InFlight>,
 }
 
@@ -234,8 +235,8 @@ impl CallRecord {
     }
 
     /// Keeps what the call occupies until it ends.
-    pub(crate) fn hold(&mut self, permit: Option<ConcurrencyPermit>, replica: InFlight) {
-        self.held._permit = permit;
+    pub(crate) fn hold(&mut self, place: Option<Place>, replica: InFlight) {
+        self.held.place = place;
         self.held.replica = Some(replica);
     }
 
@@ -244,9 +245,22 @@ impl CallRecord {
         *self.outcome.get_or_init(|| outcome)
     }
 
+    /// Notes how long its answer took, or that there was none, for the number of places of its service.
+    pub(crate) fn measured(&self, service: &Service, began: Instant, answered: bool) {
+        let what = self.capability.as_deref().unwrap_or_default();
+        if let Some(limit) = service.places.ended(what, began, Instant::now(), answered) {
+            service.metrics.set_concurrency_limit(limit);
+        }
+    }
+
     /// Notes that it ended early.
     pub(crate) fn failed(&self, failure: &Failure) {
-        self.settle(outcome(failure));
+        let outcome = self.settle(outcome(failure));
+        if let Some(service) =
+            self.service.as_ref().filter(|_| matches!(outcome, Outcome::Unavailable | Outcome::Timeout))
+        {
+            self.measured(service, self.started, false);
+        }
         if let Some(reason) = failure.bad_request() {
             self.recorder.metrics.bad_request(reason);
         }
@@ -300,11 +314,16 @@ pub(crate) fn outcome(failure: &Failure) -> Outcome {
         Failure::Unavailable { .. } | Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Draining => {
             Outcome::Unavailable
         }
-        Failure::Timeout { .. } => Outcome::Timeout,
+        Failure::Timeout { .. } | Failure::Deadline { .. } => Outcome::Timeout,
         Failure::Internal(_) => Outcome::Internal,
         Failure::Interaction(_) => Outcome::RpcError,
         _ => Outcome::BadRequest,
     }
+}
+
+/// Whether a reply asks the client something instead of answering.
+pub(crate) fn asks(reply: &Message) -> bool {
+    reply.results().get(Field::ResultType).is_some_and(|span| reply.raw(span) == b"\"input_required\"")
 }
 
 /// How a reply counts.

@@ -25,6 +25,7 @@ use outrigger_telemetry::metrics::Outcome;
 use tokio::time::{Instant, sleep_until};
 
 use crate::record::{CallRecord, outcome, reply_outcome};
+use crate::retry::Deadline;
 use crate::snapshot::Snapshot;
 
 /// A sign of life between events (WHATWG HTML, server-sent events: a comment).
@@ -102,6 +103,8 @@ pub(crate) struct MessageStream {
     parser: Parser,
     ready: VecDeque<Message>,
     idle: Duration,
+    /// When all of it must have come.
+    deadline: Option<Deadline>,
     /// When the last byte came: waits that are cancelled and begun again count as one.
     heard: Instant,
     rewriter: Option<Rewriter>,
@@ -112,7 +115,13 @@ impl MessageStream {
     /// Of a response of `service`. `event_bytes` bounds one event; `idle` the time without any byte.
     pub(crate) fn new(service: Arc<str>, body: PooledBody, event_bytes: usize, idle: Duration) -> Self {
         let (parser, ready) = (Parser::new(event_bytes), VecDeque::new());
-        Self { service, body, parser, ready, idle, heard: Instant::now(), rewriter: None, record: None }
+        Self { service, body, parser, ready, idle, deadline: None, heard: Instant::now(), rewriter: None, record: None }
+    }
+
+    /// Not longer than until then.
+    pub(crate) fn until(mut self, deadline: Option<Deadline>) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// With URIs as the caller can use them.
@@ -148,8 +157,10 @@ impl MessageStream {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(Some(message));
             }
-            let frame = tokio::time::timeout_at(self.heard + self.idle, self.body.frame()).await;
-            let frame = frame.map_err(|_| Failure::Timeout { service: self.service.to_string(), after: self.idle })?;
+            let silent_at = self.heard + self.idle;
+            let until = self.deadline.map_or(silent_at, |deadline| deadline.at.min(silent_at));
+            let frame = tokio::time::timeout_at(until, self.body.frame()).await;
+            let frame = frame.map_err(|_| late(&self.service, self.deadline, silent_at, self.idle))?;
             match frame {
                 None => return Ok(None),
                 Some(Err(_)) => return Err(broken(&self.service, BROKE_OFF)),
@@ -183,6 +194,15 @@ impl MessageStream {
     }
 }
 
+/// What a stream ran into: its deadline, or silence.
+fn late(service: &str, deadline: Option<Deadline>, silent_at: Instant, idle: Duration) -> Failure {
+    let service = service.to_owned();
+    match deadline.filter(|deadline| deadline.at <= silent_at) {
+        Some(Deadline { after, .. }) => Failure::Deadline { service, after },
+        None => Failure::Timeout { service, after: idle },
+    }
+}
+
 const BROKE_OFF: &str = "its answer broke off";
 const NO_RESULT: &str = "it ended its answer before the result";
 
@@ -200,6 +220,8 @@ pub(crate) struct Relay {
     pub(crate) idle: Duration,
     /// Time after which an event stream gets a sign of life; `None` for answers that are no event streams.
     pub(crate) keepalive: Option<Duration>,
+    /// When all of it must have come.
+    pub(crate) deadline: Option<Deadline>,
     /// Where to say how it ended.
     pub(crate) outcome: Arc<OnceLock<Outcome>>,
 }
@@ -211,14 +233,17 @@ impl Relay {
         let (mut heard, mut spoken) = (Instant::now(), Instant::now());
         let mut watch = if self.keepalive.is_some() { ReplyWatch::events() } else { ReplyWatch::json() };
         loop {
-            let tick = self.keepalive.map_or(heard + self.idle, |every| (spoken + every).min(heard + self.idle));
+            let silent_at = heard + self.idle;
+            let until = self.deadline.map_or(silent_at, |deadline| deadline.at.min(silent_at));
+            let tick = self.keepalive.map_or(until, |every| (spoken + every).min(until));
             let frame = tokio::select! {
                 biased;
                 () = sender.gone() => return,
                 frame = body.frame() => frame,
                 () = sleep_until(tick) => {
-                    if tick >= heard + self.idle {
-                        return self.fail(Failure::Timeout { service: self.service.to_string(), after: self.idle }, watch.between_events(), sender).await;
+                    if tick >= until {
+                        let failure = late(&self.service, self.deadline, silent_at, self.idle);
+                        return self.fail(failure, watch.between_events(), sender).await;
                     }
                     spoken = tick;
                     if watch.between_events() && sender.send(Bytes::from_static(KEEPALIVE)).await.is_err() {

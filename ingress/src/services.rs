@@ -13,7 +13,6 @@ use outrigger_config::kinds::HostPort;
 use outrigger_identity::{Credentials, SpiffeError, SpiffeId, replaced_by, server_name};
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
-use outrigger_policy::Concurrency;
 use outrigger_proxy::dial::{ClientTls, Endpoint};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::log_bound::LogBound;
@@ -24,9 +23,12 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::adaptive::Adaptive;
 use crate::breaker::Breaker;
 use crate::config;
 use crate::health::{Document, Status};
+use crate::places::Places;
+use crate::retry::Budget;
 
 /// One service.
 #[derive(Debug)]
@@ -42,7 +44,9 @@ pub(crate) struct Service {
     /// Its series.
     pub(crate) metrics: Arc<ServiceMetrics>,
     /// Calls at work.
-    pub(crate) concurrency: Arc<Concurrency>,
+    pub(crate) places: Arc<Places>,
+    /// How many calls may be sent again.
+    pub(crate) retries: Option<Budget>,
     /// Who is left alone is decided one at a time, or more than may be would be.
     ejecting: Mutex<()>,
     /// Of lines about calls that got no answer.
@@ -108,14 +112,18 @@ impl Service {
     /// When its SPIFFE id is none, which the configuration has checked.
     pub(crate) fn new(settings: &config::Service, with: &Surroundings<'_>) -> Result<Self, SpiffeError> {
         let expected = SpiffeId::parse(&settings.spiffe_id)?;
+        let places = places(&settings.safety.concurrency, with.in_flight);
+        let metrics = with.metrics.service(&settings.name);
+        metrics.set_concurrency_limit(places.limit());
         let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, &settings.safety.breaker, with));
         Ok(Self {
             settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
             replicas: settings.addresses.iter().map(replica).collect(),
             header_checks: settings.header_checks,
-            metrics: with.metrics.service(&settings.name),
-            concurrency: Concurrency::new(with.in_flight),
+            metrics,
+            places,
+            retries: settings.safety.retries.as_ref().map(Budget::new),
             ejecting: Mutex::default(),
             no_answer: LogBound::default(),
             no_listen: LogBound::default(),
@@ -357,6 +365,11 @@ impl fmt::Debug for Replica {
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
     }
+}
+
+fn places(rule: &config::Concurrency, in_flight: usize) -> Arc<Places> {
+    let most = rule.limit.unwrap_or(in_flight);
+    Places::new(most, rule.per_client, rule.adaptive.as_ref().map(|adaptive| Adaptive::new(adaptive, most)))
 }
 
 /// For callers, so without addresses and causes.

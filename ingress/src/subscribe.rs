@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::authorize::authorize_listen;
 use crate::core::{Caller, Change, Declared, ListKind};
-use crate::forward::{AnswerKind, Outgoing, Sent, forward};
+use crate::forward::{AnswerKind, Outgoing, Sent, Terms, forward};
 use crate::gateway::Gateway;
 use crate::relay::MessageStream;
 use crate::services::{Replica, Service};
@@ -109,7 +109,9 @@ fn why(failure: &Failure) -> ListenFailure {
     match failure {
         Failure::Limited { .. } => ListenFailure::Limited,
         Failure::CallerRefused => ListenFailure::Denied,
-        Failure::Unavailable { .. } | Failure::Timeout { .. } | Failure::Draining => ListenFailure::Unavailable,
+        Failure::Unavailable { .. } | Failure::Timeout { .. } | Failure::Deadline { .. } | Failure::Draining => {
+            ListenFailure::Unavailable
+        }
         _ => ListenFailure::Refused,
     }
 }
@@ -154,7 +156,8 @@ pub(crate) async fn listen_at(
     let span = Span { context: TraceContext::new_root(), state: None };
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
     let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
-    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, owner, gateway.timeouts.common.request).await?;
+    let terms = Terms::once(gateway.timeouts.common.request);
+    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, owner, terms).await?;
     if upstream.kind != AnswerKind::Stream {
         let answer = read_bounded(upstream.body, gateway.limits.entrance.event_bytes, gateway.timeouts.common.request);
         return Err(refusal(service, &answer.await.unwrap_or_default()));

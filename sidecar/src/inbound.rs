@@ -324,7 +324,16 @@ impl Inbound {
                 Box::pin(self.list_of_caller(kind, &permitted, &trace, context)).await
             }
             Some(kind) => Box::pin(self.list(message, kind, context.who)).await,
-            None => self.forward(&permitted, &trace, context).await,
+            None => match deadline(&context.head.headers) {
+                None => self.forward(&permitted, &trace, context).await,
+                // Boxed like the others. What is under way at the server is cancelled with it.
+                Some(after) => {
+                    let answered =
+                        tokio::time::timeout(after, Box::pin(self.forward(&permitted, &trace, context))).await;
+                    let late = |_| Failure::Deadline { service: self.service.to_string(), after };
+                    answered.map_err(late).flatten()
+                }
+            },
         }
     }
 
@@ -581,7 +590,11 @@ impl Inbound {
     /// reply and record, for what was refused.
     fn refuse(&self, refused: &Refused, record: &mut Record) -> Response<OutBody> {
         self.note(refused, record);
-        reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern)
+        let mut response = reply::failure(&refused.failure, refused.id.as_deref(), Dialect::Modern);
+        if matches!(refused.failure, Failure::Unavailable { .. } | Failure::Draining) {
+            response.headers_mut().insert(outrigger_mcp::headers::UNSENT, HeaderValue::from_static("1"));
+        }
+        response
     }
 
     fn note(&self, refused: &Refused, record: &mut Record) {
@@ -593,4 +606,10 @@ impl Inbound {
             tracing::error!(detail, "internal error");
         }
     }
+}
+
+/// How long a call may take still, as its caller says. Whoever says nonsense has no deadline.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let millis = headers.get(outrigger_mcp::headers::DEADLINE)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
 }

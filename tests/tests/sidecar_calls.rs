@@ -187,6 +187,28 @@ async fn closing_the_stream_cancels_at_a_stdio_server_and_frees_the_slot() {
 }
 
 #[tokio::test]
+async fn a_call_at_its_deadline_is_cancelled_at_its_server() {
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &scripted(&[])).await;
+    let client = sidecar.ready_client(&mesh).await;
+    // The session is open: what is not sent yet at the deadline needs no cancellation.
+    client.tool("echo", "{}").await;
+    let late = client.reply(&Call::tool("never", "{}").header("x-mcpx-deadline-ms", "1000")).await;
+    assert_eq!((late.status.as_u16(), late.error_code()), (504, -31504));
+    assert_eq!(late.json()["error"]["data"]["reason"], "deadline");
+    eventually("the server is told", || async {
+        seen(&client).await["cancelled"].as_array().filter(|c| c.len() == 1).map(drop)
+    })
+    .await;
+    // In time, and with nonsense, it is as without.
+    for told in ["60000", "soon", "-1", ""] {
+        let got = client.reply(&Call::tool("echo", "{}").header("x-mcpx-deadline-ms", told)).await;
+        assert_eq!(got.status, 200, "{told}");
+    }
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn closing_the_stream_closes_the_one_to_a_modern_http_server() {
     let left = Arc::new(Notify::new());
     let tell = left.clone();

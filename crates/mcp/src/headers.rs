@@ -12,6 +12,10 @@ use thiserror::Error;
 pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 /// The JSON-RPC method of the body.
 pub const METHOD: &str = "mcp-method";
+/// With a refusal of a sidecar: its server got no byte of the call. Ours, and no header of MCP.
+pub const UNSENT: &str = "x-mcpx-unsent";
+/// What is left of a call's time, in milliseconds: from an ingress to a sidecar. Ours, and no header of MCP.
+pub const DEADLINE: &str = "x-mcpx-deadline-ms";
 /// `params.name`, `params.uri` or `params.taskId` of the body.
 pub const NAME: &str = "mcp-name";
 /// What the names of mirrored tool arguments start with.

@@ -29,7 +29,8 @@ pub use compile::{Reader, settings};
 pub use condition::{Annotations, CallFacts, Circumstances, Listed};
 pub use explain::{Considered, Explanation};
 pub use limit::{
-    CapabilityLimits, ClientLimits, Concurrency, ConcurrencyPermit, Exceeded, LimitRule, Limited, Limits, Nanos, Per,
+    Amount, CapabilityLimits, Charge, ClientLimits, Concurrency, ConcurrencyPermit, Exceeded, LimitRule, Limited,
+    Limits, Nanos, Per,
 };
 pub use policy_set::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
 pub use principal::{Claim, MAX_CLAIMS, Principal, PrincipalError, PrincipalKind};

@@ -14,6 +14,7 @@
 
 mod breaker;
 mod bucket;
+mod charge;
 mod concurrency;
 mod keys;
 mod per_rule;
@@ -21,6 +22,7 @@ mod spending;
 
 pub use breaker::{BreakerRule, Breakers};
 pub use bucket::{Bucket, MAX_BURST, MAX_PER_SECOND, Nanos, Quota, Taken};
+pub use charge::{Amount, Charge};
 pub use concurrency::{Concurrency, ConcurrencyPermit};
 pub use per_rule::{Exceeded, RuleLimit};
 pub use spending::{Allowance, Spending};

@@ -157,6 +157,14 @@ pub enum Failure {
         /// The deadline that passed.
         after: Duration,
     },
+    /// The call took longer than it may; whether it did the work is unknown.
+    #[error("the service {service} was stopped: the call may take {after:?} at most")]
+    Deadline {
+        /// Its name.
+        service: String,
+        /// What the call may take.
+        after: Duration,
+    },
     /// The service failed while it worked on the request; whether it did the work is unknown.
     #[error("the service {service} failed: {reason}")]
     Broken {
@@ -193,6 +201,7 @@ impl Failure {
         match self {
             Failure::Unavailable { .. }
             | Failure::Timeout { .. }
+            | Failure::Deadline { .. }
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
             | Failure::Interaction(_) => Side::Upstream,
@@ -234,6 +243,7 @@ impl Failure {
             Failure::Limited { .. } => "limited",
             Failure::Unavailable { .. } => "unavailable",
             Failure::Timeout { .. } => "timeout",
+            Failure::Deadline { .. } => "deadline",
             Failure::Broken { .. } => "broken",
             Failure::ReplyTooLarge { .. } => "reply_too_large",
             Failure::Interaction(_) => "interaction",
@@ -255,7 +265,7 @@ impl Failure {
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 Outcome::Unavailable
             }
-            Failure::Timeout { .. } => Outcome::Timeout,
+            Failure::Timeout { .. } | Failure::Deadline { .. } => Outcome::Timeout,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) => Outcome::RpcError,
             Failure::Internal(_) => Outcome::Internal,
             _ => Outcome::BadRequest,
@@ -326,7 +336,7 @@ impl Failure {
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Failure::Timeout { .. } | Failure::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } => StatusCode::BAD_GATEWAY,
             Failure::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -340,6 +350,7 @@ impl Failure {
             | Failure::Limited { .. }
             | Failure::Unavailable { .. }
             | Failure::Timeout { .. }
+            | Failure::Deadline { .. }
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
             | Failure::Unaudited
@@ -367,7 +378,7 @@ impl Failure {
             Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
                 error::UNAVAILABLE
             }
-            Failure::Timeout { .. } => error::TIMEOUT,
+            Failure::Timeout { .. } | Failure::Deadline { .. } => error::TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) | Failure::Internal(_) => {
                 error::INTERNAL
             }
@@ -420,6 +431,7 @@ impl Failure {
             }
             Failure::Unavailable { service, .. }
             | Failure::Timeout { service, .. }
+            | Failure::Deadline { service, .. }
             | Failure::Broken { service, .. } => plain.with("reason", self.reason()).with("service", service),
             _ => plain.with("reason", self.reason()),
         }

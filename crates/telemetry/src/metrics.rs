@@ -21,8 +21,8 @@ pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates, Direction, DnsLimit, EgressVerdict,
     Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure,
-    Listener, LookupOutcome, Outcome, ProofKind, ReloadKind, ReloadOutcome, RenewalOutcome, Role, SessionKind,
-    Suspicion, UpstreamErrorKind,
+    Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome, ReloadKind, ReloadOutcome, RenewalOutcome, Retry, Role,
+    SessionKind, Suspicion, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -195,6 +195,11 @@ impl Metrics {
             self.families.introspections.with_label_values(&[issuer, outcome.as_str()])
         };
         Introspections(IntrospectionOutcome::ALL.iter().map(counter).collect())
+    }
+
+    /// Counts a question to the shared store of limits.
+    pub fn quota_store(&self, outcome: QuotaOutcome) {
+        self.families.quota_store.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// For the trail of [`crate::AuditLog`].

@@ -17,7 +17,7 @@ use outrigger_telemetry::metrics::LimitKind;
 
 use crate::authorize::authorize_listen;
 use crate::core::Caller;
-use crate::forward::{Outgoing, Sent, forward};
+use crate::forward::{Outgoing, Sent, Terms, forward};
 use crate::gateway::Gateway;
 use crate::services::Service;
 use crate::subscribe::params_for;
@@ -54,7 +54,7 @@ pub(super) async fn ask(
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: false } };
     let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
     let patience = gateway.timeouts.common.request;
-    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, None, patience).await?;
+    let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, None, Terms::once(patience)).await?;
     let body = read_bounded(upstream.body, gateway.limits.caller_list_bytes, patience).await;
     let body: Bytes = body.map_err(|error| match error {
         ReadError::TooLarge { limit } => {

@@ -36,6 +36,12 @@ pub struct State {
     pub cancelled: AtomicUsize,
     /// Every call is answered with an error of the server's side.
     misbehaves: AtomicBool,
+    /// Every call is refused before its server has it.
+    refuses: AtomicBool,
+    /// Every call breaks off.
+    breaks_off: AtomicBool,
+    /// Calls of `once` so far.
+    once: AtomicUsize,
     /// What open streams send next: raw bytes, or the end.
     pub stream: broadcast::Sender<Option<Bytes>>,
 }
@@ -85,6 +91,9 @@ impl Fake {
             hanging: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
             misbehaves: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            breaks_off: AtomicBool::new(false),
+            once: AtomicUsize::new(0),
             stream: broadcast::Sender::new(64),
         });
         let (trigger, watcher) = drain::channel();
@@ -116,6 +125,14 @@ impl Fake {
 
     pub fn misbehave(&self, from_now_on: bool) {
         self.state.misbehaves.store(from_now_on, Ordering::SeqCst);
+    }
+
+    pub fn refuse(&self, from_now_on: bool) {
+        self.state.refuses.store(from_now_on, Ordering::SeqCst);
+    }
+
+    pub fn break_off(&self, from_now_on: bool) {
+        self.state.breaks_off.store(from_now_on, Ordering::SeqCst);
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -170,6 +187,14 @@ impl State {
             let error = json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32603, "message": "broken" } });
             return reply::json(StatusCode::BAD_GATEWAY, error.to_string());
         }
+        assert!(!self.breaks_off.load(Ordering::SeqCst), "on purpose");
+        if self.refuses.load(Ordering::SeqCst) {
+            let failure =
+                outrigger_proxy::failure::Failure::Unavailable { service: "a".into(), reason: "starting".into() };
+            let mut response = reply::failure(&failure, Some(b"1"), reply::Dialect::Modern);
+            response.headers_mut().insert(outrigger_mcp::headers::UNSENT, "1".parse().unwrap());
+            return response;
+        }
         match (message["method"].as_str().unwrap_or_default(), name) {
             ("subscriptions/listen", _) => {
                 let (sender, body) = OutBody::channel(4);
@@ -198,6 +223,9 @@ impl State {
             }
             // What a crash looks like: the connection ends instead of an answer.
             (_, "cut") => panic!("on purpose"),
+            ("tools/call", "once") if self.once.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => {
+                panic!("on purpose")
+            }
             (_, "fail") => result(json!({ "isError": true, "content": [] })),
             (_, "html") => {
                 let mut response = reply::json(StatusCode::BAD_GATEWAY, "<html>");

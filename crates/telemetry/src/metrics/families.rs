@@ -141,6 +141,24 @@ const REPLICAS_OUT: MetricDoc = doc(
     &["service"],
     "Replicas that an ingress leaves alone now because calls at them failed.",
 );
+const RETRIES: MetricDoc = doc(
+    "outrigger_retries_total",
+    Counter,
+    &["service", "reason"],
+    "Calls that an ingress sent to a service once more, by why it may; and those that the budget for that stopped.",
+);
+const CONCURRENCY_LIMIT: MetricDoc = doc(
+    "outrigger_concurrency_limit",
+    Gauge,
+    &["service"],
+    "Calls at work at once that an ingress lets a service have now.",
+);
+const QUOTA_STORE: MetricDoc = doc(
+    "outrigger_quota_store_total",
+    Counter,
+    &["outcome"],
+    "Times that an ingress asked the shared store of limits, by what came of it.",
+);
 const SESSIONS_OPEN: MetricDoc =
     doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
 const PARKED_CALLS: MetricDoc =
@@ -249,6 +267,9 @@ pub fn describe() -> Vec<MetricDoc> {
         UPSTREAM_ERRORS,
         EJECTIONS,
         REPLICAS_OUT,
+        RETRIES,
+        CONCURRENCY_LIMIT,
+        QUOTA_STORE,
         CONNECTIONS_OPEN,
         CONNECTIONS,
         HANDSHAKES,
@@ -309,6 +330,9 @@ pub(super) struct Families {
     pub(super) upstream_errors: IntCounterVec,
     pub(super) ejections: IntCounterVec,
     pub(super) replicas_out: IntGaugeVec,
+    pub(super) retries: IntCounterVec,
+    pub(super) concurrency_limit: IntGaugeVec,
+    pub(super) quota_store: IntCounterVec,
     pub(super) sessions_open: IntGaugeVec,
     pub(super) parked_calls: IntGaugeVec,
     pub(super) listens_open: IntGaugeVec,
@@ -360,6 +384,9 @@ impl Families {
             upstream_errors: counter(registry, &UPSTREAM_ERRORS)?,
             ejections: counter(registry, &EJECTIONS)?,
             replicas_out: gauge(registry, &REPLICAS_OUT)?,
+            retries: counter(registry, &RETRIES)?,
+            concurrency_limit: gauge(registry, &CONCURRENCY_LIMIT)?,
+            quota_store: counter(registry, &QUOTA_STORE)?,
             sessions_open: gauge(registry, &SESSIONS_OPEN)?,
             parked_calls: gauge(registry, &PARKED_CALLS)?,
             listens_open: gauge(registry, &LISTENS_OPEN)?,

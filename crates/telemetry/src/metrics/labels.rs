@@ -55,6 +55,32 @@ closed_label! {
 }
 
 closed_label! {
+    /// Why an ingress sends a call once more, or does not.
+    Retry {
+        /// No byte of it had been sent.
+        Unsent = "unsent",
+        /// The sidecar says that its server never got it.
+        Refused = "refused",
+        /// It may run twice: a read, or a tool that says so.
+        Repeatable = "repeatable",
+        /// It would have been, but too many calls were sent once more already.
+        OverBudget = "over_budget",
+    }
+}
+
+closed_label! {
+    /// What became of asking the shared store of limits.
+    QuotaOutcome {
+        /// It decided.
+        Ok = "ok",
+        /// It did not answer in time.
+        Timeout = "timeout",
+        /// It cannot be reached, or answered with an error.
+        Failed = "failed",
+    }
+}
+
+closed_label! {
     /// Why an ingress leaves a replica alone.
     Ejection {
         /// Calls at it failed, one after the other.
@@ -225,6 +251,8 @@ closed_label! {
         RuleRate = "rule_rate",
         /// Requests at once per service.
         Concurrency = "concurrency",
+        /// Requests at once of one client at a service.
+        ClientConcurrency = "client_concurrency",
         /// Calls or cost in a period.
         Budget = "budget",
         /// Waiting requests or messages.

@@ -17,7 +17,8 @@ use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec};
 use super::OpenGuard;
 use super::families::Families;
 use super::labels::{
-    CatalogState, DenyReason, Deviates, Ejection, LimitKind, ListenFailure, Outcome, Suspicion, UpstreamErrorKind,
+    CatalogState, DenyReason, Deviates, Ejection, LimitKind, ListenFailure, Outcome, Retry, Suspicion,
+    UpstreamErrorKind,
 };
 
 /// Most names of one service that get a `capability` label; the rest share `other`.
@@ -52,6 +53,8 @@ pub struct ServiceMetrics {
     /// An ingress's alone.
     ejections: Slots<IntCounter, { Ejection::ALL.len() }>,
     replicas_out: OnceLock<IntGauge>,
+    retries: Slots<IntCounter, { Retry::ALL.len() }>,
+    concurrency_limit: OnceLock<IntGauge>,
     child_restarts: OnceLock<IntCounter>,
     child_up: OnceLock<IntGauge>,
     /// Serialises making and removing series; true once the service is gone. A late request must not bring back
@@ -88,6 +91,8 @@ impl ServiceMetrics {
             upstream_errors: array::from_fn(|_| OnceLock::new()),
             ejections: array::from_fn(|_| OnceLock::new()),
             replicas_out: OnceLock::new(),
+            retries: array::from_fn(|_| OnceLock::new()),
+            concurrency_limit: OnceLock::new(),
             child_restarts: OnceLock::new(),
             child_up: OnceLock::new(),
             gone: Mutex::new(false),
@@ -282,6 +287,21 @@ impl ServiceMetrics {
         }
     }
 
+    /// Counts a call that is sent once more, or is not.
+    pub fn retried(&self, why: Retry) {
+        self.count(&self.retries[why as usize], || {
+            self.families.retries.with_label_values(&[&*self.name, why.as_str()])
+        });
+    }
+
+    /// Says how many calls may be at work at once.
+    pub fn set_concurrency_limit(&self, limit: usize) {
+        let make = || Some(self.families.concurrency_limit.with_label_values(&[&*self.name]));
+        if let Some(gauge) = self.resolve(&self.concurrency_limit, make) {
+            gauge.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Counts a restart of the stdio server.
     pub fn child_restarted(&self) {
         self.count(&self.child_restarts, || self.families.child_restarts.with_label_values(&[&*self.name]));
@@ -337,6 +357,10 @@ impl ServiceMetrics {
         for what in Suspicion::ALL {
             let _ = families.suspicious.remove_label_values(&[name, what.as_str()]);
         }
+        for why in Retry::ALL {
+            let _ = families.retries.remove_label_values(&[name, why.as_str()]);
+        }
+        let _ = families.concurrency_limit.remove_label_values(&[name]);
         let _ = families.child_restarts.remove_label_values(&[name]);
         let _ = families.child_up.remove_label_values(&[name]);
         let _ = families.in_flight.remove_label_values(&[name]);

@@ -33,6 +33,9 @@ fn touched() -> Arc<Metrics> {
     drop(fs.listen_failing());
     fs.set_catalog_state(CatalogState::Fresh);
     fs.set_catalog_items(Kind::Tool, 1);
+    fs.retried(Retry::Unsent);
+    fs.set_concurrency_limit(1);
+    metrics.quota_store(QuotaOutcome::Ok);
     fs.ejected(Ejection::Failures);
     fs.set_replicas_out(0);
     fs.set_deviating(Deviates::New, 0);
@@ -170,6 +173,8 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("reason", "bad requests", words(BadRequestReason::ALL, BadRequestReason::as_str)),
         ("reason", "denied, would deny", words(DenyReason::ALL, DenyReason::as_str)),
         ("limit", "limited", words(LimitKind::ALL, LimitKind::as_str)),
+        ("reason", "retries", words(Retry::ALL, Retry::as_str)),
+        ("outcome", "quota store", words(QuotaOutcome::ALL, QuotaOutcome::as_str)),
         ("reason", "replica ejections", words(Ejection::ALL, Ejection::as_str)),
         ("reason", "listen failures", words(ListenFailure::ALL, ListenFailure::as_str)),
         ("kind", "upstream errors", words(UpstreamErrorKind::ALL, UpstreamErrorKind::as_str)),

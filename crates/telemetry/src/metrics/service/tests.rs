@@ -112,6 +112,8 @@ fn a_removed_service_leaves_nothing_and_may_come_back() {
         DenyReason::ALL.iter().for_each(|reason| service.denied(*reason));
         DenyReason::ALL.iter().for_each(|reason| service.would_deny(*reason));
         UpstreamErrorKind::ALL.iter().for_each(|kind| service.upstream_error(*kind));
+        Retry::ALL.iter().for_each(|why| service.retried(*why));
+        service.set_concurrency_limit(1);
         Ejection::ALL.iter().for_each(|why| service.ejected(*why));
         service.set_replicas_out(1);
         ListenFailure::ALL.iter().for_each(|why| service.listen_failed(*why));
