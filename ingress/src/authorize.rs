@@ -7,14 +7,16 @@ use outrigger_mcp::catalog::Item;
 use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::envelope::Message;
-use outrigger_policy::{Capability, Circumstances, Decision, Denial, DenyReason, Limits, Per, RuleId};
+use outrigger_policy::{Amount, Capability, Charge, Circumstances, Decision, Denial, DenyReason, Limits, Per, RuleId};
 use outrigger_proxy::circumstances::{Asked, hints};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics;
 use outrigger_telemetry::metrics::LimitKind;
 
+use crate::config::WhenAway;
 use crate::core::Caller;
 use crate::places::{Full, Place};
+use crate::quota::{Counted, Store};
 use crate::record::CallRecord;
 use crate::route::{Destination, unknown};
 use crate::services::Service;
@@ -29,6 +31,16 @@ const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Permitted {
     destination: Destination,
     place: Option<Place>,
+    /// What is still to be counted where ingresses share that.
+    owed: Option<Box<Owed>>,
+}
+
+/// What a call counts against.
+#[derive(Debug)]
+struct Owed {
+    charges: Vec<Charge>,
+    /// The rule that allows it.
+    rule: Option<RuleId>,
 }
 
 impl Permitted {
@@ -43,7 +55,8 @@ impl Permitted {
     }
 }
 
-/// Decides a call, before any byte of it goes anywhere. Notes the decision.
+/// Decides a call, before any byte of it goes anywhere. Notes the decision. Where limits are `shared`, [`count_shared`] counts
+/// the call, which has to follow.
 ///
 /// # Errors
 /// Denied, which looks as if the thing did not exist; limited; or it could not be recorded.
@@ -54,9 +67,11 @@ pub(crate) fn authorize(
     snapshot: &Snapshot,
     message: &Message,
     record: &mut CallRecord,
+    shared: bool,
 ) -> Result<Permitted, Failure> {
     record.auditable()?;
     let service = Arc::clone(&destination.service);
+    let mut owed = None;
     match &destination.wanted {
         None if caller.policy.rules.may_use_service(&caller.principal, &service.name) => record.allowed(None),
         None => {
@@ -98,8 +113,14 @@ pub(crate) fn authorize(
                 })?;
             }
             check_cost(caller, &service, &what)?;
-            check_rates(caller, &service, &what)?;
-            check_rule(caller, &service, allowing.as_ref(), &what)?;
+            if shared {
+                let cost = || caller.policy.rules.cost_of(&what);
+                let charges = caller.policy.limits.charges(&caller.principal, &what, allowing.as_ref(), cost);
+                owed = (!charges.is_empty()).then(|| Box::new(Owed { charges, rule: allowing }));
+            } else {
+                check_rates(caller, &service, &what)?;
+                check_rule(caller, &service, allowing.as_ref(), &what)?;
+            }
         }
     }
     let place = service.places.take(caller.principal.id()).map_err(|full| {
@@ -112,13 +133,61 @@ pub(crate) fn authorize(
         };
         Failure::over(&service.metrics, kind, setting, CONCURRENCY_RETRY)
     })?;
-    Ok(Permitted { destination, place: Some(place) })
+    Ok(Permitted { destination, place: Some(place), owed })
 }
 
 /// The scopes that a caller should get for a call, where they are all that it lacks and it may know of them.
 fn scopes_wanted(caller: &Caller, what: &Capability<'_>, asked: &dyn Circumstances) -> Option<Vec<String>> {
     let resource = caller.resource.as_ref()?;
     caller.policy.rules.scopes_wanted(&caller.principal, what, asked, &|scope| resource.may_tell(scope))
+}
+
+/// Counts a call in the store that ingresses share; while it is away, as its setting says. Nothing is sent before.
+///
+/// # Errors
+/// Limited, or it cannot be counted and must be.
+pub(crate) async fn count_shared(store: &Store, caller: &Caller, permitted: &mut Permitted) -> Result<(), Failure> {
+    let Some(owed) = permitted.owed.take() else { return Ok(()) };
+    let service = &permitted.destination.service;
+    match store.take(&owed.charges).await {
+        Counted::Taken => Ok(()),
+        Counted::Refused(which, retry_after) => {
+            let charge = owed.charges.get(which);
+            service.metrics.limited(charge.map_or(LimitKind::RuleRate, |charge| limit_kind(&charge.amount)));
+            let limit = charge.map(|charge| charge.limit.clone()).unwrap_or_default();
+            Err(Failure::Limited { limit, retry_after, service: Some(service.name.to_string()) })
+        }
+        Counted::Away => match store.when_away() {
+            WhenAway::Open => Ok(()),
+            WhenAway::Closed => Err(Failure::Unavailable {
+                service: service.name.to_string(),
+                reason: "its limits cannot be counted at present".to_owned(),
+            }),
+            WhenAway::Local => {
+                let Some(wanted) = &permitted.destination.wanted else { return Ok(()) };
+                let what =
+                    Capability { kind: policy_kind(wanted.kind), service: &service.name, name: &wanted.original };
+                check_rates(caller, service, &what)?;
+                check_rule(caller, service, owed.rule.as_ref(), &what)
+            }
+        },
+    }
+}
+
+fn limit_kind(amount: &Amount) -> LimitKind {
+    match amount {
+        Amount::Call(per, _) => rate_kind(*per),
+        Amount::RuleCall(_) => LimitKind::RuleRate,
+        Amount::Cost(..) => LimitKind::Budget,
+    }
+}
+
+fn rate_kind(per: Per) -> LimitKind {
+    match per {
+        Per::Client => LimitKind::ClientRate,
+        Per::Service => LimitKind::ServiceRate,
+        Per::Tool => LimitKind::ToolRate,
+    }
 }
 
 /// The definition of something in a catalog.
@@ -141,7 +210,7 @@ pub(crate) fn authorize_listen(caller: &Caller, at: usize, service: &Arc<Service
         return Err(Failure::CallerRefused);
     }
     let destination = Destination { service: Arc::clone(service), at, wanted: None, task: None, rewrite: false };
-    Ok(Permitted { destination, place: None })
+    Ok(Permitted { destination, place: None, owed: None })
 }
 
 /// What the call may cost by its own word (`X-MCPX-Cost-Budget`).
@@ -177,11 +246,7 @@ fn check_rates(caller: &Caller, service: &Service, what: &Capability<'_>) -> Res
     let now = policy.now();
     let limits = policy.limits.for_capability(what, now);
     Limits::check(&caller.limits, &limits, now).map_err(|limited| {
-        service.metrics.limited(match limited.per {
-            Per::Client => LimitKind::ClientRate,
-            Per::Service => LimitKind::ServiceRate,
-            Per::Tool => LimitKind::ToolRate,
-        });
+        service.metrics.limited(rate_kind(limited.per));
         Failure::Limited {
             limit: limited.limit.to_string(),
             retry_after: limited.retry_after,

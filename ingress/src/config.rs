@@ -5,6 +5,7 @@ mod clients;
 mod integrity;
 mod limits;
 mod oauth;
+mod quota;
 pub mod safety;
 mod services;
 mod sessions;
@@ -22,6 +23,7 @@ pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_fi
 pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
+pub use quota::{QuotaStore, WhenAway};
 pub use safety::{Adaptive, Breaker, Concurrency, Repeat, Retries, Safety};
 pub use services::{Service, naming};
 pub use sessions::Sessions;
@@ -55,6 +57,8 @@ pub struct Config {
     pub http_sse: bool,
     /// Policy files.
     pub policy: Vec<PathBuf>,
+    /// Where limits are counted that ingresses share; each counts for itself without it.
+    pub quota_store: Option<QuotaStore>,
     /// What definitions are held to.
     pub integrity: Integrity,
     /// What is held at most.
@@ -135,6 +139,8 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let sessions = f.section("sessions", text, sessions::read);
     let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
     let policy = read_policy(f);
+    let text = "A Redis or Valkey in which ingresses count limits and budgets of the policy together; without this section each counts for itself.";
+    let quota_store = f.optional_section("quota_store", text, quota::read);
     let text = "Definitions of tools, prompts and resources, held to those that somebody approved.";
     let integrity = f.section("integrity", text, integrity::read);
     let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
@@ -164,6 +170,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         sessions: sessions?,
         http_sse,
         policy,
+        quota_store,
         integrity: integrity?,
         limits: limits?,
         timeouts: timeouts?,

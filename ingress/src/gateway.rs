@@ -39,7 +39,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::authorize::{authorize, found, may_read};
+use crate::authorize::{authorize, count_shared, found, may_read};
 use crate::caller_lists::CallerLists;
 use crate::changes::Changes;
 use crate::config::{Limits, Repeat, Timeouts};
@@ -51,6 +51,7 @@ use crate::integrity::Integrity;
 use crate::lists::{self, CursorKey};
 use crate::oauth::Proven;
 use crate::policy::PolicyState;
+use crate::quota::Store;
 use crate::record::{CallRecord, HttpRecord, Recorder, asks, reply_outcome};
 use crate::relay::{MessageStream, Relay, Rewriter};
 use crate::retry::{Deadline, may_run_twice};
@@ -79,6 +80,8 @@ pub struct Gateway {
     pub(crate) header_checks: HeaderChecks,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) policy: ArcSwap<PolicyState>,
+    /// Where ingresses count limits together.
+    pub(crate) quotas: Option<Store>,
     /// Counts the changes of what anybody may see.
     pub(crate) generation: watch::Sender<u64>,
     pub(crate) cursors: ArcSwap<CursorKey>,
@@ -322,7 +325,12 @@ impl Gateway {
         let (catalog, at) = snapshot.catalog(path).ok_or(Failure::UnknownPath(PATHS))?;
         let destination = route(catalog, at, &snapshot.services, caller, path, message)?;
         record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
-        let mut permitted = authorize(caller, destination, catalog, &snapshot, message, record)?;
+        let shared = self.quotas.is_some();
+        let mut permitted = authorize(caller, destination, catalog, &snapshot, message, record, shared)?;
+        if let Some(store) = &self.quotas {
+            // Boxed: nobody else must carry its state.
+            Box::pin(count_shared(store, caller, &mut permitted)).await?;
+        }
         if let Some(headers) = sent.headers {
             check_mirrored_arguments(headers)?;
         }

@@ -44,6 +44,7 @@ mod oauth;
 mod owner;
 mod places;
 pub mod policy;
+mod quota;
 mod record;
 mod relay;
 mod reload;

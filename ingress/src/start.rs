@@ -41,6 +41,7 @@ use crate::integrity::Integrity;
 use crate::lists::CursorKey;
 use crate::oauth::OAuth;
 use crate::policy::{self, PolicyError, PolicyState};
+use crate::quota::Store;
 use crate::record::Recorder;
 use crate::reload::{Sources, read_tokens};
 use crate::services::{Service, Surroundings};
@@ -84,6 +85,9 @@ pub enum Error {
     /// The approved definitions.
     #[error("the lock cannot be used: {0}")]
     Lock(String),
+    /// The shared store of limits.
+    #[error("{0}")]
+    Quotas(String),
     /// The keys of session ids.
     #[error(transparent)]
     SessionKeys(#[from] KeysError),
@@ -434,6 +438,12 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         services_changed: Notify::new(),
         snapshot: ArcSwap::from_pointee(snapshot),
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
+        quotas: config
+            .quota_store
+            .as_ref()
+            .map(|store| Store::new(store, metrics))
+            .transpose()
+            .map_err(Error::Quotas)?,
         generation: channel::Sender::new(0),
         cursors: ArcSwap::from_pointee(CursorKey::new(keys.cursors())),
         header_checks: config.header_checks,

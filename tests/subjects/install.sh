@@ -30,6 +30,8 @@ find_missing_packages() {
   PATH="$PATH:/usr/sbin:/sbin" command -v iptables-restore >/dev/null || debian_packages+=(iptables)
   PATH="$PATH:/usr/sbin:/sbin" command -v ip >/dev/null || debian_packages+=(iproute2)
   command -v openssl >/dev/null || debian_packages+=(openssl)
+  # For limits that ingresses share.
+  command -v valkey-server >/dev/null || command -v redis-server >/dev/null || debian_packages+=(redis-server)
   node_is_usable 18 || debian_packages+=(nodejs npm)
   python_is_usable || debian_packages+=(python3 python3-venv)
 }

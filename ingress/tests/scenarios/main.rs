@@ -15,6 +15,7 @@ mod mesh;
 mod oauth;
 mod oauth_opaque;
 mod provider;
+mod quotas;
 mod replicas;
 mod safety;
 mod streams;
