@@ -89,5 +89,5 @@ fn replicas(service: &Service) -> Vec<Value> {
             "breaker": replica.breaker.word(now),
         })
     };
-    service.replicas.iter().map(replica).collect()
+    service.replicas().iter().map(replica).collect()
 }

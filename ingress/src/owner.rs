@@ -55,7 +55,7 @@ pub(crate) fn holder(service: &Service, handle: &str) -> Result<Option<Arc<Repli
 fn found(service: &Service, replica: &str) -> Result<Option<Arc<Replica>>, Failure> {
     match service.replica(replica) {
         Some(found) => Ok(Some(found)),
-        None if service.replicas.iter().all(|replica| replica.health().document.is_some()) => Err(gone()),
+        None if service.replicas().iter().all(|replica| replica.health().document.is_some()) => Err(gone()),
         None => Err(Failure::Unavailable {
             service: service.name.to_string(),
             reason: "the replica that may hold this interaction has not answered yet".into(),

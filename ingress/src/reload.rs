@@ -167,7 +167,7 @@ impl Sources {
     }
 
     fn replicas(&self) -> Vec<Arc<Replica>> {
-        self.gateway.services.load().iter().flat_map(|service| &service.replicas).cloned().collect()
+        self.gateway.services.load().iter().flat_map(|service| service.replicas().to_vec()).collect()
     }
 
     fn recheck_clients(&self) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use outrigger_config::kinds::HostPort;
 use outrigger_identity::{Credentials, SpiffeError, SpiffeId, replaced_by, server_name};
 use outrigger_mcp::catalog::Catalog;
@@ -37,8 +37,10 @@ pub(crate) struct Service {
     pub(crate) settings: config::Service,
     /// Its name.
     pub(crate) name: Arc<str>,
-    /// Its sidecars; never empty.
-    pub(crate) replicas: Vec<Arc<Replica>>,
+    /// Its sidecars; never empty. Others may come and go while the service stays.
+    replicas: ArcSwap<Vec<Arc<Replica>>>,
+    /// Who each of them must be.
+    expected: SpiffeId,
     /// What becomes of mirrored headers on its own endpoint.
     pub(crate) header_checks: HeaderChecks,
     /// Its series.
@@ -116,10 +118,12 @@ impl Service {
         let metrics = with.metrics.service(&settings.name);
         metrics.set_concurrency_limit(places.limit());
         let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, &settings.safety.breaker, with));
+        let replicas = settings.addresses.iter().map(replica).collect();
         Ok(Self {
             settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
-            replicas: settings.addresses.iter().map(replica).collect(),
+            replicas: ArcSwap::from_pointee(replicas),
+            expected,
             header_checks: settings.header_checks,
             metrics,
             places,
@@ -130,10 +134,27 @@ impl Service {
         })
     }
 
+    /// Its sidecars now.
+    pub(crate) fn replicas(&self) -> Guard<Arc<Vec<Arc<Replica>>>> {
+        self.replicas.load()
+    }
+
+    /// These are its sidecars from now on. Those that stay keep their connections and what is known of them; calls at those
+    /// that go end as they would have. One at a time calls this.
+    pub(crate) fn has_replicas(&self, addresses: &[HostPort], with: &Surroundings<'_>) {
+        let old = self.replicas.load();
+        let next = addresses.iter().map(|address| {
+            let text = address.to_string();
+            let known = old.iter().find(|replica| replica.address == text);
+            known.cloned().unwrap_or_else(|| Arc::new(Replica::new(address, &self.expected, &self.settings.safety.breaker, with)))
+        });
+        self.replicas.store(Arc::new(next.collect()));
+    }
+
     /// What the service offers as far as it is known now, what callers are told about that, and when to look again
     /// because a grace period ends.
     pub(crate) fn view(&self, now: Instant, grace: Duration) -> (ServiceView, Condition, Option<Instant>) {
-        let healths: Vec<_> = self.replicas.iter().map(|replica| replica.health()).collect();
+        let healths: Vec<_> = self.replicas().iter().map(|replica| replica.health()).collect();
         let view = |catalog: Option<&Arc<Catalog>>, state| ServiceView {
             name: Arc::clone(&self.name),
             catalog: catalog.cloned().unwrap_or_else(|| Arc::new(Catalog::empty())),
@@ -153,25 +174,27 @@ impl Service {
 
     /// Whether it has ever answered.
     pub(crate) fn asked(&self) -> bool {
-        self.replicas.iter().any(|replica| replica.health().document.is_some())
+        self.replicas().iter().any(|replica| replica.health().document.is_some())
     }
 
     /// Whether its server has sessions, by what is known.
     pub(crate) fn stateful(&self) -> bool {
-        self.replicas.iter().any(|replica| replica.health().document.as_ref().is_some_and(|document| document.stateful))
+        self.replicas()
+            .iter()
+            .any(|replica| replica.health().document.as_ref().is_some_and(|document| document.stateful))
     }
 
     /// Whether its lists depend on who asks, by what is known.
     pub(crate) fn per_caller(&self) -> bool {
         let says = |health: &Health| health.live() && health.document.as_ref().is_some_and(|d| d.per_caller);
-        self.replicas.iter().any(|replica| says(&replica.health()))
+        self.replicas().iter().any(|replica| says(&replica.health()))
     }
 
     /// The replica that said that this is its id.
     pub(crate) fn replica(&self, id: &str) -> Option<Arc<Replica>> {
         let said =
             |replica: &Replica| replica.health().document.as_ref().is_some_and(|d| d.replica.as_deref() == Some(id));
-        self.replicas.iter().find(|replica| said(replica)).cloned()
+        self.replicas().iter().find(|replica| said(replica)).cloned()
     }
 
     /// The replica for a call. Servers with sessions keep theirs in one sidecar, so there the session tag chooses; else
@@ -180,7 +203,8 @@ impl Service {
     /// # Errors
     /// [`Failure::Unavailable`] when no replica may be asked.
     pub(crate) fn pick(&self, tag: &str, except: Option<&Arc<Replica>>) -> Result<Arc<Replica>, Failure> {
-        let others = self.replicas.iter().filter(|replica| except.is_none_or(|except| !Arc::ptr_eq(replica, except)));
+        let replicas = self.replicas();
+        let others = replicas.iter().filter(|replica| except.is_none_or(|except| !Arc::ptr_eq(replica, except)));
         let others: Vec<_> = others.map(|replica| (replica, replica.health())).collect();
         let mut candidates: Vec<_> = others.iter().filter(|(_, health)| health.live() && !health.draining()).collect();
         if candidates.is_empty() {

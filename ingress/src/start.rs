@@ -294,11 +294,11 @@ impl Running {
                 tokio::time::sleep(LOOK).await;
                 let now = std::time::SystemTime::now();
                 let services = gateway.services.load();
-                services.iter().flat_map(|s| &s.replicas).for_each(|replica| replica.refresh(now));
+                services.iter().for_each(|s| s.replicas().iter().for_each(|replica| replica.refresh(now)));
                 let expired = now > credentials.not_after();
                 if expired && !told {
                     tracing::error!("the certificate of this ingress has expired: no service can be reached");
-                    services.iter().flat_map(|s| &s.replicas).for_each(|replica| replica.pool.retire());
+                    services.iter().for_each(|s| s.replicas().iter().for_each(|replica| replica.pool.retire()));
                 }
                 told = expired;
             }

@@ -1,5 +1,6 @@
 //! One task per replica that knows how it is: it asks once, then every question waits for a change.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use outrigger_proxy::body::{OutBody, read_bounded};
 use outrigger_proxy::pool::SendError;
 use outrigger_telemetry::metrics::UpstreamErrorKind;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::forward::kind_and_reason;
@@ -37,19 +38,24 @@ enum Answer {
 
 /// Watches every replica of the services in force, until the future is dropped.
 pub(crate) async fn watch_all(gateway: Arc<Gateway>, wait: Duration, changed: Arc<Notify>) {
-    let mut watching: Vec<(Arc<Service>, JoinSet<()>)> = Vec::new();
+    let mut tasks = JoinSet::new();
+    // By where it is in memory; the key stays true while we hold the replica.
+    let mut watching: HashMap<usize, (Arc<Replica>, AbortHandle)> = HashMap::new();
     loop {
-        let services = gateway.services.load_full();
-        watching.retain(|(watched, _)| services.iter().any(|service| Arc::ptr_eq(service, watched)));
-        for service in services.iter() {
-            if !watching.iter().any(|(watched, _)| Arc::ptr_eq(service, watched)) {
-                let mut tasks = JoinSet::new();
-                for replica in &service.replicas {
-                    tasks.spawn(watch(Arc::clone(service), Arc::clone(replica), wait, Arc::clone(&changed)));
-                }
-                watching.push((Arc::clone(service), tasks));
+        let mut gone = std::mem::take(&mut watching);
+        for service in gateway.services.load().iter() {
+            for replica in service.replicas().iter() {
+                let at = Arc::as_ptr(replica).addr();
+                let watched = gone.remove(&at).unwrap_or_else(|| {
+                    let (service, watched) = (Arc::clone(service), Arc::clone(replica));
+                    let task = watch(service, watched, wait, Arc::clone(&changed));
+                    (Arc::clone(replica), tasks.spawn(task))
+                });
+                watching.insert(at, watched);
             }
         }
+        gone.values().for_each(|(_, task)| task.abort());
+        while tasks.try_join_next().is_some() {}
         changed.notify_one();
         gateway.services_changed.notified().await;
     }
