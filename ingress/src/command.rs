@@ -75,7 +75,8 @@ async fn process(config: Config) -> Exit {
         Err(error) => return fail(&error),
     };
     if let Some(path) = std::env::var_os("OUTRIGGER_REPORT") {
-        let text = format!("{{\"mcp\":\"{}\",\"admin\":\"{}\"}}\n", running.mcp, running.admin);
+        let registration = running.registration.map_or_else(String::new, |at| format!(",\"registration\":\"{at}\""));
+        let text = format!("{{\"mcp\":\"{}\",\"admin\":\"{}\"{registration}}}\n", running.mcp, running.admin);
         if let Err(error) = report(Path::new(&path), &text) {
             return fail(&format!("cannot write {}: {error}", path.display()));
         }

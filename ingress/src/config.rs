@@ -6,6 +6,7 @@ mod integrity;
 mod limits;
 mod oauth;
 mod quota;
+mod registration;
 pub mod safety;
 mod services;
 mod sessions;
@@ -24,6 +25,7 @@ pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
 pub use quota::{QuotaStore, WhenAway};
+pub use registration::Registration;
 pub use safety::{Adaptive, Breaker, Concurrency, Repeat, Retries, Safety};
 pub use services::{Service, naming};
 pub use sessions::Sessions;
@@ -47,6 +49,8 @@ pub struct Config {
     pub identity: Identity,
     /// The services, in file order.
     pub services: Vec<Service>,
+    /// How sidecars register themselves.
+    pub registration: Registration,
     /// What becomes of headers that repeat the body, on the merged endpoint.
     pub header_checks: HeaderChecks,
     /// How capabilities are named on the merged endpoint.
@@ -133,7 +137,10 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let identity = f.section("identity", "Who this ingress is in the mesh, and whom it believes.", sections::identity);
     let trust_domain = identity.as_ref().map(|identity| identity.trust_domain.as_str());
     let header_checks = HeaderChecks::of(sections::header_checks(f));
-    let services = services::read(f, trust_domain, header_checks);
+    let text = "Sidecars that register themselves, beside those of `services`.";
+    let registration = f.section("registration", text, registration::read);
+    let others = registration.as_ref().is_some_and(|registration| registration.listen.is_some());
+    let services = services::read(f, trust_domain, header_checks, others);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
     let text = "Sessions of clients that speak 2025-11-25 or older.";
     let sessions = f.section("sessions", text, sessions::read);
@@ -165,6 +172,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         oauth,
         identity: identity?,
         services,
+        registration: registration?,
         header_checks,
         naming: naming?,
         sessions: sessions?,

@@ -53,6 +53,7 @@ use crate::oauth::Proven;
 use crate::policy::PolicyState;
 use crate::quota::Store;
 use crate::record::{CallRecord, HttpRecord, Recorder, asks, reply_outcome};
+use crate::registry::Registry;
 use crate::relay::{MessageStream, Relay, Rewriter};
 use crate::retry::{Deadline, may_run_twice};
 use crate::route::{depends_on_lists, route};
@@ -75,7 +76,9 @@ pub struct Gateway {
     pub(crate) clients: Clients,
     /// Those of the settings in force. A request takes them from the snapshot, to which everything else refers.
     pub(crate) services: ArcSwap<Vec<Arc<Service>>>,
-    /// Told when [`Gateway::services`] are others.
+    /// Who is a member; it makes [`Gateway::services`].
+    pub(crate) registry: Registry,
+    /// Told when [`Gateway::services`], or replicas of one, are others.
     pub(crate) services_changed: Notify,
     pub(crate) header_checks: HeaderChecks,
     pub(crate) snapshot: ArcSwap<Snapshot>,

@@ -15,6 +15,7 @@
 //! | `entrance`, `identify`, `era` | before anything is known; who calls; what it speaks |
 //! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
+//! | `members`, `registry`, `register` | which sidecars there are, and how they come by themselves |
 //! | `caller_lists` | the same for one caller, where servers list to each something else |
 //! | `integrity` | which definitions are those that somebody approved |
 //! | `listen`, `changes`, `subscribe`, `task_news` | telling clients what changes |
@@ -40,12 +41,15 @@ pub mod integrity;
 mod legacy;
 mod listen;
 mod lists;
+mod members;
 mod oauth;
 mod owner;
 mod places;
 pub mod policy;
 mod quota;
 mod record;
+mod register;
+mod registry;
 mod relay;
 mod reload;
 mod retry;

@@ -11,12 +11,12 @@ use outrigger_runtime::Change;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
 
-use crate::config::{self, Config, tokens_from_file};
+use crate::config::{Config, tokens_from_file};
 use crate::gateway::Gateway;
 use crate::integrity::read_lock;
 use crate::lists::CursorKey;
 use crate::policy;
-use crate::services::{Replica, Service, Surroundings};
+use crate::services::Replica;
 use crate::snapshot::{announce, refresh};
 
 /// What can be read again.
@@ -33,6 +33,8 @@ pub(crate) struct Sources {
     pub(crate) public: Option<Arc<PublicCredentials>>,
     /// Clients that are connected with certificates.
     pub(crate) peers: Option<Arc<OpenPeers>>,
+    /// Sidecars that registered.
+    pub(crate) registered: Arc<OpenPeers>,
 }
 
 impl Sources {
@@ -102,35 +104,15 @@ impl Sources {
         self.count(ReloadKind::Lock, read);
     }
 
-    /// Services that stay as they were keep all that is known of them, and their connections; calls at those that go end
-    /// as they would have.
     fn reload_services(&self, path: &Path) {
-        let with = Surroundings {
-            credentials: &self.credentials,
-            metrics: &self.gateway.metrics,
-            connect: self.gateway.timeouts.common.connect,
-            in_flight: self.gateway.limits.entrance.in_flight,
-        };
-        let old = self.gateway.services.load_full();
         let read = Config::from_file(Some(path)).and_then(|config| {
-            let same = |settings: &config::Service| old.iter().find(|service| service.settings == *settings).cloned();
-            let next = config.services.iter().map(|settings| match same(settings) {
-                Some(service) => Ok(service),
-                None => Service::new(settings, &with).map(Arc::new),
-            });
-            next.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
+            let services = config.services.len();
+            let change = self.gateway.registry.change(&self.gateway, |members| members.configure(config.services));
+            change.map(|()| services).map_err(|error| error.to_string())
         });
-        let applied = read.map(|next| {
-            let gone: Vec<_> = old.iter().filter(|s| !next.iter().any(|other| other.name == s.name)).cloned().collect();
-            tracing::info!(
-                services = next.len(),
-                removed = gone.len(),
-                "services reloaded; other settings change with a restart"
-            );
-            self.gateway.services.store(Arc::new(next));
-            self.gateway.services_changed.notify_one();
+        let applied = read.map(|services| {
+            tracing::info!(services, "services reloaded; other settings change with a restart");
             refresh(&self.gateway);
-            gone.iter().for_each(|service| self.gateway.metrics.remove_service(&service.name));
         });
         self.count(ReloadKind::Services, applied);
     }
@@ -163,6 +145,7 @@ impl Sources {
 
     /// Calls under way go on on their connections, unless their sidecar is no longer believed.
     fn recheck_sidecars(&self) {
+        self.registered.recheck();
         self.replicas().iter().for_each(|replica| replica.recheck(&self.credentials));
     }
 

@@ -33,11 +33,11 @@ use crate::retry::Budget;
 /// One service.
 #[derive(Debug)]
 pub(crate) struct Service {
-    /// As configured.
+    /// As configured, or as it registered. Its sidecars are [`Service::replicas`].
     pub(crate) settings: config::Service,
     /// Its name.
     pub(crate) name: Arc<str>,
-    /// Its sidecars; never empty. Others may come and go while the service stays.
+    /// Its sidecars; empty only while none has registered. Others may come and go while the service stays.
     replicas: ArcSwap<Vec<Arc<Replica>>>,
     /// Who each of them must be.
     expected: SpiffeId,
@@ -134,6 +134,11 @@ impl Service {
         })
     }
 
+    /// Whether this is the service of these settings, wherever its sidecars are.
+    pub(crate) fn stays(&self, settings: &config::Service) -> bool {
+        config::Service { addresses: self.settings.addresses.clone(), ..settings.clone() } == self.settings
+    }
+
     /// Its sidecars now.
     pub(crate) fn replicas(&self) -> Guard<Arc<Vec<Arc<Replica>>>> {
         self.replicas.load()
@@ -146,7 +151,9 @@ impl Service {
         let next = addresses.iter().map(|address| {
             let text = address.to_string();
             let known = old.iter().find(|replica| replica.address == text);
-            known.cloned().unwrap_or_else(|| Arc::new(Replica::new(address, &self.expected, &self.settings.safety.breaker, with)))
+            known
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Replica::new(address, &self.expected, &self.settings.safety.breaker, with)))
         });
         self.replicas.store(Arc::new(next.collect()));
     }

@@ -33,16 +33,19 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::caller_lists::CallerLists;
-use crate::config::Config;
+use crate::config::{Config, Registration};
 use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
 use crate::integrity::Integrity;
 use crate::lists::CursorKey;
+use crate::members::{Bounds, Members};
 use crate::oauth::OAuth;
 use crate::policy::{self, PolicyError, PolicyState};
 use crate::quota::Store;
 use crate::record::Recorder;
+use crate::register::Register;
+use crate::registry::Registry;
 use crate::reload::{Sources, read_tokens};
 use crate::services::{Service, Surroundings};
 use crate::snapshot::{Snapshot, keep, refresh};
@@ -55,6 +58,10 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 const PEERS_EVERY: Duration = Duration::from_secs(600);
 /// How often the own certificate's end is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Connections that are not registrations.
+const STRANGERS: usize = 64;
+/// A registered sidecar whose machine does not answer for so long is gone.
+const SILENT: Duration = Duration::from_secs(3);
 /// How often idle rate limit buckets are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -115,6 +122,8 @@ pub struct Running {
     pub mcp: SocketAddr,
     /// Where health, metrics and the catalog are shown.
     pub admin: SocketAddr,
+    /// Where sidecars register, if they can.
+    pub registration: Option<SocketAddr>,
     /// Says what is missing until it is ready.
     pub readiness: Readiness,
     gateway: Arc<Gateway>,
@@ -128,6 +137,7 @@ struct Parts {
     credentials: Arc<Credentials>,
     public: Option<Arc<PublicCredentials>>,
     peers: Option<Arc<OpenPeers>>,
+    registered: Arc<OpenPeers>,
     metrics: Arc<Metrics>,
 }
 
@@ -154,6 +164,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let public = load_public(&config)?;
     let metrics = Metrics::new(Role::Ingress)?;
     let readiness = Readiness::new();
+    let registration =
+        config.registration.listen.map(|at| Listener::bind(ListenOptions::new(at, "registration.listen")));
+    let registration = registration.transpose()?;
     let (mcp_address, admin_address) = (mcp.address(), admin.address());
     let tasks = TaskGroup::new("ingress");
     // Before there is a certificate: it says what is waited for.
@@ -166,7 +179,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     }
     let enrolled = keeper.is_some().then(|| Arc::clone(&credentials));
     let peers = public.as_ref().map(|public| open_peers(public, enrolled));
-    let parts = Parts { credentials, peers, public, metrics };
+    let checking = Arc::clone(&credentials);
+    let registered = OpenPeers::new(Arc::new(move |certs| checking.recheck(Some(certs)).map(drop)));
+    let parts = Parts { credentials, peers, registered, public, metrics };
     let (trigger, watcher) = drain::channel();
     let gateway = Arc::new(assemble(&config, &parts, watcher)?);
     // Nobody else sets it.
@@ -174,6 +189,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let running = Running {
         mcp: mcp_address,
         admin: admin_address,
+        registration: registration.as_ref().map(Listener::address),
         readiness,
         deadline: config.timeouts.common.drain,
         gateway: Arc::clone(&gateway),
@@ -183,6 +199,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     running.watch_services(&config);
     running.watch_expiry(&parts);
     running.watch_files(watched, &config, &parts, keeper);
+    if let Some(listener) = registration {
+        running.serve_sidecars(listener, &config, &parts);
+    }
     running.serve_clients(mcp, &config, &parts);
     tracing::info!(mcp = %running.mcp, admin = %running.admin, services = gateway.services.load().len(), "the ingress listens");
     Ok(running)
@@ -259,6 +278,7 @@ impl Running {
             credentials: Arc::clone(&parts.credentials),
             public: parts.public.clone(),
             peers: parts.peers.clone(),
+            registered: Arc::clone(&parts.registered),
         });
         if let Some(keeper) = keeper {
             let sources = Arc::clone(&sources);
@@ -331,6 +351,37 @@ impl Running {
             Box::pin(Arc::clone(&gateway).serve(conn, request))
         });
         self.tasks.spawn("clients", serving);
+    }
+
+    /// Where sidecars say that they are there.
+    fn serve_sidecars(&self, listener: Listener, config: &Config, parts: &Parts) {
+        let gateway = Arc::clone(&self.gateway);
+        self.spawn("members", async move { gateway.registry.forget(Arc::clone(&gateway)).await });
+        let (bounds, credentials) = (&config.registration, Arc::clone(&parts.credentials));
+        // And those that hear that they cannot register, or register anew with another certificate.
+        let most = bounds.max_services.saturating_mul(bounds.max_replicas).saturating_add(STRANGERS);
+        let most = most.min(config.limits.entrance.connections);
+        let settings = ListenerSettings {
+            max_connections: descriptors::room_for(most, 1, "limits.connections"),
+            tls: Some(Arc::new(move || credentials.server_config())),
+            peers: Some(Arc::clone(&parts.registered)),
+            handshake_timeout: config.timeouts.common.handshake,
+            http: HttpLimits {
+                head_timeout: config.timeouts.common.header,
+                max_head_bytes: config.limits.entrance.header_bytes,
+                stall_timeout: SILENT,
+                ..HttpLimits::default()
+            },
+            probe: Some(SILENT / 3),
+            observer: Connections::new(&parts.metrics, ListenerLabel::Registration),
+            ..ListenerSettings::new("registration")
+        };
+        let register = Register::new(Arc::clone(&self.gateway), Arc::clone(&parts.credentials), bounds.clone());
+        let register = Arc::new(register);
+        let serving = accept::run(listener, settings, self.gateway.draining.clone(), move |conn, request| {
+            Box::pin(Arc::clone(&register).serve(conn, request))
+        });
+        self.tasks.spawn("sidecars", serving);
     }
 
     /// A task that ends with the ingress, wherever it waits.
@@ -435,6 +486,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
             enrolled: matches!(config.identity.source, IdentitySource::Enroll(_)),
         },
         services: ArcSwap::new(services),
+        registry: Registry::new(Members::new(config.services.clone(), bounds(config)), Arc::clone(&parts.credentials)),
         services_changed: Notify::new(),
         snapshot: ArcSwap::from_pointee(snapshot),
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
@@ -456,6 +508,11 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         draining,
         tasks: TaskTracker::new(),
     })
+}
+
+fn bounds(config: &Config) -> Bounds {
+    let Registration { max_services, max_replicas, .. } = config.registration;
+    Bounds { services: max_services, replicas: max_replicas, grace: config.timeouts.stale_grace }
 }
 
 fn oauth(config: &Config, metrics: &Metrics) -> Result<Option<OAuth>, Error> {

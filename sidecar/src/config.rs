@@ -5,6 +5,7 @@ mod alone;
 pub mod egress;
 mod limits;
 mod mesh;
+mod register;
 mod sandbox;
 mod upstream;
 
@@ -19,6 +20,7 @@ pub use alone::EgressOnly;
 pub use egress::{Attribution, Credential, Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode, Source};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts, catalog_mode};
 pub use mesh::Mesh;
+pub use register::Register;
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub allowed_callers: Vec<String>,
     /// Patterns of SPIFFE ids that may say who stands behind them; none: `ingress` of the own trust domain.
     pub ingresses: Vec<String>,
+    /// Where the sidecar makes itself known.
+    pub register: Register,
     /// What becomes of headers that repeat the body.
     pub header_checks: HeaderChecks,
     /// Policy files.
@@ -111,6 +115,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let identity = f.section("identity", "Who this workload is, and whom it believes.", sections::identity);
     let allowed_callers = read_allowed_callers(f);
     let ingresses = read_ingresses(f);
+    let register = f.section("register", "Where this sidecar makes itself known.", register::read);
     let header_checks = HeaderChecks::of(sections::header_checks(f));
     let policy = read_policy(f);
     let limits = f.section("limits", "What the sidecar holds at most.", limits::read_limits);
@@ -142,6 +147,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         identity: identity?,
         allowed_callers,
         ingresses,
+        register: register?,
         header_checks,
         policy,
         limits: limits?,

@@ -27,6 +27,7 @@ pub mod own_answers;
 mod own_directory;
 pub mod record;
 pub mod redirect;
+mod register;
 pub mod reload;
 pub mod sandbox;
 pub mod start;

@@ -13,7 +13,7 @@ use std::{
 
 use outrigger_config::sections::{IdentitySource, Log, LogFormat as ConfigFormat, LogLevel};
 use outrigger_enrol::{Obtained, Waiting, obtain};
-use outrigger_identity::{Credentials, TrustDomain, install_provider, warm_up};
+use outrigger_identity::{Credentials, SpiffeId, TrustDomain, install_provider, warm_up};
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_policy::{Annotations, CapabilityKind, glob::Glob};
 use outrigger_proxy::{
@@ -52,6 +52,7 @@ use crate::{
     own_answers::Lists,
     own_directory,
     record::Recorders,
+    register::Register,
     reload,
     sandbox::{self, Confinement, Kept},
     tasks::{self, Tasks},
@@ -170,6 +171,9 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     }
     endless(tasks, "certificates", reload::certificates(credentials, peers.clone(), metrics.clone()));
     endless(tasks, "policies", reload::policies(inbound.clone(), logs_out, config.policy.clone()));
+    if let Some(register) = register(&config, mesh_address, &inbound.credentials, &metrics)? {
+        endless(tasks, "registration", register.run());
+    }
     let serving = inbound.clone();
     let settings = listener_settings(&config, &inbound, peers, &metrics);
     tasks.spawn(
@@ -212,6 +216,25 @@ fn outbound(
 ) -> Result<(outbound::Entrance, Arc<Outbound>), StartError> {
     let services = Services::new(Arc::clone(credentials), config.mesh.clone());
     outbound::bind(&config.service, egress, Some(services), metrics)
+}
+
+/// What makes this sidecar known, if the settings say where.
+fn register(
+    config: &Config,
+    mesh: SocketAddr,
+    credentials: &Arc<Credentials>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Register>, StartError> {
+    let settings = &config.register;
+    if settings.ingress.is_empty() {
+        return Ok(None);
+    }
+    let of_domain = || format!("spiffe://{}/ingress", config.identity.trust_domain);
+    let expected = SpiffeId::parse(&settings.spiffe_id.clone().unwrap_or_else(of_domain));
+    let expected = expected.map_err(|error| StartError::Identity(error.to_string()))?;
+    let place = (config.service.as_str(), mesh.port(), settings.advertise.as_ref());
+    let (ingress, connect) = (settings.ingress.clone(), config.timeouts.common.connect);
+    Ok(Some(Register::new(Arc::clone(credentials), expected, ingress, place, connect, Arc::clone(metrics))))
 }
 
 async fn identity(

@@ -35,9 +35,10 @@ impl TestIngress {
             .iter()
             .map(|(name, addresses)| format!("  {name}: {{ addresses: [{}] }}\n", list(addresses)))
             .collect();
+        let services = if services.is_empty() { String::new() } else { format!("services:\n{services}") };
         let text = format!(
             "listen: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\nanonymous: true\naudit: off\npolicy: [{}]\n\
-             services:\n{services}{}{settings}",
+             {services}{}{settings}",
             policy.display(),
             mesh.identity_section("ingress"),
         );
@@ -59,6 +60,16 @@ impl TestIngress {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.running.mcp
+    }
+
+    /// Where sidecars register.
+    pub fn registration(&self) -> SocketAddr {
+        self.running.registration.unwrap_or_else(|| panic!("`registration.listen` is not set"))
+    }
+
+    /// The `/catalog` page.
+    pub async fn catalog(&self) -> Value {
+        plain(self.running.admin).get("/catalog", &[]).await.json()
     }
 
     /// A page of the admin port.

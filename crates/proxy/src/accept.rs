@@ -13,7 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use outrigger_runtime::drain::DrainWatcher;
 use outrigger_runtime::listen::Listener;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -43,6 +43,8 @@ pub struct ListenerSettings {
     pub peers: Option<Arc<OpenPeers>>,
     /// For the whole TLS handshake.
     pub handshake_timeout: Duration,
+    /// How often a silent peer's kernel is asked whether it is still there; it has the stall timeout to answer.
+    pub probe: Option<Duration>,
     /// What a client may make us hold.
     pub http: HttpLimits,
     /// Hears what happens to connections.
@@ -60,6 +62,7 @@ impl ListenerSettings {
             peers: None,
             // Ten times what a handshake over a bad mobile link takes.
             handshake_timeout: Duration::from_secs(10),
+            probe: None,
             http: HttpLimits::default(),
             observer: Arc::new(NoObserver),
         }
@@ -174,6 +177,9 @@ async fn prepare(
     let settings = &shared.settings;
     // Ends the connection of a client that takes nothing, however politely its kernel answers probes.
     let _ = SockRef::from(&socket).set_tcp_user_timeout(Some(settings.http.stall_timeout));
+    if let Some(every) = settings.probe {
+        let _ = SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(every).with_interval(every));
+    }
     let Some(provider) = &settings.tls else {
         return Some((Stream::Plain(Socket::Tcp(socket)), ConnInfo::new(peer, local, None), None));
     };

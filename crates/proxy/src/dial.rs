@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::stream::{Socket, Stream};
+
+/// When a silent connection to another machine is probed first, how often then, and how often in vain before it is over.
+const PROBE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 
 #[cfg(test)]
 mod tests;
@@ -145,6 +149,11 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, DialError> {
         ),
     };
     let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(socket)) };
+    if let Socket::Tcp(stream) = &socket {
+        // It is on another machine, perhaps: one that is gone says nothing, and a reply may be silent for hours.
+        let probes = TcpKeepalive::new().with_time(PROBE.0).with_interval(PROBE.1).with_retries(PROBE.2);
+        let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+    }
     let connector = TlsConnector::from((tls.provider)());
     let stream = connector
         .connect(tls.server_name.clone(), socket)

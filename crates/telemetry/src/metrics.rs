@@ -167,6 +167,11 @@ impl Metrics {
         gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
+    /// How many registrations there are, by one side.
+    pub fn registrations(&self, count: usize) {
+        self.families.registrations.with_label_values(&[] as &[&str]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Counts what came of asking the authority for a certificate.
     pub fn certificate_renewal(&self, outcome: RenewalOutcome) {
         self.families.certificate_renewals.with_label_values(&[outcome.as_str()]).inc();

@@ -12,7 +12,7 @@ use super::safety::{self, Safety};
 pub struct Service {
     /// Its name, the prefix of its capabilities.
     pub name: String,
-    /// Its sidecars; never empty.
+    /// Its sidecars; empty only where sidecars register.
     pub addresses: Vec<HostPort>,
     /// What each sidecar's certificate must say.
     pub spiffe_id: String,
@@ -22,14 +22,22 @@ pub struct Service {
     pub safety: Safety,
 }
 
-/// Reads `services`. The default SPIFFE id needs the trust domain.
-pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>, checks: HeaderChecks) -> Vec<Service> {
+/// Reads `services`. The default SPIFFE id needs the trust domain. `others_register`: more may come.
+pub(super) fn read(
+    f: &mut Fields<'_>,
+    trust_domain: Option<&str>,
+    checks: HeaderChecks,
+    others_register: bool,
+) -> Vec<Service> {
     let key = sections::service_name();
     let read = |name: &str, f: &mut Fields<'_>| {
-        let text = doc("Its sidecars. A name is resolved again at each connection.").example("[fs.internal:8443]");
-        let addresses = f.required("addresses", text, kinds::list_of(kinds::host_port()));
-        if addresses.as_ref().is_some_and(Vec::is_empty) {
-            f.mistake("addresses", "the list is empty", "name at least one sidecar, or remove the service");
+        let text =
+            doc("Its sidecars; may be left out where sidecars register. A name is resolved again at each connection.");
+        let addresses = f.optional("addresses", text.example("[fs.internal:8443]"), kinds::list_of(kinds::host_port()));
+        let addresses = addresses.unwrap_or_default();
+        if addresses.is_empty() && !others_register {
+            let hint = "name at least one sidecar, remove the service, or let sidecars register: `registration: { listen: ... }`";
+            f.mistake("addresses", "the service has no sidecar", hint);
         }
         let text = doc("What the sidecars' certificates must say; without it, `spiffe://<trust domain>/<name>`.");
         let spiffe_id = f.optional("spiffe_id", text, sections::spiffe_id(false));
@@ -37,12 +45,13 @@ pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>, checks: Heade
         let text = doc("As `header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
         let header_checks = f.optional("header_checks", text, sections::tolerance()).map_or(checks, HeaderChecks::of);
         let safety = safety::read(f);
-        let (name, addresses) = (name.to_owned(), addresses?);
+        let name = name.to_owned();
         Some(Service { name, addresses, spiffe_id: spiffe_id?, header_checks, safety: safety? })
     };
     let services = f.map("services", "The services, under their names.", &key, read);
-    if services.is_empty() && !f.has("services") {
-        f.warn("", "no services: clients will see an empty catalog", "add `services: { fs: { addresses: [...] } }`");
+    if services.is_empty() && !f.has("services") && !others_register {
+        let hint = "add `services: { fs: { addresses: [...] } }`, or let sidecars register: `registration: { listen: 0.0.0.0:8444 }`";
+        f.warn("", "no services: clients will see an empty catalog", hint);
     }
     services.into_iter().map(|(_, service)| service).collect()
 }

@@ -57,8 +57,9 @@ impl Service {
     /// Notes that a call failed at a replica, which may have it left alone.
     pub(crate) fn failed_at(&self, replica: &Arc<Replica>, fault: Fault) {
         let _one = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = || self.replicas.iter().filter(|other| !Arc::ptr_eq(other, replica) && other.breaker.is_out());
-        let most = self.replicas.len() * usize::from(self.settings.safety.breaker.most_out);
+        let replicas = self.replicas();
+        let others = || replicas.iter().filter(|other| !Arc::ptr_eq(other, replica) && other.breaker.is_out());
+        let most = replicas.len() * usize::from(self.settings.safety.breaker.most_out);
         let ejected = replica.breaker.failed(fault, Instant::now(), || (others().count() + 1) * 100 <= most);
         if let Some((reason, rest)) = ejected {
             self.metrics.ejected(reason);
@@ -88,6 +89,6 @@ impl Service {
     }
 
     fn count_out(&self) {
-        self.metrics.set_replicas_out(self.replicas.iter().filter(|replica| replica.breaker.is_out()).count());
+        self.metrics.set_replicas_out(self.replicas().iter().filter(|replica| replica.breaker.is_out()).count());
     }
 }

@@ -66,6 +66,12 @@ const CERTIFICATE_EXPIRY: MetricDoc = doc(
     &["name"],
     "When a certificate in use expires, in seconds since 1970.",
 );
+const REGISTRATIONS: MetricDoc = doc(
+    "outrigger_registrations",
+    Gauge,
+    &[],
+    "At an ingress: sidecars that are registered. At a sidecar: ingresses where it is.",
+);
 const CERTIFICATE_RENEWALS: MetricDoc = doc(
     "outrigger_certificate_renewals_total",
     Counter,
@@ -274,6 +280,7 @@ pub fn describe() -> Vec<MetricDoc> {
         CONNECTIONS,
         HANDSHAKES,
         CERTIFICATE_EXPIRY,
+        REGISTRATIONS,
         CERTIFICATE_RENEWALS,
         CERTIFICATES_ISSUED,
         CATALOG_STATE,
@@ -314,6 +321,7 @@ pub(super) struct Families {
     pub(super) connections: IntCounterVec,
     pub(super) handshakes: IntCounterVec,
     pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) registrations: IntGaugeVec,
     pub(super) certificate_renewals: IntCounterVec,
     pub(super) certificates_issued: IntCounterVec,
     pub(super) child_restarts: IntCounterVec,
@@ -368,6 +376,7 @@ impl Families {
             connections: counter(registry, &CONNECTIONS)?,
             handshakes: counter(registry, &HANDSHAKES)?,
             certificate_expiry: gauge(registry, &CERTIFICATE_EXPIRY)?,
+            registrations: gauge(registry, &REGISTRATIONS)?,
             certificate_renewals: counter(registry, &CERTIFICATE_RENEWALS)?,
             certificates_issued: counter(registry, &CERTIFICATES_ISSUED)?,
             child_restarts: counter(registry, &CHILD_RESTARTS)?,

@@ -111,6 +111,8 @@ closed_label! {
         Public = "public",
         /// The sidecar's mTLS listener.
         Mesh = "mesh",
+        /// The ingress's mTLS listener for sidecars that register.
+        Registration = "registration",
         /// The sidecar's listener for what its server dials out.
         Outbound = "outbound",
         /// The plaintext admin listener.
