@@ -34,8 +34,8 @@ pub(super) fn read(
         let text =
             doc("Its sidecars; may be left out where sidecars register. A name is resolved again at each connection.");
         let addresses = f.optional("addresses", text.example("[fs.internal:8443]"), kinds::list_of(kinds::host_port()));
-        let addresses = addresses.unwrap_or_default();
-        if addresses.is_empty() && !others_register {
+        let none = addresses.as_ref().map_or(!f.has("addresses"), Vec::is_empty);
+        if none && !others_register {
             let hint = "name at least one sidecar, remove the service, or let sidecars register: `registration: { listen: ... }`";
             f.mistake("addresses", "the service has no sidecar", hint);
         }
@@ -45,7 +45,7 @@ pub(super) fn read(
         let text = doc("As `header_checks`, for clients of `/s/<service>/mcp`; without it, the same.");
         let header_checks = f.optional("header_checks", text, sections::tolerance()).map_or(checks, HeaderChecks::of);
         let safety = safety::read(f);
-        let name = name.to_owned();
+        let (name, addresses) = (name.to_owned(), addresses.unwrap_or_default());
         Some(Service { name, addresses, spiffe_id: spiffe_id?, header_checks, safety: safety? })
     };
     let services = f.map("services", "The services, under their names.", &key, read);
