@@ -80,6 +80,7 @@ acceptance: subjects ## MCP clients through a whole mesh, compared with the same
 	$(call step,acceptance: official clients through a whole mesh)
 	@cargo build --locked --package outrigger
 	@$(PYTHON) tests/acceptance/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+	@$(PYTHON) tests/acceptance/trust.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
 
 oauth: subjects ## Clients that log in at a real identity provider and call through a whole mesh
 	$(call step,oauth: clients log in at an identity provider)

@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Lock(LockArgs),
     /// Look for what in definitions is meant to deceive: hidden characters, instructions to the model, look-alike names
     Scan(ScanArgs),
+    /// See and decide calls that wait for a person's approval
+    #[command(subcommand)]
+    Approvals(ApprovalsCommand),
     /// Make and manage the certificate authority of a mesh
     #[command(subcommand)]
     Ca(CaCommand),
@@ -167,6 +170,49 @@ pub(crate) struct DoctorArgs {
     /// How long to wait for each answer; a program's first one includes its start.
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub(crate) timeout: Duration,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalsCommand {
+    /// Show the calls that wait for a role of yours, with their arguments
+    List {
+        #[command(flatten)]
+        desk: DeskArgs,
+    },
+    /// Let a call go on, once
+    Approve {
+        /// Its id, as `list` shows it.
+        id: String,
+        #[command(flatten)]
+        desk: DeskArgs,
+    },
+    /// Refuse a call
+    Deny {
+        /// Its id, as `list` shows it.
+        id: String,
+        #[command(flatten)]
+        desk: DeskArgs,
+    },
+}
+
+/// The desk of an ingress, and who comes to it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeskArgs {
+    /// The admin port of the ingress, such as http://127.0.0.1:9090. Without it, that of the mesh in DIR.
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<String>,
+    /// The state of a mesh that `outrigger up` runs.
+    #[arg(long, value_name = "DIR", default_value = ".outrigger")]
+    pub(crate) dir: PathBuf,
+    /// A file with your bearer token for the ingress.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Certificates (PEM) of authorities to believe, besides those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -471,7 +517,7 @@ pub(crate) enum AuditCommand {
     /// `--expect` takes the number that the metric `outrigger_audit_sequence` had.
     Verify(AuditVerifyArgs),
     /// Print the lines that fit all conditions
-    Query(AuditQueryArgs),
+    Query(Box<AuditQueryArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -517,6 +563,12 @@ pub(crate) struct AuditQueryArgs {
     /// How it ended: `ok`, `tool_error`, `denied`, ...
     #[arg(long, value_name = "PATTERN")]
     pub(crate) outcome: Option<String>,
+    /// An argument that a rule shows, as `NAME=VALUE`. Repeatable; all have to fit.
+    #[arg(long = "argument", value_name = "NAME=PATTERN")]
+    pub(crate) arguments: Vec<String>,
+    /// The id of an approval, or who gave or refused it.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) approval: Option<String>,
     /// The trace id, which joins the lines of ingress and sidecars.
     #[arg(long, value_name = "ID")]
     pub(crate) trace: Option<String>,

@@ -7,12 +7,14 @@
 //! | `authority` | `ca serve`: an authority that signs over the network |
 //! | `connect` | the mesh over stdio, for desktop clients |
 //! | `doctor` | what an MCP server speaks and offers, and what will give trouble |
+//! | `approvals` | calls that wait for a person |
 //! | `lock` | approving definitions, and looking for what in them deceives |
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
 //! | `parts` | the sidecar, the ingress and the example services that this binary carries |
 //! | `files`, `output` | writing files whole, and results to stdout |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod approvals;
 mod args;
 mod authority;
 mod commands;
@@ -58,6 +60,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Up(args) => finish(up::main(args)),
         Command::Connect(args) => finish(connect::main(args)),
         Command::Doctor(args) => answer(doctor::main(args)),
+        Command::Approvals(command) => answer(approvals::main(command)),
         Command::Lock(args) => answer(lock::main(&args)),
         Command::Scan(args) => answer(lock::scan_main(&args)),
         Command::Ca(command) => finish(commands::ca::main(command)),

@@ -88,6 +88,7 @@ pub(crate) fn authorize(
             match caller.policy.rules.decide_in(&caller.principal, &what, &asked) {
                 Decision::Allow { rule, would_deny } => {
                     record.allowed(rule.as_ref().map(RuleId::as_str));
+                    record.show(rule.as_ref(), message);
                     allowing = rule;
                     if let Some(denial) = would_deny {
                         let Denial { reason, rule } = &denial;
@@ -99,6 +100,7 @@ pub(crate) fn authorize(
                 }
                 Decision::Deny(Denial { reason, rule }) => {
                     record.denied(rule.as_ref().map(RuleId::as_str));
+                    record.show(rule.as_ref(), message);
                     service.metrics.denied(label(reason));
                     tracing::debug!(principal = %caller.principal, capability = %what, %reason, "denied");
                     if let Some(scopes) = scopes_wanted(caller, &what, &asked) {

@@ -1,6 +1,7 @@
 //! The settings of the ingress, from a file, the environment, or both. Every one is declared here and nowhere else;
 //! `docs/CONFIGURATION.md` and the JSON Schema come from these declarations.
 
+mod approvals;
 mod clients;
 mod integrity;
 mod limits;
@@ -20,6 +21,7 @@ use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, kind
 use outrigger_mcp::names::Naming;
 use outrigger_proxy::peek::HeaderChecks;
 
+pub use approvals::Approvals;
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
 pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
@@ -63,6 +65,8 @@ pub struct Config {
     pub policy: Vec<PathBuf>,
     /// Where limits are counted that ingresses share; each counts for itself without it.
     pub quota_store: Option<QuotaStore>,
+    /// How calls wait for a person.
+    pub approvals: Approvals,
     /// What definitions are held to.
     pub integrity: Integrity,
     /// What is held at most.
@@ -148,6 +152,8 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let policy = read_policy(f);
     let text = "A Redis or Valkey in which ingresses count limits and budgets of the policy together; without this section each counts for itself.";
     let quota_store = f.optional_section("quota_store", text, quota::read);
+    let text = "Calls that a person has to approve (`approval` of policy rules).";
+    let approvals = f.section("approvals", text, approvals::read);
     let text = "Definitions of tools, prompts and resources, held to those that somebody approved.";
     let integrity = f.section("integrity", text, integrity::read);
     let limits = f.section("limits", "What the ingress holds at most.", limits::read_limits);
@@ -179,6 +185,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         http_sse,
         policy,
         quota_store,
+        approvals: approvals?,
         integrity: integrity?,
         limits: limits?,
         timeouts: timeouts?,

@@ -39,6 +39,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::approvals::{Approvals, Gate, gate};
 use crate::authorize::{authorize, count_shared, found, may_read};
 use crate::caller_lists::CallerLists;
 use crate::changes::Changes;
@@ -92,6 +93,7 @@ pub struct Gateway {
     pub(crate) listens: Arc<Listens>,
     pub(crate) caller_lists: CallerLists,
     pub(crate) integrity: Arc<Integrity>,
+    pub(crate) approvals: Arc<Approvals>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) draining: DrainWatcher,
@@ -314,6 +316,19 @@ impl Gateway {
         sent: Sent<'_>,
         record: &mut CallRecord,
     ) -> Result<Reply, Failure> {
+        let passed = match caller.policy.rules.asks_approval() {
+            false => None,
+            // Boxed: few calls wait for a person.
+            true => match Box::pin(gate(self, caller, path, message, record)).await? {
+                Gate::Open => None,
+                Gate::Approved(passed) => Some(passed),
+                Gate::Ask(reply) => {
+                    record.allowed(None);
+                    return Ok(Reply::Own(vec![reply]));
+                }
+            },
+        };
+        let message = passed.as_ref().and_then(|passed| passed.message.as_ref()).unwrap_or(message);
         let mut snapshot = self.snapshot.load_full();
         if snapshot.varies(path) {
             // Boxed: every request would carry its size.
@@ -367,8 +382,9 @@ impl Gateway {
         let tasks = *path == Route::Merged
             && (message.method.about_task() || (message.method == Method::ToolsCall && tasks::declared(message)));
         let names = tasks.then(|| (Arc::clone(&destination.service.name), message.method));
-        let rewriter = (destination.rewrite || tasks)
-            .then(|| Rewriter::new(&snapshot, destination.at, destination.rewrite, names));
+        let watch = passed.map(|passed| passed.watch);
+        let rewriter = (destination.rewrite || tasks || watch.is_some())
+            .then(|| Rewriter::new(&snapshot, destination.at, destination.rewrite, names).watched(watch));
         Ok(Reply::Upstream { upstream, service: Arc::clone(&destination.service), rewriter })
     }
 

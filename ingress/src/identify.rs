@@ -62,6 +62,19 @@ impl Clients {
         Err(Failure::Unauthenticated("send a token: `Authorization: Bearer <token>`"))
     }
 
+    /// Who shows this bearer token; nothing else counts.
+    ///
+    /// # Errors
+    /// As [`Clients::identify`].
+    pub(crate) async fn bearer(&self, headers: &HeaderMap, path: &str) -> Result<Proven, Failure> {
+        let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+        match (shown.next(), shown.next()) {
+            (Some(value), None) => self.by_token(value.as_bytes(), path).await,
+            (Some(_), Some(_)) => Err(Failure::Unauthenticated("several Authorization headers")),
+            (None, _) => Err(Failure::Unauthenticated("send a token: `Authorization: Bearer <token>`")),
+        }
+    }
+
     /// Whether somebody who proved this earlier could still do so: a token that was taken away, or has ended, ends what was
     /// begun with it.
     pub(crate) fn still(&self, principal: &Principal, until: Option<SystemTime>) -> bool {

@@ -270,6 +270,11 @@ impl Checked {
         Err(refusal(kind, verdict))
     }
 
+    /// Whether a call would be refused, without counting that.
+    pub(crate) fn refuses(&self, kind: Kind, name: &str) -> bool {
+        self.known && self.refused[kind as usize].contains_key(name)
+    }
+
     /// How many definitions deviate in this way.
     pub(crate) fn count(&self, verdict: Verdict) -> usize {
         self.deviations.iter().filter(|deviation| deviation.verdict == verdict).count()

@@ -17,6 +17,7 @@
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
 //! | `members`, `registry`, `register` | which sidecars there are, and how they come by themselves |
 //! | `caller_lists` | the same for one caller, where servers list to each something else |
+//! | `approvals` | calls that a person has to approve, and where people do |
 //! | `integrity` | which definitions are those that somebody approved |
 //! | `listen`, `changes`, `subscribe`, `task_news` | telling clients what changes |
 //! | `start`, `reload`, `admin`, `command` | the process around it |
@@ -24,6 +25,7 @@
 
 mod adaptive;
 mod admin;
+mod approvals;
 mod authorize;
 mod breaker;
 mod caller_lists;
@@ -55,6 +57,7 @@ mod reload;
 mod retry;
 mod route;
 mod services;
+mod shown;
 mod snapshot;
 pub mod start;
 mod subscribe;

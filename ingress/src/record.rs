@@ -10,20 +10,22 @@ use std::time::SystemTime;
 use http::{Request, Response, Version};
 use outrigger_mcp::envelope::{Field, Message, Param, Shape};
 use outrigger_mcp::method::Method;
-use outrigger_policy::{Denial, Principal};
+use outrigger_policy::{Denial, Principal, RuleId};
 use outrigger_proxy::body::{BodyEnd, OutBody};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
 use outrigger_telemetry::metrics::{InFlight as MetricsInFlight, Outcome};
 use outrigger_telemetry::{
-    AccessLog, AccessRecord, ArgumentDigest, AuditLog, AuditRecord, Decision, Metrics, ServiceMetrics, TraceContext,
-    WouldDeny,
+    AccessLog, AccessRecord, ApprovalNote, ArgumentDigest, AuditLog, AuditRecord, Decision, Metrics, ServiceMetrics,
+    TraceContext, WouldDeny,
 };
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::core::Caller;
 use crate::places::Place;
 use crate::services::{InFlight, Service};
+use crate::shown;
 
 /// Where records go.
 #[derive(Debug)]
@@ -62,7 +64,10 @@ pub(crate) struct CallRecord {
     capability: Option<Arc<str>>,
     decision: Option<(Decision, Option<Arc<str>>)>,
     would_deny: Option<Box<WouldDeny>>,
+    approval: Option<Box<ApprovalNote>>,
     digest: Option<ArgumentDigest>,
+    /// Arguments that the rule shows.
+    shown: Option<Box<RawValue>>,
     /// Set once by whoever learns how it ended.
     outcome: Arc<OnceLock<Outcome>>,
     held: Held,
@@ -193,7 +198,9 @@ impl CallRecord {
             capability: None,
             decision: None,
             would_deny: None,
+            approval: None,
             digest: None,
+            shown: None,
             outcome: Arc::default(),
             held: Held::default(),
         }
@@ -220,6 +227,23 @@ impl CallRecord {
     /// Notes what policy decided.
     pub(crate) fn allowed(&mut self, rule: Option<&str>) {
         self.decision = Some((Decision::Allow, rule.map(Arc::from)));
+    }
+
+    /// Notes the arguments that the rule which decided shows.
+    pub(crate) fn show(&mut self, rule: Option<&RuleId>, message: &Message) {
+        let shown =
+            rule.filter(|_| self.recorder.audit.enabled()).and_then(|rule| self.caller.policy.rules.shown(rule));
+        self.shown = shown.and_then(|shown| shown::arguments(shown, message));
+    }
+
+    /// Notes what a person said.
+    pub(crate) fn approved(&mut self, note: ApprovalNote) {
+        self.approval = Some(Box::new(note));
+    }
+
+    /// This hop's span.
+    pub(crate) fn trace(&self) -> TraceContext {
+        self.trace
     }
 
     /// Notes what policies in audit mode would have decided.
@@ -294,11 +318,13 @@ impl Drop for CallRecord {
             decision,
             rule,
             would_deny: self.would_deny.take(),
+            approval: self.approval.take(),
             outcome,
             duration: elapsed,
             trace: self.trace,
             egress: None,
             argument_digest: self.digest,
+            arguments: self.shown.take(),
         };
         // Lost records are counted by the log.
         let _ = self.recorder.audit.record(record);

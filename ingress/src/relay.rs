@@ -24,6 +24,7 @@ use outrigger_proxy::pool::PooledBody;
 use outrigger_telemetry::metrics::Outcome;
 use tokio::time::{Instant, sleep_until};
 
+use crate::approvals::Watch;
 use crate::record::{CallRecord, outcome, reply_outcome};
 use crate::retry::Deadline;
 use crate::snapshot::Snapshot;
@@ -34,19 +35,29 @@ pub(crate) const KEEPALIVE: &[u8] = b": keep-alive\n\n";
 /// Rewrites the URIs of one service's answers into those under which they can be read here, and the ids of its tasks.
 pub(crate) struct Rewriter {
     snapshot: Arc<Snapshot>,
-    service: usize,
+    /// Index of the service; small, because every answer has room for a rewriter.
+    service: u32,
     uris: bool,
     /// The service, and what is answered, where tasks may be named.
     tasks: Option<(Arc<str>, Method)>,
+    /// Of a call that somebody approved.
+    watch: Option<Box<Watch>>,
 }
 
 impl Rewriter {
     pub(crate) fn new(snapshot: &Arc<Snapshot>, service: usize, uris: bool, tasks: Option<(Arc<str>, Method)>) -> Self {
-        Self { snapshot: Arc::clone(snapshot), service, uris, tasks }
+        let service = u32::try_from(service).unwrap_or(u32::MAX);
+        Self { snapshot: Arc::clone(snapshot), service, uris, tasks, watch: None }
+    }
+
+    /// Lets somebody see every message too.
+    pub(crate) fn watched(self, watch: Option<Box<Watch>>) -> Self {
+        Self { watch, ..self }
     }
 
     /// The message with other URIs; the same bytes where nothing changes.
     pub(crate) fn apply(&self, message: &Message) -> Bytes {
+        self.watch.iter().for_each(|watch| watch.see(message));
         let Some((service, answers)) = &self.tasks else { return self.with_uris(message) };
         let mut edits = Edits::new();
         ids::rename(message, *answers, |id| Some(ids::expose(service, id)), &mut edits);
@@ -73,14 +84,17 @@ impl Rewriter {
     }
 
     fn result(&self, message: &Message, span: Span) -> Option<(Span, Vec<u8>)> {
-        Some((span, rewrite_uris(message.raw(span), |uri| self.snapshot.merged.expose_uri(self.service, uri))?))
+        Some((
+            span,
+            rewrite_uris(message.raw(span), |uri| self.snapshot.merged.expose_uri(self.service as usize, uri))?,
+        ))
     }
 
     /// The URI in an error about a resource that is not there: `error.data.uri`.
     fn missing(&self, message: &Message) -> Option<(Span, Vec<u8>)> {
         let body = message.body();
         let span = member(body, member(body, message.error_span()?, "data")?, "uri")?;
-        let uri = self.snapshot.merged.expose_uri(self.service, &decode_string(span.of(body))?)?;
+        let uri = self.snapshot.merged.expose_uri(self.service as usize, &decode_string(span.of(body))?)?;
         Some((span, quote(&uri).into_bytes()))
     }
 }

@@ -21,8 +21,8 @@ use outrigger_proxy::observe::Connections;
 use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::{
-    AdminPage, AdminServer, DrainOutcome, DrainTrigger, FileWatcher, ListenError, ListenOptions, Listener, Readiness,
-    TaskGroup, descriptors, drain, records, watch,
+    AdminPage, AdminRequest, AdminServer, Answering, DrainOutcome, DrainTrigger, FileWatcher, ListenError,
+    ListenOptions, Listener, Readiness, TaskGroup, descriptors, drain, records, watch,
 };
 use outrigger_telemetry::audit::AuditError;
 use outrigger_telemetry::metrics::{Listener as ListenerLabel, MetricsError};
@@ -32,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::approvals::{Approvals, desk};
 use crate::caller_lists::CallerLists;
 use crate::config::{Config, Registration};
 use crate::entrance::Entrance;
@@ -264,6 +265,8 @@ impl Running {
             let provider = Arc::clone(provider);
             self.spawn("identity provider", async move { provider.keep_fresh().await });
         }
+        let approvals = Arc::clone(&gateway.approvals);
+        self.spawn("approvals", async move { approvals.sweep().await });
         self.spawn("sessions", async move { gateway.sessions().sweep().await });
     }
 
@@ -414,8 +417,22 @@ fn serve_admin(
     };
     let server = AdminServer::new(Arc::clone(metrics), readiness.clone())
         .page("/catalog", catalog)
-        .page("/definitions", definitions);
+        .page("/definitions", definitions)
+        .page("/approvals", desk::page)
+        .page("/approvals.js", desk::script)
+        .page("/approvals.css", desk::style)
+        .handler("/approvals/list", at_desk(shown_too))
+        .handler("/approvals/decide", at_desk(shown_too));
     tasks.spawn("admin", server.serve(listener, tasks.stopping()));
+}
+
+/// Where people approve calls.
+fn at_desk(shown: &Arc<OnceLock<Arc<Gateway>>>) -> impl Fn(AdminRequest) -> Answering + Send + Sync + 'static {
+    let shown = Arc::clone(shown);
+    move |request| match shown.get() {
+        Some(gateway) => Box::pin(desk::serve(Arc::clone(gateway), request)),
+        None => Box::pin(async { AdminPage::text(http::StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n") }),
+    }
 }
 
 /// Unblocks readiness service by service, and all of it after a while.
@@ -504,6 +521,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         caller_lists: CallerLists::new(config.limits.caller_lists_bytes, recorder.merged.clone()),
         metrics: Arc::clone(metrics),
         integrity,
+        approvals: Arc::new(Approvals::new(config.approvals.clone(), metrics)),
         recorder,
         draining,
         tasks: TaskTracker::new(),

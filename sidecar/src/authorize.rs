@@ -13,7 +13,7 @@ use outrigger_mcp::{
 };
 use outrigger_policy::{
     Annotations, Capability, CapabilityKind, Concurrency, Decision, Denial, Limited, Limits, Nanos, PolicySet,
-    Principal,
+    Principal, PrincipalKind, glob::Glob,
 };
 use outrigger_proxy::{circumstances::Asked, failure::Failure};
 use outrigger_telemetry::{
@@ -41,6 +41,8 @@ pub struct Gate {
     service: Arc<str>,
     metrics: Arc<ServiceMetrics>,
     hints: Hints,
+    /// Callers that ask persons themselves, where a rule wants that.
+    ask_persons: Vec<Glob>,
     started: Instant,
 }
 
@@ -67,8 +69,15 @@ impl Gate {
             service: service.into(),
             metrics,
             hints,
+            ask_persons: Vec::new(),
             started: Instant::now(),
         }
+    }
+
+    /// The same, with callers (ingresses) that ask persons themselves where a rule wants approval.
+    #[must_use]
+    pub fn with_ingresses(self, ask_persons: Vec<Glob>) -> Self {
+        Self { ask_persons, ..self }
     }
 
     /// The time that limits count in.
@@ -140,6 +149,15 @@ impl Gate {
                 self.metrics.denied(deny_reason(reason));
                 return Err(unknown(*kind, name));
             }
+        }
+        // Only an ingress can ask a person, and has done so.
+        let asks = || self.ask_persons.iter().any(|glob| glob.matches(who.id()));
+        let direct = rules.policy.asks_approval() && matches!(who.kind(), PrincipalKind::Workload { .. }) && !asks();
+        if direct && !rules.policy.approvals_in(who, &capability, &asked).is_ok_and(|wanted| wanted.is_empty()) {
+            record.decision = Some((AuditDecision::Deny, allowing));
+            self.metrics.denied(DenyReason::Approval);
+            let text = "a rule wants a person to approve this, and only an ingress can ask one: call through it";
+            return Err(Failure::Denied { reason: "approval_needed", text: text.to_owned() });
         }
         let cost = || rules.policy.cost_of(&capability);
         rules.limits.check_rule(allowing.as_ref(), who, cost, self.now()).map_err(|exceeded| {

@@ -243,6 +243,9 @@ impl Record {
                 trace: self.trace,
                 egress: self.egress(),
                 argument_digest: self.digest,
+                // What rules show, the ingress shows.
+                arguments: None,
+                approval: None,
             };
             if let Err(error) = self.recorders.audit.record(record) {
                 tracing::error!(%error, "an audit record was lost");

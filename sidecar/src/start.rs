@@ -290,11 +290,12 @@ fn inbound(
         [] => &[format!("spiffe://{}/ingress", config.identity.trust_domain)],
         named => named,
     };
+    let ingresses = globs(ingresses).map_err(|e| other(&e))?;
     Ok(Arc::new(Inbound {
         service: config.service.as_str().into(),
         credentials,
         allowed_callers: globs(&config.allowed_callers).map_err(|e| other(&e))?,
-        ingresses: globs(ingresses).map_err(|e| other(&e))?,
+        ingresses: ingresses.clone(),
         header_checks: config.header_checks,
         peek: PeekLimits { body_bytes: config.limits.entrance.body_bytes, body_timeout: config.timeouts.common.body },
         gate: Gate::new(
@@ -303,7 +304,8 @@ fn inbound(
             config.limits.entrance.in_flight,
             service_metrics.clone(),
             hints_of(keeper.clone()),
-        ),
+        )
+        .with_ingresses(ingresses),
         upstream,
         keeper,
         parking: Arc::new(

@@ -84,6 +84,15 @@ struct Line {
     rule: Option<String>,
     outcome: Option<String>,
     trace_id: Option<String>,
+    arguments: serde_json::Map<String, serde_json::Value>,
+    approval: Option<Approval>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Approval {
+    id: Option<String>,
+    by: Option<String>,
 }
 
 fn query(args: &AuditQueryArgs) -> anyhow::Result<Exit> {
@@ -114,6 +123,8 @@ struct Wanted {
     patterns: Vec<(Glob, Member)>,
     since: Option<String>,
     until: Option<String>,
+    arguments: Vec<(String, Glob)>,
+    approval: Option<Glob>,
 }
 
 impl Wanted {
@@ -136,28 +147,56 @@ impl Wanted {
             }
         }
         let time = |text: &Option<String>| text.as_deref().map(moment).transpose();
-        Ok(Self { patterns, since: time(&args.since)?, until: time(&args.until)? })
+        let glob = |pattern: &str| Glob::new(pattern).with_context(|| format!("`{pattern}` is no pattern"));
+        let argument = |text: &String| {
+            let (name, pattern) = text.split_once('=').with_context(|| format!("`{text}`: write NAME=VALUE"))?;
+            Ok((name.to_owned(), glob(pattern)?))
+        };
+        let arguments = args.arguments.iter().map(argument).collect::<anyhow::Result<_>>()?;
+        let approval = args.approval.as_deref().map(glob).transpose()?;
+        Ok(Self { patterns, since: time(&args.since)?, until: time(&args.until)?, arguments, approval })
     }
 
     fn fits(&self, line: &Line) -> bool {
         let in_time = self.since.as_ref().is_none_or(|since| line.time >= *since)
             && self.until.as_ref().is_none_or(|until| line.time < *until);
         in_time
+            && self.arguments.iter().all(|(name, glob)| line.argument(name).is_some_and(|text| glob.matches(&text)))
+            && self.approval.as_ref().is_none_or(|glob| line.approval.as_ref().is_some_and(|one| one.fits(glob)))
             && self.patterns.iter().all(|(glob, member)| member(line).as_ref().is_some_and(|text| glob.matches(text)))
     }
 }
 
+impl Approval {
+    fn fits(&self, glob: &Glob) -> bool {
+        [&self.id, &self.by].into_iter().flatten().any(|text| glob.matches(text))
+    }
+}
+
 impl Line {
+    /// A shown argument: a text as it is, anything else as JSON.
+    fn argument(&self, name: &str) -> Option<String> {
+        let value = self.arguments.get(name)?;
+        Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    }
+
     fn for_people(&self) -> String {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let target = [&self.service, &self.capability].into_iter().flatten().cloned().collect::<Vec<_>>().join(".");
         let (who, action) = (text(&self.who), text(&self.action));
         let (decision, rule, outcome) = (text(&self.decision), text(&self.rule), text(&self.outcome));
-        format!(
+        let mut line = format!(
             "{}  {who}  {action} {target}  {decision} by {rule}  {outcome}  trace {}",
             self.time,
             text(&self.trace_id)
-        )
+        );
+        if !self.arguments.is_empty() {
+            line.push_str(&format!("  with {}", serde_json::Value::from(self.arguments.clone())));
+        }
+        if let Some(approval) = &self.approval {
+            line.push_str(&format!("  approval {} of {}", text(&approval.id), text(&approval.by)));
+        }
+        line
     }
 }
 

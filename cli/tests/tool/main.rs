@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::disallowed_methods, reason = "processes live in real time; every wait has a condition and a bound")]
 
+mod approvals;
 mod commands;
 mod connect;
 mod doctor;

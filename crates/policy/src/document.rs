@@ -3,22 +3,26 @@
 //! Values are read straight into their compiled shape, so a pattern that does not compile is reported at its own
 //! line and column together with everything else that is wrong. The kinds of values are in `values`.
 
-mod values;
+pub(crate) mod values;
 mod when;
 
+use crate::approval;
 use crate::limit::{Allowance, LimitRule, MAX_BURST, Quota, RuleLimit};
 use crate::policy_set::MtlsMode;
-use crate::rule::{Admits, Cost, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
+use crate::rule::{Admits, Cost, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId, Shown};
 use outrigger_config::{Doc, Fields, Node, doc, kinds};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use when::WhenReader;
 
-use values::{EFFECTS, MODES, MTLS_MODES, PER, capability_kind, glob, grant, name, service_glob, workload};
+use values::{EFFECTS, MODES, MTLS_MODES, PER, argument, capability_kind, glob, grant, name, service_glob, workload};
 
 /// Largest cost of a call, and largest budget.
 const MAX_COST: u64 = 1_000_000_000;
+
+/// Most arguments that a rule shows in the audit.
+const MAX_SHOWN: usize = 16;
 
 /// What one document says.
 #[derive(Debug)]
@@ -118,6 +122,14 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<
                 f.mistake(name, "there is nothing here that could be limited", hint);
             }
         }
+        let text = "A person has to approve each call that the rule is about, whatever else allows it.";
+        let approval = f.optional_section("approval", text, approval::read);
+        let shown =
+            f.optional_section("audit", "What the audit holds of calls about which the rule decides.", read_shown);
+        if approval.is_some() && (effect, mode) != (Effect::Allow, Mode::Enforce) {
+            let hint = "put it into a rule that allows, in a policy that is enforced";
+            f.mistake("approval", "there is nothing here that could be approved", hint);
+        }
         let when = match condition {
             Some(source) => Some(engine.read(f, &source, &coverage)?),
             None => None,
@@ -131,8 +143,19 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<
         };
         let limited = quota.is_some() || budget.is_some();
         let limit = limited.then(|| Arc::new(RuleLimit { rule: id.clone(), quota, budget }));
-        Some(Rule { id, effect, mode, coverage, admits, when, limit })
+        let approval = approval.map(Arc::new);
+        Some(Rule { id, effect, mode, coverage, admits, when, limit, approval, shown })
     })
+}
+
+fn read_shown(f: &mut Fields<'_>) -> Option<Arc<Shown>> {
+    let text = doc("Arguments that are written out, `.` between the names of nested ones; all others stay a digest.");
+    let names = f.required("arguments", text.example("[path, options.mode]"), kinds::list_of(argument()))?;
+    if names.is_empty() || names.len() > MAX_SHOWN {
+        let hint = "name those that an auditor has to see";
+        f.mistake("arguments", format!("1 to {MAX_SHOWN} arguments can be shown"), hint);
+    }
+    Some(names.iter().map(|name| name.split('.').map(Into::into).collect()).collect())
 }
 
 /// Whom the rule is about. A mistake in an entry fails the whole reading, so leaving the entry out is safe.

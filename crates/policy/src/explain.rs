@@ -30,6 +30,9 @@ pub struct Explanation {
     pub reason: Option<DenyReason>,
     /// What policies in audit mode would have answered to something that is allowed.
     pub would_deny: Option<Denial>,
+    /// Rules that let each call wait for a person, and whose word they want.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<(RuleId, String)>,
     /// Every rule that covers the capability, in order.
     pub considered: Vec<Considered>,
     /// How many further rules are about this service, but not this capability.
@@ -84,6 +87,9 @@ impl PolicySet {
             Decision::Allow { rule, would_deny } => (true, rule, None, would_deny),
             Decision::Deny(Denial { reason, rule }) => (false, rule, Some(reason), None),
         };
+        let approvals =
+            if allowed { self.approvals_in(who, what, circumstances).unwrap_or_default() } else { Vec::new() };
+        let approvals = approvals.into_iter().map(|(rule, approval)| (rule, approval.to_string())).collect();
         let open = self.is_open(what.service);
         let facts = Facts { who, what, circumstances, memo: Memo::new() };
         let considered = |rule: &Rule| Considered {
@@ -107,6 +113,7 @@ impl PolicySet {
             rule,
             reason,
             would_deny,
+            approvals,
             considered,
             other_rules_of_service: others.len(),
         }
@@ -154,6 +161,9 @@ impl fmt::Display for Explanation {
             }
             Some(Denial { reason, rule: None }) => write!(f, "\n  would be denied if enforced: {reason}")?,
             None => {}
+        }
+        for (rule, whose) in &self.approvals {
+            write!(f, "\n  each call waits for {whose}, as rule {rule} says")?;
         }
         for considered in &self.considered {
             write!(f, "\n  - {}: {considered}", considered.rule)?;

@@ -10,6 +10,7 @@
 //! reload. `docs/POLICY.md` describes the files for the people who write them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod approval;
 pub mod capability;
 pub mod compile;
 pub mod condition;
@@ -24,6 +25,7 @@ pub mod principal;
 pub mod rule;
 pub mod tokens;
 
+pub use approval::Approval;
 pub use capability::{Capability, CapabilityKind};
 pub use compile::{Reader, settings};
 pub use condition::{Annotations, CallFacts, Circumstances, Listed};

@@ -11,11 +11,12 @@ mod index;
 mod modes;
 mod scopes;
 
+use crate::approval::Approval;
 use crate::capability::Capability;
 use crate::condition::{Circumstances, Facts, Listed, Memo, Truth, When};
 use crate::limit::{LimitRule, RuleLimit};
 use crate::principal::Principal;
-use crate::rule::{Admits, Cost, Coverage, Effect, Mode, Rule, RuleId};
+use crate::rule::{Admits, Cost, Coverage, Effect, Mode, Rule, RuleId, Shown};
 use index::Index;
 use modes::Modes;
 use serde::Serialize;
@@ -122,11 +123,15 @@ pub struct PolicySet {
     pub(crate) rules: Box<[Rule]>,
     allowing: Index,
     denying: Index,
+    /// Those that want approval.
+    approving: Index,
     modes: Modes,
     /// A hash of each rule's content, same index as `rules`.
     fingerprints: Box<[u64]>,
     limits: Box<[Arc<LimitRule>]>,
     costs: Box<[Cost]>,
+    /// Rules that show arguments in the audit.
+    showing: Box<[(RuleId, Arc<Shown>)]>,
     mtls: MtlsMode,
 }
 
@@ -172,20 +177,26 @@ impl PolicySet {
             admits: Admits::Authenticated(Box::default()),
             when: None,
             limit: None,
+            approval: None,
+            shown: None,
         };
         PolicySet::from_rules(vec![rule], Vec::new(), MtlsMode::Strict)
     }
 
     /// Indexes rules that are in their final order.
     pub(crate) fn from_rules(rules: Vec<Rule>, limits: Vec<Arc<LimitRule>>, mtls: MtlsMode) -> PolicySet {
+        let showing =
+            rules.iter().filter_map(|rule| Some((rule.id.clone(), Arc::clone(rule.shown.as_ref()?)))).collect();
         PolicySet {
             allowing: Index::new(&rules, |rule| rule.effect == Effect::Allow),
             denying: Index::new(&rules, |rule| rule.effect == Effect::Deny),
+            approving: Index::new(&rules, |rule| rule.approval.is_some()),
             modes: Modes::new(&rules),
             fingerprints: rules.iter().map(hash).collect(),
             rules: rules.into(),
             limits: limits.into(),
             costs: Box::default(),
+            showing,
             mtls,
         }
     }
@@ -278,6 +289,51 @@ impl PolicySet {
     pub fn cost_of(&self, what: &Capability<'_>) -> u64 {
         let covers = |cost: &&Cost| cost.coverage.covers_service(what.service) && cost.coverage.counts_name(what);
         self.costs.iter().filter(covers).map(|cost| cost.cost).max().unwrap_or(1)
+    }
+
+    /// Whether any rule wants calls to be approved.
+    pub fn asks_approval(&self) -> bool {
+        !self.approving.is_empty()
+    }
+
+    /// Whose word a call that is allowed waits for: of every rule that wants it and is about the call.
+    ///
+    /// # Errors
+    /// The first rule of which that cannot be told, because its condition cannot be evaluated: the call is denied.
+    pub fn approvals_in(
+        &self,
+        who: &Principal,
+        what: &Capability<'_>,
+        circumstances: &dyn Circumstances,
+    ) -> Result<Vec<(RuleId, Arc<Approval>)>, RuleId> {
+        let facts = Facts { who, what, circumstances, memo: Memo::new() };
+        let mut wanted = Vec::new();
+        let failed = self.approving.lists_for(who, what, |list| {
+            for (rule, at) in self.rules_at(list) {
+                match (says(rule, &facts), &rule.approval) {
+                    (Says::Failed, _) => return ControlFlow::Break(rule.id.clone()),
+                    (Says::Yes, Some(approval)) => wanted.push((at, rule.id.clone(), Arc::clone(approval))),
+                    (Says::Yes | Says::No, _) => {}
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        if let ControlFlow::Break(rule) = failed {
+            return Err(rule);
+        }
+        wanted.sort_unstable_by_key(|(at, ..)| *at);
+        wanted.dedup_by_key(|(at, ..)| *at);
+        Ok(wanted.into_iter().map(|(_, rule, approval)| (rule, approval)).collect())
+    }
+
+    /// A number that another set of rules does not have.
+    pub fn version(&self) -> u64 {
+        hash(&self.fingerprints)
+    }
+
+    /// The arguments that the audit shows of a call about which this rule decided. Asks every rule that shows any.
+    pub fn shown(&self, rule: &RuleId) -> Option<&Arc<Shown>> {
+        self.showing.iter().find(|(id, _)| id == rule).map(|(_, shown)| shown)
     }
 
     /// Whether sidecars insist on client certificates.

@@ -3,6 +3,7 @@
 //! A rule allows or denies, and whatever denies wins. So the order of rules cannot matter: an allowing rule never takes
 //! something away from anybody, and a denying one never gives.
 
+use crate::approval::Approval;
 use crate::capability::{Capability, CapabilityKind};
 use crate::condition::When;
 use crate::glob::Glob;
@@ -246,6 +247,9 @@ pub enum Mode {
     Audit,
 }
 
+/// Arguments that the audit shows (`audit.arguments` of a rule): the names that lead to each.
+pub type Shown = [Box<[Box<str>]>];
+
 /// One rule, compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Rule {
@@ -257,6 +261,10 @@ pub(crate) struct Rule {
     pub(crate) when: Option<When>,
     /// How often, and for how much, each caller may do what it allows.
     pub(crate) limit: Option<Arc<RuleLimit>>,
+    /// Whose word each call waits for.
+    pub(crate) approval: Option<Arc<Approval>>,
+    /// Arguments that the audit shows of calls about which it decides.
+    pub(crate) shown: Option<Arc<Shown>>,
 }
 
 /// What calls of some capabilities cost.
@@ -328,6 +336,8 @@ mod tests {
             admits,
             when: None,
             limit: None,
+            approval: None,
+            shown: None,
         };
         let authenticated = rule(Admits::Authenticated(Box::default()));
         assert!(authenticated.admits(&Principal::user("ada").unwrap()));

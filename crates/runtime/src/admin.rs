@@ -1,17 +1,21 @@
 //! The plaintext admin server: health, readiness, metrics, and pages that the process adds.
 //!
-//! Nothing behind it is secret or changes anything: GET and HEAD only. It must answer when the proxy is in trouble,
+//! Nothing behind its pages is secret or changes anything: GET and HEAD only. What a process adds as a handler looks after
+//! itself. It must answer when the proxy is in trouble,
 //! so it has bounds of its own and shares none with requests.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -39,6 +43,12 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Plain text, as every built-in page but the metrics is.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// A page for people. It is told to load nothing from elsewhere.
+pub const HTML: &str = "text/html; charset=utf-8";
+/// What a page may do: what comes from here.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Bytes of a request's body.
+const MAX_BODY_BYTES: usize = 16 * 1024;
 /// JSON.
 pub const JSON: &str = "application/json";
 
@@ -53,11 +63,29 @@ pub struct AdminPage {
     pub body: Bytes,
 }
 
+/// A request to a handler.
+#[derive(Debug)]
+pub struct AdminRequest {
+    /// HTTP method.
+    pub method: Method,
+    /// Its path.
+    pub path: String,
+    /// Its headers.
+    pub headers: http::HeaderMap,
+    /// Its whole body.
+    pub body: Bytes,
+}
+
+/// An answer to come.
+pub type Answering = Pin<Box<dyn Future<Output = AdminPage> + Send>>;
+
 type PageFn = Box<dyn Fn() -> AdminPage + Send + Sync>;
+type HandlerFn = Box<dyn Fn(AdminRequest) -> Answering + Send + Sync>;
 
 /// The pages by path. Add pages, then serve.
 pub struct AdminServer {
     pages: BTreeMap<&'static str, PageFn>,
+    handlers: BTreeMap<&'static str, HandlerFn>,
     metrics: Arc<Metrics>,
 }
 
@@ -78,6 +106,10 @@ impl AdminPage {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.content_type == HTML {
+            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        }
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }
@@ -87,7 +119,7 @@ impl AdminServer {
     /// With `/healthz` (the process runs), `/readyz` (503 and what is missing, until ready) and `/metrics`.
     pub fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
         let scraped = Arc::clone(&metrics);
-        Self { pages: BTreeMap::new(), metrics }
+        Self { pages: BTreeMap::new(), handlers: BTreeMap::new(), metrics }
             .page("/healthz", || AdminPage::text(StatusCode::OK, "ok\n"))
             .page("/readyz", move || ready_page(&readiness))
             .page("/metrics", move || metrics_page(&scraped))
@@ -98,6 +130,17 @@ impl AdminServer {
     #[must_use]
     pub fn page(mut self, path: &'static str, page: impl Fn() -> AdminPage + Send + Sync + 'static) -> Self {
         self.pages.insert(path, Box::new(page));
+        self
+    }
+
+    /// Adds what is not only read. Whoever does so decides who may ask.
+    #[must_use]
+    pub fn handler(
+        mut self,
+        path: &'static str,
+        handler: impl Fn(AdminRequest) -> Answering + Send + Sync + 'static,
+    ) -> Self {
+        self.handlers.insert(path, Box::new(handler));
         self
     }
 
@@ -123,9 +166,14 @@ impl AdminServer {
 
     async fn serve_connection(self: Arc<Self>, stream: TcpStream, stop: CancellationToken) {
         let _open = self.metrics.connection_accepted(ListenerLabel::Admin);
-        let service = service_fn(|request| {
-            let response = self.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+        let service = service_fn(|request: Request<Incoming>| {
+            let server = Arc::clone(&self);
+            async move {
+                Ok::<_, Infallible>(match server.handlers.get(request.uri().path()) {
+                    Some(handler) => handle(handler, request).await.into_response(),
+                    None => server.answer(&request),
+                })
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -163,6 +211,17 @@ impl std::fmt::Debug for AdminServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AdminServer").field("pages", &self.pages.keys()).finish_non_exhaustive()
     }
+}
+
+/// Reads the body, which is small, and asks.
+async fn handle(handler: &HandlerFn, request: Request<Incoming>) -> AdminPage {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, MAX_BODY_BYTES).collect();
+    let Ok(Ok(body)) = tokio::time::timeout(HEADER_TIMEOUT, body).await else {
+        return AdminPage::text(StatusCode::BAD_REQUEST, "the body is too large, too slow, or broke off\n");
+    };
+    let path = head.uri.path().to_owned();
+    handler(AdminRequest { method: head.method, path, headers: head.headers, body: body.to_bytes() }).await
 }
 
 type Connection<S> = http1::Connection<TokioIo<TcpStream>, S>;

@@ -19,7 +19,7 @@ pub mod start;
 pub mod tasks;
 pub mod watch;
 
-pub use admin::{AdminPage, AdminServer};
+pub use admin::{AdminPage, AdminRequest, AdminServer, Answering};
 pub use drain::{DrainGuard, DrainOutcome, DrainTrigger, DrainWatcher};
 pub use listen::{ListenError, ListenOptions, Listener};
 pub use ready::{BlockReady, Readiness};

@@ -53,7 +53,8 @@ pub struct AuditRecord {
     /// The peer's address.
     pub client: Option<SocketAddr>,
     /// The MCP method, from the closed set, `connect` for outbound connections, `session` for a session id that was
-    /// presented by somebody else than its owner, or `definition` for one that is not as it was approved.
+    /// presented by somebody else than its owner, `definition` for one that is not as it was
+    /// approved, or `approval` for the word of a person.
     pub action: &'static str,
     /// The service.
     #[serde(serialize_with = "render::optional_text")]
@@ -69,6 +70,9 @@ pub struct AuditRecord {
     /// What policies in audit mode would have answered to something that went on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub would_deny: Option<Box<WouldDeny>>,
+    /// What a person said of it, where one had to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Box<ApprovalNote>>,
     /// How it ended.
     pub outcome: Outcome,
     /// From the head of the request to the end of the reply.
@@ -82,6 +86,25 @@ pub struct AuditRecord {
     pub egress: Option<Box<EgressOfCall>>,
     /// Of the arguments, when there were any.
     pub argument_digest: Option<ArgumentDigest>,
+    /// The arguments that the rule shows, as JSON texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Box<serde_json::value::RawValue>>,
+}
+
+/// Whose word a call went by.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApprovalNote {
+    /// Tells calls that waited apart; joins the lines about one.
+    #[serde(serialize_with = "render::text")]
+    pub id: Arc<str>,
+    /// Whose call it was, in the line about who said something of it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "render::optional_text")]
+    pub of: Option<Arc<str>>,
+    /// Who said yes or no; nobody when nobody did.
+    #[serde(serialize_with = "render::optional_text")]
+    pub by: Option<Arc<str>>,
+    /// `elicitation`, `desk` or `nobody`.
+    pub how: &'static str,
 }
 
 /// A refusal that was only watched.
@@ -112,6 +135,16 @@ impl AuditRecord {
         }
     }
 
+    /// Somebody said whether a call may go on. Has a line besides that of the call.
+    pub fn approval(by: &str, yes: bool, note: ApprovalNote) -> Self {
+        Self {
+            decision: if yes { Decision::Allow } else { Decision::Deny },
+            outcome: if yes { Outcome::Ok } else { Outcome::Denied },
+            approval: Some(Box::new(note)),
+            ..Self::outside_calls(by.into(), "approval")
+        }
+    }
+
     fn outside_calls(who: Arc<str>, action: &'static str) -> Self {
         Self {
             time: SystemTime::now(),
@@ -124,11 +157,13 @@ impl AuditRecord {
             decision: Decision::Deny,
             rule: None,
             would_deny: None,
+            approval: None,
             outcome: Outcome::Denied,
             duration: Duration::ZERO,
             trace: TraceContext::new_root(),
             egress: None,
             argument_digest: None,
+            arguments: None,
         }
     }
 }

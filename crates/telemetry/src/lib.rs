@@ -27,7 +27,7 @@ pub mod trail;
 mod writer;
 
 pub use access::{AccessLog, AccessRecord};
-pub use audit::{ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision, WouldDeny};
+pub use audit::{ApprovalNote, ArgumentDigest, AuditLog, AuditRecord, AuditUnavailable, Decision, WouldDeny};
 pub use egress::{EgressLog, EgressOfCall, EgressRecord, RefusedEgress};
 pub use metrics::{Metrics, Role, ServiceMetrics};
 pub use render::rfc3339;

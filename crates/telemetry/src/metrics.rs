@@ -19,10 +19,10 @@ pub use egress::{EgressLabels, EgressMetrics};
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
-    BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates, Direction, DnsLimit, EgressVerdict,
-    Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure,
-    Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome, ReloadKind, ReloadOutcome, RenewalOutcome, Retry, Role,
-    SessionKind, Suspicion, UpstreamErrorKind,
+    ApprovalOutcome, BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates, Direction, DnsLimit,
+    EgressVerdict, Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind,
+    ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome, ReloadKind, ReloadOutcome,
+    RenewalOutcome, Retry, Role, SessionKind, Suspicion, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -158,6 +158,17 @@ impl Metrics {
     /// Counts a parked call until the guard is dropped.
     pub fn call_parked(&self) -> OpenGuard {
         OpenGuard::new(&self.parked_calls)
+    }
+
+    /// Counts what became of a call that a person has to approve.
+    pub fn approval(&self, outcome: ApprovalOutcome) {
+        self.families.approvals.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// Says how many calls wait for a person.
+    pub fn set_approvals_waiting(&self, count: usize) {
+        let gauge = self.families.approvals_waiting.with_label_values::<&str>(&[]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Says when a certificate in use expires. `name` is the use (`workload`, `public`), not its subject.

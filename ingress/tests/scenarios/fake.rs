@@ -226,6 +226,7 @@ impl State {
             ("tools/call", "once") if self.once.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => {
                 panic!("on purpose")
             }
+            (_, "pay_asking") if message["params"]["inputResponses"].is_null() => result(question()),
             (_, "fail") => result(json!({ "isError": true, "content": [] })),
             (_, "html") => {
                 let mut response = reply::json(StatusCode::BAD_GATEWAY, "<html>");
@@ -270,6 +271,13 @@ impl State {
             let _ = sender.finish().await;
         });
     }
+}
+
+/// What a server answers that has to know more.
+fn question() -> Value {
+    json!({ "resultType": "input_required", "requestState": "of the server", "inputRequests": {
+        "q": { "method": "elicitation/create", "params": { "mode": "form", "message": "which?" } },
+    } })
 }
 
 struct Cancelled(Arc<State>);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
 #![allow(unreachable_pub, reason = "a test binary has no users")]
 
+mod approvals;
 mod calls;
 mod cases;
 mod catalogs;

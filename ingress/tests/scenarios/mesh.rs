@@ -30,8 +30,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// SHA-256 of the token that the name stands for: `ada-token` and `bob-token`.
 const TOKENS: &str = "tokens:
-  - { subject: ada, sha256: SHA-ada, scopes: [all] }
+  - { subject: ada, sha256: SHA-ada, scopes: [all], roles: [release] }
   - { subject: bob, sha256: SHA-bob, scopes: [read] }
+  - { subject: carol, sha256: SHA-carol, roles: [release] }
+  - { subject: eve, sha256: SHA-eve, scopes: [all] }
 ";
 
 /// Ada may do everything, Bob may read what is called so.
@@ -101,7 +103,8 @@ impl Mesh {
         let domain = TrustDomain::parse("test.local").unwrap();
         let authority = Authority::init(dir.path(), &domain, &AuthorityOptions::default()).unwrap();
         std::fs::write(dir.path().join("policy.yaml"), policy).unwrap();
-        let tokens = TOKENS.replace("SHA-ada", &sha256("ada-token")).replace("SHA-bob", &sha256("bob-token"));
+        let token = |text: String, name: &str| text.replace(&format!("SHA-{name}"), &sha256(&format!("{name}-token")));
+        let tokens = ["ada", "bob", "carol", "eve"].into_iter().fold(TOKENS.to_owned(), token);
         std::fs::write(dir.path().join("tokens.yaml"), tokens).unwrap();
         let mut mesh = Self {
             dir,

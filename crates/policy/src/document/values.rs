@@ -49,8 +49,23 @@ pub(super) fn name() -> Kind<String> {
     })
 }
 
+/// The way to an argument.
+pub(super) fn argument() -> Kind<String> {
+    checked(Checked {
+        name: "argument",
+        pattern: "^[^.\\s]{1,64}(\\.[^.\\s]{1,64}){0,7}$",
+        accepts: |text| {
+            let fits = |part: &str| {
+                (1..=64).contains(&part.len()) && !part.chars().any(|c| c.is_whitespace() || c.is_control())
+            };
+            text.split('.').count() <= 8 && text.split('.').all(fits)
+        },
+        hint: "an argument's name, or names with `.` between them: options.mode",
+    })
+}
+
 /// A role or scope: compared exactly, so a stray space would be a rule that nobody can meet.
-pub(super) fn grant() -> Kind<String> {
+pub(crate) fn grant() -> Kind<String> {
     checked(Checked {
         name: "role or scope",
         pattern: "^[^\\s\\x00-\\x1f\\x7f]{1,256}$",

@@ -26,6 +26,8 @@ fn rule(name: &str, services: &[&str], capabilities: &[&str], requires: Vec<Requ
         admits,
         when: None,
         limit: None,
+        approval: None,
+        shown: None,
     }
 }
 
@@ -227,7 +229,17 @@ fn some_rule() -> impl Strategy<Value = Rule> {
     rule.prop_map(|(name, services, capabilities, kinds, admits, (effect, mode))| {
         let globs = |patterns: Vec<String>| patterns.iter().map(|pattern| Glob::new(pattern).unwrap()).collect();
         let coverage = Coverage { services: globs(services), capabilities: globs(capabilities), kinds };
-        Rule { id: RuleId::new("p", &name), effect, mode, coverage, admits, when: None, limit: None }
+        Rule {
+            id: RuleId::new("p", &name),
+            effect,
+            mode,
+            coverage,
+            admits,
+            when: None,
+            limit: None,
+            approval: None,
+            shown: None,
+        }
     })
 }
 

@@ -23,6 +23,8 @@ fn record() -> AuditRecord {
         egress: None,
         trace: TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap(),
         argument_digest: Some(ArgumentDigest::of(b"{}")),
+        arguments: None,
+        approval: None,
     }
 }
 

@@ -99,6 +99,14 @@ const CATALOG_STATE: MetricDoc = doc(
 );
 const CATALOG_ITEMS: MetricDoc =
     doc("outrigger_catalog_items", Gauge, &["service", "kind"], "Items of the service's catalog, by kind.");
+const APPROVALS: MetricDoc = doc(
+    "outrigger_approvals_total",
+    Counter,
+    &["outcome"],
+    "Calls that a person has to approve, by what became of them.",
+);
+const APPROVALS_WAITING: MetricDoc =
+    doc("outrigger_approvals_waiting", Gauge, &[], "Calls that wait for a person now.");
 const DEVIATING: MetricDoc = doc(
     "outrigger_definitions_deviating",
     Gauge,
@@ -285,6 +293,8 @@ pub fn describe() -> Vec<MetricDoc> {
         CERTIFICATES_ISSUED,
         CATALOG_STATE,
         CATALOG_ITEMS,
+        APPROVALS,
+        APPROVALS_WAITING,
         DEVIATING,
         SUSPICIOUS,
         CHILD_UP,
@@ -328,6 +338,8 @@ pub(super) struct Families {
     pub(super) child_up: IntGaugeVec,
     pub(super) catalog_state: IntGaugeVec,
     pub(super) catalog_items: IntGaugeVec,
+    pub(super) approvals: IntCounterVec,
+    pub(super) approvals_waiting: IntGaugeVec,
     pub(super) deviating: IntGaugeVec,
     pub(super) suspicious: IntGaugeVec,
     pub(super) limited: IntCounterVec,
@@ -383,6 +395,8 @@ impl Families {
             child_up: gauge(registry, &CHILD_UP)?,
             catalog_state: gauge(registry, &CATALOG_STATE)?,
             catalog_items: gauge(registry, &CATALOG_ITEMS)?,
+            approvals: counter(registry, &APPROVALS)?,
+            approvals_waiting: gauge(registry, &APPROVALS_WAITING)?,
             deviating: gauge(registry, &DEVIATING)?,
             suspicious: gauge(registry, &SUSPICIOUS)?,
             limited: counter(registry, &LIMITED)?,

@@ -289,6 +289,8 @@ closed_label! {
         CatalogItems = "catalog_items",
         /// Connections or bytes that a server sends out.
         Egress = "egress",
+        /// Calls that wait for a person.
+        Approvals = "approvals",
     }
 }
 
@@ -315,6 +317,8 @@ closed_label! {
         DefinitionChanged = "definition_changed",
         /// Nobody approved the definition.
         DefinitionNotApproved = "definition_not_approved",
+        /// No person approved the call.
+        Approval = "approval",
     }
 }
 
@@ -401,6 +405,22 @@ closed_label! {
         Egress = "egress",
         /// Approved definitions.
         Lock = "lock",
+    }
+}
+
+closed_label! {
+    /// What became of a call that a person has to approve.
+    ApprovalOutcome {
+        /// It began to wait.
+        Asked = "asked",
+        /// Somebody said yes.
+        Approved = "approved",
+        /// Somebody said no.
+        Refused = "refused",
+        /// The call went on.
+        Used = "used",
+        /// Nobody said enough in time.
+        Expired = "expired",
     }
 }
 

@@ -20,6 +20,8 @@ fn touched() -> Arc<Metrics> {
     egress.lookup(LookupOutcome::Found);
     egress.dns_limited(DnsLimit::Busy);
     metrics.egress_dropped();
+    metrics.approval(ApprovalOutcome::Asked);
+    metrics.set_approvals_waiting(0);
     metrics.audit_sequence();
     metrics.key_fetches("https://id.example.com");
     metrics.introspections("https://id.example.com");
@@ -183,6 +185,9 @@ fn label_values() -> Vec<(&'static str, &'static str, String)> {
         ("outcome", "handshakes", words(HandshakeOutcome::ALL, HandshakeOutcome::as_str)),
         ("state", "catalog", words(CatalogState::ALL, CatalogState::as_str)),
         ("kind", "catalog items", words(&Kind::ALL, Kind::as_str)),
+        ("verdict", "definitions", words(Deviates::ALL, Deviates::as_str)),
+        ("class", "definitions", words(Suspicion::ALL, Suspicion::as_str)),
+        ("outcome", "approvals", words(ApprovalOutcome::ALL, ApprovalOutcome::as_str)),
         ("kind", "sessions", words(SessionKind::ALL, SessionKind::as_str)),
         (
             "tool",

@@ -140,6 +140,27 @@ fn segments_follow_each_other_and_a_missing_one_is_found() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the writer is a thread of its own")]
+fn swapped_segments_are_read_in_their_order() {
+    let bed = Bed::new();
+    let writer = bed.writer(2000);
+    for n in 0..60 {
+        writer.push(json!({ "who": "ada", "n": n, "text": "x".repeat(100) })).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    writer.close();
+    let files = segments(&bed.path()).unwrap();
+    let (one, other) = (fs::read(&files[0]).unwrap(), fs::read(&files[1]).unwrap());
+    fs::write(&files[0], other).unwrap();
+    fs::write(&files[1], one).unwrap();
+    // Lines say where they belong, names of files do not.
+    assert_eq!(bed.verify().faults, []);
+    let text = fs::read_to_string(&files[0]).unwrap();
+    fs::write(&files[0], text.replacen("ada", "eve", 1)).unwrap();
+    assert!(!bed.verify().faults.is_empty());
+}
+
+#[test]
 fn a_trail_goes_on_after_its_last_kept_segment() {
     let bed = Bed::new();
     bed.run(2);

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""The desk of approvals in a real browser: a person logs in, reads a call, and lets it go on.
+
+    desk.py --start target/debug/outrigger --modules DIR [--chromium /usr/bin/chromium]
+
+DIR has `node_modules/playwright-core` (`npm install --prefix DIR playwright-core`). Not part of `make test`, because it needs a
+browser; last line: `N passed, M failed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "acceptance"))
+
+from mesh import Processes, free_port, start_mesh  # noqa: E402
+
+POLICY = """apiVersion: mcpx.io/v1
+kind: SecurityPolicy
+metadata: { name: p }
+spec:
+  authorization:
+    rules:
+      - { name: reading, services: [fs], capabilities: [readFileText], approval: { role: boss } }
+"""
+
+
+def call(url: str, token: str, arguments: dict) -> dict:
+    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+    params = {"name": "fs__readFileText", "arguments": arguments, "_meta": meta}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    headers = {
+        "Authorization": f"Bearer {token}", "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tools/call", "Mcp-Name": "fs__readFileText",
+    }
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=90) as answer:
+        text = answer.read().decode()
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith(("data: ", "{"))]
+    return json.loads(lines[-1])
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--start", required=True)
+    options.add_argument("--modules", required=True, type=Path)
+    options.add_argument("--chromium", default="/usr/bin/chromium")
+    options = options.parse_args()
+    binary = str(Path(options.start).resolve())
+    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs", {"PATH": "/usr/bin:/bin"}) as processes:
+        root = Path(folder)
+        (root / "hello.txt").write_text("hello from a file")
+        (root / "policy.yaml").write_text(POLICY)
+        manifest = {"ingress": {"listen": "127.0.0.1:0"}, "services": {"fs": {"example": "fs", "args": ["--root", str(root)]}}}
+        up = start_mesh(processes, binary, manifest, root / "state", ["fs"]).document
+        # A second ingress, which knows two people.
+        tokens = [
+            {"subject": name, "sha256": hashlib.sha256(f"{name}-token".encode()).hexdigest(), "roles": roles}
+            for name, roles in [("ada", []), ("carol", ["boss"])]
+        ]
+        identity = {name: str(root / "state" / "identity" / file) for name, file in [("cert", "ingress.pem"), ("key", "ingress.key")]}
+        identity |= {name: str(root / "state" / "ca" / file) for name, file in [("ca", "ca.pem"), ("crl", "crl.pem")]}
+        # `up` gives each part a directory of its own.
+        for name in ("cert", "key"):
+            found = list((root / "state" / "identity").rglob(Path(identity[name]).name))
+            identity[name] = str(found[0])
+        listen, admin = free_port(), free_port()
+        settings = {
+            "listen": f"127.0.0.1:{listen}", "admin": {"listen": f"127.0.0.1:{admin}"}, "tokens": tokens,
+            "identity": {"trust_domain": "demo.outrigger.local", **identity}, "policy": [str(root / "policy.yaml")],
+            "services": {"fs": {"addresses": [up["services"]["fs"]["sidecar"]]}}, "audit": str(root / "audit.jsonl"),
+        }
+        domain = json.loads((root / "state" / "up.json").read_text()).get("trust_domain")
+        if domain:
+            settings["identity"]["trust_domain"] = domain
+        (root / "ingress.yaml").write_text(json.dumps(settings))
+        child = processes.start("second", [binary, "ingress", "--config", str(root / "ingress.yaml")])
+
+        def ready() -> bool:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=2) as answer:
+                    return answer.status == 200
+            except OSError:
+                return False
+
+        processes.wait_until("second", child, ready)
+        answers: list[dict] = []
+        url = f"http://127.0.0.1:{listen}/mcp"
+        evil = "hello.txt<img src=x onerror=document.title='owned'>\u202e"
+        paths = ["hello.txt", evil]
+        callers = [threading.Thread(target=lambda path=path: answers.append(call(url, "ada-token", {"path": path}))) for path in paths]
+        for caller in callers:
+            caller.start()
+        ran = subprocess.run(
+            ["node", str(HERE / "desk.mjs"), str(options.modules.resolve()), options.chromium, f"http://127.0.0.1:{admin}"],
+            capture_output=True, text=True, timeout=120,
+        )
+        lines = [line for line in ran.stdout.splitlines() if line.startswith(("ok  ", "FAIL"))]
+        if ran.returncode:
+            lines.append(f"FAIL the browser ended with {ran.returncode}: {ran.stderr[-800:]}")
+        for caller in callers:
+            caller.join(60)
+        texts = sorted(json.dumps(answer.get("result") or answer.get("error")) for answer in answers)
+        good = len(texts) == 2 and any("hello from a file" in text for text in texts) and any("did not approve" in text for text in texts)
+        lines.append(("ok  " if good else "FAIL") + " one call went on and the other did not" + ("" if good else f" {texts}"))
+    print("\n".join(lines))
+    failed = sum(line.startswith("FAIL") for line in lines)
+    print(f"{len(lines) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
