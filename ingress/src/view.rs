@@ -56,7 +56,7 @@ impl View {
         let visible = |service: &str, kind: Kind, name: &str| {
             let what = Capability { kind: policy_kind(kind), service, name };
             let asked = Asked { call: None, hints: || hints(found(catalog, service, kind, name)) };
-            rules.decide_in(&caller.principal, &what, &asked).is_allowed()
+            rules.allows_in(&caller.principal, &what, &asked)
         };
         let modern = caller.era == Era::Modern;
         let lists = Kind::ALL.map(|kind| PreparedList::build(catalog, kind, modern, visible, page_bytes));

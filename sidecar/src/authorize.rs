@@ -89,7 +89,7 @@ impl Gate {
     pub fn visible(&self, who: &Principal, kind: CapabilityKind, name: &str) -> bool {
         let asked = Asked { call: None, hints: || (self.hints)(kind, name) };
         let what = Capability { kind, service: &self.service, name };
-        self.rules.load().policy.decide_in(who, &what, &asked).is_allowed()
+        self.rules.load().policy.allows_in(who, &what, &asked)
     }
 
     /// Whether somebody may use anything here: for what is no request.

@@ -140,12 +140,13 @@ impl Mesh {
             .map(|(name, fake)| format!("  {name}: {{ addresses: [\"{}\"] }}\n", fake.address))
             .collect();
         let services = if settings.contains("services:") { String::new() } else { format!("services:\n{services}") };
+        let policy =
+            if settings.contains("policy:") { String::new() } else { format!("policy: [{}]\n", at("policy.yaml")) };
         let text = format!(
-            "listen: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\naudit: {}\naccess_log: {}\npolicy: [{}]\ntokens_file: {}\n\
+            "listen: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\naudit: {}\naccess_log: {}\n{policy}tokens_file: {}\n\
              identity: {{ trust_domain: test.local, cert: {}, key: {}, ca: {}, crl: {} }}\n{services}{settings}\n",
             at("audit.jsonl"),
             at("access.jsonl"),
-            at("policy.yaml"),
             at("tokens.yaml"),
             at("ingress.pem"),
             at("ingress.key"),

@@ -231,3 +231,54 @@ async fn places_follow_how_long_calls_take() {
     })
     .await;
 }
+
+/// Half of ten thousand rules.
+fn five_thousand_rules(name: &str, first: &str) -> String {
+    use std::fmt::Write;
+    let mut text = format!(
+        "apiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: {name} }}\nspec:\n  authorization:\n    rules:\n      - {first}\n"
+    );
+    for n in 1..5_000 {
+        let user = n % 1000;
+        writeln!(text, "      - {{name: r{n}, services: [a], capabilities: [t{n}], requires: [{{subject: u{user}}}]}}")
+            .unwrap();
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_of_ten_thousand_rules_disturbs_no_call() {
+    let rules = |name: &str, tool: &str| {
+        let first = format!("{{name: ada, services: [a], capabilities: [{tool}], requires: [{{subject: ada}}]}}");
+        five_thousand_rules(name, &first)
+    };
+    let mesh = Mesh::with(&[("a", health(tools(&["read", "new"])))], &rules("half", "old"), "").await;
+    std::fs::write(mesh.path("other.yaml"), rules("other", "read")).unwrap();
+    let files = ["policy.yaml", "other.yaml"].map(|name| mesh.path(name).display().to_string());
+    let mesh = mesh.another_ingress(&format!("policy: [{}]", files.join(", "))).await;
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let callers = (0..4).map(|_| {
+        let (client, over) = (mesh.client.clone(), std::sync::Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut calls = 0_u32;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(client.call("a__read").await.status, 200);
+                calls += 1;
+            }
+            calls
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    assert_eq!(mesh.client.call("a__new").await.json()["error"]["code"], json!(-32602));
+    for (tool, usable) in [("new", true), ("old", false)] {
+        // Whole or not at all, as whoever writes policies should do.
+        std::fs::write(mesh.path("next.yaml"), rules("half", tool)).unwrap();
+        std::fs::rename(mesh.path("next.yaml"), mesh.path("policy.yaml")).unwrap();
+        eventually("the new policy", || async { mesh.client.call("a__new").await.json()["error"].is_null() == usable })
+            .await;
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 10, "calls went on all the time");
+    }
+}

@@ -4,6 +4,7 @@
 //! Whatever is found is asked again, so the index may find too much and must never find too little. A lookup takes no
 //! lock and allocates nothing.
 
+use super::quick::QuickMap;
 use crate::capability::Capability;
 use crate::principal::Principal;
 use crate::rule::{Rule, name_key};
@@ -19,7 +20,7 @@ const WORTH_KEYS: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     /// Rules that name the service exactly.
-    by_service: HashMap<Box<str>, Slice>,
+    by_service: QuickMap<Box<str>, Slice>,
     /// Rules that name services by pattern; whether they cover the service is still to be asked.
     by_pattern: Slice,
     /// All of them.
@@ -38,13 +39,13 @@ struct Slice {
 struct Heads {
     /// The lengths that occur, as bits.
     lengths: u32,
-    groups: HashMap<Box<[u8]>, Group>,
+    groups: QuickMap<Box<[u8]>, Group>,
 }
 
 /// Rules, in order, by whom they name.
 #[derive(Debug, Clone, Default)]
 struct Group {
-    keyed: HashMap<u64, Box<[u32]>>,
+    keyed: QuickMap<u64, Box<[u32]>>,
     open: Box<[u32]>,
     /// Both, in order.
     every: Box<[u32]>,
@@ -165,7 +166,7 @@ impl Group {
     fn new(every: Vec<u32>, rules: &[Rule]) -> Group {
         let rule = |index: &u32| rules.get(*index as usize);
         if every.len() < WORTH_KEYS {
-            return Group { keyed: HashMap::new(), open: every.clone().into(), every: every.into() };
+            return Group { keyed: QuickMap::default(), open: every.clone().into(), every: every.into() };
         }
         let (mut keyed, mut open) = (HashMap::<u64, Vec<u32>>::new(), Vec::new());
         for index in &every {

@@ -2,6 +2,7 @@
 
 use super::{Decision, Denial, DenyReason, MtlsMode, PolicySet};
 use crate::capability::{Capability, CapabilityKind};
+use crate::condition::Listed;
 use crate::glob::Glob;
 use crate::principal::Principal;
 use crate::rule::{Admits, Coverage, Effect, Kinds, Mode, Requirement, Rule, RuleId};
@@ -295,6 +296,14 @@ fn defined(rules: &[Rule], who: &Principal, what: &Capability<'_>) -> Decision {
 }
 
 proptest! {
+    #[test]
+    fn what_is_allowed_is_the_same_with_reasons_and_without(
+        rules in some_rules(), who in some_principal(), kind in some_kind(), service in "[fg]{1,2}", name in "[rw./]{1,4}",
+    ) {
+        let (set, what) = (set(rules), Capability { kind, service: &service, name: &name });
+        prop_assert_eq!(set.allows_in(&who, &what, &Listed(None)), set.decide(&who, &what).is_allowed());
+    }
+
     #[test]
     fn an_allowing_rule_takes_nothing_away_and_a_denying_one_gives_nothing(
         rules in some_rules(), mut more in some_rule(), at in any::<proptest::sample::Index>(),
