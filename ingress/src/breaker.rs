@@ -172,7 +172,7 @@ impl Breaker {
     }
 
     /// A call went well. Gives whether the replica is back with it.
-    pub(crate) fn succeeded(&self, now: Instant) -> bool {
+    pub(crate) fn succeeded(&self, now: impl FnOnce() -> Instant) -> bool {
         self.good.fetch_add(1, Ordering::Relaxed);
         if self.failed.load(Ordering::Relaxed) != 0 {
             self.failed.store(0, Ordering::Relaxed);
@@ -186,6 +186,7 @@ impl Breaker {
         let mut state = self.lock();
         let back = matches!(state.phase, Phase::OnTrial { .. });
         if back {
+            let now = now();
             self.begin_window(&mut state, now);
             state.phase = Phase::Recovering { since: now };
             self.level.store(BACK, Ordering::Relaxed);

@@ -283,7 +283,7 @@ async fn attempt(
     terms: &Terms<'_>,
 ) -> Result<Result<Answered, SendError>, Failure> {
     let in_flight = replica.enter();
-    let began = Instant::now();
+    let began = terms.measured.then(Instant::now);
     let until = terms.deadline.map_or(silent_at, |deadline| deadline.at.min(silent_at));
     match timeout_at(until, replica.pool.send(outgoing.request(terms.deadline))).await {
         Err(_elapsed) => {
@@ -308,7 +308,7 @@ async fn attempt(
                 replica.wake.notify_one();
             }
             Ok(Ok(judged(service, replica, in_flight, head(service, response)).map(|(upstream, in_flight)| {
-                let began = (terms.measured && upstream.kind == AnswerKind::Json).then_some(began);
+                let began = began.filter(|_| upstream.kind == AnswerKind::Json);
                 (Upstream { deadline: terms.deadline, began, ..upstream }, in_flight)
             })))
         }

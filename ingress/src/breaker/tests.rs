@@ -29,7 +29,7 @@ fn relapse(breaker: &Breaker, now: Instant) -> Duration {
 fn failures_in_a_row_have_a_replica_left_alone_and_one_success_breaks_the_row() {
     let (breaker, now) = (breaker(), Instant::now());
     assert_eq!(fail(&breaker, 2, now), None);
-    breaker.succeeded(now);
+    breaker.succeeded(|| now);
     assert_eq!(fail(&breaker, 2, now), None);
     assert_eq!(breaker.standing(now), Standing::Well);
     assert_eq!(fail(&breaker, 1, now), Some((Ejection::Failures, SECOND)));
@@ -47,7 +47,7 @@ fn one_call_tries_it_and_its_share_grows_when_that_went_well() {
     assert!(breaker.try_it(back) && !breaker.try_it(back), "one at a time");
     assert_eq!(breaker.standing(back), Standing::Out);
     assert!(breaker.try_it(back + SECOND), "a trial of which nothing is heard holds up nothing");
-    assert!(breaker.succeeded(back) && !breaker.succeeded(back));
+    assert!(breaker.succeeded(|| back) && !breaker.succeeded(|| back));
     assert_eq!(breaker.standing(back), Standing::Recovering(10));
     assert_eq!(breaker.standing(back + 15 * SECOND), Standing::Recovering(50));
     assert_eq!(breaker.standing(back + 30 * SECOND), Standing::Well);
@@ -63,12 +63,12 @@ fn each_relapse_doubles_the_rest_up_to_its_bound_and_long_health_forgets_them() 
         assert_eq!(relapse(&breaker, now), seconds * SECOND);
     }
     now += 10 * SECOND;
-    assert!(breaker.try_it(now) && breaker.succeeded(now));
+    assert!(breaker.try_it(now) && breaker.succeeded(|| now));
     now += 30 * SECOND;
     assert_eq!(breaker.standing(now), Standing::Well);
     assert_eq!(fail(&breaker, 3, now + SECOND), Some((Ejection::Failures, 8 * SECOND)), "well for a moment only");
     now += 20 * SECOND;
-    assert!(breaker.try_it(now) && breaker.succeeded(now));
+    assert!(breaker.try_it(now) && breaker.succeeded(|| now));
     assert_eq!(breaker.standing(now + 30 * SECOND), Standing::Well);
     assert_eq!(fail(&breaker, 3, now + 40 * SECOND), Some((Ejection::Failures, SECOND)));
 }
@@ -78,7 +78,7 @@ fn a_share_of_failures_counts_only_among_enough_calls_of_one_window() {
     let (breaker, now) = (breaker(), Instant::now());
     let mixed = |pairs: u32, now: Instant| {
         (0..pairs).find_map(|_| {
-            breaker.succeeded(now);
+            breaker.succeeded(|| now);
             breaker.failed(Fault::Answered, now, || true)
         })
     };
@@ -127,7 +127,7 @@ proptest! {
         for (event, millis) in events {
             now += Duration::from_millis(millis);
             match event {
-                0 => drop(breaker.succeeded(now)),
+                0 => drop(breaker.succeeded(|| now)),
                 1 => drop(breaker.failed(Fault::NoAnswer, now, || millis % 2 == 0)),
                 2 => drop(breaker.failed(Fault::Answered, now, || true)),
                 3 => drop(breaker.try_it(now)),
@@ -137,7 +137,7 @@ proptest! {
         let later = now + 8 * SECOND;
         prop_assert!(breaker.standing(later) != Standing::Out);
         if breaker.standing(later) == Standing::Due {
-            prop_assert!(breaker.try_it(later) && breaker.succeeded(later));
+            prop_assert!(breaker.try_it(later) && breaker.succeeded(|| later));
         }
         prop_assert!(breaker.standing(later + 31 * SECOND) == Standing::Well);
     }

@@ -71,7 +71,7 @@ impl Service {
 
     /// Notes that a call went well.
     pub(crate) fn succeeded_at(&self, replica: &Replica) {
-        if replica.breaker.succeeded(Instant::now()) {
+        if replica.breaker.succeeded(Instant::now) {
             self.count_out();
             tracing::info!(service = %self.name, replica = %replica.address, "the replica is used again");
         }
