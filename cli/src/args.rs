@@ -462,6 +462,8 @@ pub(crate) enum FileKind {
     Ingress,
     /// Who may do what.
     Policy,
+    /// Settings of `outrigger ca serve`.
+    Ca,
 }
 
 #[derive(Debug, Subcommand)]

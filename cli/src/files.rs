@@ -16,10 +16,20 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// Replaces `path` whole, with this mode from its first moment on.
 pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    replace(path, content, mode).with_context(|| format!("cannot write {}", path.display()))
+    replace(path, content, mode, false).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+/// The same, and on the disk when it returns: for what must not be forgotten in a power cut.
+pub(crate) fn write_through(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let written = replace(path, content, mode, true).and_then(|()| {
+        // The new name is an entry of its directory.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    });
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32, through: bool) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = path.with_file_name(name);
@@ -30,7 +40,10 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(&temporary)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            if through { file.sync_all() } else { Ok(()) }
+        })
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The first error is the one to report.

@@ -1,23 +1,25 @@
 //! A line of JSON for everything that the authority issued or refused. It is on the disk before the answer goes out; when it
 //! cannot be written, nothing is issued.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use outrigger_telemetry::rfc3339;
+use outrigger_telemetry::trail::{Fsync, SequenceGauge, SureError, SureTrail, TrailSettings};
 use serde::Serialize;
 
-use super::tokens::seconds;
+/// A file of the trail ends with this many bytes: years of a small mesh.
+const SEGMENT: u64 = 64 * 1024 * 1024;
+/// Or when it is this old.
+const AGE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One decision. Proofs and keys are never in it.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Line<'a> {
-    /// Seconds since 1970.
-    pub(crate) time: u64,
+    /// When.
+    pub(crate) time: String,
     /// `issued` or `refused`.
     pub(crate) decision: &'static str,
     /// `token`, `kubernetes`, `certificate` or `none`.
@@ -34,38 +36,28 @@ pub(crate) struct Line<'a> {
     pub(crate) peer: Option<SocketAddr>,
 }
 
-/// The file.
-pub(crate) struct Audit {
-    path: PathBuf,
-    file: Mutex<File>,
-}
+/// The signed trail.
+pub(crate) struct Audit(Mutex<SureTrail>);
 
 impl Audit {
-    /// Opens it for appending.
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let file = Mutex::new(append(&path)?);
-        Ok(Self { path, file })
+    /// Goes on with it, or begins it; the key is made where there is none.
+    pub(crate) fn open(path: &Path, key: PathBuf, sequence: SequenceGauge) -> Result<Self, SureError> {
+        let settings = TrailSettings { key, segment_bytes: SEGMENT, segment_age: AGE, fsync: Fsync::Batch, sequence };
+        SureTrail::open(path, settings).map(|trail| Self(Mutex::new(trail)))
     }
 
     /// Writes a line and waits until it is on the disk. Blocks.
-    pub(crate) fn write(&self, line: &Line<'_>) -> io::Result<()> {
-        let line = Line { time: seconds(SystemTime::now()), ..*line };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        // One write for a whole line: a panic in between cannot leave half of one.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&text)?;
-        file.sync_data()
+    pub(crate) fn write(&self, line: &Line<'_>) -> Result<(), SureError> {
+        let line = Line { time: rfc3339(SystemTime::now()), ..line.clone() };
+        self.trail().write(&line)
     }
 
-    /// Opens the file again under its name, after a rotation moved it away.
-    pub(crate) fn reopen(&self) -> io::Result<()> {
-        let file = append(&self.path)?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
-        Ok(())
+    /// Ends the file and begins another one, for whoever keeps them.
+    pub(crate) fn turn(&self) -> Result<(), SureError> {
+        self.trail().turn()
     }
-}
 
-fn append(path: &std::path::Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    fn trail(&self) -> MutexGuard<'_, SureTrail> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -66,7 +66,7 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     let metrics = Metrics::new(Role::Authority)?;
     let state = Arc::new(State::load(&config.dir)?);
     metrics.certificate_expiry("authority", state.credentials.not_after());
-    let audit = Audit::open(config.audit.clone());
+    let audit = Audit::open(&config.audit, config.dir.join("audit.key"), metrics.audit_sequence());
     let audit = Arc::new(audit.with_context(|| format!("cannot open the audit {}", config.audit.display()))?);
 
     let (trigger, draining) = channel();

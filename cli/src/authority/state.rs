@@ -76,7 +76,7 @@ pub(crate) async fn follow(state: Arc<State>, audit: Arc<Audit>, metrics: Arc<Me
         let (state, audit) = (Arc::clone(&state), Arc::clone(&audit));
         let reloaded = tokio::task::spawn_blocking(move || {
             if change == Some(Change::Hangup) {
-                audit.reopen().context("cannot open the audit again")?;
+                audit.turn().context("cannot go on with the audit")?;
             }
             state.reload().map(|()| state.credentials.not_after())
         });

@@ -146,7 +146,8 @@ fn change<T>(dir: &Path, edit: impl FnOnce(&mut Store) -> anyhow::Result<T>) -> 
     let result = edit(&mut store)?;
     let after = serde_json::to_vec_pretty(&store)?;
     if before != after {
-        files::write(&dir.join(FILE), &after, files::PRIVATE)?;
+        // A use that was forgotten could be used again.
+        files::write_through(&dir.join(FILE), &after, files::PRIVATE)?;
     }
     Ok(result)
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use outrigger_conditions::Cel;
 use outrigger_config::{Diagnostic, Diagnostics, Document, Env, Node, Position};
 use outrigger_policy::Reader;
@@ -19,6 +20,7 @@ impl FileKind {
             Self::Sidecar => "sidecar.yaml",
             Self::Ingress => "ingress.yaml",
             Self::Policy => "policy.yaml",
+            Self::Ca => "ca.yaml",
         }
     }
 }
@@ -84,6 +86,7 @@ fn check(args: &ValidateArgs, env: Env<'_>) -> Findings {
             FileKind::Ingress => {
                 outrigger_ingress::config::Config::from_sources(file, env).map(|config| config.warnings)
             }
+            FileKind::Ca => crate::authority::config::Config::from_sources(file, env).map(|config| config.warnings),
             FileKind::Policy => {
                 policies.push((name, text));
                 continue;
@@ -118,14 +121,17 @@ fn recognise(name: &str, text: &str) -> Result<FileKind, Diagnostics> {
     if has("identity") || has("tokens") || has("tokens_file") || some_has(&["addresses", "spiffe_id"]) {
         return Ok(FileKind::Ingress);
     }
+    if has("max_life") || has("kubernetes") || has("life") {
+        return Ok(FileKind::Ca);
+    }
     if has("mesh") || has("ingress") || some_has(&["example", "command", "url"]) {
         return Ok(FileKind::Mesh);
     }
     let file = Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let kinds = [FileKind::Mesh, FileKind::Sidecar, FileKind::Ingress, FileKind::Policy];
-    kinds.into_iter().find(|kind| kind.file_name() == file).ok_or_else(|| {
+    let mut kinds = FileKind::value_variants().iter().copied();
+    kinds.find(|kind| kind.file_name() == file).ok_or_else(|| {
         let start = Position { line: 1, column: 1 };
-        let hint = "say it with --kind mesh, sidecar, ingress or policy";
+        let hint = "say it with --kind mesh, sidecar, ingress, policy or ca";
         Diagnostic::at(name, text, start, "", "nothing in this file tells what kind of file it is").hint(hint).into()
     })
 }
@@ -151,6 +157,7 @@ fn schema(kind: FileKind) -> serde_json::Value {
         FileKind::Sidecar => outrigger_sidecar::config::Config::describe(),
         FileKind::Ingress => outrigger_ingress::config::Config::describe(),
         FileKind::Policy => outrigger_policy::settings(),
+        FileKind::Ca => crate::authority::config::Config::describe(),
     };
     settings.to_json_schema(kind.file_name())
 }
@@ -167,6 +174,8 @@ mod tests {
             ("service: fs\nupstream: http://a:1/\n", FileKind::Sidecar),
             ("services: { fs: { addresses: [a:1] } }\n", FileKind::Ingress),
             ("identity: {}\nservices: {}\n", FileKind::Ingress),
+            ("dir: ca\nlife: 1h\n", FileKind::Ca),
+            ("kubernetes: { rules: [] }\n", FileKind::Ca),
             ("apiVersion: mcpx.io/v1\n", FileKind::Policy),
             ("kind: x\n---\nkind: y\n", FileKind::Policy),
         ] {
@@ -179,7 +188,7 @@ mod tests {
 
     #[test]
     fn there_is_a_schema_of_every_kind() {
-        for kind in [FileKind::Mesh, FileKind::Sidecar, FileKind::Ingress, FileKind::Policy] {
+        for kind in FileKind::value_variants().iter().copied() {
             let schema = schema(kind);
             assert_eq!(schema["title"], kind.file_name());
             assert!(schema["properties"].as_object().is_some_and(|members| !members.is_empty()));

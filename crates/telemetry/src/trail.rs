@@ -12,6 +12,7 @@
 mod chain;
 mod key;
 mod segment;
+mod sure;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use prometheus::IntGauge;
 use serde::Serialize;
 
 pub use crate::trail::key::{KeyError, PublicKey};
+pub use crate::trail::sure::{SureError, SureTrail};
 pub use crate::trail::verify::{Fault, FaultKind, Report, segments, verify};
 
 use crate::render;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::world::{Part, World, get};
-use crate::support::{call, until};
+use crate::support::{call, run, until};
 
 const RENEWED: &str = "outrigger_certificate_renewals_total{outcome=\"renewed\"}";
 
@@ -57,7 +57,7 @@ fn members_enrol_and_renew_under_load_and_their_keys_are_nowhere() {
     assert!(sidecar.metric("outrigger_certificate_expiry_timestamp_seconds{name=\"workload\"}") > 1e9);
     for (path, content) in world.files() {
         let text = String::from_utf8_lossy(&content);
-        let own = path.ends_with("ca/ca.key");
+        let own = path.ends_with("ca/ca.key") || path.ends_with("ca/audit.key");
         assert!(own || !text.contains("PRIVATE KEY"), "{} has a key", path.display());
         let log = path.extension().is_some_and(|extension| extension == "log" || extension == "jsonl");
         assert!(!log || !text.contains(&token), "{} has a token", path.display());
@@ -65,6 +65,13 @@ fn members_enrol_and_renew_under_load_and_their_keys_are_nowhere() {
     let audit = world.audit();
     assert!(audit.iter().any(|line| line["proof"] == "certificate" && line["decision"] == "issued"));
     assert!(audit.iter().all(|line| line["decision"] == "issued"), "{audit:?}");
+    let verify = || run(world.dir.path(), &["audit", "verify", "ca/audit.jsonl", "--key", "ca/audit.key.pub"]);
+    let verified = verify();
+    assert!(verified.status.success(), "{verified:?}");
+    let file = world.path("ca/audit.jsonl");
+    let changed = std::fs::read_to_string(&file).unwrap().replacen("/fs\"", "/eve\"", 1);
+    std::fs::write(&file, changed).unwrap();
+    assert!(!verify().status.success(), "a changed line is found");
 }
 
 #[test]

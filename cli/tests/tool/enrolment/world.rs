@@ -129,7 +129,9 @@ impl World {
     /// What the authority wrote down.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("ca/audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        // Those of the trail itself are about its files.
+        lines.filter(|line| line.get("event").is_none()).collect()
     }
 
     /// Every file below the directory with its content.

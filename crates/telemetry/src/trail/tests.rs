@@ -225,3 +225,39 @@ fn a_file_that_was_moved_away_ends_and_the_next_follows() {
     assert_eq!((report.faults, report.files), (vec![], 2));
     assert!(fs::read_to_string(&moved).unwrap().contains(r#""n":2"#), "a batch is never split over two files");
 }
+
+#[test]
+fn a_sure_trail_is_on_the_disk_line_by_line_and_goes_on_after_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("audit.jsonl"), dir.path().join("audit.key"));
+    let metrics = Metrics::new(Role::Authority).unwrap();
+    let settings = || TrailSettings {
+        key: key.clone(),
+        segment_bytes: 2000,
+        segment_age: Duration::from_secs(3600),
+        fsync: Fsync::Batch,
+        sequence: metrics.audit_sequence(),
+    };
+    let mut trail = SureTrail::open(&path, settings()).unwrap();
+    for n in 0..20 {
+        trail.write(&serde_json::json!({ "n": n })).unwrap();
+        let files = segments(&path).unwrap().into_iter().map(|file| std::fs::read_to_string(file).unwrap());
+        assert!(files.collect::<String>().contains(&format!("\"n\":{n},")), "{n}");
+    }
+    trail.turn().unwrap();
+    drop(trail);
+    // A crash in the middle of a line.
+    let mut text = std::fs::read(&path).unwrap();
+    text.extend(b"{\"n\":");
+    std::fs::write(&path, text).unwrap();
+    let mut trail = SureTrail::open(&path, settings()).unwrap();
+    trail.write(&serde_json::json!({ "n": 20 })).unwrap();
+    // What cannot be written is said, and the next one goes on.
+    trail.failed(std::io::ErrorKind::StorageFull.into());
+    trail.write(&serde_json::json!({ "n": 21 })).unwrap();
+    drop(trail);
+    let files = segments(&path).unwrap();
+    assert!(files.len() > 2, "{files:?}");
+    let report = verify(&files, &[PublicKey::load(&key).unwrap()]).unwrap();
+    assert!(report.faults.is_empty(), "{report:?}");
+}
