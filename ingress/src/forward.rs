@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use outrigger_identity::StatementError;
 use outrigger_mcp::bridge::meta_keys::{SESSION, mesh_only, mesh_only_but_errors};
 use outrigger_mcp::catalog::ToolHeaders;
 use outrigger_mcp::edit::{Edits, MetaEdit};
@@ -12,6 +13,7 @@ use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::headers::{self, encode};
 use outrigger_mcp::json::quote;
 use outrigger_mcp::revision::Revision;
+use outrigger_proxy::assertion;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::peek::{Accepts, mirrors_name};
@@ -73,8 +75,18 @@ pub(crate) struct Sent<'a> {
 }
 
 impl Outgoing {
-    /// Splices the service's own name, the trace and the session tag into the message; every other byte stays.
-    pub(crate) fn new(permitted: &Permitted, caller: &Caller, message: &Message, span: &Span, sent: Sent<'_>) -> Self {
+    /// Splices the service's own name, the trace and the session tag into the message; every other byte stays. Says for whom
+    /// the call is.
+    ///
+    /// # Errors
+    /// [`Failure::InvalidRequest`] when more is known of the user than can be said.
+    pub(crate) fn new(
+        permitted: &Permitted,
+        caller: &Caller,
+        message: &Message,
+        span: &Span,
+        sent: Sent<'_>,
+    ) -> Result<Self, Failure> {
         let destination = permitted.destination();
         let (mut edits, mut headers) = (Edits::new(), HeaderMap::with_capacity(12));
         if let Some(wanted) = &destination.wanted {
@@ -113,7 +125,9 @@ impl Outgoing {
             },
         );
         mirrored_arguments(&mut headers, permitted, message, sent.headers);
-        Self { body: edits.apply(message.body()), headers }
+        let user = destination.service.assertions.of(&caller.principal, caller.until).map_err(unsaid)?;
+        headers.extend(user.map(|user| (HeaderName::from_static(assertion::HEADER), user)));
+        Ok(Self { body: edits.apply(message.body()), headers })
     }
 
     fn request(&self, deadline: Option<Deadline>) -> Request<OutBody> {
@@ -127,6 +141,16 @@ impl Outgoing {
             put(request.headers_mut(), headers::DEADLINE, &left.as_millis().to_string());
         }
         request
+    }
+}
+
+fn unsaid(error: StatementError) -> Failure {
+    match error {
+        StatementError::TooLong(_) => Failure::InvalidRequest(
+            "the token says more of its user than services can be told; its roles, scopes and claims take up too much"
+                .to_owned(),
+        ),
+        other => Failure::Internal(format!("cannot say for whom a call is: {other}")),
     }
 }
 

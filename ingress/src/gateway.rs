@@ -356,7 +356,7 @@ impl Gateway {
             Some(task) => owner::of_task(&permitted.destination().service, &task.handle)?,
             None => owner::of_retry(&permitted.destination().service, message)?,
         };
-        let outgoing = Outgoing::new(&permitted, caller, message, span, sent);
+        let outgoing = Outgoing::new(&permitted, caller, message, span, sent)?;
         let destination = permitted.destination();
         let (service, wanted) = (&destination.service, destination.wanted.as_ref());
         let own_terms = wanted.filter(|wanted| wanted.kind == Kind::Tool);

@@ -13,6 +13,7 @@ use outrigger_config::kinds::HostPort;
 use outrigger_identity::{Credentials, SpiffeError, SpiffeId, replaced_by, server_name};
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
+use outrigger_proxy::assertion::Assertions;
 use outrigger_proxy::dial::{ClientTls, Endpoint};
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::log_bound::LogBound;
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) settings: config::Service,
     /// Its name.
     pub(crate) name: Arc<str>,
+    /// Says for whom calls are.
+    pub(crate) assertions: Assertions,
     /// Its sidecars; empty only while none has registered. Others may come and go while the service stays.
     replicas: ArcSwap<Vec<Arc<Replica>>>,
     /// Who each of them must be.
@@ -122,6 +125,7 @@ impl Service {
         Ok(Self {
             settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
+            assertions: Assertions::new(with.credentials, &expected),
             replicas: ArcSwap::from_pointee(replicas),
             expected,
             header_checks: settings.header_checks,

@@ -155,7 +155,7 @@ pub(crate) async fn listen_at(
         .map_err(|_| Failure::Internal("a listen of ours is no message".into()))?;
     let span = Span { context: TraceContext::new_root(), state: None };
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
-    let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
+    let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent)?;
     let terms = Terms::once(gateway.timeouts.common.request);
     let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, owner, terms).await?;
     if upstream.kind != AnswerKind::Stream {

@@ -1,7 +1,7 @@
 //! authorize: policy, rate limits and concurrency, in this order; the only maker of [`Permitted`].
 //!
-//! The ingress decided already, by the user. The sidecar decides again, by the workload that calls: whoever gets past
-//! the ingress, or never went there, meets the same rules here.
+//! The ingress decided already, by the user. The sidecar decides again, by the user for whom the ingress says that it calls,
+//! or by the workload that calls: whoever gets past the ingress, or never went there, meets the same rules here.
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -64,8 +64,8 @@ impl Inbound {
         trace: &[(&'static str, Bytes)],
         context: Context<'_>,
     ) -> Result<Response<OutBody>, Failure> {
-        let Context { head, record, who, accepts } = context;
-        let context = Context { head, record: &mut *record, who, accepts };
+        let Context { head, record, who, asks, accepts } = context;
+        let context = Context { head, record: &mut *record, who, asks, accepts };
         self.refused(permitted.message())?;
         let answered = match self.upstream.relay() {
             Some(server) => self.relay(server, permitted, trace, context).await,
@@ -97,7 +97,7 @@ impl Inbound {
         trace: &[(&'static str, Bytes)],
         context: Context<'_>,
     ) -> Result<Response<OutBody>, Failure> {
-        let who = context.who;
+        let who = context.asks;
         let modern = !context.record.of_session();
         let whole = Context { accepts: Accepts { json: true, stream: false }, ..context };
         let (head, body) = self.forward(permitted, trace, whole).await?.into_parts();
@@ -326,7 +326,7 @@ impl Inbound {
         MetaEdit { drop: Some(mesh_only), set: trace.to_vec() }.params(message, &mut edits);
         let listens = message.method == Method::SubscriptionsListen;
         if listens {
-            let visible = |uri: &str| self.gate.visible(context.who, policy_kind(Kind::Resource), uri);
+            let visible = |uri: &str| self.gate.visible(context.asks, policy_kind(Kind::Resource), uri);
             if listen::narrow(message, self.subscriptions, visible, &mut edits) {
                 // The acknowledgement says what is honoured.
                 self.recorders.metrics.limited(LimitKind::Subscriptions);

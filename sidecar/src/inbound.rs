@@ -33,6 +33,7 @@ use outrigger_mcp::{
 };
 use outrigger_policy::{Principal, glob::Glob};
 use outrigger_proxy::{
+    assertion,
     body::OutBody,
     failure::Failure,
     handshake::ConnInfo,
@@ -46,7 +47,10 @@ use outrigger_proxy::{
     trace::{self, TraceRules},
 };
 use outrigger_runtime::drain::DrainWatcher;
-use outrigger_telemetry::{Metrics, metrics::LimitKind};
+use outrigger_telemetry::{
+    Metrics,
+    metrics::{AssertionCounter, AssertionOutcome, LimitKind},
+};
 
 use crate::{
     authorize::{Gate, Permitted},
@@ -107,6 +111,8 @@ pub struct Inbound {
     pub event_bytes: usize,
     /// Where requests are recorded.
     pub recorders: Arc<Recorders>,
+    /// Counts what ingresses say of their users.
+    pub assertions: AssertionCounter,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
     /// The longest silence of the server within a call.
@@ -127,7 +133,10 @@ pub struct Inbound {
 pub(crate) struct Context<'a> {
     pub(crate) head: &'a http::request::Parts,
     pub(crate) record: &'a mut Record,
+    /// The workload at the other end, or in a session its client: whose state is kept.
     pub(crate) who: &'a Principal,
+    /// Whom policy and records are about: the user for whom an ingress calls, else the same.
+    pub(crate) asks: &'a Principal,
     pub(crate) accepts: Accepts,
 }
 
@@ -231,16 +240,40 @@ impl Inbound {
             .as_ref()
             .map_err(|rejected| Refused { failure: rejected.error.clone().into(), id: rejected.id.clone() })?;
         let id = message.id();
+        let user = self.user(&head.headers, who).map_err(|failure| Refused { failure, id: id.clone() })?;
+        if let Some(user) = &user {
+            record.who = Some(user.clone());
+        }
+        let asks = user.as_ref().unwrap_or(who);
         let checked = peek::accepts(&head.headers)
             .and_then(|accepts| peek::modern(&head.headers, message, self.header_checks).map(|()| accepts))
             .and_then(|accepts| self.check_session_tag(message, who).map(|()| accepts));
         match checked {
             Ok(accepts) => {
-                let served = self.dispatch(message, Context { head, record, who, accepts }).await;
+                let served = self.dispatch(message, Context { head, record, who, asks, accepts }).await;
                 served.map_err(|failure| Refused { failure, id })
             }
             Err(failure) => Err(Refused { failure, id }),
         }
+    }
+
+    /// identify, the second half: for whom an ingress calls. What others say of that is nothing to us.
+    fn user(&self, headers: &HeaderMap, who: &Principal) -> Result<Option<Principal>, Failure> {
+        if !headers.contains_key(assertion::HEADER) {
+            return Ok(None);
+        }
+        if !self.ingresses.iter().any(|glob| glob.matches(who.id())) {
+            self.assertions.record(AssertionOutcome::Ignored);
+            tracing::debug!(who = who.id(), "says for whom it calls, and is not among `ingresses` of this sidecar");
+            return Ok(None);
+        }
+        assertion::user(&self.credentials, headers, who)
+            .inspect(|_| self.assertions.record(AssertionOutcome::Believed))
+            .map_err(|error| {
+                self.assertions.record(AssertionOutcome::Refused);
+                tracing::warn!(who = who.id(), %error, "what an ingress says of its user is not believed");
+                Failure::CallerRefused
+            })
     }
 
     /// Limits count by who stands behind a call, so only ingresses may say who that is.
@@ -290,7 +323,7 @@ impl Inbound {
             return Err(Failure::UnknownMethod(message.method_name().into_owned()));
         }
         let trace = self.trace(&context.head.headers, message, context.record);
-        let permitted = self.gate.permit(context.who, message, context.record)?;
+        let permitted = self.gate.permit(context.asks, message, context.record)?;
         self.note_call(message, context.record).await?;
         if let Err(mismatch) = self.check_param_headers(context.head, message, context.who) {
             // The client may know a newer list than we do.
@@ -323,7 +356,7 @@ impl Inbound {
             Some(kind) if self.caller_lists.always() => {
                 Box::pin(self.list_of_caller(kind, &permitted, &trace, context)).await
             }
-            Some(kind) => Box::pin(self.list(message, kind, context.who)).await,
+            Some(kind) => Box::pin(self.list(message, kind, context.who.id(), context.asks)).await,
             None => match deadline(&context.head.headers) {
                 None => self.forward(&permitted, &trace, context).await,
                 // Boxed like the others. What is under way at the server is cancelled with it.
@@ -455,8 +488,14 @@ impl Inbound {
         Some(with(mirrored, message.params().get(Param::Arguments).map(|span| message.raw(span))))
     }
 
-    async fn list(&self, message: &Message, kind: Kind, who: &Principal) -> Result<Response<OutBody>, Failure> {
-        let own = self.own_lists(message, who.id()).await;
+    async fn list(
+        &self,
+        message: &Message,
+        kind: Kind,
+        peer: &str,
+        who: &Principal,
+    ) -> Result<Response<OutBody>, Failure> {
+        let own = self.own_lists(message, peer).await;
         let (offer, lists) = match &own {
             Some(own) => (own.offer.clone(), &own.lists),
             None => (self.keeper.offer(), &self.lists),
@@ -487,7 +526,7 @@ impl Inbound {
             self.recorders.metrics.limited(LimitKind::Subscriptions);
             filter.resources.truncate(self.subscriptions);
         }
-        filter.resources.retain(|uri| self.gate.visible(context.who, policy_kind(Kind::Resource), uri));
+        filter.resources.retain(|uri| self.gate.visible(context.asks, policy_kind(Kind::Resource), uri));
         if self.upstream.is_shared() {
             filter.forgo_session();
         }

@@ -103,7 +103,7 @@ impl Door {
         let mut record = Record::of_call(&self.inbound.recorders, self.client, &self.who);
         let head = self.head(&message);
         let accepts = Accepts { json: true, stream: true };
-        let context = Context { head: &head, record: &mut record, who: &self.who, accepts };
+        let context = Context { head: &head, record: &mut record, who: &self.who, asks: &self.who, accepts };
         match Box::pin(self.inbound.dispatch(&message, context)).await {
             Ok(response) => {
                 record.status(response.status());

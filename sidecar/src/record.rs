@@ -227,7 +227,7 @@ impl Record {
             let record = AuditRecord {
                 time: SystemTime::now(),
                 who: who.id().into(),
-                via: None,
+                via: who.via().map(|workload| workload.id().into()),
                 client: Some(self.client),
                 action: method.as_str(),
                 service: Some(self.recorders.metrics.name().clone()),

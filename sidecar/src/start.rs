@@ -325,6 +325,7 @@ fn inbound(
         subscriptions: held.subscriptions,
         event_bytes: config.limits.entrance.event_bytes,
         recorders: Arc::new(recorders),
+        assertions: metrics.assertions(),
         metrics: metrics.clone(),
         idle: config.timeouts.common.request,
         served: AtomicU64::new(0),

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
+use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
 use crate::spiffe::{SpiffeError, SpiffeId, TrustDomain};
@@ -103,6 +104,22 @@ pub(crate) fn facts(leaf: &CertificateDer<'_>) -> Result<PeerFacts, PeerError> {
 /// Start and end of any certificate's life.
 pub(crate) fn life(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), PeerError> {
     parse(certificate).map(|certificate| dates(&certificate))
+}
+
+/// The key of a certificate, and what kind of key it is (the contents of its AlgorithmIdentifier).
+pub(crate) struct PublicKey {
+    pub(crate) algorithm: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
+/// Reads the key of a certificate.
+pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, PeerError> {
+    let certificate = parse(certificate)?;
+    let public = &certificate.tbs_certificate.subject_pki;
+    let malformed = || PeerError::Malformed("its public key");
+    let (_, outer) = Any::from_der(public.raw).map_err(|_| malformed())?;
+    let (_, algorithm) = Any::from_der(outer.data).map_err(|_| malformed())?;
+    Ok(PublicKey { algorithm: algorithm.data.to_vec(), key: public.subject_public_key.data.to_vec() })
 }
 
 /// Reads the certificate of an authority that speaks for a trust domain.

@@ -103,6 +103,9 @@ pub enum PrincipalKind {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Principal(Arc<Facts>);
 
+/// Roles and scopes.
+type Grants = (Box<[Arc<str>]>, Box<[Arc<str>]>);
+
 #[derive(PartialEq, Eq, Hash)]
 struct Facts {
     kind: PrincipalKind,
@@ -112,6 +115,8 @@ struct Facts {
     scopes: Box<[Arc<str>]>,
     /// Sorted by name.
     claims: Box<[Claim]>,
+    /// The workload that says for whom it calls.
+    via: Option<Principal>,
     /// What rules that name this caller exactly are found by.
     keys: Box<[u64]>,
 }
@@ -169,7 +174,7 @@ impl Principal {
             return Ok(self.clone());
         }
         let (roles, scopes) = (sorted_grants(roles)?, sorted_grants(scopes)?);
-        Ok(Principal::of(self.0.kind.clone(), Arc::clone(&self.0.id), roles, scopes, self.0.claims.clone()))
+        Ok(self.with((roles, scopes), self.0.claims.clone(), self.0.via.clone()))
     }
 
     /// The same principal with exactly these claims: of each its name and its values (one, or those of a list; numbers
@@ -205,20 +210,49 @@ impl Principal {
         if sorted.windows(2).any(|pair| matches!(pair, [a, b] if a.name == b.name)) {
             return Err(PrincipalError::ClaimTwice);
         }
-        let (roles, scopes) = (self.0.roles.clone(), self.0.scopes.clone());
-        Ok(Principal::of(self.0.kind.clone(), Arc::clone(&self.0.id), roles, scopes, sorted.into()))
+        Ok(self.with(self.grants(), sorted.into(), self.0.via.clone()))
+    }
+
+    /// The same principal, for whom this workload calls: rules that ask for the workload hold for it, too. What limits and
+    /// records know it by is the principal alone.
+    #[must_use]
+    pub fn through(&self, workload: &Principal) -> Principal {
+        self.with(self.grants(), self.0.claims.clone(), Some(workload.clone()))
+    }
+
+    /// The workload that calls for it.
+    pub fn via(&self) -> Option<&Principal> {
+        self.0.via.as_ref()
+    }
+
+    /// Whether it is the very same, not only an equal one: cheap, and true of all that were made of one.
+    pub fn is_same(&self, other: &Principal) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Where it is kept: another one for as long as this one exists.
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    fn grants(&self) -> Grants {
+        (self.0.roles.clone(), self.0.scopes.clone())
+    }
+
+    fn with(&self, grants: Grants, claims: Box<[Claim]>, via: Option<Principal>) -> Principal {
+        Principal::of(self.0.kind.clone(), Arc::clone(&self.0.id), grants, claims, via)
     }
 
     fn from_parts(kind: PrincipalKind, id: Arc<str>) -> Principal {
-        Principal::of(kind, id, Box::default(), Box::default(), Box::default())
+        Principal::of(kind, id, Grants::default(), Box::default(), None)
     }
 
     fn of(
         kind: PrincipalKind,
         id: Arc<str>,
-        roles: Box<[Arc<str>]>,
-        scopes: Box<[Arc<str>]>,
+        (roles, scopes): Grants,
         claims: Box<[Claim]>,
+        via: Option<Principal>,
     ) -> Principal {
         let mut keys: Vec<u64> = match &kind {
             PrincipalKind::Workload { spiffe_id, service, .. } => {
@@ -232,7 +266,8 @@ impl Principal {
         for claim in &claims {
             keys.extend(claim.values.iter().map(|value| name_key(NameKind::Claim, &claim_key(&claim.name, value))));
         }
-        Principal(Arc::new(Facts { kind, id, roles, scopes, claims, keys: keys.into() }))
+        keys.extend(via.iter().flat_map(|via| via.keys().iter().copied()));
+        Principal(Arc::new(Facts { kind, id, roles, scopes, claims, via, keys: keys.into() }))
     }
 
     /// What rules that name this caller, or a grant of it, exactly are found by.
@@ -295,6 +330,7 @@ impl fmt::Debug for Principal {
             .field("roles", &self.0.roles)
             .field("scopes", &self.0.scopes)
             .field("claims", &self.0.claims)
+            .field("via", &self.0.via.as_ref().map(Principal::id))
             .finish()
     }
 }
@@ -412,6 +448,18 @@ mod tests {
         let all = many(65).into_iter().map(|name| (name, vec![String::new()])).collect();
         assert_eq!(wrong(all), PrincipalError::TooManyClaims(65));
         assert_eq!(Principal::anonymous().with_claims([("a", ["b"])]).unwrap().claims(), [], "nobody claims nothing");
+    }
+
+    #[test]
+    fn a_user_that_a_workload_calls_for_is_itself() {
+        let ingress = Principal::workload("spiffe://demo/ingress").unwrap();
+        let ada = Principal::user("ada").unwrap().with_grants(["admin"], ["read"]).unwrap();
+        let called = ada.through(&ingress);
+        assert_eq!((called.id(), called.via().map(Principal::id)), ("user:ada", Some("spiffe://demo/ingress")));
+        assert!(called.has_role("admin") && called != ada && called == ada.through(&ingress));
+        let more = called.with_grants(["x"], ["y"]).unwrap().with_claims([("a", ["b"])]).unwrap();
+        assert!(more.via().is_some() && more.has_role("x"));
+        assert!(ada.is_same(&ada.clone()) && !ada.is_same(&called) && ada.address() == ada.clone().address());
     }
 
     #[test]

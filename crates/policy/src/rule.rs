@@ -68,17 +68,26 @@ pub(crate) enum Requirement {
 impl Requirement {
     /// Whether the caller has what is asked.
     pub(crate) fn holds(&self, who: &Principal) -> bool {
+        let workload = who.via().unwrap_or(who);
         match (self, who.kind()) {
+            (Requirement::WorkloadId(_) | Requirement::WorkloadService(_), _) => self.names(workload),
             (Requirement::Scope(scope), _) => who.has_scope(scope),
             (Requirement::Role(role), _) => who.has_role(role),
             (Requirement::Claim { name, any }, _) => {
                 let held = who.claim(name);
                 any.iter().any(|wanted| held.binary_search_by(|value| (**value).cmp(wanted)).is_ok())
             }
+            (Requirement::Subject(glob), PrincipalKind::User { subject }) => glob.matches(subject),
+            (Requirement::Subject(_), _) => false,
+        }
+    }
+
+    /// Whether this is a workload that is asked for.
+    fn names(&self, workload: &Principal) -> bool {
+        match (self, workload.kind()) {
             (Requirement::WorkloadId(glob), PrincipalKind::Workload { spiffe_id, .. }) => glob.matches(spiffe_id),
             (Requirement::WorkloadService(glob), PrincipalKind::Workload { service, .. }) => glob.matches(service),
-            (Requirement::Subject(glob), PrincipalKind::User { subject }) => glob.matches(subject),
-            (Requirement::WorkloadId(_) | Requirement::WorkloadService(_) | Requirement::Subject(_), _) => false,
+            _ => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod accept;
+pub mod assertion;
 pub mod body;
 pub mod circumstances;
 pub mod dial;

@@ -19,10 +19,10 @@ pub use egress::{EgressLabels, EgressMetrics};
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
-    ApprovalOutcome, BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates, Direction, DnsLimit,
-    EgressVerdict, Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind,
-    ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome, ReloadKind, ReloadOutcome,
-    RenewalOutcome, Retry, Role, SessionKind, Suspicion, UpstreamErrorKind,
+    ApprovalOutcome, AssertionOutcome, BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates,
+    Direction, DnsLimit, EgressVerdict, Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome,
+    KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome, ReloadKind,
+    ReloadOutcome, RenewalOutcome, Retry, Role, SessionKind, Suspicion, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -58,6 +58,10 @@ pub struct OpenGuard(IntGauge);
 /// Counts fetches of the keys of one identity provider.
 #[derive(Debug, Clone)]
 pub struct KeyFetches(Vec<IntCounter>);
+
+/// Counts what ingresses say of their users.
+#[derive(Debug, Clone)]
+pub struct AssertionCounter(Vec<IntCounter>);
 
 /// Counts questions to one identity provider about tokens.
 #[derive(Debug, Clone)]
@@ -205,6 +209,12 @@ impl Metrics {
         KeyFetches(KeyFetchOutcome::ALL.iter().map(counter).collect())
     }
 
+    /// Counts what ingresses say of their users.
+    pub fn assertions(&self) -> AssertionCounter {
+        let counter = |outcome: &AssertionOutcome| self.families.assertions.with_label_values(&[outcome.as_str()]);
+        AssertionCounter(AssertionOutcome::ALL.iter().map(counter).collect())
+    }
+
     /// Counts questions to an identity provider about tokens.
     pub fn introspections(&self, issuer: &str) -> Introspections {
         let counter = |outcome: &IntrospectionOutcome| {
@@ -265,6 +275,13 @@ impl Drop for OpenGuard {
 impl KeyFetches {
     /// Counts one.
     pub fn record(&self, outcome: KeyFetchOutcome) {
+        self.0[outcome as usize].inc();
+    }
+}
+
+impl AssertionCounter {
+    /// Counts one.
+    pub fn record(&self, outcome: AssertionOutcome) {
         self.0[outcome as usize].inc();
     }
 }

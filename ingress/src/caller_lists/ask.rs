@@ -52,7 +52,7 @@ pub(super) async fn ask(
         .map_err(|_| Failure::Internal("a question of ours is no message".into()))?;
     let span = Span { context: TraceContext::new_root(), state: None };
     let sent = Sent { headers: None, accepts: Accepts { json: true, stream: false } };
-    let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent);
+    let outgoing = Outgoing::new(&permitted, caller, &message, &span, sent)?;
     let patience = gateway.timeouts.common.request;
     let (upstream, _in_flight) = forward(&permitted, caller, &outgoing, None, Terms::once(patience)).await?;
     let body = read_bounded(upstream.body, gateway.limits.caller_list_bytes, patience).await;

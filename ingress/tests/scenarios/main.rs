@@ -21,3 +21,4 @@ mod replicas;
 mod safety;
 mod streams;
 mod tasks;
+mod users;

@@ -253,6 +253,12 @@ const INTROSPECTIONS: MetricDoc = doc(
     &["issuer", "outcome"],
     "Questions to an identity provider of the configuration whether an opaque token is good.",
 );
+const ASSERTIONS: MetricDoc = doc(
+    "outrigger_user_assertions_total",
+    Counter,
+    &["outcome"],
+    "Requests in which a caller says for whom it calls, by what became of that.",
+);
 const AUDIT_SEQUENCE: MetricDoc = doc(
     "outrigger_audit_sequence",
     Gauge,
@@ -317,6 +323,7 @@ pub fn describe() -> Vec<MetricDoc> {
         AUDIT_SEQUENCE,
         KEY_FETCHES,
         INTROSPECTIONS,
+        ASSERTIONS,
         ACCESS_DROPPED,
         BUILD_INFO,
     ]
@@ -370,6 +377,7 @@ pub(super) struct Families {
     pub(super) audit_sequence: IntGaugeVec,
     pub(super) key_fetches: IntCounterVec,
     pub(super) introspections: IntCounterVec,
+    pub(super) assertions: IntCounterVec,
     pub(super) access_dropped: IntCounterVec,
     pub(super) build_info: IntGaugeVec,
 }
@@ -427,6 +435,7 @@ impl Families {
             audit_sequence: gauge(registry, &AUDIT_SEQUENCE)?,
             key_fetches: counter(registry, &KEY_FETCHES)?,
             introspections: counter(registry, &INTROSPECTIONS)?,
+            assertions: counter(registry, &ASSERTIONS)?,
             access_dropped: counter(registry, &ACCESS_DROPPED)?,
             build_info: gauge(registry, &BUILD_INFO)?,
         })

@@ -213,6 +213,18 @@ closed_label! {
 }
 
 closed_label! {
+    /// What became of what an ingress says of its user.
+    AssertionOutcome {
+        /// Policy decided about the user.
+        Believed = "believed",
+        /// It was forged, old, or for another service.
+        Refused = "refused",
+        /// Somebody said it who is no ingress.
+        Ignored = "ignored",
+    }
+}
+
+closed_label! {
     /// What came of asking an identity provider about a token.
     IntrospectionOutcome {
         /// It is good.

@@ -25,6 +25,7 @@ fn touched() -> Arc<Metrics> {
     metrics.audit_sequence();
     metrics.key_fetches("https://id.example.com");
     metrics.introspections("https://id.example.com");
+    metrics.assertions();
     let fs = metrics.service("fs");
     fs.record(Method::Ping, None, Outcome::Ok, Duration::from_millis(1));
     fs.limited(LimitKind::Queue);
