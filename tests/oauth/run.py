@@ -223,6 +223,17 @@ async def refused(mesh, issuers: list[str]) -> None:
     check("opaque: a token that was taken back ends", await status(mesh.service("fs"), token) == 401, answer.text)
 
 
+async def the_sidecar_knows(audit: Path) -> None:
+    """Behind the ingress, too, the user is who called."""
+    wanted = {"who": "user:ada", "via": "spiffe://oauth.outrigger.local/ingress", "capability": "listDir"}
+    deadline = asyncio.get_running_loop().time() + 30
+    while not (found := any(wanted.items() <= json.loads(line).items() for line in audit.open(encoding="utf-8"))):
+        if asyncio.get_running_loop().time() > deadline:
+            break
+        await asyncio.sleep(0.1)
+    check("the audit of the sidecar names the user, and the ingress that called for it", found)
+
+
 async def everything(mesh, issuers: list[str]) -> None:
     for server, mode in [(0, "auto"), (0, "legacy"), (1, "auto")]:
         await a_whole_login(mesh, server, mode)
@@ -282,6 +293,7 @@ def main() -> int:
         wanted = manifest(free_port(), state, issuers, secret)
         mesh = start_mesh(processes, str(Path(args.start).resolve()), wanted, state / "up", ["fs", "vector"])
         asyncio.run(everything(mesh, issuers))
+        asyncio.run(the_sidecar_knows(state / "up" / "logs" / "fs.audit.jsonl"))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 
