@@ -12,7 +12,7 @@ use outrigger_policy::egress::{Host, Reason, Request};
 use super::Outbound;
 use super::authorize::Permitted;
 use super::credentials::{self, Added};
-use super::io::{linger, read_into, write_all};
+use super::io::{drain, linger, read_into, write_all, write_last};
 use super::mesh;
 use super::passes::{ChildId, shown};
 use super::record::Record;
@@ -347,14 +347,14 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
 /// reply and record, for what was refused. The connection ends: what follows may be the body of what was refused.
 async fn refuse(outbound: &Outbound, client: &Wire, refusal: &Refusal, record: &mut Record) {
     if reply(outbound, client, refusal, record).await {
-        linger(client).await;
+        drain(client).await;
     }
 }
 
-/// Says that it was refused, and why. `false`: the client is gone.
+/// Says that it was refused, and why, and nothing after that. `false`: the client is gone.
 async fn reply(outbound: &Outbound, client: &Wire, refusal: &Refusal, record: &mut Record) -> bool {
     record.refused(refusal);
-    write_all(client, &heads::refusal(&outbound.service, refusal, record)).await.is_ok()
+    write_last(client, &heads::refusal(&outbound.service, refusal, record)).await.is_ok()
 }
 
 /// Whether a request has a body.

@@ -68,9 +68,20 @@ pub(super) async fn read_into(from: &Wire, buffer: &mut Vec<u8>) -> io::Result<u
 }
 
 /// Writes everything.
-pub(super) async fn write_all(to: &Wire, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) async fn write_all(to: &Wire, bytes: &[u8]) -> io::Result<()> {
+    write_by(to, Wire::try_write, bytes).await
+}
+
+/// Writes everything, and says that it was the last.
+pub(super) async fn write_last(to: &Wire, bytes: &[u8]) -> io::Result<()> {
+    write_by(to, Wire::try_write_last, bytes).await?;
+    to.finish();
+    Ok(())
+}
+
+async fn write_by(to: &Wire, step: fn(&Wire, &[u8]) -> io::Result<usize>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match to.try_write(bytes) {
+        match step(to, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.socket()?.writable().await?,
@@ -80,9 +91,15 @@ pub(super) async fn write_all(to: &Wire, mut bytes: &[u8]) -> io::Result<()> {
     to.flush().await
 }
 
-/// Closes so that the last words arrive: a close with unread bytes would reset the connection and take them back.
+/// Says the end, and [`drain`]s.
 pub(super) async fn linger(stream: &Wire) {
     stream.finish();
+    drain(stream).await;
+}
+
+/// Reads on until the other side ends too, so that the last words arrive: a close with unread bytes would reset the connection and
+/// take them back.
+pub(super) async fn drain(stream: &Wire) {
     let rest = async {
         let mut seen = 0;
         while seen < LINGER.0 {

@@ -8,7 +8,7 @@ use outrigger_policy::egress::{Host, Request};
 use super::Outbound;
 use super::authorize::Permitted;
 use super::http::{self, Opened, Spoken};
-use super::io::{linger, read_into, write_all};
+use super::io::{drain, linger, read_into, write_all, write_last};
 use super::passes::{ChildId, Shown};
 use super::record::Record;
 use super::refusal::{Refusal, Why};
@@ -51,8 +51,8 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, client: Wire, mut buffer: Ve
     if matches!(refusal.why, Why::WrongPass) {
         return linger(&client).await;
     }
-    if write_all(&client, &socks::reply(refusal.why.told().socks)).await.is_ok() {
-        linger(&client).await;
+    if write_last(&client, &socks::reply(refusal.why.told().socks)).await.is_ok() {
+        drain(&client).await;
     }
 }
 

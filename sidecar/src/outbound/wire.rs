@@ -6,7 +6,9 @@ use std::io::{self, Read, Write};
 use std::net::{self, SocketAddr};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use rustix::net::{SendFlags, Shutdown, send as send_to, shutdown};
 use rustls::Connection;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// A connected socket, perhaps with TLS over it.
@@ -101,6 +103,12 @@ impl Wire {
         }
     }
 
+    /// The same for the last words, which leave in one packet with the end that [`Wire::finish`] says: two packets would wake the
+    /// other side twice.
+    pub(super) fn try_write_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        if self.tls.is_some() { self.try_write(bytes) } else { self.socket.try_write_last(bytes) }
+    }
+
     /// Sends what TLS still holds.
     pub(super) async fn flush(&self) -> io::Result<()> {
         loop {
@@ -165,11 +173,20 @@ impl Socket {
         }
     }
 
+    fn try_write_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        match self.watched.get() {
+            Some(socket) => socket.try_io(Interest::WRITABLE, || Ok(send_to(socket, bytes, flags)?)),
+            None => Ok(send_to(self.fresh().as_ref().ok_or(io::ErrorKind::NotConnected)?, bytes, flags)?),
+        }
+    }
+
     /// Fails only when the connection is over already.
     fn finish(&self) {
-        if let Ok(socket) = self.watched() {
-            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
-        }
+        let _ = match self.watched.get() {
+            Some(socket) => shutdown(socket, Shutdown::Write),
+            None => self.fresh().as_ref().map_or(Ok(()), |socket| shutdown(socket, Shutdown::Write)),
+        };
     }
 
     /// Every use is one operation on it, so a panic elsewhere leaves nothing half done.
