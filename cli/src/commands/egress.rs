@@ -169,7 +169,41 @@ struct Line {
     tools: Vec<String>,
     verdict: String,
     reason: Option<String>,
+    #[serde(default)]
+    bytes_down: u64,
 }
+
+/// What a destination needs of its rule, besides being named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Nothing,
+    /// Its TLS hides a name.
+    Ech,
+    /// It speaks something else than TLS; then nothing inside is looked at.
+    Raw,
+}
+
+impl Need {
+    /// What is said of it in a rule.
+    fn setting(self) -> &'static str {
+        match self {
+            Need::Nothing => "",
+            Need::Ech => "      ech: true    # its TLS hid a name\n",
+            Need::Raw => "      raw: true    # something else than TLS was spoken there\n",
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Need::Nothing => "",
+            Need::Ech => "-ech",
+            Need::Raw => "-raw",
+        }
+    }
+}
+
+/// Destinations, and what each needs.
+type Hosts = BTreeMap<String, Need>;
 
 fn suggest(logs: &[std::path::PathBuf]) -> anyhow::Result<Exit> {
     let mut seen = Seen::default();
@@ -192,9 +226,11 @@ fn suggest(logs: &[std::path::PathBuf]) -> anyhow::Result<Exit> {
 #[derive(Default)]
 struct Seen {
     /// By the one tool, or none.
-    certain: BTreeMap<Option<String>, BTreeSet<String>>,
+    certain: BTreeMap<Option<String>, Hosts>,
     /// By several, any of which it may have been.
-    shared: BTreeMap<BTreeSet<String>, BTreeSet<String>>,
+    shared: BTreeMap<BTreeSet<String>, Hosts>,
+    /// Where tunnels led whose TLS was for another name, or for none.
+    fronted: BTreeSet<String>,
     /// Refused by address: nobody should allow it without a look.
     inside: BTreeSet<String>,
     /// Names that look like others.
@@ -218,17 +254,31 @@ impl Seen {
             self.odd.insert(to.to_string());
         }
         let to = to.to_string();
-        match (line.verdict.as_str(), line.tools.as_slice()) {
-            ("denied", _) if line.reason.as_deref() == Some("address") => drop(self.inside.insert(to)),
-            ("allowed" | "observed", []) => drop(self.certain.entry(None).or_default().insert(to)),
-            ("allowed" | "observed", [tool]) => {
-                self.certain.entry(Some(tool.clone())).or_default().insert(to);
-            }
-            ("allowed" | "observed", tools) => {
-                self.shared.entry(tools.iter().cloned().collect()).or_default().insert(to);
-            }
-            _ => {}
+        if line.verdict == "denied" && line.reason.as_deref() == Some("address") {
+            self.inside.insert(to);
+            return;
         }
+        if !matches!(line.verdict.as_str(), "allowed" | "observed") {
+            return;
+        }
+        let need = match line.reason.as_deref() {
+            Some("not_tls") => Need::Raw,
+            // It was the destination that spoke first.
+            Some("silent") if line.bytes_down > 0 => Need::Raw,
+            Some("hidden_sni") => Need::Ech,
+            Some("no_sni" | "sni_mismatch") => {
+                self.fronted.insert(to.clone());
+                Need::Nothing
+            }
+            _ => Need::Nothing,
+        };
+        let hosts = match line.tools.as_slice() {
+            [] => self.certain.entry(None).or_default(),
+            [tool] => self.certain.entry(Some(tool.clone())).or_default(),
+            tools => self.shared.entry(tools.iter().cloned().collect()).or_default(),
+        };
+        let known = hosts.entry(to).or_insert(need);
+        *known = need.max(*known);
     }
 
     /// The `egress` section. What was seen of several tools is left out where one of them is known to go there.
@@ -241,26 +291,32 @@ impl Seen {
                 continue;
             }
             let tools = tool.iter().cloned().collect();
-            rule(&mut out, &tool.as_deref().map_or("outside".to_owned(), |tool| named(number, tool)), &tools, hosts);
+            rules(&mut out, &tool.as_deref().map_or("outside".to_owned(), |tool| named(number, tool)), &tools, hosts);
         }
         let known = |tools: &BTreeSet<String>, to: &String| {
-            tools.iter().any(|tool| self.certain.get(&Some(tool.clone())).is_some_and(|hosts| hosts.contains(to)))
+            tools.iter().any(|tool| self.certain.get(&Some(tool.clone())).is_some_and(|hosts| hosts.contains_key(to)))
         };
         for (number, (tools, hosts)) in self.shared.iter().enumerate() {
             if !tools.iter().all(|tool| is_literal(tool)) {
                 unsaid = true;
                 continue;
             }
-            let left: BTreeSet<String> = hosts.iter().filter(|to| !known(tools, to)).cloned().collect();
+            let left: Hosts =
+                hosts.iter().filter(|(to, _)| !known(tools, to)).map(|(to, need)| (to.clone(), *need)).collect();
             if !left.is_empty() {
                 out.push_str("    # one of these tools, which were at work at once; keep the right one\n");
-                rule(&mut out, &format!("shared-{number}"), tools, &left);
+                rules(&mut out, &format!("shared-{number}"), tools, &left);
             }
         }
         let head = if out.is_empty() { "egress:\n  rules: []\n" } else { "egress:\n  rules:\n" };
         out.insert_str(0, head);
         if unsaid {
             out.push_str("  # left out: what tools reached whose names have a `*`, which a rule cannot say\n");
+        }
+        for to in &self.fronted {
+            out.push_str(&format!(
+                "  # {to}: tunnels there carried TLS for another name, or for none, and will be cut; `raw: true` would let anything through\n"
+            ));
         }
         for to in &self.odd {
             out.push_str(&format!(
@@ -287,13 +343,19 @@ fn named(number: usize, tool: &str) -> String {
     format!("{}-{number}", tool.chars().take(50).map(fits).collect::<String>())
 }
 
-/// JSON is YAML, and quotes what needs it.
-fn rule(out: &mut String, name: &str, tools: &BTreeSet<String>, hosts: &BTreeSet<String>) {
-    out.push_str(&format!("    - name: {}\n", json!(name)));
-    if !tools.is_empty() {
-        out.push_str(&format!("      tools: {}\n", json!(tools)));
+/// A rule for each need. JSON is YAML, and quotes what needs it.
+fn rules(out: &mut String, name: &str, tools: &BTreeSet<String>, hosts: &Hosts) {
+    for need in [Need::Nothing, Need::Ech, Need::Raw] {
+        let hosts: Vec<&String> = hosts.iter().filter(|(_, own)| **own == need).map(|(to, _)| to).collect();
+        if hosts.is_empty() {
+            continue;
+        }
+        out.push_str(&format!("    - name: {}\n", json!(format!("{name}{}", need.suffix()))));
+        if !tools.is_empty() {
+            out.push_str(&format!("      tools: {}\n", json!(tools)));
+        }
+        out.push_str(&format!("      hosts: {}\n{}", json!(hosts), need.setting()));
     }
-    out.push_str(&format!("      hosts: {}\n", json!(hosts)));
 }
 
 #[cfg(test)]
@@ -303,7 +365,11 @@ mod tests {
     fn line(host: &str, port: u16, tools: &[&str], verdict: &str) -> Line {
         let tools = tools.iter().map(|tool| (*tool).to_owned()).collect();
         let reason = (verdict == "denied").then(|| "address".to_owned());
-        Line { event: "egress".into(), host: host.into(), port, tools, verdict: verdict.into(), reason }
+        Line { event: "egress".into(), host: host.into(), port, tools, verdict: verdict.into(), reason, bytes_down: 7 }
+    }
+
+    fn because(line: Line, reason: &str) -> Line {
+        Line { reason: Some(reason.into()), ..line }
     }
 
     #[test]
@@ -363,5 +429,34 @@ mod tests {
         );
         assert_eq!(text, expected);
         assert_eq!(EgressOnly::from_sources(Some(("x", &text)), &|_| None).unwrap().egress.rules.rules().len(), 3);
+    }
+
+    #[test]
+    fn what_is_no_usual_tls_is_said_in_the_rules() {
+        let mut seen = Seen::default();
+        let to = |host: &str, reason: &str| because(line(host, 5432, &["query"], "observed"), reason);
+        for each in [
+            to("db.test", "host"),
+            to("db.test", "not_tls"),
+            to("db.test", "host"),
+            to("mail.test", "silent"),
+            Line { bytes_down: 0, ..to("preconnected.test", "silent") },
+            to("hidden.test", "hidden_sni"),
+            to("fronted.test", "sni_mismatch"),
+            because(line("web.test", 80, &["query"], "observed"), "not_tls"),
+        ] {
+            seen.note(each);
+        }
+        let text = seen.rules();
+        assert!(text.contains("# fronted.test:5432: tunnels there carried TLS for another name"), "{text}");
+        let egress = EgressOnly::from_sources(Some(("x", &text)), &|_| None).unwrap().egress;
+        let of = |name: &str| {
+            let rule =
+                egress.rules.rules().iter().find(|rule| rule.id.as_str() == format!("egress/query-0{name}")).unwrap();
+            (rule.raw, rule.ech, rule.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(of(""), (false, false, "fronted.test:5432 preconnected.test:5432".to_owned()));
+        assert_eq!(of("-raw"), (true, false, "db.test:5432 mail.test:5432 web.test:80".to_owned()));
+        assert_eq!(of("-ech"), (false, true, "hidden.test:5432".to_owned()));
     }
 }

@@ -75,10 +75,23 @@ impl Body {
     /// # Errors
     /// [`BadBody`].
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, BadBody> {
+        self.advance_telling(bytes, |_| {})
+    }
+
+    /// The same; `data` hears what is said, without what is between.
+    ///
+    /// # Errors
+    /// [`BadBody`].
+    pub fn advance_telling(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
         let mut used = 0;
         while used < bytes.len() && !self.done() {
             let rest = bytes.get(used..).unwrap_or_default();
-            used += self.step(rest)?;
+            let is_data = matches!(self.at, At::Fixed(_) | At::Endless | At::Data(_));
+            let step = self.step(rest)?;
+            if is_data {
+                data(rest.get(..step).unwrap_or_default());
+            }
+            used += step;
         }
         Ok(used)
     }
@@ -183,6 +196,11 @@ mod tests {
             assert_eq!(follow(&mut body, one), Ok(one.len()));
             assert_eq!(follow(&mut body, &format!("{two}GET")), Ok(two.len()), "{cut}");
             assert!(body.done());
+            let (mut body, mut data) = (Body::strict(Framing::Chunked), Vec::new());
+            for part in [one, two] {
+                body.advance_telling(part.as_bytes(), |bytes| data.extend_from_slice(bytes)).unwrap();
+            }
+            assert_eq!(data, b"helloabcdefghijklmnopqrstuvwxyz");
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod client_hello;
 pub mod dns;
+pub mod placeholder;
 pub mod reply;
 pub mod request;
 pub mod socks;

@@ -10,6 +10,7 @@ use outrigger_policy::{ConcurrencyPermit, RuleId};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::credentials::Watch;
 use super::identify::Behind;
 use super::in_force::InForce;
 use super::mesh;
@@ -51,6 +52,18 @@ pub struct Permitted {
     pub inspect: bool,
 }
 
+impl Permitted {
+    /// The rule that allowed it, where one did.
+    pub(super) fn own_rule(&self) -> Option<&RuleId> {
+        self.rule.as_ref().filter(|_| self.observed.is_none())
+    }
+
+    /// The watch over placeholders in what goes there.
+    pub(super) fn watch(&self) -> Watch<'_> {
+        Watch::new(&self.in_force, self.own_rule())
+    }
+}
+
 impl Outbound {
     /// Decides about a destination.
     ///
@@ -79,6 +92,7 @@ impl Outbound {
             Host::Name(name) => {
                 let rule = before.as_ref().map_or_else(|denied| denied.nearest, |allowed| Some(&allowed.rule.id));
                 let refused = |why| Refusal { why, rule: rule.cloned() };
+                Watch::over_name(&in_force, name).map_err(refused)?;
                 if let (Ok(allowed), true) = (&before, enforced) {
                     self.resolver.permit(allowed.destination, name).map_err(|limit| refused(Why::Below(limit)))?;
                 }

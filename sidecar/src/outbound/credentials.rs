@@ -3,12 +3,13 @@
 
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use outrigger_egress::placeholder::Search;
 use outrigger_egress::request::Request;
 use outrigger_policy::RuleId;
+use outrigger_policy::egress::Name;
 use tokio::io::AsyncReadExt;
 
+use super::in_force::InForce;
 use super::refusal::Why;
 use crate::config::{Credential, Source};
 
@@ -69,34 +70,55 @@ async fn secret(source: &Source) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Holds a request against the placeholders of other rules: what stands for a secret goes to nobody but its destination.
-pub(super) fn guard(all: &[Credential], rule: Option<&RuleId>, request: &Request<'_>, path: &str) -> Result<(), Why> {
-    for credential in all.iter().filter(|credential| Some(&credential.rule) != rule) {
-        let Some(placeholder) = &credential.placeholder else { continue };
-        let needle = placeholder.reveal().as_bytes();
-        let in_field = |value: &[u8]| holds(value, needle) || decoded(value).is_some_and(|inner| holds(&inner, needle));
-        if holds(path.as_bytes(), needle) || request.fields.iter().any(|field| in_field(field.value)) {
-            return Err(Why::Placeholder(credential.rule.clone()));
-        }
+/// The watch over what goes to one destination: what stands for a secret goes to nobody but that secret's destination.
+pub(super) struct Watch<'w> {
+    in_force: &'w InForce,
+    /// The rule that lets it go; its own placeholders may.
+    rule: Option<&'w RuleId>,
+    search: Search,
+}
+
+impl<'w> Watch<'w> {
+    pub(super) fn new(in_force: &'w InForce, rule: Option<&'w RuleId>) -> Self {
+        Self { in_force, rule, search: Search::default() }
     }
-    Ok(())
-}
 
-fn holds(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
-}
+    /// Reads on.
+    ///
+    /// # Errors
+    /// [`Why::Placeholder`] when one is complete: these bytes must not leave.
+    pub(super) fn over(&mut self, bytes: &[u8]) -> Result<(), Why> {
+        let all = &self.in_force.placeholders;
+        if all.is_empty() {
+            return Ok(());
+        }
+        let rule_of = |place: usize| self.in_force.credentials.get(place).map(|credential| &credential.rule);
+        let found = self.search.find(all, bytes, |place| rule_of(place) != self.rule);
+        found.and_then(rule_of).map_or(Ok(()), |rule| Err(Why::Placeholder(rule.clone())))
+    }
 
-/// What `Basic` hides (RFC 7617).
-fn decoded(value: &[u8]) -> Option<Vec<u8>> {
-    let (scheme, rest) = value.split_at_checked("basic ".len())?;
-    scheme.eq_ignore_ascii_case(b"basic ").then(|| STANDARD.decode(rest.trim_ascii()).ok())?
+    /// A name that is asked for, or dialled.
+    pub(super) fn over_name(in_force: &InForce, name: &Name) -> Result<(), Why> {
+        Watch::new(in_force, None).over(name.as_str().as_bytes())
+    }
+
+    /// The head of a request.
+    pub(super) fn over_head(&mut self, request: &Request<'_>, path: &str) -> Result<(), Why> {
+        let fields = request.fields.iter().flat_map(|field| [field.name.as_bytes(), field.value]);
+        for part in [request.method.as_bytes(), path.as_bytes()].into_iter().chain(fields) {
+            self.over(part)?;
+            // Parts are apart.
+            self.over(b"\n")?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use outrigger_config::Secret;
     use outrigger_egress::request;
-    use outrigger_policy::egress::EgressRule;
+    use outrigger_policy::egress::{EgressRule, Host};
 
     use super::*;
 
@@ -139,17 +161,27 @@ mod tests {
 
     #[test]
     fn placeholders_go_nowhere_else() {
-        let all = [credential(Source::Variable("KEY".into()))];
+        let settings = "egress: { rules: [ { name: api, hosts: [a.test], inspect: true, credentials: \
+                        [ { header: Authorization, env: KEY, placeholder: stand-in-1 } ] } ] }";
+        let settings = crate::config::EgressOnly::from_sources(Some(("test", settings)), &|_| None).unwrap();
+        let in_force = InForce::new(&settings.egress);
         let own = rule("api");
         for (head, path, leaves) in [
             ("GET / HTTP/1.1\r\nHost: b.test\r\nX-Key: a stand-in-1\r\n\r\n", "/", true),
             ("GET / HTTP/1.1\r\nHost: b.test\r\nAuthorization: basic dTpzdGFuZC1pbi0x\r\n\r\n", "/", true),
-            ("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n", "/?key=stand-in-1", true),
+            ("GET / HTTP/1.1\r\nHost: b.test\r\nStand-In-1: x\r\n\r\n", "/", true),
+            ("STAND-IN-1 / HTTP/1.1\r\nHost: b.test\r\n\r\n", "/", true),
+            ("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n", "/?key=stand%2Din-%31", true),
             ("GET / HTTP/1.1\r\nHost: b.test\r\nX-Key: stand-in-2\r\n\r\n", "/", false),
+            ("GET / HTTP/1.1\r\nHost: b.test\r\nX-Key: stand-\r\nX-Key: in-1\r\n\r\n", "/", false),
         ] {
             let request = request::parse(head.as_bytes()).unwrap();
-            assert_eq!(guard(&all, None, &request, path).is_err(), leaves, "{head}");
-            assert!(guard(&all, Some(&own), &request, path).is_ok(), "{head}");
+            assert_eq!(Watch::new(&in_force, None).over_head(&request, path).is_err(), leaves, "{head}");
+            assert!(Watch::new(&in_force, Some(&own)).over_head(&request, path).is_ok(), "{head}");
+        }
+        for (text, leaves) in [("Stand-In-1.b.test", true), ("stand-in-2.b.test", false)] {
+            let Ok(Host::Name(name)) = Host::parse(text) else { panic!("{text}") };
+            assert_eq!(Watch::over_name(&in_force, &name).is_err(), leaves, "{text}");
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::credentials::Watch;
 use super::record::Record;
 use super::redirected::other_loopback;
 use super::refusal::{Refusal, Why};
@@ -201,6 +202,10 @@ async fn answer(outbound: &Arc<Outbound>, question: &Question) -> Result<(Vec<Ip
             }
             tell(outbound, &name).observed(&refused);
         }
+    }
+    if let Err(why) = Watch::over_name(&in_force, &name) {
+        tell(outbound, &name).refused(&why.into());
+        return Err(Code::Refused);
     }
     // No other types: they carry text, or keys that would hide a name from us.
     if question.kind != A && question.kind != AAAA {

@@ -4,6 +4,7 @@ mod exchange;
 mod heads;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use outrigger_egress::request::{self, Authority, Framing};
@@ -234,10 +235,13 @@ impl Conversation<'_> {
             framing: asked.framing,
             keep_alive: asked.keep_alive,
             times: &outbound.settings.timeouts,
-            upload: &permitted.upload,
+            permitted: &permitted,
+            replying: AtomicBool::new(false),
         };
         let done = exchange.run(&head, self.buffer, record).await;
-        record.sent(&permitted);
+        if done.is_ok() {
+            record.sent(&permitted);
+        }
         match done {
             Ok(true) => Ok(Next::Request),
             Ok(false) => Ok(Next::Close),
@@ -255,13 +259,11 @@ impl Conversation<'_> {
         tls: bool,
         permitted: &Permitted,
     ) -> Result<Vec<Added>, Refusal> {
-        // Those of the very rules that permitted it.
-        let all = &permitted.in_force.credentials;
-        let rule = permitted.rule.as_ref().filter(|_| permitted.observed.is_none());
         let refused = |why| Refusal { why, rule: permitted.rule.clone() };
-        credentials::guard(all, rule, asked, path).map_err(refused)?;
-        match rule {
-            Some(rule) => credentials::added(all, rule, tls, asked).await.map_err(refused),
+        permitted.watch().over_head(asked, path).map_err(refused)?;
+        match permitted.own_rule() {
+            // Those of the very rules that permitted it.
+            Some(rule) => credentials::added(&permitted.in_force.credentials, rule, tls, asked).await.map_err(refused),
             None => Ok(Vec::new()),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use outrigger_egress::placeholder::Placeholders;
 use outrigger_policy::egress::{Allowed, Destination, Meter, Meters, Rules};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ pub struct InForce {
     pub mode: Mode,
     /// What requests of the rules get, and what must go nowhere else.
     pub credentials: Vec<Credential>,
+    /// What stands for their secrets, by their places.
+    pub placeholders: Placeholders,
     meters: Meters,
     labels: HashMap<Destination, Arc<str>>,
     /// Ids of rules that metrics tell apart.
@@ -42,7 +45,10 @@ impl InForce {
     fn with(settings: &Egress, meters: Meters) -> Self {
         let Egress { rules, mode, credentials, .. } = settings;
         let ids = rules.rules().iter().take(MAX_LABELS).map(|rule| rule.id.as_str().into()).collect();
+        let held = credentials.iter().enumerate();
+        let held = held.filter_map(|(place, own)| Some((place, own.placeholder.as_ref()?.reveal().as_bytes())));
         Self {
+            placeholders: Placeholders::new(held),
             labels: labels(rules),
             ids,
             meters,

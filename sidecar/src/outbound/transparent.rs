@@ -15,6 +15,7 @@ use super::refusal::{Refusal, Why};
 use super::target::{Target, Way};
 use super::wire::Wire;
 use super::{Outbound, http, tunnel};
+use crate::config::Mode;
 
 /// Serves one redirected connection; `original` is what its client dialled. A refusal is a reset.
 pub(super) async fn transparent(outbound: Arc<Outbound>, stream: Wire, original: SocketAddr) {
@@ -34,6 +35,10 @@ pub(super) async fn transparent(outbound: Arc<Outbound>, stream: Wire, original:
         return tunnelled(&outbound, stream, buffer, dialled, child).await;
     }
     let first = tokio::time::timeout(outbound.settings.timeouts.hello, read_into(&stream, &mut buffer)).await;
+    // Where nothing is enforced, the server may be the one to speak first, too.
+    if first.is_err() && outbound.in_force().mode == Mode::Observe {
+        return tunnelled(&outbound, stream, buffer, dialled, child).await;
+    }
     if !matches!(first, Ok(Ok(read)) if read > 0) {
         let mut record = Record::begin(&outbound, Way::Transparent);
         record.comes_from(child);

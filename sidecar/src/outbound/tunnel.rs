@@ -92,7 +92,9 @@ impl Outbound {
             None if matches!(target.host, Host::Name(_)) => return Err(Why::NoSni),
             Some(_) | None => {}
         }
-        if hello.hidden && !permitted.ech { Err(Why::HiddenSni) } else { Ok(()) }
+        // What is only observed may hide its name too, and is to be told.
+        let may_hide = permitted.ech && permitted.observed.is_none();
+        if hello.hidden && !may_hide { Err(Why::HiddenSni) } else { Ok(()) }
     }
 }
 

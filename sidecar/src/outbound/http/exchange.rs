@@ -1,17 +1,19 @@
 //! One plain request and its reply, both streamed; each end is known from what goes by.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use outrigger_egress::body::Body;
 use outrigger_egress::reply;
 use outrigger_egress::request::{BadRequest, Framing};
 use tokio::task::coop::consume_budget;
 
+use super::super::authorize::Permitted;
+use super::super::credentials::Watch;
 use super::super::io::{read, read_into, write_all};
 use super::super::record::Record;
-use super::super::refusal::Why;
+use super::super::refusal::{Refusal, Why};
 use super::super::relay::Moved;
-use super::super::upload::Upload;
 use super::super::wire::Wire;
 use super::{has_body, heads};
 use crate::config::EgressTimeouts;
@@ -29,7 +31,9 @@ pub(super) struct Exchange<'e> {
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,
     pub(super) times: &'e EgressTimeouts,
-    pub(super) upload: &'e Upload,
+    pub(super) permitted: &'e Permitted,
+    /// Whether the reply has begun.
+    pub(super) replying: AtomicBool,
 }
 
 /// How one half ended when it did not go well.
@@ -55,6 +59,13 @@ impl Exchange<'_> {
         (record.up, record.down) = moved.bytes();
         match outcome {
             Ok(next) => Ok(next),
+            // Another reply inside the one that has begun would be taken for its body. Limits are told by `Record::sent`.
+            Err(Ended::Told(why)) if self.replying.load(Ordering::Relaxed) => {
+                if !matches!(why, Why::Over(_)) {
+                    record.refused(&Refusal { why, rule: self.permitted.rule.clone() });
+                }
+                Ok(false)
+            }
             Err(Ended::Told(why)) => Err(why),
             Err(Ended::Broken) => Ok(false),
         }
@@ -62,7 +73,7 @@ impl Exchange<'_> {
 
     /// Paths and fields carry data as well as bodies do: all of it counts.
     fn may_send(&self, bytes: usize) -> Result<(), Why> {
-        self.upload.may_send(bytes).map_err(Why::Over)
+        self.permitted.upload.may_send(bytes).map_err(Why::Over)
     }
 
     async fn both(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<bool, Ended> {
@@ -80,13 +91,12 @@ impl Exchange<'_> {
     }
 
     async fn upload(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<(), Ended> {
-        let malformed = |_| Ended::Told(Why::BadRequest(BadRequest::Length));
-        let mut body = Body::strict(self.framing);
+        let (mut body, mut watch) = (Body::strict(self.framing), self.permitted.watch());
         if body.done() {
             return Ok(());
         }
         let said = std::mem::take(buffer);
-        let used = body.advance(&said).map_err(malformed)?;
+        let used = Self::follow(&mut body, &mut watch, &said)?;
         let (now, later) = said.split_at(used);
         self.may_send(now.len()).map_err(Ended::Told)?;
         write_all(self.origin, now).await.map_err(|_| Ended::Told(Why::NoReply))?;
@@ -98,7 +108,7 @@ impl Exchange<'_> {
                 return Err(Ended::Broken);
             }
             let bytes = chunk.bytes().get(..bytes).unwrap_or_default();
-            let used = body.advance(bytes).map_err(malformed)?;
+            let used = Self::follow(&mut body, &mut watch, bytes)?;
             let (now, later) = bytes.split_at(used);
             self.may_send(now.len()).map_err(Ended::Told)?;
             // A destination that closed may have answered already: the reply is still read.
@@ -111,6 +121,18 @@ impl Exchange<'_> {
             consume_budget().await;
         }
         Ok(())
+    }
+
+    /// How many of these bytes belong to the body, and may leave.
+    fn follow(body: &mut Body, watch: &mut Watch<'_>, bytes: &[u8]) -> Result<usize, Ended> {
+        let mut watched = Ok(());
+        let used = body.advance_telling(bytes, |data| {
+            if watched.is_ok() {
+                watched = watch.over(data);
+            }
+        });
+        watched.map_err(Ended::Told)?;
+        used.map_err(|_| Ended::Told(Why::BadRequest(BadRequest::Length)))
     }
 
     async fn download(&self, moved: &Moved) -> Result<bool, Ended> {
@@ -129,6 +151,7 @@ impl Exchange<'_> {
                 let mut body = Body::lenient(reply.framing);
                 let keep_alive = self.keep_alive && !body.ends_with_connection();
                 let head = heads::reply(&reply, keep_alive, to_head);
+                self.replying.store(reply.status >= 200, Ordering::Relaxed);
                 write_all(self.client, &head).await.map_err(|_| Ended::Broken)?;
                 let interim = reply.status < 200;
                 buffer.drain(..reply.length);
