@@ -99,12 +99,58 @@ const FORBIDDEN: &[c_long] = &[
 const ABSENT: &[c_long] =
     &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_clone3];
 
+/// As above: what users share beside files (System V, message queues), with whoever runs as the same user; and `openat2`, whose mode
+/// lies where a filter cannot read it.
+const SHARED: &[c_long] = &[
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    libc::SYS_openat2,
+];
+
+/// Extended attributes, which Landlock does not look after: answered as by a file system without them. The last three are of Linux 6.13
+/// and 6.17.
+const ATTRIBUTES: &[c_long] = &[
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
+];
+const SETXATTRAT: c_long = 463;
+const REMOVEXATTRAT: c_long = 466;
+const FILE_SETATTR: c_long = 469;
+/// `FS_IOC_SETFLAGS` and `FS_IOC_FSSETXATTR`: the same by another way.
+const ATTRIBUTES_BY_IOCTL: [u32; 2] = [0x4008_6602, 0x401c_5820];
+
+/// Set-user-id and set-group-id: a program of the child would run as its user for everybody else on the machine.
+const SET_ID: u32 = 0o6000;
+/// `openat` with a mode: O_CREAT and O_TMPFILE.
+const MAKES: u32 = libc::O_CREAT as u32 | 0o20_000_000;
+/// Linux 6.6.
+const FCHMODAT2: c_long = 452;
+
 /// The rules of a plan. Without a warden (`asks`) no socket files are reached, and `listen` is by configuration alone.
 pub(crate) fn rules(plan: &Plan, asks: bool) -> Vec<Rule> {
     let mut rules = sockets(asks);
     rules.extend(others());
     rules.extend(FORBIDDEN.iter().map(|&call| rule(call, &[], Verdict::Refuse(EPERM))));
-    rules.extend(ABSENT.iter().map(|&call| rule(call, &[], Verdict::Refuse(ENOSYS))));
+    rules.extend(files());
+    rules.extend(ABSENT.iter().chain(SHARED).map(|&call| rule(call, &[], Verdict::Refuse(ENOSYS))));
     rules.push(rule(libc::SYS_clone, &[Test::Any(0, CLONED_NAMESPACES)], Verdict::Refuse(EPERM)));
     rules.push(rule(libc::SYS_unshare, &[Test::Any(0, NAMESPACES)], Verdict::Refuse(EPERM)));
     if asks {
@@ -152,13 +198,52 @@ fn sockets(asks: bool) -> Vec<Rule> {
 /// knows neither. Zero is whoever asks.
 fn others() -> Vec<Rule> {
     let mut rules = Vec::new();
-    for call in [libc::SYS_prlimit64, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr] {
+    for call in [
+        libc::SYS_prlimit64,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_migrate_pages,
+        libc::SYS_move_pages,
+    ] {
         rules.push(rule(call, &[Test::Is(0, ANY, 0)], Verdict::Allow));
         rules.push(rule(call, &[], Verdict::Refuse(EPERM)));
     }
     for (call, process) in [(libc::SYS_setpriority, PRIORITY_PROCESS), (libc::SYS_ioprio_set, IO_PROCESS)] {
         rules.push(rule(call, &[Test::Is(0, ANY, process), Test::Is(1, ANY, 0)], Verdict::Allow));
         rules.push(rule(call, &[], Verdict::Refuse(EPERM)));
+    }
+    rules
+}
+
+/// What Landlock does not know about files.
+fn files() -> Vec<Rule> {
+    let mut rules: Vec<Rule> =
+        ATTRIBUTES.iter().map(|&call| rule(call, &[], Verdict::Refuse(libc::EOPNOTSUPP))).collect();
+    for request in ATTRIBUTES_BY_IOCTL {
+        rules.push(rule(libc::SYS_ioctl, &[Test::Is(1, ANY, request)], Verdict::Refuse(libc::ENOTTY)));
+    }
+    for (call, mode) in [
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chmod, 1),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_creat, 1),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_mknod, 1),
+        (libc::SYS_fchmod, 1),
+        (libc::SYS_fchmodat, 2),
+        (FCHMODAT2, 2),
+        (libc::SYS_mknodat, 2),
+    ] {
+        rules.push(rule(call, &[Test::Any(mode, SET_ID)], Verdict::Refuse(EPERM)));
+    }
+    for (call, flags) in [
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, 1),
+        (libc::SYS_openat, 2),
+    ] {
+        rules.push(rule(call, &[Test::Any(flags, MAKES), Test::Any(flags + 1, SET_ID)], Verdict::Refuse(EPERM)));
     }
     rules
 }

@@ -8,9 +8,9 @@ use rustix::thread::{
     set_capabilities,
 };
 
-/// What root needs to work with files as usual; where Landlock lets it.
-const KEPT: CapabilitySet =
-    CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER).union(CapabilitySet::FSETID);
+/// What root needs to work with files as usual, where Landlock lets it. Not what Landlock does not look after: giving files away,
+/// and changing modes and times of those of others.
+const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE;
 
 /// Drops all others from this thread, and from whatever it starts.
 pub(crate) fn drop_dangerous() -> io::Result<()> {

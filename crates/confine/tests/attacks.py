@@ -89,6 +89,15 @@ def _():
 @attempt("+ names beside what is closed")
 def _(): assert "closed" in os.listdir(os.path.dirname(given["readable"]))
 
+@attempt("+ modes and times of its own files, and copies of both")
+def _():
+    import shutil
+    mine = given["own"] + "/mode"
+    with open(mine, "w") as f: f.write("x")
+    os.chmod(mine, 0o755); os.utime(mine, (1, 1)); os.chown(mine, os.getuid(), -1)
+    shutil.copy2(mine, mine + "2"); shutil.copytree("/etc/ssl", given["own"] + "/tree", symlinks=True)
+    assert os.stat(mine + "2").st_mtime == 1 and os.access(mine + "2", os.X_OK)
+
 # Ways out.
 @attempt("another port")
 def _(): tcp("127.0.0.1", other)
@@ -208,6 +217,44 @@ def _(): os.setpriority(os.PRIO_USER, 0, 19)
 def _(): os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0))
 @attempt("the priority of its parent at disks")
 def _(): call(251, 1, os.getppid(), 3 << 13)
+@attempt("the processors of its parent")
+def _(): os.sched_setaffinity(os.getppid(), {0})
+@attempt("the pages of its parent")
+def _(): call(256, os.getppid(), 64, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
+@attempt("shared memory")
+def _(): call(29, 0, 4096, 0o1600)
+@attempt("shared memory of somebody else, by its number")
+def _(): call(30, 0, None, 0o10000)
+@attempt("message queues")
+def _(): call(68, 0, 0o1600)
+@attempt("semaphores")
+def _(): call(64, 0, 1, 0o1600)
+@attempt("message queues of POSIX")
+def _(): call(240, b"outrigger-test", 0o102, 0o600, None)
+for way, tried in {
+    "chmod": lambda f: os.chmod(f, 0o4755),
+    "fchmod": lambda f: os.fchmod(os.open(f, os.O_RDONLY), 0o2755),
+    "fchmodat2": lambda f: call(452, -100, f.encode(), 0o4755, 0),
+    "open": lambda f: os.open(f + "1", os.O_CREAT | os.O_WRONLY, 0o4755),
+    "openat2": lambda f: call(437, -100, (f + "2").encode(), struct.pack("@QQQ", os.O_CREAT | os.O_WRONLY, 0o4755, 0), 24),
+    "a file without a name": lambda f: os.open(given["own"], os.O_TMPFILE | os.O_WRONLY, 0o4755),
+    "mknod": lambda f: os.mknod(f + "3", 0o104755),
+}.items():
+    @attempt(f"a program that runs as its user for others: {way}")
+    def _():
+        own = given["own"] + "/setid"
+        with open(own, "w") as f: f.write("x")
+        tried(own)
+@attempt("an attribute of what it reads")
+def _(): os.setxattr(given["readable"], "user.outrigger", b"x")
+@attempt("attributes of what it reads, by ioctl")
+def _():
+    import fcntl
+    fcntl.ioctl(os.open(given["readable"], os.O_RDONLY), 0x40086602, struct.pack("@l", 0x40))
+@attempt("giving a file away")
+def _():
+    if os.getuid() != 0: raise PermissionError(errno.EPERM, "no root")
+    os.chown(given["readable"], 65534, 65534)
 @attempt("a namespace of its own")
 def _(): call(272, 0x10000000)
 @attempt("a cloned namespace of its own")
