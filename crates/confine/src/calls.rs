@@ -5,6 +5,7 @@ use libc::{EACCES, ENOSYS, EPERM, c_long};
 
 use crate::{
     Plan,
+    ownership::{self, FCHMODAT2},
     program::{Rule, Test, Verdict},
 };
 
@@ -141,8 +142,6 @@ const ATTRIBUTES_BY_IOCTL: [u32; 2] = [0x4008_6602, 0x401c_5820];
 const SET_ID: u32 = 0o6000;
 /// `openat` with a mode: O_CREAT and O_TMPFILE.
 const MAKES: u32 = libc::O_CREAT as u32 | 0o20_000_000;
-/// Linux 6.6.
-const FCHMODAT2: c_long = 452;
 
 /// The rules of a plan. Without a warden (`asks`) no socket files are reached, and `listen` is by configuration alone.
 pub(crate) fn rules(plan: &Plan, asks: bool) -> Vec<Rule> {
@@ -156,6 +155,8 @@ pub(crate) fn rules(plan: &Plan, asks: bool) -> Vec<Rule> {
     if asks {
         rules.push(rule(libc::SYS_connect, &[], Verdict::Ask));
         rules.push(rule(libc::SYS_listen, &[], Verdict::Ask));
+        rules.extend(ownership::CALLS.iter().map(|&call| rule(call, &[], Verdict::Ask)));
+        rules.extend(ownership::FORERUNNERS.iter().map(|&call| rule(call, &[], Verdict::Refuse(ENOSYS))));
     } else if plan.listen.is_empty() {
         rules.push(rule(libc::SYS_listen, &[], Verdict::Refuse(EACCES)));
     }

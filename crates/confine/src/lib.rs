@@ -1,5 +1,5 @@
 //! Confines a child process without privileges: files and ports by Landlock, system calls by seccomp, capabilities
-//! dropped, and every `connect` and `listen` answered by us.
+//! dropped, and every `connect`, `listen` and change of a file's mode, owner or times answered by us.
 //!
 //! ```text
 //!  inside(plan, spawn)
@@ -19,6 +19,7 @@
 //! | `files`, `calls`, `capabilities` | the three kinds of restriction |
 //! | `program` | the instructions of a seccomp filter |
 //! | `warden` | the answers to `connect` and `listen` |
+//! | `ownership` | the answers to what changes mode, owner and times of files |
 //! | `sys` | the system calls; the only `unsafe` |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
 
@@ -26,6 +27,7 @@ mod calls;
 mod capabilities;
 mod files;
 mod kernel;
+mod ownership;
 mod plan;
 mod program;
 mod sys;

@@ -1,4 +1,4 @@
-//! Answers `connect` and `listen` of a confined child: reads the address, decides, and does what is allowed itself, on a
+//! Answers `connect` and `listen` of a confined child (and, by `ownership.rs`, what changes files besides their content): reads the address, decides, and does what is allowed itself, on a
 //! copy of the child's descriptor and with its own copy of the address. The kernel is never told to go on with the child's
 //! arguments, which another thread of the child could have changed in between.
 
@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use crate::{
-    Plan,
+    Plan, ownership,
     sys::{self, Question},
 };
 
@@ -42,10 +42,11 @@ enum Wanted {
 /// Answers until nobody is left who could ask.
 pub(crate) fn serve(listener: &OwnedFd, plan: &Plan, tell: &dyn Fn(&str)) {
     let mut told = 0;
+    let write: Vec<PathBuf> = plan.write.iter().filter_map(|path| path.canonicalize().ok()).collect();
     while waits(listener) {
         // Who asked may have died before we looked.
         let Ok(question) = sys::receive(listener) else { continue };
-        let result = decide(listener, plan, &question);
+        let result = decide(listener, plan, &write, &question);
         if let Err(refusal) = &result
             && told < TOLD
             && let Some(what) = &refusal.what
@@ -75,9 +76,9 @@ fn waits(listener: &OwnedFd) -> bool {
 }
 
 /// A call that fails: with which number, and in words when it was our decision.
-struct Refusal {
-    error: i32,
-    what: Option<String>,
+pub(crate) struct Refusal {
+    pub(crate) error: i32,
+    pub(crate) what: Option<String>,
 }
 
 impl From<rustix::io::Errno> for Refusal {
@@ -91,11 +92,11 @@ fn refuse(what: String) -> Refusal {
 }
 
 /// What the child gets when something about its question is not as it should be.
-fn wrong(error: i32) -> Refusal {
+pub(crate) fn wrong(error: i32) -> Refusal {
     Refusal { error, what: None }
 }
 
-fn decide(listener: &OwnedFd, plan: &Plan, question: &Question) -> Result<(), Refusal> {
+fn decide(listener: &OwnedFd, plan: &Plan, write: &[PathBuf], question: &Question) -> Result<(), Refusal> {
     let [descriptor, address, length, ..] = question.arguments;
     match libc::c_long::from(question.call) {
         libc::SYS_connect => {
@@ -120,7 +121,7 @@ fn decide(listener: &OwnedFd, plan: &Plan, question: &Question) -> Result<(), Re
             let backlog = address as i32;
             Ok(listen(&socket, backlog)?)
         }
-        _ => Err(wrong(EACCES)),
+        _ => ownership::change(listener, write, question),
     }
 }
 
@@ -156,7 +157,7 @@ fn same(one: SocketAddr, other: SocketAddr) -> bool {
 
 /// A copy of the child's descriptor. The question is checked after its process was taken hold of: until then the number
 /// could have come to mean another one.
-fn borrow(listener: impl AsFd, question: &Question, descriptor: u64) -> Result<OwnedFd, Refusal> {
+pub(crate) fn borrow(listener: impl AsFd, question: &Question, descriptor: u64) -> Result<OwnedFd, Refusal> {
     #[expect(clippy::cast_possible_truncation, reason = "the argument is an int")]
     let descriptor = descriptor as i32;
     let process = process_of(question.thread).ok_or_else(|| wrong(EACCES))?;

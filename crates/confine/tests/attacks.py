@@ -95,6 +95,12 @@ def _():
     mine = given["own"] + "/mode"
     with open(mine, "w") as f: f.write("x")
     os.chmod(mine, 0o755); os.utime(mine, (1, 1)); os.chown(mine, os.getuid(), -1)
+    d = os.open(given["own"], os.O_RDONLY)
+    os.chmod("mode", 0o755, dir_fd=d); os.fchmod(d, 0o700); os.utime("mode", dir_fd=d); os.utime(d); os.utime(mine, ns=(10**9, 10**9))
+    os.symlink("mode", given["own"] + "/to-mode"); os.lchown(given["own"] + "/to-mode", -1, os.getgid())
+    os.utime(given["own"] + "/to-mode", (7, 7), follow_symlinks=False); os.chmod(given["own"] + "/to-mode", 0o755)
+    os.chdir(given["own"]); os.chmod("mode", 0o750); os.chmod("./to-mode", 0o755); os.chdir("/")
+    assert os.lstat(given["own"] + "/to-mode").st_mtime == 7 and os.stat(mine).st_mode & 0o7777 == 0o755
     shutil.copy2(mine, mine + "2"); shutil.copytree("/etc/ssl", given["own"] + "/tree", symlinks=True)
     assert os.stat(mine + "2").st_mtime == 1 and os.access(mine + "2", os.X_OK)
 
@@ -251,6 +257,45 @@ def _(): os.setxattr(given["readable"], "user.outrigger", b"x")
 def _():
     import fcntl
     fcntl.ioctl(os.open(given["readable"], os.O_RDONLY), 0x40086602, struct.pack("@l", 0x40))
+def others():
+    own, it = given["own"], given["readable"]
+    os.symlink(it, own + "/to-readable"); os.symlink(os.path.dirname(it), own + "/to-directory")
+    fd, d, i = os.open(it, os.O_RDONLY), os.open(own, os.O_RDONLY), os.stat(it)
+    name = os.path.basename(it)
+    return {
+        "its mode": lambda: os.chmod(it, 0o777),
+        "its mode by a descriptor": lambda: os.fchmod(fd, 0o777),
+        "its mode by /proc": lambda: os.chmod(f"/proc/self/fd/{fd}", 0o777),
+        "its mode by the thread in /proc": lambda: os.chmod(f"/proc/thread-self/fd/{fd}", 0o777),
+        "its mode by a link": lambda: os.chmod(own + "/to-readable", 0o777),
+        "its mode by a linked directory": lambda: os.chmod(own + "/to-directory/" + name, 0o777),
+        "its mode from below": lambda: os.chmod("../scripts/" + name, 0o777, dir_fd=d),
+        "its mode by fchmodat2": lambda: call(452, fd, b"", 0o777, 0x1000),
+        "the mode of what cannot be read": lambda: os.chmod(given["secret"], 0o777),
+        "the mode of a device": lambda: os.chmod("/dev/null", 0o600),
+        "its owner": lambda: os.chown(it, i.st_uid, i.st_gid),
+        "its owner by a descriptor": lambda: os.fchown(fd, i.st_uid, i.st_gid),
+        "the owner of a link outside": lambda: os.lchown("/proc/self", -1, -1),
+        "its times": lambda: os.utime(it, (1, 1)),
+        "its times by a descriptor": lambda: os.utime(fd),
+        "its times by utime": lambda: call(132, it.encode(), None),
+        "its times by futimesat": lambda: call(261, -100, it.encode(), None),
+        "the mode of memory": lambda: os.fchmod(os.memfd_create("x"), 0o777),
+    }
+for way, tried in others().items(): attempt(f"what is only read: {way}")(tried)
+@attempt("a path that changes while it is looked at")
+def _():
+    for name, to in (("a", "mode"), ("b", given["secret"])): os.symlink(to, f"{given['own']}/to-{name}")
+    memory, stop, seen = ctypes.create_string_buffer(f"{given['own']}/to-a".encode()), [], set()
+    def swap():
+        while not stop: memory[-2] = b"b"; time.sleep(0); memory[-2] = b"a"; time.sleep(0)
+    t = threading.Thread(target=swap); t.start()
+    for tried in range(20000):
+        seen.add(libc.syscall(90, memory, 0o777))
+        if tried >= 300 and len(seen) == 2: break
+    stop.append(1); t.join()
+    # That the other one did not change is seen from outside.
+    raise PermissionError(errno.EPERM, "") if len(seen) == 2 else RuntimeError(f"always {seen}")
 @attempt("giving a file away")
 def _():
     if os.getuid() != 0: raise PermissionError(errno.EPERM, "no root")
@@ -285,7 +330,8 @@ def flip():
     t = threading.Thread(target=swap); t.start()
     refused = reached = 0
     sys.setswitchinterval(1e-6)
-    for _ in range(400):
+    for tried in range(20000):
+        if tried >= 400 and reached and refused: break
         s = socket.socket()
         if libc.connect(s.fileno(), memory, 16) == 0: reached += 1
         else: refused += 1

@@ -8,7 +8,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::{
         linux::net::SocketAddrExt,
-        unix::net::{SocketAddr as UnixAddr, UnixListener},
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr as UnixAddr, UnixListener},
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -169,8 +172,14 @@ fn python_works_and_finds_no_way_out() {
     let race = found.remove("race").unwrap();
     assert!(!race.starts_with("0 "), "the race never reached the allowed address: {race}");
     judge(&found);
+    let changing = found.get("a path that changes while it is looked at").unwrap();
+    assert!(!changing.starts_with("RuntimeError"), "{changing}");
     assert_eq!(world.trespasses.load(Ordering::SeqCst), 0, "something arrived where nothing may");
     assert_eq!(fs::read_to_string(world.dir.path().join("private/secret")).unwrap(), "the key");
+    for untouched in ["private/secret", "scripts/readable"] {
+        let mode = fs::metadata(world.dir.path().join(untouched)).unwrap().permissions().mode();
+        assert_ne!(mode & 0o777, 0o777, "{untouched}");
+    }
     let told = world.told.lock().unwrap();
     assert!(told.iter().any(|line| line.contains(&format!("connect to {}", world.other))), "{told:?}");
     assert!(told.len() <= 101, "bounded");
