@@ -115,10 +115,10 @@ class Bed:
         self.running.append(process)
         return process
 
-    def start_and_wait(self, file: Path, *command: str, **env: str) -> subprocess.Popen:
-        """Starts something of ours in the pod, which is ready when it has written `file`."""
+    def start_and_wait(self, file: Path, *command: str, namespace: str | None = None, **env: str) -> subprocess.Popen:
+        """Starts something of ours, in the pod unless said otherwise, which is ready when it has written `file`."""
         file.unlink(missing_ok=True)
-        process, end = self.start(self.pod, *command, **env), time.monotonic() + READY_SECONDS
+        process, end = self.start(namespace or self.pod, *command, **env), time.monotonic() + READY_SECONDS
         # Nobody reads it, and a full pipe would stop it.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         while not file.exists():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attack cases on egress, by every way out: the proxy, redirection by the kernel, and a confined child. Needs root.
 
-    run.py --bin target/debug --subjects target/subjects [--only REGEX] [--stage explicit,redirected,inspected,confined,learned]
+    run.py --bin target/debug --subjects target/subjects [--only REGEX] [--stage explicit,redirected,meshed,inspected,confined,learned]
 
 Each case of cases.json is sent by a server that was taken over (attacker.py) in a network namespace of its own, and judged by
 what arrived in another one (world.py). Then unchanged servers do their work behind the same rules. Last line: `N passed, M failed`.
@@ -28,11 +28,13 @@ from bed import HERE, Bed, Broken, run
 from judge import RULED_NAMES, VERDICTS, Seen, nothing
 
 ALLOW = [f"{name}{port}" for name in ("allowed.test", "*.wild.test", "xn--bcher-kva.test") for port in ("", ":80")]
-STAGES = ["explicit", "redirected", "inspected", "confined", "learned"]
+STAGES = ["explicit", "redirected", "meshed", "inspected", "confined", "learned"]
 # Who the sidecar is, as far as the kernel's rules go.
 SIDECAR = 1337
 # A server as containers have it: root, without a right to anything of the kernel's.
 POWERLESS = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
+# An address of the world, where another sidecar is.
+FAR = "20.20.20.11"
 # Until what was sent has arrived, or would have.
 SETTLE = 0.1
 
@@ -86,7 +88,7 @@ class Run:
 
         return send
 
-    def sidecar(self, **settings: str) -> subprocess.Popen:
+    def sidecar(self, only: str = "--egress-only", **settings: str) -> subprocess.Popen:
         # That user may not see where it was built.
         binary = shutil.copy(self.binaries / "outrigger-sidecar", self.bed.directory)
         report = self.bed.directory / "report"
@@ -95,12 +97,10 @@ class Run:
         return self.bed.start_and_wait(
             report,
             *["setpriv", "--reuid", str(SIDECAR), "--regid", str(SIDECAR), "--clear-groups", binary],
-            "--egress-only",
+            *[only] * (only != "--"),
             OUTRIGGER_REPORT=str(report),
             OUTRIGGER_EGRESS_LISTEN="127.0.0.1:15001",
-            OUTRIGGER_EGRESS_LOG="off",
-            OUTRIGGER_ADMIN_LISTEN="127.0.0.1:15021",
-            **env,
+            **{"OUTRIGGER_EGRESS_LOG": "off", "OUTRIGGER_ADMIN_LISTEN": "127.0.0.1:15021", **env},
         )
 
     def explicit(self) -> None:
@@ -120,6 +120,64 @@ class Run:
             self.use("redirected", name, server, call)
         run(*redirect, "remove")
         self.bed.end(sidecar)
+
+    def meshed(self) -> None:
+        """A redirected client that knows of no proxy calls a service of the mesh: another sidecar outside, over mTLS."""
+        directory, domain = self.bed.directory, "egress.outrigger.local"
+        run(str(self.binaries / "outrigger"), "ca", "init", "--trust-domain", domain, "--dir", str(directory / "ca"))
+        for name in ("asker", "far", "other"):
+            run(str(self.binaries / "outrigger"), "ca", "issue", name, "--dir", str(directory / "ca"), "--out", str(directory))
+            # The sidecar runs as another user.
+            (directory / f"{name}.key").chmod(0o644)
+        shutil.copy(directory / "ca" / "ca.pem", directory / "mesh-ca.pem")
+        (directory / "mesh-ca.pem").chmod(0o644)
+
+        def identity(name: str) -> dict[str, str]:
+            own = {"TRUST_DOMAIN": domain, "CERT": f"{directory}/{name}.pem", "KEY": f"{directory}/{name}.key", "CA": f"{directory}/mesh-ca.pem"}
+            return {"SERVICE": name, **own}
+
+        rule = {"name": "asker-echoes", "services": ["far"], "capabilities": ["echo"], "requires": [{"workload": "asker"}]}
+        policy = {"apiVersion": "mcpx.io/v1", "kind": "SecurityPolicy", "metadata": {"name": "far"}, "spec": {"authorization": {"rules": [rule]}}}
+        (directory / "far.yaml").write_text(json.dumps(policy))
+        far = {"COMMAND": "mcp-server-everything stdio", "LISTEN": f"{FAR}:9443", "ADMIN_LISTEN": "127.0.0.1:0", "POLICY": str(directory / "far.yaml")}
+        logs = {"ACCESS_LOG": str(directory / "far.jsonl"), "REPORT": str(directory / "far-report")}
+        env = {f"OUTRIGGER_{name}": value for name, value in {**far, **logs, **identity("far")}.items()}
+        answering = self.bed.start_and_wait(directory / "far-report", str(self.binaries / "outrigger-sidecar"), namespace=self.bed.world, **env)
+        # `other` is somebody else at the same address, and `absent` is nowhere.
+        file = directory / "asker.yaml"
+        services = {name: f"{FAR}:9443" for name in ("far", "other")}
+        file.write_text(json.dumps({"mesh": {"services": services}, "upstream": "http://127.0.0.1:9/mcp"}))
+        file.chmod(0o644)
+        log = directory / "asker.egress.jsonl"
+        log.touch()
+        log.chmod(0o666)
+        own = {"CONFIG": str(file), "EGRESS_ALLOW": "far.mesh,other.mesh", "EGRESS_TRANSPARENT": "true", "EGRESS_LOG": str(log)}
+        near = {"EGRESS_DNS_LISTEN": "127.0.0.1:15053", "LISTEN": "127.0.0.1:0", **identity("asker")}
+        calling = self.sidecar("--", **own, **near)
+        redirect = ["ip", "netns", "exec", self.bed.pod, str(self.binaries / "outrigger-sidecar"), "redirect"]
+        run(*redirect, "install", "--uid", str(SIDECAR), "--dns-port", "15053")
+        try:
+            call = self.caller("--url", "http://far.mesh/mcp")
+            said = call("echo", {"message": "ahoy"})
+            self.check("meshed: a tool that the far policy allows", "ahoy" in said, said)
+            said = call("get-sum", {"a": 1, "b": 2})
+            # Who may not see a tool is told that there is none.
+            self.check("meshed: a tool that it does not allow", said == "error: Unknown tool: get-sum", said)
+            for name in ("other", "absent", "evil"):
+                said = self.bed.ask(self.bed.start(self.bed.pod, *POWERLESS, self.python, str(HERE / "attacker.py")), {
+                    "way": "direct", "case": {"kind": "get", "url": f"http://{name}.mesh/mcp"}, "mark": "x"})
+                self.check(f"meshed: {name}.mesh", not said.startswith("HTTP/1.1 2") and "mcp" not in said, said)
+        finally:
+            run(*redirect, "remove")
+            self.bed.end(calling)
+            self.bed.end(answering)
+        asked = [json.loads(line) for line in log.read_text().splitlines()]
+        heard = [json.loads(line) for line in (directory / "far.jsonl").read_text().splitlines()]
+        traces = {line["trace_id"] for line in asked if line["host"] == "far.mesh" and line["verdict"] == "allowed"}
+        named = [line for line in heard if f"spiffe://{domain}/asker" in json.dumps(line)]
+        self.check("meshed: the far access log names the caller", bool(named) and len(named) == len(heard), heard)
+        self.check("meshed: one trace on both sides", bool(named) and all(line["trace_id"] in traces for line in named), (asked, heard))
+        print("ok   meshed: a service of the mesh by its name", flush=True)
 
     def inspected(self) -> None:
         """The same with TLS read inside, where what was said in the clear is said again."""

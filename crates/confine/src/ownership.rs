@@ -120,9 +120,19 @@ fn apply(file: &OwnedFd, held: &Path, question: &Question, change: &Change) -> R
     }
 }
 
+/// The descriptor that a path of `/proc` stands for: C libraries without `fchmodat2` go this way.
+fn descriptor(path: &Path) -> Option<u64> {
+    let number = path.to_str()?.strip_prefix("/proc/self/fd/")?;
+    number.parse().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// The file that is meant, held without being opened. Links of `/proc`, which would lead to files of ours, are not followed.
 fn find(listener: &OwnedFd, question: &Question, at: u64, path: u64, flags: u64) -> Result<OwnedFd, Refusal> {
     let path = if path == 0 { None } else { Some(text(question, path)?) };
+    let (at, path) = match path.as_deref().and_then(descriptor) {
+        Some(descriptor) if flags & NO_FOLLOW == 0 => (descriptor, None),
+        _ => (at, path),
+    };
     let how = |flags: OFlags| flags | OFlags::PATH | OFlags::CLOEXEC;
     let open = |path: &str| openat2(CWD, path, how(OFlags::empty()), Mode::empty(), ResolveFlags::empty());
     // Compared as an `int`, which it is.

@@ -99,6 +99,7 @@ def _():
     os.chmod("mode", 0o755, dir_fd=d); os.fchmod(d, 0o700); os.utime("mode", dir_fd=d); os.utime(d); os.utime(mine, ns=(10**9, 10**9))
     os.symlink("mode", given["own"] + "/to-mode"); os.lchown(given["own"] + "/to-mode", -1, os.getgid())
     os.utime(given["own"] + "/to-mode", (7, 7), follow_symlinks=False); os.chmod(given["own"] + "/to-mode", 0o755)
+    p = os.open(mine, os.O_PATH); os.chmod(f"/proc/self/fd/{p}", 0o750)
     os.chdir(given["own"]); os.chmod("mode", 0o750); os.chmod("./to-mode", 0o755); os.chdir("/")
     assert os.lstat(given["own"] + "/to-mode").st_mtime == 7 and os.stat(mine).st_mode & 0o7777 == 0o755
     shutil.copy2(mine, mine + "2"); shutil.copytree("/etc/ssl", given["own"] + "/tree", symlinks=True)
