@@ -187,7 +187,8 @@ def attempt(way: str, case: dict, mark: str) -> str:
         elif case["kind"] == "udp":
             said = datagram(case["address"], case["port"], mark)
         else:
-            data = case["data"].replace("{N}", mark).encode("latin1")
+            # `{a*70000}` is so many of that letter.
+            data = re.sub(r"\{a\*(\d+)\}", lambda found: "a" * int(found[1]), case["data"].replace("{N}", mark)).encode("latin1")
             said = out.raw(data, mark)
     except (OSError, ValueError, OverflowError) as error:
         said = f"refused: {error}".encode()
