@@ -51,6 +51,8 @@ pub enum Why {
     Tls(io::Error),
     /// TLS with the client does not come to be: it does not believe our certificate.
     ClientTls(io::Error),
+    /// A client that speaks HTTP/2 alone, where TLS is read inside.
+    OnlyHttp2,
     /// What stands for the secret of this rule, on its way to somebody else.
     Placeholder(RuleId),
     /// The secret for this header cannot be read.
@@ -158,6 +160,7 @@ impl Why {
             },
             Why::Tls(_) => failed(502, Code::HostUnreachable, "tls"),
             Why::ClientTls(_) => failed(502, Code::Failure, "client_tls"),
+            Why::OnlyHttp2 => failed(502, Code::Failure, "only_http2"),
             Why::Placeholder(_) => denied("placeholder", DenyReason::Egress),
             Why::Echo => denied("echo", DenyReason::Egress),
             Why::NoCredential(_) => failed(502, Code::Failure, "no_credential"),
@@ -196,7 +199,7 @@ impl Why {
             Why::Rules(Reason::Sealed, _) => {
                 "a tunnel hides the request: for port 80, and where a rule names methods or paths, ask for http://host/path".into()
             }
-            Why::Rules(Reason::Request, _) => "the rule allows other methods or paths".into(),
+            Why::Rules(Reason::Request, _) => "the rule allows other methods or paths, and no field that says another one".into(),
             Why::Rules(Reason::Address(address, special), _) => {
                 format!("{address} is a {special} address: no rule for this host names its range under `addresses`")
             }
@@ -225,6 +228,7 @@ impl Why {
             Why::ClientTls(error) => {
                 format!("the client does not believe the certificate of this sidecar (its bundle: `egress.inspection`): {error}")
             }
+            Why::OnlyHttp2 => "HTTP/1.1 is spoken where TLS is read inside: name this host in a rule without `inspect`".into(),
             Why::Placeholder(rule) => {
                 format!("the request holds what stands for the secret of `{}`, and goes to somebody else", rule.as_str())
             }

@@ -74,7 +74,11 @@ impl Outbound {
         }
         let accepting = inspection.accept(client, buffer, target);
         match tokio::time::timeout(self.settings.timeouts.hello, accepting).await {
-            Ok(accepted) => accepted.map_err(Why::ClientTls),
+            Ok(accepted) => accepted.map_err(|error| {
+                let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+                let only_http2 = said.is_some_and(|error| *error == rustls::Error::NoApplicationProtocol);
+                if only_http2 { Why::OnlyHttp2 } else { Why::ClientTls(error) }
+            }),
             Err(_elapsed) => Err(Why::Silent),
         }
     }
