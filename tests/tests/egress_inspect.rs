@@ -13,6 +13,7 @@ use outrigger_tests::sidecar::text_of;
 use outrigger_tests::subjects::fetching;
 use outrigger_tests::{Call, Mesh, TestSidecar};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 
 /// A destination with TLS under an authority of its own, that remembers what it was asked.
 struct Origin {
@@ -86,7 +87,13 @@ async fn methods_and_paths_apply_inside_over_every_way_in() {
         let url = |path: &str| format!("https://localhost:{port}{path}");
         let ask = |more: &[&str]| curl(&[&["--proxy", proxy.as_str()], &believing[..], more].concat());
         assert_eq!(ask(&[&url("/v1/a")]), "sunny 200", "{proxy}");
-        for refused in [&[url("/v2")][..], &[url("/v1"), "-XPOST".into()]] {
+        for refused in [
+            &[url("/v2")][..],
+            &[url("/v1"), "-XPOST".into()],
+            &[url("/v1/%2e%2e/v2"), "--path-as-is".into()],
+            &[url("/v1"), "-HX-HTTP-Method-Override: DELETE".into()],
+            &[url("/v1"), "-Hx-original-url: /v2".into()],
+        ] {
             let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
             let told = ask(&refused);
             assert!(told.contains("\"reason\":\"request\"") && told.ends_with(" 403"), "{proxy}: {told}");
@@ -97,12 +104,23 @@ async fn methods_and_paths_apply_inside_over_every_way_in() {
         let pinned = curl(&["--proxy", &proxy, "--cacert", origin.ca.to_str().unwrap(), &url("/v1")]);
         assert!(pinned.contains(" 000"), "who does not believe us gets nothing: {pinned}");
     }
+    // As gRPC does. Nothing else reads the alert, so that its number is enough.
+    let script = format!(
+        "import socket, ssl; s = socket.create_connection(('{}', {})); s.sendall(b'CONNECT localhost:{port} HTTP/1.1\\r\\nHost: localhost:{port}\\r\\n\\r\\n'); \
+         assert b' 200 ' in s.recv(9999); c = ssl.create_default_context(cafile='{}'); c.set_alpn_protocols(['h2']); c.wrap_socket(s, server_hostname='localhost')",
+        address.ip(),
+        address.port(),
+        bundle.display()
+    );
+    let grpc = Command::new("python3").args(["-c", &script]).output().unwrap();
+    assert!(String::from_utf8_lossy(&grpc.stderr).to_lowercase().contains("no application protocol"), "{grpc:?}");
     let seen = origin.seen();
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(seen[0].starts_with(&format!("GET /v1/a HTTP/1.1\r\nHost: localhost:{port}\r\n")), "{seen:?}");
     let log = egress.stop().await;
     let told = |reason: &str| log.iter().filter(|line| line["reason"] == reason).count();
-    assert_eq!((told("request"), told("host_mismatch"), told("client_tls")), (4, 2, 2), "{log:?}");
+    assert_eq!((told("request"), told("host_mismatch"), told("client_tls")), (10, 2, 2), "{log:?}");
+    assert_eq!(told("only_http2"), 1, "{log:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,9 +193,22 @@ async fn secrets_are_added_on_the_way_and_placeholders_go_nowhere_else() {
     assert!(ask(&[&url, "-XTRACE"]).contains("\"reason\":\"echo\""));
     let clear = format!("http://localhost:{}/", plain.address.port());
     assert_eq!(ask(&[&clear]), "hi 200");
-    for elsewhere in [&["-H", "X-Other: stand-in-for-it"][..], &["-u", "me:stand-in-for-it"]] {
-        let told = ask(&[elsewhere, &[clear.as_str()]].concat());
+    let query = format!("{clear}?a=stand%2din%2Dfor-%69t");
+    for elsewhere in [&[&clear, "-H", "X-Other: stand-in-for-it"][..], &[&clear, "-u", "me:stand-in-for-it"], &[&query]]
+    {
+        let told = ask(elsewhere);
         assert!(told.contains("\"reason\":\"placeholder\"") && told.contains("egress/api"), "{told}");
+    }
+    // Head and body at once, so that the destination hears of neither.
+    for body in [
+        "Content-Length: 28\r\n\r\n{\"a\":\"st\\u0061nd-in-for-it\"}",
+        "Transfer-Encoding: chunked\r\n\r\n9\r\nkey=c3Rhb\r\nf\r\nmQtaW4tZm9yLWl0\r\n0\r\n\r\n",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(egress.address()).await.unwrap();
+        let host = format!("localhost:{}", plain.address.port());
+        stream.write_all(format!("POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n{body}").as_bytes()).await.unwrap();
+        let told = outrigger_tests::egress::read_all(&mut stream).await;
+        assert!(told.contains("\"reason\":\"placeholder\""), "{body}: {told}");
     }
     let seen = origin.seen();
     assert_eq!(seen.len(), 2, "{seen:?}");
@@ -186,7 +217,7 @@ async fn secrets_are_added_on_the_way_and_placeholders_go_nowhere_else() {
             head.lines().filter(|line| line.to_ascii_lowercase().starts_with("authorization")).collect();
         assert_eq!(fields, [format!("Authorization: Bearer {secret}")]);
     }
-    let clear = plain.seen();
+    let clear: Vec<String> = plain.seen().into_iter().filter(|said| !said.is_empty()).collect();
     assert!(
         clear.len() == 1 && clear[0].contains("\r\nX-Key: second\r\n") && !clear[0].contains("Bearer"),
         "{clear:?}"

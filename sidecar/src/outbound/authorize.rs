@@ -50,6 +50,8 @@ pub struct Permitted {
     pub ech: bool,
     /// Whether a tunnel is read inside.
     pub inspect: bool,
+    /// Whether its rule asks for methods or paths.
+    pub(super) reads_requests: bool,
 }
 
 impl Permitted {
@@ -128,6 +130,7 @@ impl Outbound {
                     raw: allowed.rule.raw,
                     ech: allowed.rule.ech,
                     inspect: allowed.rule.inspect && request == Request::Sealed,
+                    reads_requests: allowed.rule.reads_requests(),
                 })
             }
             Err(denied) if !enforced => self.observed(&denied, addresses, target, &in_force),
@@ -163,6 +166,7 @@ impl Outbound {
             raw: true,
             ech: true,
             inspect: false,
+            reads_requests: false,
         })
     }
 

@@ -223,6 +223,9 @@ impl Conversation<'_> {
         if target.port == HTTPS && !tls && !permitted.raw && permitted.observed.is_none() {
             return Err(Refusal { why: Why::NotTls, rule: permitted.rule });
         }
+        if permitted.reads_requests && heads::means_another(asked) {
+            return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
+        }
         let added = self.credentials(asked, path, tls, &permitted).await?;
         let (origin, address) = outbound.open(target, &permitted, tls).await?;
         record.permitted(&permitted);

@@ -48,12 +48,17 @@ impl Exchange<'_> {
     /// Sends the head, the body and the reply. `true`: the client's connection is ready for another request.
     pub(super) async fn run(&self, head: &[u8], buffer: &mut Vec<u8>, record: &mut Record) -> Result<bool, Why> {
         self.may_send(head.len())?;
+        let (mut body, mut watch) = (Body::strict(self.framing), self.permitted.watch());
+        // What is refused for its first words, the destination does not hear of.
+        let used = follow(&mut body, &mut watch, buffer)?;
+        let later = buffer.split_off(used);
+        let begun = std::mem::replace(buffer, later);
         if write_all(self.origin, head).await.is_err() {
             return Err(Why::NoReply);
         }
         let moved = Moved::new();
         let outcome = tokio::select! {
-            outcome = self.both(buffer, &moved) => outcome,
+            outcome = self.both((&mut body, &mut watch, begun), buffer, &moved) => outcome,
             () = moved.over(self.times.idle, self.times.total) => Err(Ended::Broken),
         };
         (record.up, record.down) = moved.bytes();
@@ -76,8 +81,8 @@ impl Exchange<'_> {
         self.permitted.upload.may_send(bytes).map_err(Why::Over)
     }
 
-    async fn both(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<bool, Ended> {
-        let upload = self.upload(buffer, moved);
+    async fn both(&self, begun: Begun<'_, '_>, buffer: &mut Vec<u8>, moved: &Moved) -> Result<bool, Ended> {
+        let upload = self.upload(begun, buffer, moved);
         let download = self.download(moved);
         tokio::pin!(upload, download);
         tokio::select! {
@@ -90,25 +95,23 @@ impl Exchange<'_> {
         }
     }
 
-    async fn upload(&self, buffer: &mut Vec<u8>, moved: &Moved) -> Result<(), Ended> {
-        let (mut body, mut watch) = (Body::strict(self.framing), self.permitted.watch());
-        if body.done() {
-            return Ok(());
-        }
-        let said = std::mem::take(buffer);
-        let used = Self::follow(&mut body, &mut watch, &said)?;
-        let (now, later) = said.split_at(used);
-        self.may_send(now.len()).map_err(Ended::Told)?;
-        write_all(self.origin, now).await.map_err(|_| Ended::Told(Why::NoReply))?;
-        moved.count_up(now.len());
-        buffer.extend_from_slice(later);
+    async fn upload(
+        &self,
+        (body, watch, begun): Begun<'_, '_>,
+        buffer: &mut Vec<u8>,
+        moved: &Moved,
+    ) -> Result<(), Ended> {
+        self.may_send(begun.len()).map_err(Ended::Told)?;
+        write_all(self.origin, &begun).await.map_err(|_| Ended::Told(Why::NoReply))?;
+        moved.count_up(begun.len());
+        drop(begun);
         while !body.done() {
             let (mut chunk, bytes) = read(self.client).await.map_err(|_| Ended::Broken)?;
             if bytes == 0 {
                 return Err(Ended::Broken);
             }
             let bytes = chunk.bytes().get(..bytes).unwrap_or_default();
-            let used = Self::follow(&mut body, &mut watch, bytes)?;
+            let used = follow(body, watch, bytes).map_err(Ended::Told)?;
             let (now, later) = bytes.split_at(used);
             self.may_send(now.len()).map_err(Ended::Told)?;
             // A destination that closed may have answered already: the reply is still read.
@@ -121,18 +124,6 @@ impl Exchange<'_> {
             consume_budget().await;
         }
         Ok(())
-    }
-
-    /// How many of these bytes belong to the body, and may leave.
-    fn follow(body: &mut Body, watch: &mut Watch<'_>, bytes: &[u8]) -> Result<usize, Ended> {
-        let mut watched = Ok(());
-        let used = body.advance_telling(bytes, |data| {
-            if watched.is_ok() {
-                watched = watch.over(data);
-            }
-        });
-        watched.map_err(Ended::Told)?;
-        used.map_err(|_| Ended::Told(Why::BadRequest(BadRequest::Length)))
     }
 
     async fn download(&self, moved: &Moved) -> Result<bool, Ended> {
@@ -187,4 +178,19 @@ impl Exchange<'_> {
         }
         Ok(())
     }
+}
+
+/// A body that has begun: where in it we are, what is looked for in it, and what there is of it.
+type Begun<'b, 'w> = (&'b mut Body, &'b mut Watch<'w>, Vec<u8>);
+
+/// How many of these bytes belong to the body, and may leave.
+fn follow(body: &mut Body, watch: &mut Watch<'_>, bytes: &[u8]) -> Result<usize, Why> {
+    let mut watched = Ok(());
+    let used = body.advance_telling(bytes, |data| {
+        if watched.is_ok() {
+            watched = watch.over(data);
+        }
+    });
+    watched?;
+    used.map_err(|_| Why::BadRequest(BadRequest::Length))
 }

@@ -31,6 +31,15 @@ const NOT_PASSED_ON: [&str; 12] = [
     "host",
 ];
 
+/// Fields by which some servers take a request for one with another method or path.
+const OTHERWISE: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+/// Whether a destination may take the request for another one than a rule looks at.
+pub(super) fn means_another(asked: &Request<'_>) -> bool {
+    OTHERWISE.iter().any(|name| named(&asked.fields, name).next().is_some())
+}
+
 /// The head of a request as the destination gets it, with this span where it has none and the destination is of the mesh.
 pub(super) fn request(
     asked: &Request<'_>,
