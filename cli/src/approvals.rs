@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http::HeaderMap;
+use outrigger_integrity::visible;
 use outrigger_proxy::body::read_bounded;
 use outrigger_runtime::Exit;
 use outrigger_telemetry::log::{self, LogFormat};
@@ -81,12 +82,13 @@ fn list(answer: &Value) {
     let waiting = answer.get("waiting").and_then(Value::as_array).cloned().unwrap_or_default();
     for call in &waiting {
         let own = if call["own"] == true { "  (your own: somebody else has to approve it)" } else { "" };
-        let cut = if call["whole"] == false { " ... and more" } else { "" };
+        let cut = if call["whole"] == false { "; there are more arguments than are shown" } else { "" };
         let (id, who, kind) = (text(call, "id"), text(call, "who"), text(call, "kind"));
         let (service, capability) = (text(call, "service"), text(call, "capability"));
         output::result(&format!("{id}  {who} calls {kind} {service}.{capability}{own}"));
-        output::result(&format!("    {}{cut}", text(call, "arguments")));
-        output::result(&format!("    since {}, {} s left", text(call, "since"), call["secondsLeft"]));
+        let arguments = call.get("arguments").and_then(Value::as_str).unwrap_or_default();
+        arguments.lines().for_each(|line| output::result(&format!("    {}", visible(line, usize::MAX))));
+        output::result(&format!("    since {}, {} s left{cut}", text(call, "since"), call["secondsLeft"]));
     }
     output::say(&format!("{}: {} waiting", text(answer, "who"), waiting.len()));
 }
@@ -94,5 +96,5 @@ fn list(answer: &Value) {
 /// A text of an ingress, without what could speak to the terminal.
 fn text(value: &Value, member: &str) -> String {
     let text = value.get(member).and_then(Value::as_str).unwrap_or_default();
-    outrigger_integrity::visible(text, usize::MAX)
+    visible(text, usize::MAX)
 }

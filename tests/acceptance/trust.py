@@ -92,9 +92,9 @@ async def client(url: str, token: str, mode: str, service: str) -> None:
         before = len(asked)
         async with open_client(said) as connected:
             # Each its own call: who said no once is not asked again for the same one.
-            got = await outcome(connected, "fs__readFileText", {"path": "hello.txt", "maxBytes": 1000 + len(asked)})
+            got = await outcome(connected, "fs__readFileText", {"path": f"{mode}-{said}.txt"})
         check(f"the user says {said}", expected in got and len(asked) == before + 1, got[:200])
-    check("the user is told what it is about", "readFileText" in asked[0] and "hello.txt" in asked[0], asked[0][:200])
+    check("the user is told what it is about", "readFileText" in asked[0] and f"{mode}-True.txt" in asked[0], asked[0][:200])
 
     async with open_client(True) as connected:
         pay, turn = f"{service}__pay", f"{service}__turn"
@@ -126,7 +126,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs", subjects.environment()) as processes:
         root = Path(folder)
         (root / "files").mkdir()
-        (root / "files" / "hello.txt").write_text("hello from a file")
+        for name in (f"{mode}-{said}.txt" for mode in ("legacy", "auto") for said in (True, False, None)):
+            (root / "files" / name).write_text("hello from a file")
         (root / "policy.yaml").write_text(POLICY)
         (root / "turning.py").write_text(TURNING)
         # One for each client: what has turned stays so.

@@ -29,7 +29,7 @@ await page.click("text=Show");
 await page.waitForFunction(() => document.querySelectorAll("article").length === 2);
 const text = await page.locator("main").innerText();
 check("who calls what is shown", text.includes("tool fs.readFileText") && text.includes("user:ada") && text.includes("p/reading"), text);
-check("arguments are text, and what hides is spelt out", text.includes("<img src=x onerror") && text.includes("\\u{202e}"), text);
+check("arguments are text, and what hides is spelt out", text.includes("<img src=x onerror") && text.includes("\\u202e"), JSON.stringify(text));
 check("no markup of a caller became the page's", (await page.locator("main img").count()) === 0 && (await page.title()) !== "owned");
 const kept = await page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie, location.href, document.getElementById("token").value]);
 check("the token is kept nowhere", JSON.stringify(kept) === JSON.stringify([0, 0, "", `${admin}/approvals`, ""]), JSON.stringify(kept));
@@ -55,7 +55,7 @@ const got = await evil.evaluate(async (url) => {
   ];
   return Promise.all(tries.map((attempt) => attempt().catch((error) => `refused: ${error.message}`)));
 }, admin);
-check("another page reads nothing and sends no token", got[0].startsWith("refused") && got[1].startsWith("refused") && got[2] === "opaque", JSON.stringify(got));
+check("another page reads nothing and sends no token", got[0].startsWith("refused") && got[1].startsWith("refused") && (got[2] === "opaque" || got[2].startsWith("refused")), JSON.stringify(got));
 const framed = await evil.evaluate((url) => new Promise((resolve) => {
   const frame = document.createElement("iframe");
   frame.src = `${url}/approvals`;

@@ -58,9 +58,10 @@ def main() -> int:
     binary = str(Path(options.start).resolve())
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs", {"PATH": "/usr/bin:/bin"}) as processes:
         root = Path(folder)
-        (root / "hello.txt").write_text("hello from a file")
+        (root / "files").mkdir()
+        (root / "files" / "hello.txt").write_text("hello from a file")
         (root / "policy.yaml").write_text(POLICY)
-        manifest = {"ingress": {"listen": "127.0.0.1:0"}, "services": {"fs": {"example": "fs", "args": ["--root", str(root)]}}}
+        manifest = {"ingress": {"listen": "127.0.0.1:0"}, "services": {"fs": {"example": "fs", "args": ["--root", str(root / "files")]}}}
         up = start_mesh(processes, binary, manifest, root / "state", ["fs"]).document
         # A second ingress, which knows two people.
         tokens = [

@@ -134,6 +134,26 @@ async fn a_policy_in_audit_mode_lets_through_and_tells() {
 }
 
 #[tokio::test]
+async fn only_through_an_ingress_is_a_person_asked() {
+    let mesh = Mesh::new();
+    let rules = "  authorization:\n    rules:\n      - { name: all, services: [fs], capabilities: [\"*\"] }\n      \
+                 - { name: asked, services: [fs], capabilities: [echo], approval: { role: boss } }\n";
+    let sidecar = TestSidecar::with_policy(&mesh, rules, &scripted(&[])).await;
+    // The ingress has asked; another workload would get around it.
+    let ingress = sidecar.ready_client(&mesh).await;
+    assert_eq!(ingress.reply(&Call::tool("echo", "{}")).await.status, 200);
+    let agent = sidecar.client(&mesh, "agent");
+    let refused = agent.reply(&Call::tool("echo", "{}")).await;
+    assert_eq!(
+        (refused.error_code(), &refused.json()["error"]["data"]["reason"]),
+        (-31403, &Value::from("approval_needed"))
+    );
+    assert_eq!(agent.reply(&Call::tool("sleep", r#"{"ms":1}"#)).await.json()["error"], Value::Null);
+    assert_eq!(sidecar.metric("outrigger_denied_total{reason=\"approval\",service=\"fs\"}").await as u64, 1);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn lists_of_a_server_that_is_asked_per_caller_are_filtered_too() {
     let mesh = Mesh::new();
     let settings = format!("{}catalog: {{ mode: per_caller }}\n", scripted(&[]));

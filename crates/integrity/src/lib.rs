@@ -19,4 +19,4 @@ pub use definition::Digest;
 pub use diff::Change;
 pub use lock::{Lock, LockError, MAX_BYTES, ServiceLock};
 pub use review::{Deviation, Review, Subject, Verdict, review};
-pub use show::visible;
+pub use show::{readable, visible};

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::definition::write_pretty;
+
 /// Whether a character shows nothing, or changes how what is around it is shown.
 pub(crate) fn is_hidden(c: char) -> bool {
     matches!(c,
@@ -34,6 +36,16 @@ pub fn visible(text: &str, most: usize) -> String {
     out
 }
 
+/// A JSON text as a person can safely read it: one member a line, letters as letters and not as escapes, and everything
+/// hidden spelt out. What is no JSON comes as it is.
+pub fn readable(json: &[u8]) -> String {
+    let mut out = Vec::with_capacity(json.len());
+    match write_pretty(json, 0, &mut out) {
+        Ok(()) => String::from_utf8(out).unwrap_or_default(),
+        Err(_) => String::from_utf8_lossy(json).into_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +59,12 @@ mod tests {
         assert_eq!(visible("schön 🦀", 99), "schön 🦀");
         assert_eq!(visible("abcdef", 3), "abc…");
         assert_eq!(visible("abc", 3), "abc");
+    }
+
+    #[test]
+    fn json_is_read_as_it_is_meant() {
+        let shown = readable(br#"{"path":"\u002fetc\u002fpasswd\u202e","a":[1]}"#);
+        assert_eq!(shown, "{\n  \"a\": [\n    1\n  ],\n  \"path\": \"/etc/passwd\\u202e\"\n}");
+        assert_eq!(readable(b"x"), "x");
     }
 }

@@ -14,7 +14,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::question::MAX_SHOWN;
 use super::table::{Entry, How, NotCounted};
 use crate::gateway::Gateway;
 
@@ -84,7 +83,7 @@ fn shown(id: &str, entry: &Entry, now: Instant, own: bool) -> Value {
         "service": asked.service,
         "kind": asked.kind,
         "capability": asked.capability,
-        "arguments": outrigger_integrity::visible(&asked.arguments, MAX_SHOWN),
+        "arguments": asked.arguments,
         "whole": asked.whole,
         "rules": rules,
         "since": rfc3339(asked.since),

@@ -16,7 +16,7 @@ const KEY: &str = "outrigger.dev/approval";
 /// What our states begin with. Those of sidecars and of servers are their own business.
 const PREFIX: &str = "outrigger.approval.";
 /// Bytes of arguments that a person is shown.
-pub(super) const MAX_SHOWN: usize = 16 * 1024;
+const MAX_SHOWN: usize = 16 * 1024;
 
 /// Identifies a call: who, what, with which parameters, under which policy. How the parameters are spelt does not count,
 /// and what a retry adds does not either.
@@ -98,19 +98,17 @@ pub(super) fn stripped(message: &Message) -> Option<Message> {
 /// As much of the arguments as is shown to a person, and whether that is all of them.
 pub(super) fn shown(message: &Message) -> (String, bool) {
     let raw = message.params().get(Param::Arguments).map_or(&b"{}"[..], |at| message.raw(at));
-    let text = String::from_utf8_lossy(raw);
+    let text = outrigger_integrity::readable(raw);
     let cut = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_SHOWN).last().unwrap_or_default();
-    if text.len() <= MAX_SHOWN {
-        (text.into_owned(), true)
-    } else {
-        (text.get(..cut).unwrap_or_default().to_owned(), false)
-    }
+    if text.len() <= MAX_SHOWN { (text, true) } else { (text.get(..cut).unwrap_or_default().to_owned(), false) }
 }
 
 /// A whole reply that asks the client's user.
 pub(super) fn ask(message: &Message, id: &str, what: &str, arguments: &str, whole: bool, rule: &str) -> Bytes {
     let more = if whole { "" } else { " (and more that is not shown)" };
-    let arguments = outrigger_integrity::visible(arguments, 2000);
+    let most = 2000;
+    let more = if arguments.chars().count() > most { " (and more that is not shown)" } else { more };
+    let arguments: String = arguments.chars().take(most).collect();
     let text = format!("{what} waits for your approval, as the rule {rule} says. Arguments: {arguments}{more}");
     let schema = json!({
         "type": "object",

@@ -92,7 +92,7 @@ async fn the_user_of_the_client_is_asked_and_each_yes_is_good_for_one_call() {
     let question = &result["inputRequests"]["outrigger.dev/approval"];
     assert_eq!((&question["method"], &question["params"]["mode"]), (&json!("elicitation/create"), &json!("form")));
     let text = question["params"]["message"].as_str().unwrap();
-    assert!(text.contains("tool a.pay") && text.contains("\"amount\":7") && text.contains("\\u{202e}"), "{text}");
+    assert!(text.contains("tool a.pay") && text.contains("\"amount\": 7") && text.contains("\\u202e"), "{text}");
     assert!(mesh.fake("a").seen().is_empty());
 
     // Another call, somebody else, no answer: none of it is what was asked for.
