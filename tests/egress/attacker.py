@@ -153,6 +153,12 @@ def pieces(url: str) -> tuple[str, str]:
     return found[1].rpartition("@")[2], found[2] or "/"
 
 
+def words(case: dict, mark: str) -> bytes:
+    """The bare bytes of a case; `{a*70000}` is so many of that letter."""
+    data = re.sub(r"\{a\*(\d+)\}", lambda found: "a" * int(found[1]), case["data"])
+    return data.replace("{N}", mark).encode("latin1")
+
+
 def connect(way: Proxy | Direct, case: dict, mark: str) -> bytes:
     authority = case["authority"]
     stream, refused = way.tunnel(authority)
@@ -171,7 +177,7 @@ def connect(way: Proxy | Direct, case: dict, mark: str) -> bytes:
         with stream:
             host = case.get("http_host", sni or name)
             plain = f"GET /{mark} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-            stream.sendall(case["data"].replace("{N}", mark).encode("latin1") if "data" in case else plain.encode())
+            stream.sendall(words(case, mark) if "data" in case else plain.encode())
             return read(stream, 4)
 
 
@@ -187,9 +193,7 @@ def attempt(way: str, case: dict, mark: str) -> str:
         elif case["kind"] == "udp":
             said = datagram(case["address"], case["port"], mark)
         else:
-            # `{a*70000}` is so many of that letter.
-            data = re.sub(r"\{a\*(\d+)\}", lambda found: "a" * int(found[1]), case["data"].replace("{N}", mark)).encode("latin1")
-            said = out.raw(data, mark)
+            said = out.raw(words(case, mark), mark)
     except (OSError, ValueError, OverflowError) as error:
         said = f"refused: {error}".encode()
     return said.decode("latin1")[:2000]
