@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::method::Method;
 use outrigger_policy::Capability;
@@ -31,7 +32,9 @@ use crate::config;
 use crate::core::{Caller, Route};
 use crate::gateway::Gateway;
 use crate::record::CallRecord;
-use crate::route::{Destination, route, unknown};
+use crate::route::{Destination, Wanted, route, unknown};
+use crate::services::Service;
+use crate::snapshot::Snapshot;
 use crate::view::policy_kind;
 use table::{Asked, Binding, Demand, Found, Full, How, NotCounted, Said, Table};
 
@@ -131,13 +134,13 @@ pub(crate) async fn gate(
     gateway: &Arc<Gateway>,
     caller: &Caller,
     path: &Route,
+    snapshot: &Snapshot,
     message: &Message,
     record: &mut CallRecord,
 ) -> Result<Gate, Failure> {
-    if !matches!(message.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead) {
+    if !may_be_asked(message) {
         return Ok(Gate::Open);
     }
-    let snapshot = gateway.known_to(caller);
     let Some((catalog, at)) = snapshot.catalog(path) else { return Ok(Gate::Open) };
     // What is wrong with it is told where it is told of every call.
     let Ok(destination) = route(catalog, at, &snapshot.services, caller, path, message) else { return Ok(Gate::Open) };
@@ -153,24 +156,78 @@ pub(crate) async fn gate(
     if locked || !rules.decide_in(&caller.principal, &what, &asked).is_allowed() {
         return Ok(Gate::Open);
     }
-    let demands = rules.approvals_in(&caller.principal, &what, &asked).map_err(|rule| {
-        record.routed(service, Some(name), message);
-        record.denied(Some(rule.as_str()));
-        service.metrics.denied(DenyReason::ConditionFailed);
-        unknown(wanted.kind, &wanted.asked)
-    })?;
+    let demands = demanded(caller, service, wanted, catalog, message, record)?;
     if demands.is_empty() {
         return Ok(Gate::Open);
     }
     record.auditable()?;
     record.routed(service, Some(name), message);
     let kind = wanted.kind.as_str();
-    let binding = question::binding(caller.principal.id(), &service.name, kind, name, message, rules.version());
-    let demand = |(rule, approval)| Demand { rule, approval, met: false };
-    let demands = demands.into_iter().map(demand).collect();
+    let binding = bound(caller, service, wanted, message);
     let call = Call { gateway, caller, message, destination: &destination, name, kind, binding, demands };
     let gone = call.go(record).await;
     gone.inspect_err(|_| service.metrics.denied(DenyReason::Approval))
+}
+
+/// Looks once more where a permitted call goes: what there is may have changed while it waited, or since it was found that
+/// nobody has to approve it.
+///
+/// # Errors
+/// It is not what was approved, and has to be.
+pub(crate) fn confirm(
+    caller: &Caller,
+    destination: &Destination,
+    catalog: &Merged,
+    message: &Message,
+    passed: Option<&Passed>,
+    record: &mut CallRecord,
+) -> Result<(), Failure> {
+    let Some(wanted) = destination.wanted.as_ref().filter(|_| may_be_asked(message)) else { return Ok(()) };
+    let service = &destination.service;
+    let demands = demanded(caller, service, wanted, catalog, message, record)?;
+    let Some(first) = demands.first() else { return Ok(()) };
+    if passed.is_some_and(|passed| passed.watch.call == bound(caller, service, wanted, message)) {
+        return Ok(());
+    }
+    record.denied(Some(first.rule.as_str()));
+    service.metrics.denied(DenyReason::Approval);
+    let text = "refused: this call leads elsewhere than when it was looked at for approval; call again";
+    Err(Failure::Denied { reason: "approval_other_call", text: text.to_owned() })
+}
+
+/// Whether a message is of those that rules can hold up.
+fn may_be_asked(message: &Message) -> bool {
+    matches!(message.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
+}
+
+/// Whose word a call waits for.
+fn demanded(
+    caller: &Caller,
+    service: &Arc<Service>,
+    wanted: &Wanted,
+    catalog: &Merged,
+    message: &Message,
+    record: &mut CallRecord,
+) -> Result<Vec<Demand>, Failure> {
+    let name = &wanted.original;
+    let what = Capability { kind: policy_kind(wanted.kind), service: &service.name, name };
+    let asked = Circumstances {
+        call: Some((message, caller.address.ip())),
+        hints: || hints(found(catalog, &service.name, wanted.kind, name)),
+    };
+    let demands = caller.policy.rules.approvals_in(&caller.principal, &what, &asked).map_err(|rule| {
+        record.routed(service, Some(name), message);
+        record.denied(Some(rule.as_str()));
+        service.metrics.denied(DenyReason::ConditionFailed);
+        unknown(wanted.kind, &wanted.asked)
+    })?;
+    Ok(demands.into_iter().map(|(rule, approval)| Demand { rule, approval, met: false }).collect())
+}
+
+/// What an approval of a call is bound to.
+fn bound(caller: &Caller, service: &Service, wanted: &Wanted, message: &Message) -> Binding {
+    let (kind, name, version) = (wanted.kind.as_str(), &wanted.original, caller.policy.rules.version());
+    question::binding(caller.principal.id(), &service.name, kind, name, message, version)
 }
 
 impl Call<'_> {

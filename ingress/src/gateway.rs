@@ -39,7 +39,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::approvals::{Approvals, Gate, gate};
+use crate::approvals::{Approvals, Gate, confirm, gate};
 use crate::authorize::{authorize, count_shared, found, may_read};
 use crate::caller_lists::CallerLists;
 use crate::changes::Changes;
@@ -316,12 +316,22 @@ impl Gateway {
         sent: Sent<'_>,
         record: &mut CallRecord,
     ) -> Result<Reply, Failure> {
-        let passed = match caller.policy.rules.asks_approval() {
+        let mut snapshot = self.snapshot.load_full();
+        if snapshot.varies(path) {
+            // Boxed: every request would carry its size.
+            snapshot = Box::pin(self.seen_by(snapshot, caller, path, message)).await;
+        }
+        let asks_approval = caller.policy.rules.asks_approval();
+        let passed = match asks_approval {
             false => None,
             // Boxed: few calls wait for a person.
-            true => match Box::pin(gate(self, caller, path, message, record)).await? {
+            true => match Box::pin(gate(self, caller, path, &snapshot, message, record)).await? {
                 Gate::Open => None,
-                Gate::Approved(passed) => Some(passed),
+                Gate::Approved(passed) => {
+                    // Much may have changed while somebody thought about it.
+                    snapshot = Box::pin(self.seen_by(self.snapshot.load_full(), caller, path, message)).await;
+                    Some(passed)
+                }
                 Gate::Ask(reply) => {
                     record.allowed(None);
                     return Ok(Reply::Own(vec![reply]));
@@ -329,11 +339,6 @@ impl Gateway {
             },
         };
         let message = passed.as_ref().and_then(|passed| passed.message.as_ref()).unwrap_or(message);
-        let mut snapshot = self.snapshot.load_full();
-        if snapshot.varies(path) {
-            // Boxed: every request would carry its size.
-            snapshot = Box::pin(self.seen_by(snapshot, caller, path, message)).await;
-        }
         if let Some(kind) = message.method.lists() {
             return lists::list(&snapshot, &self.cursors.load(), caller, path, kind, message).map(Reply::Own);
         }
@@ -345,6 +350,9 @@ impl Gateway {
         record.routed(&destination.service, destination.wanted.as_ref().map(|wanted| &wanted.original), message);
         let shared = self.quotas.is_some();
         let mut permitted = authorize(caller, destination, catalog, &snapshot, message, record, shared)?;
+        if asks_approval {
+            confirm(caller, permitted.destination(), catalog, message, passed.as_deref(), record)?;
+        }
         if let Some(store) = &self.quotas {
             // Boxed: nobody else must carry its state.
             Box::pin(count_shared(store, caller, &mut permitted)).await?;

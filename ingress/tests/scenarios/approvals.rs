@@ -4,7 +4,7 @@ use http::{Request, StatusCode};
 use outrigger_proxy::body::OutBody;
 use serde_json::{Value, json};
 
-use crate::fake::{health, tools};
+use crate::fake::{health, per_caller, tools};
 use crate::mesh::{Client, Got, Mesh, eventually};
 
 const POLICY: &str = "apiVersion: mcpx.io/v1
@@ -386,4 +386,89 @@ async fn waiting_calls_end_with_the_ingress() {
     id_of_waiting(&mesh).await;
     mesh.ingress.take().unwrap().drain().await;
     assert_eq!(reason(&running.await.unwrap()), "draining");
+}
+
+/// What the service was asked to do, without the questions for lists.
+fn done(mesh: &Mesh, name: &str) -> usize {
+    mesh.fake(name).seen().iter().filter(|seen| seen.body["method"] != "outrigger.dev/catalog").count()
+}
+
+/// Rules about names that only lists tell.
+const BY_LISTS: &str = "apiVersion: mcpx.io/v1
+kind: SecurityPolicy
+metadata: { name: test }
+spec:
+  authorization:
+    rules:
+      - { name: all, services: [\"*\"], capabilities: [\"*\"], requires: [ { scope: all } ] }
+      - { name: deploys, services: [\"*\"], capabilities: [\"deploy*-now\"], approval: { role: release } }
+      - { name: reads, services: [\"*\"], capabilities: [\"file:///secret*\"], approval: { role: release } }
+";
+
+fn resources(uris: &[&str]) -> Value {
+    let list: Vec<_> = uris.iter().map(|uri| json!({ "uri": uri, "name": "r" })).collect();
+    json!({ "resources": list, "capabilities": { "resources": {} } })
+}
+
+#[tokio::test]
+async fn what_only_the_lists_of_the_caller_tell_is_asked_for_too() {
+    let mut offered = resources(&["file:///secret"]);
+    let long = format!("deploy-{}-now", "x".repeat(100));
+    offered["tools"] = tools(&[&long])["tools"].take();
+    offered["capabilities"]["tools"] = json!({});
+    let services = [("a", per_caller(offered)), ("b", health(resources(&["file:///other"])))];
+    let mesh = Mesh::with(&services, BY_LISTS, "approvals: { hold: 1s }").await;
+    // Somebody else knows the names; this caller has listed nothing.
+    let eve = mesh.client.with_token(Some("eve-token"));
+    let shortened = eve.tools().await.remove(0);
+    assert!(!shortened.contains("-now"), "{shortened}");
+    let call = mesh.client.ask("/mcp", "tools/call", json!({ "name": shortened, "arguments": {} })).await;
+    assert_eq!(reason(&call), "approval_pending", "{:?}", call.json());
+    let read = mesh.client.ask("/mcp", "resources/read", json!({ "uri": "file:///secret" })).await;
+    assert_eq!(reason(&read), "approval_pending", "{:?}", read.json());
+    assert_eq!((done(&mesh, "a"), done(&mesh, "b")), (0, 0));
+}
+
+#[tokio::test]
+async fn a_lock_opens_no_way_around() {
+    let offered = tools(&["deploy"]);
+    let mut lock = outrigger_integrity::Lock::default();
+    let approved = outrigger_mcp::catalog::Catalog::from_health_json(&offered.to_string().into()).unwrap();
+    lock.set("a", outrigger_integrity::ServiceLock::of(&approved, &[outrigger_mcp::catalog_kind::Kind::Tool]));
+    // For all it lists something that nobody approved, for the caller what was approved.
+    let mut document = per_caller(offered.clone());
+    let mut other = offered;
+    other["tools"][0]["description"] = json!("Another one.");
+    document["catalog"] = health(other)["catalog"].take();
+    let mesh = Mesh::with(&[("a", document)], &POLICY.replace("WITHIN", "60s"), "").await;
+    let path = mesh.path("outrigger.lock");
+    std::fs::write(&path, lock.text()).unwrap();
+    let settings = format!("approvals: {{ hold: 1s }}\nintegrity: {{ lock: {} }}", path.display());
+    let mesh = mesh.another_ingress(&settings).await;
+    let got = tool(&mesh.client, call("deploy", json!({}))).await;
+    assert_eq!(reason(&got), "approval_pending", "{:?}", got.json());
+    assert_eq!(done(&mesh, "a"), 0);
+}
+
+#[tokio::test]
+async fn what_leads_elsewhere_by_then_was_not_approved() {
+    let has = |uris: &[&str]| health(resources(uris));
+    let services = [("a", has(&["file:///secret"])), ("b", has(&["file:///b"]))];
+    let mesh = Mesh::with(&services, BY_LISTS, "").await;
+    let running = tokio::spawn({
+        let client = mesh.client.clone();
+        async move { client.ask("/mcp", "resources/read", json!({ "uri": "file:///secret" })).await }
+    });
+    let id = id_of_waiting(&mesh).await;
+    assert_eq!(waiting(&mesh, "carol-token").await[0]["service"], "a");
+    mesh.fake("a").publish(has(&["file:///a"]));
+    mesh.fake("b").publish(has(&["file:///b", "file:///secret"]));
+    eventually("moved", || async {
+        let uris = mesh.client.names("/mcp", "resources/list", "resources", "uri").await;
+        uris == ["file:///a", "file:///b", "file:///secret"]
+    })
+    .await;
+    assert_eq!(desk(&mesh, "carol-token", Some(json!({ "id": id, "approve": true }))).await.status, StatusCode::OK);
+    assert_eq!(reason(&running.await.unwrap()), "approval_other_call");
+    assert_eq!((done(&mesh, "a"), done(&mesh, "b")), (0, 0));
 }
