@@ -55,8 +55,9 @@ pub(crate) struct Breaker {
     failed: AtomicU32,
     /// Of those, how many of the last ones got no answer.
     silent: AtomicU32,
-    /// Calls of the window that went well, and that failed.
+    /// Calls that went well ever; it is never set back, since whoever waits compares it.
     good: AtomicU32,
+    /// Calls of the window that failed.
     bad: AtomicU32,
     /// [`WELL`], [`BACK`] or [`OUT`]: what the state below comes to, so that the lock is asked only in trouble.
     level: AtomicU8,
@@ -68,6 +69,8 @@ struct State {
     phase: Phase,
     /// When the window began: with the first failure after the last one.
     window: Option<Instant>,
+    /// How many calls had gone well then.
+    good_before: u32,
     /// How often it was ejected lately.
     times: u32,
     /// When it was well again.
@@ -92,7 +95,7 @@ impl Breaker {
             good: AtomicU32::new(0),
             bad: AtomicU32::new(0),
             level: AtomicU8::new(WELL),
-            state: Mutex::new(State { phase: Phase::Well, window: None, times: 0, well_since: None }),
+            state: Mutex::new(State { phase: Phase::Well, window: None, good_before: 0, times: 0, well_since: None }),
         }
     }
 
@@ -155,6 +158,17 @@ impl Breaker {
         due
     }
 
+    /// A call ended of which nobody can say how it went: if that was the trial, the next call may try it.
+    pub(crate) fn untold(&self, now: Instant) {
+        if !self.is_out() {
+            return;
+        }
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::OnTrial { .. }) {
+            state.phase = Phase::Out { until: now };
+        }
+    }
+
     /// Its sidecar answers again after it was away: the next call may try it.
     pub(crate) fn seen_again(&self, now: Instant) {
         if !self.is_out() {
@@ -166,7 +180,7 @@ impl Breaker {
         }
     }
 
-    /// Calls that went well, in a count that begins anew at times: whether anything did while one waited.
+    /// Calls that went well ever: whether anything did while one waited.
     pub(crate) fn progress(&self) -> u32 {
         self.good.load(Ordering::Relaxed)
     }
@@ -224,7 +238,7 @@ impl Breaker {
             self.begin_window(&mut state, now);
         }
         let bad = self.bad.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let calls = bad.saturating_add(self.good.load(Ordering::Relaxed));
+        let calls = bad.saturating_add(self.progress().wrapping_sub(state.good_before));
         let too_many =
             calls >= self.rule.calls && u64::from(bad) * 100 >= u64::from(calls) * u64::from(self.rule.share);
         let in_a_row = failed >= self.rule.failures || on_trial;
@@ -255,7 +269,7 @@ impl Breaker {
 
     fn begin_window(&self, state: &mut State, now: Instant) {
         state.window = Some(now);
-        self.good.store(0, Ordering::Relaxed);
+        state.good_before = self.progress();
         self.bad.store(0, Ordering::Relaxed);
     }
 

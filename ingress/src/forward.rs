@@ -282,6 +282,11 @@ impl Sends {
             self.moved = true;
             return other;
         }
+        // What a server with sessions did for the caller it did in one replica: it goes there again, or nowhere.
+        let stateful = service.stateful();
+        if stateful && last.breaker.is_out() {
+            return None;
+        }
         let most = service.settings.safety.retries.as_ref()?.attempts;
         if self.repeated >= most || !(terms.repeatable)() {
             return None;
@@ -291,9 +296,10 @@ impl Sends {
             return None;
         }
         self.repeated += 1;
-        // What a server with sessions did for the caller it did in one replica.
-        let other = if service.stateful() { None } else { service.pick(tag, Some(last)).ok() };
-        other.or_else(|| service.pick(tag, None).ok())
+        if stateful {
+            return Some(Arc::clone(last));
+        }
+        service.pick(tag, Some(last)).or_else(|_| service.pick(tag, None)).ok()
     }
 }
 
@@ -306,13 +312,15 @@ async fn attempt(
     silent_at: Instant,
     terms: &Terms<'_>,
 ) -> Result<Result<Answered, SendError>, Failure> {
-    let in_flight = replica.enter();
+    let in_flight = replica.enter().until(terms.deadline.map(|deadline| deadline.at));
     let began = terms.measured.then(Instant::now);
     let until = terms.deadline.map_or(silent_at, |deadline| deadline.at.min(silent_at));
     match timeout_at(until, replica.pool.send(outgoing.request(terms.deadline))).await {
         Err(_elapsed) => {
             service.metrics.upstream_error(UpstreamErrorKind::Timeout);
-            if in_flight.waited_in_vain() {
+            if in_flight.ran_out() {
+                replica.breaker.untold(Instant::now());
+            } else if in_flight.waited_in_vain() {
                 service.failed_at(replica, Fault::NoAnswer);
             }
             Err(match terms.deadline.filter(|deadline| deadline.at <= silent_at) {

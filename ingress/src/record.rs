@@ -280,8 +280,10 @@ impl CallRecord {
     /// Notes that it ended early.
     pub(crate) fn failed(&self, failure: &Failure) {
         let outcome = self.settle(outcome(failure));
+        // What was not sent at all says nothing of how much the service can do.
+        let sent = self.held.replica.is_some() || !matches!(failure, Failure::Unavailable { .. } | Failure::Draining);
         if let Some(service) =
-            self.service.as_ref().filter(|_| matches!(outcome, Outcome::Unavailable | Outcome::Timeout))
+            self.service.as_ref().filter(|_| sent && matches!(outcome, Outcome::Unavailable | Outcome::Timeout))
         {
             self.measured(service, self.started, false);
         }

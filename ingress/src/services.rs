@@ -95,6 +95,8 @@ pub(crate) struct InFlight {
     replica: Arc<Replica>,
     /// How much had gone well at the replica when the call began.
     progress: u32,
+    /// When its tool has had as long as it may take.
+    deadline: Option<Instant>,
     /// Whether it went well is known.
     settled: bool,
 }
@@ -122,7 +124,7 @@ impl Service {
         metrics.set_concurrency_limit(places.limit());
         let replica = |address: &HostPort| Arc::new(Replica::new(address, &expected, &settings.safety.breaker, with));
         let replicas = settings.addresses.iter().map(replica).collect();
-        Ok(Self {
+        let service = Self {
             settings: settings.clone(),
             name: Arc::from(settings.name.as_str()),
             assertions: Assertions::new(with.credentials, &expected),
@@ -135,7 +137,9 @@ impl Service {
             ejecting: Mutex::default(),
             no_answer: LogBound::default(),
             no_listen: LogBound::default(),
-        })
+        };
+        service.count_out();
+        Ok(service)
     }
 
     /// Whether this is the service of these settings, wherever its sidecars are.
@@ -160,6 +164,7 @@ impl Service {
                 .unwrap_or_else(|| Arc::new(Replica::new(address, &self.expected, &self.settings.safety.breaker, with)))
         });
         self.replicas.store(Arc::new(next.collect()));
+        self.count_out();
     }
 
     /// What the service offers as far as it is known now, what callers are told about that, and when to look again
@@ -319,7 +324,7 @@ impl Replica {
     /// Counts a call in.
     pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight { progress: self.breaker.progress(), settled: false, replica: Arc::clone(self) }
+        InFlight { progress: self.breaker.progress(), deadline: None, settled: false, replica: Arc::clone(self) }
     }
 
     /// What is known of it.
@@ -363,6 +368,17 @@ impl Health {
 }
 
 impl InFlight {
+    /// Its tool may take until then.
+    pub(crate) fn until(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// It was ended because its tool took longer than it may: no fault of the replica.
+    pub(crate) fn ran_out(&self) -> bool {
+        self.deadline.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Its replica is known to have done well, or not.
     pub(crate) fn settled(mut self) -> Self {
         self.settled = true;

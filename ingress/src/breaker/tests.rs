@@ -55,6 +55,30 @@ fn one_call_tries_it_and_its_share_grows_when_that_went_well() {
 }
 
 #[test]
+fn a_trial_of_which_nobody_can_say_how_it_went_leaves_the_next_call_to_try() {
+    let (breaker, now) = (breaker(), Instant::now());
+    breaker.untold(now);
+    assert_eq!(breaker.standing(now), Standing::Well);
+    fail(&breaker, 3, now);
+    breaker.untold(now);
+    assert_eq!(breaker.standing(now), Standing::Out, "it was not tried");
+    let back = now + SECOND;
+    assert!(breaker.try_it(back));
+    breaker.untold(back);
+    assert_eq!((breaker.standing(back), breaker.is_out()), (Standing::Due, true));
+}
+
+#[test]
+fn calls_that_wait_side_by_side_see_no_progress_in_a_new_window() {
+    let (breaker, now) = (breaker(), Instant::now());
+    breaker.succeeded(|| now);
+    let began = breaker.progress();
+    breaker.failed(Fault::NoAnswer, now, || true);
+    breaker.failed(Fault::NoAnswer, now + 60 * SECOND, || true);
+    assert_eq!(breaker.progress(), began, "nothing went well");
+}
+
+#[test]
 fn each_relapse_doubles_the_rest_up_to_its_bound_and_long_health_forgets_them() {
     let (breaker, mut now) = (breaker(), Instant::now());
     fail(&breaker, 3, now);

@@ -82,13 +82,15 @@ impl Service {
         match outcome {
             _ if call.settled => {}
             Outcome::Unavailable => self.failed_at(&call.replica, Fault::NoAnswer),
+            Outcome::Timeout if call.ran_out() => call.replica.breaker.untold(Instant::now()),
             Outcome::Timeout if call.waited_in_vain() => self.failed_at(&call.replica, Fault::NoAnswer),
             Outcome::Ok | Outcome::ToolError | Outcome::RpcError => self.succeeded_at(&call.replica),
             _ => {}
         }
     }
 
-    fn count_out(&self) {
+    /// Says how many replicas are left alone.
+    pub(super) fn count_out(&self) {
         self.metrics.set_replicas_out(self.replicas().iter().filter(|replica| replica.breaker.is_out()).count());
     }
 }

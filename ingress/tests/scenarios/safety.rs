@@ -87,6 +87,7 @@ async fn no_more_replicas_are_left_alone_than_may_be() {
 #[tokio::test]
 async fn the_only_replica_is_not_asked_again_and_again_while_it_answers_nothing() {
     let mesh = alone(tools(&["cut"]), "breaker: { failures: 3, rest: 1h, longest_rest: 1h }").await;
+    assert!(metric(&mesh, "outrigger_replicas_out{service=\"a\"} 0").await);
     let mut statuses = Vec::new();
     for _ in 0..6 {
         statuses.push(mesh.client.call("a__cut").await.status.as_u16());
@@ -135,6 +136,16 @@ async fn a_call_that_takes_longer_than_its_tool_may_is_cancelled_and_told_so() {
         )
         .await
     );
+}
+
+#[tokio::test]
+async fn one_slow_tool_closes_no_service_to_others() {
+    let settings = "breaker: { failures: 2, rest: 1h, longest_rest: 1h }, tools: [ { names: [hang], deadline: 20ms } ]";
+    let mesh = alone(tools(&["hang", "read"]), settings).await;
+    for _ in 0..4 {
+        assert_eq!(mesh.client.call("a__hang").await.status, 504);
+    }
+    assert_eq!(mesh.client.call("a__read").await.status, 200);
 }
 
 #[tokio::test]
@@ -221,7 +232,8 @@ async fn one_client_cannot_take_every_place_of_a_service() {
 
 #[tokio::test]
 async fn places_follow_how_long_calls_take() {
-    let mesh = alone(tools(&["read"]), "concurrency: { limit: 50, adaptive: { min: 2, start: 10 } }").await;
+    let settings = "concurrency: { limit: 50, adaptive: { min: 2, start: 10 } }, breaker: { failures: 0 }";
+    let mesh = alone(tools(&["read"]), settings).await;
     let limit = || async { mesh.admin("/catalog").await.json()["services"]["a"]["limit"].as_u64().unwrap() };
     assert_eq!(limit().await, 10);
     mesh.fake("a").break_off(true);
@@ -230,6 +242,17 @@ async fn places_follow_how_long_calls_take() {
         limit().await < 8
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_is_not_sent_takes_no_places_away() {
+    let settings = "concurrency: { limit: 50, adaptive: { min: 2, start: 10 } }, breaker: { failures: 1, rest: 1h, longest_rest: 1h }";
+    let mesh = alone(tools(&["cut"]), settings).await;
+    assert_eq!(mesh.client.call("a__cut").await.status, 502);
+    for _ in 0..300 {
+        assert_eq!(mesh.client.call("a__cut").await.status, 503);
+    }
+    assert_eq!(mesh.admin("/catalog").await.json()["services"]["a"]["limit"], json!(10));
 }
 
 /// Half of ten thousand rules.
