@@ -277,7 +277,7 @@ impl Keeper {
     /// Learns and watches until the server is gone; returns why it is.
     async fn watch(&self, session: Option<&Session>) -> String {
         let Some(greeted) = self.upstream.known() else { return "it was not greeted".into() };
-        let mut changes = Changes::open(&self.upstream, session, &greeted).await;
+        let mut changes = Changes::open(&self.upstream, session, &greeted, None).await;
         if let Err(failure) = self.learn(session, &greeted).await {
             return failure.bare();
         }
@@ -289,7 +289,11 @@ impl Keeper {
                     Changed::List => { sleep(DEBOUNCE).await; changes.drain(); true }
                     Changed::Gone(why) => return why,
                     // The stream of changes broke: what was missed is found by asking, and it is opened again.
-                    Changed::Lost => { changes = Changes::open(&self.upstream, session, &greeted).await; true }
+                    Changed::Lost => {
+                        let waited = changes.waits();
+                        changes = Changes::open(&self.upstream, session, &greeted, waited).await;
+                        true
+                    }
                 },
                 _ = refresh.tick() => true,
                 () = self.relist.notified() => true,

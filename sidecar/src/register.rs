@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// First and longest pause after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Of a refusal that is logged.
 const MAX_REFUSAL: usize = 4096;
 
@@ -87,12 +87,10 @@ impl Register {
         let mut told = false;
         loop {
             let (wanted, failed) = register.addresses().await;
-            if let Some(error) = failed.filter(|_| !told) {
+            if let Some(error) = failed.as_ref().filter(|_| !told) {
                 tracing::warn!(error, "an ingress cannot be looked up");
-                told = true;
-            } else if !wanted.is_empty() {
-                told = false;
             }
+            told = failed.is_some();
             known.retain(|address, one| {
                 // One that is no longer among its name's addresses may still have us.
                 let stays = wanted.contains(address) || one.registered.load(Ordering::Relaxed);

@@ -3,6 +3,7 @@
 
 use outrigger_tests::{
     Call, Client, Mesh, Stream, TestSidecar, eventually,
+    http_server::{HttpServer, status, stream, text},
     processes::written,
     sidecar::text_of,
     subjects::{HttpBackend, backend_stdio, scripted},
@@ -269,4 +270,30 @@ async fn the_health_document_has_an_etag_and_waits_for_changes() {
     sidecar.stop().await;
     assert_eq!(waiting.await.unwrap().json()["status"], "draining");
     assert_eq!(text_of(&busy.await.unwrap()), "slept");
+}
+
+/// A server that cannot take the sidecar's own listen at first tells it of changes all the same.
+#[tokio::test]
+async fn a_listen_that_does_not_begin_is_tried_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let mesh = Mesh::new();
+    let asked = std::sync::Arc::new(AtomicUsize::new(0));
+    let server = HttpServer::modern(move |received| {
+        let asked = asked.clone();
+        async move {
+            match received.rpc_method().as_str() {
+                "subscriptions/listen" if asked.fetch_add(1, Ordering::SeqCst) < 2 => status(503),
+                "subscriptions/listen" => {
+                    let (sender, response) = stream();
+                    tokio::spawn(async move { sender.gone().await });
+                    response
+                }
+                _ => text(&received, "ok"),
+            }
+        }
+    });
+    let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
+    sidecar.ready_client(&mesh).await;
+    eventually("it listens", || async { (server.received_of("subscriptions/listen").len() == 3).then_some(()) }).await;
+    sidecar.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::Method as HttpMethod;
+use http::{Method as HttpMethod, StatusCode};
 use outrigger_mcp::{bridge::handshake::Greeted, envelope::Message, error::request};
 use tokio::{sync::broadcast, time::sleep};
 
@@ -21,7 +21,12 @@ pub(super) enum Changes<'a> {
     Listen(Box<EventStream>),
     /// The server does not tell; it is asked now and then.
     Silent,
+    /// It may tell, but the listen did not begin: after this time another one is tried.
+    Later(Duration),
 }
+
+/// First and longest pause between listens that do not begin.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 pub(super) enum Changed {
     List,
@@ -30,7 +35,13 @@ pub(super) enum Changed {
 }
 
 impl<'a> Changes<'a> {
-    pub(super) async fn open(upstream: &Upstream, session: Option<&'a Session>, greeted: &Greeted) -> Self {
+    /// Opens them; `waited` is how long the last attempt was waited for, if it was in vain.
+    pub(super) async fn open(
+        upstream: &Upstream,
+        session: Option<&'a Session>,
+        greeted: &Greeted,
+        waited: Option<Duration>,
+    ) -> Self {
         if let Some(session) = session {
             if greeted.revision.is_modern() {
                 let body = request(b"0", "subscriptions/listen", &listen_params());
@@ -43,13 +54,31 @@ impl<'a> Changes<'a> {
         let Some(server) = upstream.http() else { return Changes::Silent };
         let body = request(b"0", "subscriptions/listen", &listen_params());
         let Ok(message) = Message::parse(body.clone()) else { return Changes::Silent };
-        match server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await {
+        let why = match server.send(HttpMethod::POST, modern_fields(&message), vec![body]).await {
+            Ok(response) if does_not_listen(response.status()) => return Changes::Silent,
             Ok(response) if response.status().is_success() => match server.answer(response).await {
-                Ok(Answer::Stream(events)) => Changes::Listen(events),
-                _ => Changes::Silent,
+                Ok(Answer::Stream(events)) => return Changes::Listen(events),
+                // An error in words, or no stream: it knows no listens.
+                Ok(_) => return Changes::Silent,
+                Err(failure) => failure.bare(),
             },
-            _ => Changes::Silent,
+            Ok(response) => format!("it answered with status {}", response.status().as_u16()),
+            Err(failure) => failure.bare(),
+        };
+        let pause = waited.map_or(AGAIN.0, |waited| (waited * 2).min(AGAIN.1));
+        if pause == AGAIN.0 {
+            tracing::warn!(
+                service = upstream.service(),
+                why,
+                "the server's changes cannot be listened for; trying again"
+            );
         }
+        Changes::Later(pause)
+    }
+
+    /// How long the next attempt is waited for, where there is none yet.
+    pub(super) fn waits(&self) -> Option<Duration> {
+        if let Changes::Later(pause) = self { Some(*pause) } else { None }
     }
 
     pub(super) async fn next(&mut self) -> Changed {
@@ -79,6 +108,10 @@ impl<'a> Changes<'a> {
                 }
             },
             Changes::Silent => std::future::pending().await,
+            Changes::Later(pause) => {
+                sleep(*pause).await;
+                Changed::Lost
+            }
         }
     }
 
@@ -88,6 +121,12 @@ impl<'a> Changes<'a> {
             while receiver.try_recv().is_ok() {}
         }
     }
+}
+
+/// Whether a status says that there will never be a listen, not that there is none now.
+fn does_not_listen(status: StatusCode) -> bool {
+    let for_now = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !for_now.contains(&status) || status == StatusCode::NOT_IMPLEMENTED
 }
 
 fn listen_params() -> Vec<u8> {
