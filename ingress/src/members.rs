@@ -2,7 +2,7 @@
 //!
 //! Pure, over a clock that is handed in; [`crate::registry`] puts what comes out in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use outrigger_config::kinds::HostPort;
@@ -43,6 +43,7 @@ pub(crate) struct Members {
     configured: Vec<Service>,
     joined: BTreeMap<String, Vec<Joined>>,
     next: u64,
+    last: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,12 +58,17 @@ struct Joined {
 impl Members {
     /// With the services of the settings.
     pub(crate) fn new(configured: Vec<Service>, bounds: Bounds) -> Self {
-        Self { bounds, configured, joined: BTreeMap::new(), next: 0 }
+        Self { bounds, configured, joined: BTreeMap::new(), next: 0, last: None }
     }
 
-    /// Other settings; who registered stays.
-    pub(crate) fn configure(&mut self, configured: Vec<Service>) {
+    /// Other settings. Who registered stays where `still` says that it is who it must be now.
+    pub(crate) fn configure(&mut self, configured: Vec<Service>, still: impl Fn(&Service) -> bool) {
         self.configured = configured;
+        let named = &self.configured;
+        for (name, joined) in &mut self.joined {
+            let wanted = named.iter().find(|service| service.name == *name);
+            joined.retain(|one| wanted.map_or_else(|| still(&one.settings), |w| w.spiffe_id == one.settings.spiffe_id));
+        }
     }
 
     /// The settings of a service that the settings name.
@@ -70,11 +76,12 @@ impl Members {
         self.configured.iter().find(|service| service.name == name)
     }
 
-    /// A replica is there. Who registers the same address again takes the place of who did before.
+    /// A replica is there. Several may say the same address, such as a name that stands for all of them: it stays until the
+    /// last of them is gone. A sidecar that registers anew with another certificate is such a pair for a moment.
     ///
     /// # Errors
     /// [`Full`].
-    pub(crate) fn join(&mut self, settings: Service, address: HostPort) -> Result<Lease, Full> {
+    pub(crate) fn join(&mut self, settings: Service, address: HostPort, now: Instant) -> Result<Lease, Full> {
         let services = self.joined.len();
         if services >= self.bounds.services && !self.joined.contains_key(&settings.name) {
             return Err(Full::Services(services));
@@ -82,12 +89,15 @@ impl Members {
         let lease = Lease(self.next);
         let joined = self.joined.entry(settings.name.clone()).or_default();
         // Whoever left made room.
-        joined.retain(|other| other.left.is_none() && other.address != address);
-        if joined.len() >= self.bounds.replicas {
+        joined.retain(|other| other.left.is_none());
+        let others: HashSet<_> = joined.iter().map(|one| &one.address).filter(|other| **other != address).collect();
+        // Twice as many registrations: each may be renewing its own.
+        if others.len() >= self.bounds.replicas || joined.len() >= 2 * self.bounds.replicas {
             return Err(Full::Replicas(joined.len()));
         }
         joined.push(Joined { settings, address, lease, left: None });
         self.next += 1;
+        self.last = Some(now);
         Ok(lease)
     }
 
@@ -102,8 +112,8 @@ impl Members {
         }
     }
 
-    /// The services with all their replicas, those of the settings first; and when that changes by itself.
-    pub(crate) fn now(&mut self, now: Instant) -> (Vec<Service>, Option<Instant>) {
+    /// The services with all their replicas, those of the settings first.
+    pub(crate) fn now(&mut self, now: Instant) -> Vec<Service> {
         let grace = self.bounds.grace;
         for joined in self.joined.values_mut() {
             joined.retain(|one| one.left.is_none_or(|left| left + grace > now));
@@ -122,12 +132,26 @@ impl Members {
             if self.configured(name).is_none()
                 && let Some(first) = joined.first()
             {
-                let addresses = joined.iter().map(|one| one.address.clone()).collect();
+                let mut addresses: Vec<HostPort> = Vec::with_capacity(joined.len());
+                for one in joined {
+                    if !addresses.contains(&one.address) {
+                        addresses.push(one.address.clone());
+                    }
+                }
                 services.push(Service { addresses, ..first.settings.clone() });
             }
         }
-        let ends = self.joined.values().flatten().filter_map(|one| Some(one.left? + grace));
-        (services, ends.min())
+        services
+    }
+
+    /// When the services change by themselves because a grace ends.
+    pub(crate) fn next_end(&self) -> Option<Instant> {
+        self.joined.values().flatten().filter_map(|one| Some(one.left? + self.bounds.grace)).min()
+    }
+
+    /// When somebody came last.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        self.last
     }
 
     /// Replicas that are registered now.
@@ -158,7 +182,7 @@ mod tests {
     }
 
     fn join(members: &mut Members, name: &str, address: &str) -> Result<Lease, Full> {
-        members.join(service(name, &[]), HostPort::parse(address).unwrap())
+        members.join(service(name, &[]), HostPort::parse(address).unwrap(), Instant::now())
     }
 
     fn shown(members: &mut Members, now: Instant) -> Vec<String> {
@@ -166,7 +190,7 @@ mod tests {
             let addresses: Vec<_> = service.addresses.iter().map(HostPort::to_string).collect();
             format!("{} {}", service.name, addresses.join(" "))
         };
-        members.now(now).0.into_iter().map(text).collect()
+        members.now(now).into_iter().map(text).collect()
     }
 
     #[test]
@@ -191,23 +215,29 @@ mod tests {
         let mut members = members(&[]);
         let one = join(&mut members, "b", "x:1").unwrap();
         members.leave("b", one, now);
-        assert_eq!(members.now(now).1, Some(now + GRACE));
+        assert_eq!(members.next_end(), Some(now + GRACE));
         assert_eq!(shown(&mut members, now), ["b x:1"]);
         let two = join(&mut members, "b", "x:2").unwrap();
         assert_eq!(shown(&mut members, now), ["b x:2"], "a restart with another address");
         members.leave("b", two, now);
         assert!(shown(&mut members, now + GRACE).is_empty());
-        assert_eq!(members.now(now + GRACE).1, None);
+        assert_eq!(members.next_end(), None);
     }
 
     #[test]
-    fn who_comes_again_takes_its_own_place_and_the_older_lease_ends_nothing() {
+    fn an_address_stays_until_all_who_said_it_are_gone() {
         let now = Instant::now();
         let mut members = members(&[]);
         let old = join(&mut members, "b", "x:1").unwrap();
-        join(&mut members, "b", "x:1").unwrap();
+        let new = join(&mut members, "b", "x:1").unwrap();
+        assert_eq!(shown(&mut members, now), ["b x:1"]);
         members.leave("b", old, now);
-        assert_eq!((shown(&mut members, now), members.now(now).1), (vec!["b x:1".to_owned()], None));
+        assert_eq!((shown(&mut members, now), members.next_end()), (vec!["b x:1".to_owned()], None));
+        let again = join(&mut members, "b", "x:1").unwrap();
+        members.leave("b", again, now);
+        assert_eq!(members.next_end(), None, "whichever of them goes");
+        members.leave("b", new, now);
+        assert_eq!(members.next_end(), Some(now + GRACE));
     }
 
     #[test]
@@ -218,7 +248,14 @@ mod tests {
         assert_eq!(join(&mut members, "b", "x:3"), Err(Full::Replicas(2)));
         join(&mut members, "c", "x:3").unwrap();
         assert_eq!(join(&mut members, "d", "x:3"), Err(Full::Services(2)));
-        members.configure(Vec::new());
+        for _ in 0..2 {
+            join(&mut members, "b", "x:1").unwrap();
+        }
+        assert_eq!(join(&mut members, "b", "x:1"), Err(Full::Replicas(4)), "each may renew");
+        members.configure(Vec::new(), |_| true);
         assert_eq!(shown(&mut members, Instant::now()), ["b x:1 x:2", "c x:3"]);
+        let other = Service { spiffe_id: "spiffe://demo.test/other".into(), ..service("c", &[]) };
+        members.configure(vec![other], |service| service.name != "b");
+        assert_eq!(shown(&mut members, Instant::now()), ["c "], "who may not be it any more is not");
     }
 }

@@ -22,6 +22,7 @@ use outrigger_identity::Credentials;
 use outrigger_policy::glob::Glob;
 use outrigger_proxy::body::{BodySender, OutBody, read_bounded};
 use outrigger_proxy::handshake::ConnInfo;
+use outrigger_proxy::log_bound::LogBound;
 use outrigger_proxy::reply;
 use serde::Deserialize;
 use serde_json::json;
@@ -87,13 +88,14 @@ pub(crate) struct Register {
     credentials: Arc<Credentials>,
     settings: Registration,
     allowed: Vec<Glob>,
+    refusals: LogBound,
 }
 
 impl Register {
     /// The patterns were checked with the settings.
     pub(crate) fn new(gateway: Arc<Gateway>, credentials: Arc<Credentials>, settings: Registration) -> Self {
         let allowed = settings.services.iter().filter_map(|pattern| Glob::new(pattern).ok()).collect();
-        Self { gateway, credentials, settings, allowed }
+        Self { gateway, credentials, settings, allowed, refusals: LogBound::default() }
     }
 
     /// Serves one request.
@@ -101,8 +103,12 @@ impl Register {
         match self.join(&conn, request).await {
             Ok(response) => response,
             Err(refused) => {
-                tracing::warn!(peer = %conn.peer_addr, reason = %refused, "a registration is refused");
-                let body = json!({ "error": refused.to_string() }).to_string();
+                let reason = refused.to_string();
+                if let Some(left_out) = self.refusals.admit() {
+                    // Quoted: it repeats what somebody said.
+                    tracing::warn!(peer = %conn.peer_addr, reason, left_out, "a registration is refused");
+                }
+                let body = json!({ "error": reason }).to_string();
                 reply::json(refused.status(), body)
             }
         }
@@ -123,8 +129,7 @@ impl Register {
         let settings = self.may_be(&said, &peer.to_string())?;
         let address = self.address(conn, &said)?;
         let (service, shown) = (settings.name.clone(), address.to_string());
-        let joined = self.gateway.registry.change(&self.gateway, |members| members.join(settings, address));
-        let lease = joined.map_err(|error| Refused::Identity(error.to_string()))??;
+        let lease = self.gateway.registry.change(|members| members.join(settings, address, Instant::now()))?;
         tracing::info!(service, replica = shown, "a sidecar has registered");
         let (sender, body) = OutBody::channel(1);
         self.gateway.tasks.spawn(Arc::clone(self).hold(service, shown, lease, sender));
@@ -146,7 +151,7 @@ impl Register {
         let settings = configured.unwrap_or_else(|| Service {
             name: name.clone(),
             addresses: Vec::new(),
-            spiffe_id: format!("spiffe://{}/{name}", self.credentials.id().trust_domain()),
+            spiffe_id: self.gateway.registry.usual_id(name),
             header_checks: self.gateway.header_checks,
             safety: Safety::default(),
         });
@@ -185,10 +190,6 @@ impl Register {
             }
         }
         tracing::info!(service, replica, "a sidecar that had registered is gone");
-        let left =
-            self.gateway.registry.change(&self.gateway, |members| members.leave(&service, lease, Instant::now()));
-        if let Err(error) = left {
-            tracing::error!(%error, "the services cannot be put in force");
-        }
+        self.gateway.registry.change(|members| members.leave(&service, lease, Instant::now()));
     }
 }

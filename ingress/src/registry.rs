@@ -1,53 +1,77 @@
 //! Puts the members of the mesh in force: settings that are read again, and sidecars that register, leave or are forgotten.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use outrigger_identity::{Credentials, SpiffeError};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config;
 use crate::gateway::Gateway;
 use crate::members::Members;
 use crate::services::{Service, Surroundings};
 
+/// Changes gathered before they are put in force: many sidecars come at once when an ingress starts.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// The members, and what it takes to reach them.
 #[derive(Debug)]
 pub(crate) struct Registry {
     members: Mutex<Members>,
+    /// Held while something is put in force, so that two do not undo each other.
+    applying: Mutex<()>,
     credentials: Arc<Credentials>,
     changed: Notify,
 }
 
 impl Registry {
     pub(crate) fn new(members: Members, credentials: Arc<Credentials>) -> Self {
-        Self { members: Mutex::new(members), credentials, changed: Notify::new() }
+        Self { members: Mutex::new(members), applying: Mutex::new(()), credentials, changed: Notify::new() }
     }
 
-    /// Changes something, and lets it count from now on. Services that stay keep all that is known of them, and their
-    /// connections; calls at replicas that go end as they would have.
+    /// Somebody came or went: it counts within milliseconds.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Members) -> T) -> T {
+        let out = change(&mut self.lock());
+        self.changed.notify_one();
+        out
+    }
+
+    /// Other settings count from now on. Services that stay keep all that is known of them, and their connections; calls at
+    /// replicas that go end as they would have.
     ///
     /// # Errors
     /// A service has no valid SPIFFE id; nothing is in force of this change then.
-    pub(crate) fn change<T>(
-        &self,
-        gateway: &Gateway,
-        change: impl FnOnce(&mut Members) -> T,
-    ) -> Result<T, SpiffeError> {
-        // Held until all is in force, so that two changes do not undo each other. `Members` has no half-done states.
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let out = change(&mut members);
-        let (wanted, _) = members.now(Instant::now());
-        self.put_in_force(gateway, &wanted)?;
-        gateway.metrics.registrations(members.registered());
-        drop(members);
-        self.changed.notify_one();
-        Ok(out)
+    pub(crate) fn configure(&self, gateway: &Gateway, services: Vec<config::Service>) -> Result<(), SpiffeError> {
+        let usual = |service: &config::Service| service.spiffe_id == self.usual_id(&service.name);
+        self.lock().configure(services, usual);
+        self.apply(gateway)
+    }
+
+    /// Who the sidecars of a service are that the settings do not name.
+    pub(crate) fn usual_id(&self, service: &str) -> String {
+        format!("spiffe://{}/{service}", self.credentials.id().trust_domain())
     }
 
     /// Asks something of the members.
     pub(crate) fn ask<T>(&self, question: impl FnOnce(&Members) -> T) -> T {
-        question(&self.members.lock().unwrap_or_else(PoisonError::into_inner))
+        question(&self.lock())
+    }
+
+    /// `Members` has no half-done states.
+    fn lock(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, gateway: &Gateway) -> Result<(), SpiffeError> {
+        let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wanted, registered) = {
+            let mut members = self.lock();
+            (members.now(Instant::now()), members.registered())
+        };
+        gateway.metrics.registrations(registered);
+        self.put_in_force(gateway, &wanted)
     }
 
     fn put_in_force(&self, gateway: &Gateway, wanted: &[config::Service]) -> Result<(), SpiffeError> {
@@ -58,7 +82,9 @@ impl Registry {
             in_flight: gateway.limits.entrance.in_flight,
         };
         let old = gateway.services.load_full();
-        let next = wanted.iter().map(|settings| match old.iter().find(|service| service.stays(settings)) {
+        let known: HashMap<&str, &Arc<Service>> = old.iter().map(|service| (&*service.name, service)).collect();
+        let stays = |settings: &config::Service| known.get(&*settings.name).filter(|service| service.stays(settings));
+        let next = wanted.iter().map(|settings| match stays(settings) {
             Some(service) => Ok((Arc::clone(service), true)),
             None => Service::new(settings, &with).map(|service| (Arc::new(service), false)),
         });
@@ -72,19 +98,19 @@ impl Registry {
         let next: Vec<_> = next.into_iter().map(|(service, _)| service).collect();
         let same = |(a, b): (&Arc<Service>, &Arc<Service>)| Arc::ptr_eq(a, b);
         if next.len() != old.len() || !next.iter().zip(old.iter()).all(same) {
-            let gone = old.iter().filter(|service| !next.iter().any(|other| other.name == service.name));
-            let gone: Vec<_> = gone.cloned().collect();
+            let names: HashSet<_> = next.iter().map(|service| Arc::clone(&service.name)).collect();
             gateway.services.store(Arc::new(next));
-            gone.iter().for_each(|service| gateway.metrics.remove_service(&service.name));
+            let gone = old.iter().filter(|service| !names.contains(&service.name));
+            gone.for_each(|service| gateway.metrics.remove_service(&service.name));
         }
         gateway.services_changed.notify_one();
         Ok(())
     }
 
-    /// Forgets those whose time is over, until the future is dropped.
-    pub(crate) async fn forget(&self, gateway: Arc<Gateway>) {
+    /// Puts in force who came and went, and forgets those whose time is over, until the future is dropped.
+    pub(crate) async fn keep(&self, gateway: Arc<Gateway>) {
         loop {
-            let next = self.members.lock().unwrap_or_else(PoisonError::into_inner).now(Instant::now()).1;
+            let next = self.ask(Members::next_end);
             let over = async {
                 match next {
                     Some(at) => sleep_until(at).await,
@@ -92,11 +118,12 @@ impl Registry {
                 }
             };
             tokio::select! {
-                () = over => {
-                    // What was in force before had valid names.
-                    let _ = self.change(&gateway, |_| ());
-                }
-                () = self.changed.notified() => {}
+                () = over => {}
+                () = self.changed.notified() => sleep(GATHER).await,
+            }
+            if let Err(error) = self.apply(&gateway) {
+                // Who registers has proved such a name, and settings are checked.
+                tracing::error!(%error, "the services cannot be put in force");
             }
         }
     }

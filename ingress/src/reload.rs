@@ -107,7 +107,7 @@ impl Sources {
     fn reload_services(&self, path: &Path) {
         let read = Config::from_file(Some(path)).and_then(|config| {
             let services = config.services.len();
-            let change = self.gateway.registry.change(&self.gateway, |members| members.configure(config.services));
+            let change = self.gateway.registry.configure(&self.gateway, config.services);
             change.map(|()| services).map_err(|error| error.to_string())
         });
         let applied = read.map(|services| {

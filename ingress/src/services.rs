@@ -144,7 +144,9 @@ impl Service {
 
     /// Whether this is the service of these settings, wherever its sidecars are.
     pub(crate) fn stays(&self, settings: &config::Service) -> bool {
-        config::Service { addresses: self.settings.addresses.clone(), ..settings.clone() } == self.settings
+        let config::Service { name, addresses: _, spiffe_id, header_checks, safety } = settings;
+        let own = &self.settings;
+        (name, spiffe_id, header_checks, safety) == (&own.name, &own.spiffe_id, &own.header_checks, &own.safety)
     }
 
     /// Its sidecars now.
@@ -156,6 +158,9 @@ impl Service {
     /// that go end as they would have. One at a time calls this.
     pub(crate) fn has_replicas(&self, addresses: &[HostPort], with: &Surroundings<'_>) {
         let old = self.replicas.load();
+        if old.len() == addresses.len() && old.iter().zip(addresses).all(|(one, at)| one.address == at.to_string()) {
+            return;
+        }
         let next = addresses.iter().map(|address| {
             let text = address.to_string();
             let known = old.iter().find(|replica| replica.address == text);

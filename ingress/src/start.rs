@@ -59,6 +59,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 const PEERS_EVERY: Duration = Duration::from_secs(600);
 /// How often the own certificate's end is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Without another registration for so long, all sidecars have come: they try again within two seconds at most.
+const QUIET: Duration = Duration::from_secs(1);
 /// Connections that are not registrations.
 const STRANGERS: usize = 64;
 /// A registered sidecar whose machine does not answer for so long is gone.
@@ -358,8 +360,14 @@ impl Running {
 
     /// Where sidecars say that they are there.
     fn serve_sidecars(&self, listener: Listener, config: &Config, parts: &Parts) {
+        let (gateway, waiting) =
+            (Arc::clone(&self.gateway), self.readiness.block("registrations", "sidecars are still coming"));
+        self.spawn("first registrations", async move {
+            let _ = tokio::time::timeout(FIRST_ANSWERS, registered(&gateway)).await;
+            drop(waiting);
+        });
         let gateway = Arc::clone(&self.gateway);
-        self.spawn("members", async move { gateway.registry.forget(Arc::clone(&gateway)).await });
+        self.spawn("members", async move { gateway.registry.keep(Arc::clone(&gateway)).await });
         let (bounds, credentials) = (&config.registration, Arc::clone(&parts.credentials));
         // And those that hear that they cannot register, or register anew with another certificate.
         let most = bounds.max_services.saturating_mul(bounds.max_replicas).saturating_add(STRANGERS);
@@ -432,6 +440,19 @@ fn at_desk(shown: &Arc<OnceLock<Arc<Gateway>>>) -> impl Fn(AdminRequest) -> Answ
     move |request| match shown.get() {
         Some(gateway) => Box::pin(desk::serve(Arc::clone(gateway), request)),
         None => Box::pin(async { AdminPage::text(http::StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n") }),
+    }
+}
+
+/// Until sidecars have come, no more do, and all have answered: an ingress that starts again is ready when it knows what its
+/// predecessor did.
+async fn registered(gateway: &Gateway) {
+    loop {
+        tokio::time::sleep(QUIET / 4).await;
+        let quiet = gateway.registry.ask(Members::last).is_some_and(|last| last.elapsed() >= QUIET);
+        if quiet && gateway.services.load().iter().all(|service| service.asked()) {
+            refresh(gateway);
+            return;
+        }
     }
 }
 
