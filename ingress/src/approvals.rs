@@ -36,10 +36,12 @@ use crate::route::{Destination, Wanted, route, unknown};
 use crate::services::Service;
 use crate::snapshot::Snapshot;
 use crate::view::policy_kind;
-use table::{Asked, Binding, Demand, Found, Full, How, NotCounted, Said, Table};
+use table::{Asked, Binding, Demand, Found, Full, How, NotCounted, Said, Settled, Table};
 
 /// How long a retry that brings answers to the server's own questions belongs to a call that was approved.
 const GOES_ON: Duration = Duration::from_secs(600);
+/// Bytes of the name of something that waits: it is kept for as long, and a person has to read it.
+const MAX_NAME: usize = 1024;
 
 /// All calls that wait for a person.
 pub(crate) struct Approvals {
@@ -163,7 +165,7 @@ pub(crate) async fn gate(
     record.auditable()?;
     record.routed(service, Some(name), message);
     let kind = wanted.kind.as_str();
-    let binding = bound(caller, service, wanted, message);
+    let binding = bound(caller, service, wanted, message, &demands);
     let call = Call { gateway, caller, message, destination: &destination, name, kind, binding, demands };
     let gone = call.go(record).await;
     gone.inspect_err(|_| service.metrics.denied(DenyReason::Approval))
@@ -186,7 +188,7 @@ pub(crate) fn confirm(
     let service = &destination.service;
     let demands = demanded(caller, service, wanted, catalog, message, record)?;
     let Some(first) = demands.first() else { return Ok(()) };
-    if passed.is_some_and(|passed| passed.watch.call == bound(caller, service, wanted, message)) {
+    if passed.is_some_and(|passed| passed.watch.call == bound(caller, service, wanted, message, &demands)) {
         return Ok(());
     }
     record.denied(Some(first.rule.as_str()));
@@ -225,9 +227,10 @@ fn demanded(
 }
 
 /// What an approval of a call is bound to.
-fn bound(caller: &Caller, service: &Service, wanted: &Wanted, message: &Message) -> Binding {
-    let (kind, name, version) = (wanted.kind.as_str(), &wanted.original, caller.policy.rules.version());
-    question::binding(caller.principal.id(), &service.name, kind, name, message, version)
+fn bound(caller: &Caller, service: &Service, wanted: &Wanted, message: &Message, demands: &[Demand]) -> Binding {
+    let what = [&*service.name, wanted.kind.as_str(), &*wanted.original];
+    let rules = demands.iter().map(|demand| demand.rule.as_str());
+    question::binding(caller.principal.id(), what, message, caller.policy.rules.version(), rules)
 }
 
 impl Call<'_> {
@@ -259,6 +262,11 @@ impl Call<'_> {
         }
         let hold = Instant::now() + self.gateway.approvals.settings.hold;
         loop {
+            // Before anything that was granted is used up.
+            if !self.gateway.clients.still(&self.caller.principal, self.caller.until) {
+                record.denied(None);
+                return Err(Failure::InvalidToken);
+            }
             let found = self.lock().take(&self.binding, Instant::now());
             match found {
                 Found::Granted { id, said } => return self.granted(&id, &said, stripped, record),
@@ -280,10 +288,11 @@ impl Call<'_> {
             let text = "the answer to the question for approval is missing, or is none";
             return Err(Failure::InvalidParams(text.into()));
         };
-        let said = self.lock().answer(id, &self.binding, yes, Instant::now()).map(|entry| entry.granted());
+        let said = self.lock().answer(id, &self.binding, yes, Instant::now());
         match said {
-            Ok(granted) => {
-                self.gateway.approvals.said(self.gateway, id, How::Elicitation, self.caller.principal.id(), yes);
+            Ok(settled) => {
+                let (who, granted) = (self.caller.principal.id(), settled.granted);
+                self.gateway.approvals.said(self.gateway, id, How::Elicitation, who, yes, settled);
                 tracing::debug!(id, yes, granted, "the user of a client answered");
                 Ok(())
             }
@@ -300,6 +309,11 @@ impl Call<'_> {
 
     /// Lets the call wait from now on.
     fn begin(&self, record: &mut CallRecord) -> Result<(), Failure> {
+        if self.name.len() > MAX_NAME {
+            let text = format!("the name is longer than {MAX_NAME} bytes, and somebody has to approve what it names");
+            record.denied(self.demands.first().map(|demand| demand.rule.as_str()));
+            return Err(Failure::InvalidParams(text));
+        }
         let id = question::fresh_id().ok_or_else(|| Failure::Internal("no random numbers".into()))?;
         let (arguments, whole) = question::shown(self.message);
         let asked = Asked {
@@ -344,11 +358,14 @@ impl Call<'_> {
             told = timeout_at(until.min(hold), news.changed()) => told,
             () = draining.signaled() => return Err(Failure::Draining),
         };
-        if told.is_ok() {
-            return Ok(());
-        }
+        let over = match told {
+            Ok(Ok(())) => return Ok(()),
+            // It was swept away before anybody said enough.
+            Ok(Err(_)) => true,
+            Err(_) => until <= hold,
+        };
         record.approved(note(id, None));
-        if until <= hold {
+        if over {
             let text = "refused: nobody approved this call in time";
             return Err(self.refused(record, "approval_expired", text));
         }
@@ -418,10 +435,9 @@ const UNKNOWN: &str = "refused: this approval is not known here: it was used, ha
 
 impl Approvals {
     /// Notes that somebody said something that counts: a line of the audit of its own.
-    fn said(&self, gateway: &Gateway, id: &str, how: How, by: &str, yes: bool) {
+    fn said(&self, gateway: &Gateway, id: &str, how: How, by: &str, yes: bool, settled: Settled) {
         self.counted(if yes { ApprovalOutcome::Approved } else { ApprovalOutcome::Refused });
-        let about = self.lock().about(id);
-        let Some((asked, rule)) = about else { return };
+        let Settled { asked, rule, .. } = settled;
         tracing::info!(id, by, yes, how = how.as_str(), "somebody said whether a call may go on");
         let of = Some(Arc::clone(&asked.who));
         let note = ApprovalNote { id: id.into(), of, by: Some(by.into()), how: how.as_str() };

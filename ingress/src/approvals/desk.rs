@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode, header};
+use outrigger_integrity::visible;
 use outrigger_policy::Principal;
 use outrigger_proxy::failure::Failure;
 use outrigger_runtime::admin::{HTML, JSON};
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::MAX_NAME;
 use super::table::{Entry, How, NotCounted};
 use crate::gateway::Gateway;
 
@@ -82,7 +84,7 @@ fn shown(id: &str, entry: &Entry, now: Instant, own: bool) -> Value {
         "own": own,
         "service": asked.service,
         "kind": asked.kind,
-        "capability": asked.capability,
+        "capability": visible(&asked.capability, MAX_NAME),
         "arguments": asked.arguments,
         "whole": asked.whole,
         "rules": rules,
@@ -101,15 +103,15 @@ fn decide(gateway: &Gateway, who: &Principal, request: &AdminRequest) -> AdminPa
         return refusal(StatusCode::BAD_REQUEST, "the body must be {\"id\": \"...\", \"approve\": true or false}");
     };
     let may = |role: &str| who.has_role(role);
-    let said = gateway.approvals.lock().say(&id, who.id(), may, approve, Instant::now()).map(Entry::granted);
+    let said = gateway.approvals.lock().say(&id, who.id(), may, approve, Instant::now());
     match said {
-        Ok(granted) => {
-            gateway.approvals.said(gateway, &id, How::Desk, who.id(), approve);
-            let word = match (approve, granted) {
+        Ok(settled) => {
+            let word = match (approve, settled.granted) {
                 (true, true) => "approved",
                 (true, false) => "approved, and others have to approve it too",
                 (false, _) => "refused",
             };
+            gateway.approvals.said(gateway, &id, How::Desk, who.id(), approve, settled);
             AdminPage::ok(JSON, json!({ "id": id, "result": word }).to_string())
         }
         // Who lacks the role learns no more than that there is nothing for them.

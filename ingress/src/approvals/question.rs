@@ -18,18 +18,24 @@ const PREFIX: &str = "outrigger.approval.";
 /// Bytes of arguments that a person is shown.
 const MAX_SHOWN: usize = 16 * 1024;
 
-/// Identifies a call: who, what, with which parameters, under which policy. How the parameters are spelt does not count,
-/// and what a retry adds does not either.
-pub(super) fn binding(who: &str, service: &str, kind: &str, name: &str, message: &Message, policy: u64) -> Binding {
+/// Identifies a call: who, what (service, kind, name), with which parameters, under which policy, and which of its rules
+/// want approval, which may depend on more than the call. How the parameters are spelt does not count, and what a retry
+/// adds does not either.
+pub(super) fn binding<'a>(
+    who: &str,
+    what: [&str; 3],
+    message: &Message,
+    policy: u64,
+    rules: impl Iterator<Item = &'a str>,
+) -> Binding {
     let mut context = Context::new(&SHA256);
     // Each part is preceded by its length, so that no two calls give the same input.
     let mut part = |bytes: &[u8]| {
         context.update(&(bytes.len() as u64).to_be_bytes());
         context.update(bytes);
     };
-    for text in [who, service, kind, name] {
-        part(text.as_bytes());
-    }
+    part(who.as_bytes());
+    what.iter().for_each(|text| part(text.as_bytes()));
     part(message.method_name().as_bytes());
     part(&policy.to_be_bytes());
     // Where the caller names it, in one of several spellings.
@@ -37,6 +43,8 @@ pub(super) fn binding(who: &str, service: &str, kind: &str, name: &str, message:
     let own = |name: &str| matches!(name, "_meta" | "requestState" | "inputResponses") || name == named;
     let params = message.params().object().map(|at| rebuild_object(message.body(), at, own, &[]));
     part(&canonical(params.as_deref().unwrap_or(b"{}")));
+    // Last, because there may be any number of them.
+    rules.for_each(|rule| part(rule.as_bytes()));
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
@@ -150,7 +158,10 @@ mod tests {
 
     #[test]
     fn a_call_is_known_again_by_what_it_is() {
-        let of = |who: &str, params: &str, policy| binding(who, "fs", "tool", "write", &message(params), policy);
+        let of_rules = |who: &str, params: &str, policy, rules: &[&'static str]| {
+            binding(who, ["fs", "tool", "write"], &message(params), policy, rules.iter().copied())
+        };
+        let of = |who: &str, params: &str, policy| of_rules(who, params, policy, &["p/r"]);
         let first = of("user:ada", r#"{"name":"fs__write","arguments":{"a":1,"b":[2]}}"#, 7);
         let again = r#"{"requestState":"s","inputResponses":{"x":{}},"_meta":{"a":1},"arguments":{"b":[2.0],"a":1},"name":"fs.write"}"#;
         assert_eq!(of("user:ada", again, 7), first);
@@ -163,6 +174,9 @@ mod tests {
             ("user:ada", r#"{"name":"fs__write"}"#, 7),
         ] {
             assert_ne!(of(who, params, policy), first, "{who} {params}");
+        }
+        for rules in [&[][..], &["p/s"], &["p/r", "p/s"], &["p/", "r"]] {
+            assert_ne!(of_rules("user:ada", again, 7, rules), first, "{rules:?}");
         }
     }
 

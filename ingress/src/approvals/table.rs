@@ -96,6 +96,16 @@ pub(super) enum Found {
     Unknown,
 }
 
+/// What a word that counts was about, as of when it was said.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) asked: Asked,
+    /// The rule that is told where one has to be.
+    pub(super) rule: Option<RuleId>,
+    /// Whether the call may go on now.
+    pub(super) granted: bool,
+}
+
 /// Why a person's word does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotCounted {
@@ -105,7 +115,7 @@ pub(super) enum NotCounted {
     OtherCall,
     /// It is said already.
     Over,
-    /// The person lacks the role.
+    /// The person lacks the role, or is the caller and no rule wants that one's word.
     Role,
     /// The person is the caller, and the rule wants somebody else.
     Own,
@@ -202,7 +212,7 @@ impl Table {
         has_role: impl Fn(&str) -> bool,
         yes: bool,
         now: Instant,
-    ) -> Result<&Entry, NotCounted> {
+    ) -> Result<Settled, NotCounted> {
         let entry = self.entries.get_mut(id).filter(|entry| entry.until > now).ok_or(NotCounted::Unknown)?;
         let own = *entry.asked.who == *who;
         let may = |demand: &Demand| demand.approval.role().is_some_and(&has_role);
@@ -219,10 +229,13 @@ impl Table {
     ///
     /// # Errors
     /// It does not count.
-    pub(super) fn answer(&mut self, id: &str, call: &Binding, yes: bool, now: Instant) -> Result<&Entry, NotCounted> {
+    pub(super) fn answer(&mut self, id: &str, call: &Binding, yes: bool, now: Instant) -> Result<Settled, NotCounted> {
         let entry = self.entries.get_mut(id).filter(|entry| entry.until > now).ok_or(NotCounted::Unknown)?;
         if entry.binding != *call {
             return Err(NotCounted::OtherCall);
+        }
+        if !entry.demands.iter().any(|demand| demand.approval.caller()) {
+            return Err(NotCounted::Role);
         }
         let said = Said { by: Arc::clone(&entry.asked.who), how: How::Elicitation };
         entry.settle(|demand| demand.approval.caller(), said, yes)
@@ -253,11 +266,6 @@ impl Table {
         self.entries.iter().filter(move |(_, e)| e.state == State::Waiting && e.until > now && may(e))
     }
 
-    /// What an entry is about, and the rule that wants it.
-    pub(super) fn about(&self, id: &str) -> Option<(Asked, Option<RuleId>)> {
-        self.entries.get(id).map(|entry| (entry.asked.clone(), entry.rule()))
-    }
-
     /// How many calls wait.
     pub(super) fn count(&self) -> usize {
         self.entries.values().filter(|entry| entry.state == State::Waiting).count()
@@ -283,17 +291,12 @@ impl Table {
 
 impl Entry {
     /// The rule that is told where one has to be.
-    pub(super) fn rule(&self) -> Option<RuleId> {
+    fn rule(&self) -> Option<RuleId> {
         let open = self.demands.iter().find(|demand| !demand.met).or_else(|| self.demands.first());
         open.map(|demand| demand.rule.clone())
     }
 
-    /// Whether it may go on now.
-    pub(super) fn granted(&self) -> bool {
-        matches!(self.state, State::Granted(_))
-    }
-
-    fn settle(&mut self, may: impl Fn(&Demand) -> bool, said: Said, yes: bool) -> Result<&Entry, NotCounted> {
+    fn settle(&mut self, may: impl Fn(&Demand) -> bool, said: Said, yes: bool) -> Result<Settled, NotCounted> {
         if self.state != State::Waiting {
             return Err(NotCounted::Over);
         }
@@ -306,7 +309,8 @@ impl Entry {
             self.state = State::Refused(said);
         }
         self.news.send_replace(());
-        Ok(self)
+        let granted = matches!(self.state, State::Granted(_));
+        Ok(Settled { asked: self.asked.clone(), rule: self.rule(), granted })
     }
 }
 
@@ -373,8 +377,9 @@ mod tests {
         assert_eq!(table.say("x", "carol", |role| role == "bosses", true, now).unwrap_err(), NotCounted::Role);
         assert_eq!(table.say("x", "ada", |_| true, true, now).unwrap_err(), NotCounted::Own);
         assert_eq!(table.answer("x", &[2; 32], true, now).unwrap_err(), NotCounted::OtherCall);
-        // The rule wants somebody else: the caller's own yes changes nothing.
-        assert!(table.answer("x", &[1; 32], true, now).is_ok_and(|entry| !entry.granted()));
+        // The rule wants somebody else: the caller's own word, yes or no, is none.
+        assert_eq!(table.answer("x", &[1; 32], true, now).unwrap_err(), NotCounted::Role);
+        assert_eq!(table.answer("x", &[1; 32], false, now).unwrap_err(), NotCounted::Role);
         assert!(!granted(&mut table, 1, now));
         assert_eq!(table.waiting(&|role: &str| role == "boss", now).count(), 1);
     }
@@ -391,7 +396,10 @@ mod tests {
         assert!(table.say("x", "carol", |_| true, true, now).is_ok());
         assert!(!granted(&mut table, 1, now + LIFE), "what was approved long ago was not meant for now");
         assert_eq!((table.sweep(now + LIFE), table.count()), (0, 0));
-        assert_eq!(one(now).sweep(now + LIFE), 1, "nobody said anything");
+        let mut table = one(now);
+        let Found::Waiting { news, .. } = table.take(&[1; 32], now) else { panic!("it waits") };
+        assert_eq!(table.sweep(now + LIFE), 1, "nobody said anything");
+        assert!(news.has_changed().is_err(), "who waits is told that it is over");
     }
 
     #[test]

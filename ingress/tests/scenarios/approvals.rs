@@ -472,3 +472,48 @@ async fn what_leads_elsewhere_by_then_was_not_approved() {
     assert_eq!(reason(&running.await.unwrap()), "approval_other_call");
     assert_eq!((done(&mesh, "a"), done(&mesh, "b")), (0, 0));
 }
+
+#[tokio::test]
+async fn who_lost_the_token_meanwhile_does_not_go_on() {
+    let mesh = mesh("").await;
+    let running = tokio::spawn({
+        let client = mesh.client.clone();
+        async move { tool(&client, call("deploy", json!({}))).await }
+    });
+    let id = id_of_waiting(&mesh).await;
+    let tokens = std::fs::read_to_string(mesh.path("tokens.yaml")).unwrap();
+    let others: Vec<_> = tokens.lines().filter(|line| !line.contains("ada")).collect();
+    std::fs::write(mesh.path("tokens.yaml"), others.join("\n")).unwrap();
+    eventually("taken away", || async {
+        mesh.client.ask("/mcp", "tools/list", json!({})).await.status == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    assert_eq!(desk(&mesh, "carol-token", Some(json!({ "id": id, "approve": true }))).await.status, StatusCode::OK);
+    assert_eq!(running.await.unwrap().status, StatusCode::UNAUTHORIZED);
+    assert!(mesh.fake("a").seen().is_empty());
+}
+
+#[tokio::test]
+async fn names_are_bounded_and_shown_as_they_are() {
+    let mesh = mesh("approvals: { hold: 1s }").await;
+    let long = tool(&mesh.client, call(&format!("deploy{}", "x".repeat(1024)), json!({}))).await;
+    assert_eq!(long.json()["error"]["code"], -32602, "{:?}", long.json());
+    assert!(waiting(&mesh, "carol-token").await.is_empty());
+    assert_eq!(reason(&tool(&mesh.client, call("deploy\u{202e}", json!({}))).await), "approval_pending");
+    assert_eq!(waiting(&mesh, "carol-token").await[0]["capability"], "deploy\\u{202e}");
+}
+
+#[tokio::test]
+async fn a_yes_that_nobody_wants_is_none() {
+    let mesh = mesh("approvals: { hold: 1s }").await;
+    let params = call("deploy", json!({}));
+    assert_eq!(reason(&tool(&mesh.client, able(params.clone())).await), "approval_pending");
+    let id = id_of_waiting(&mesh).await;
+    let mut yes = able(params);
+    yes["requestState"] = json!(format!("outrigger.approval.{id}"));
+    yes["inputResponses"] = json!({ "outrigger.dev/approval": { "action": "accept", "content": { "approve": true } } });
+    assert_eq!(reason(&tool(&mesh.client, yes).await), "approval_unknown");
+    assert_eq!(waiting(&mesh, "carol-token").await.len(), 1);
+    let lines = mesh.audit(2).await;
+    assert!(lines.iter().all(|line| line["action"] != "approval"), "{lines:?}");
+}
