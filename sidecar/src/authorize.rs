@@ -150,7 +150,7 @@ impl Gate {
                 return Err(unknown(*kind, name));
             }
         }
-        // Only an ingress can ask a person, and has done so.
+        // Only an ingress can ask a person, and has done so where its policy holds the same rule (docs/POLICY.md).
         let asks = || self.ask_persons.iter().any(|glob| glob.matches(who.id()));
         let direct = rules.policy.asks_approval() && matches!(who.kind(), PrincipalKind::Workload { .. }) && !asks();
         if direct && !rules.policy.approvals_in(who, &capability, &asked).is_ok_and(|wanted| wanted.is_empty()) {
