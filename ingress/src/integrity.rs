@@ -40,10 +40,13 @@ pub(crate) struct Integrity {
     settings: config::Integrity,
     /// None without a lock in force.
     lock: Option<ArcSwap<Lock>>,
-    remembered: Mutex<HashMap<Arc<str>, Vec<Remembered>>>,
+    remembered: Mutex<Memory>,
     findings: ArcSwap<Vec<Finding>>,
     recorder: Arc<Recorder>,
 }
+
+/// By service.
+type Memory = HashMap<Arc<str>, Vec<Remembered>>;
 
 /// A catalog that was compared with a lock.
 struct Remembered {
@@ -56,7 +59,7 @@ struct Remembered {
 #[derive(Debug)]
 pub(crate) struct Checked {
     /// What of it is listed.
-    listed: Arc<Catalog>,
+    listed: Listed,
     /// Whether anything is known that could be compared.
     known: bool,
     /// Kinds of which everything that is called must be in the lock.
@@ -65,6 +68,15 @@ pub(crate) struct Checked {
     refused: [HashMap<Box<str>, Verdict>; 4],
     /// Everything that deviates, also what is let through.
     pub(crate) deviations: Vec<Deviation>,
+}
+
+/// What of a catalog is listed.
+#[derive(Debug)]
+enum Listed {
+    /// All. It must not live by being remembered here; whoever has it in a snapshot holds it.
+    AsOffered(Weak<Catalog>),
+    /// Without what is hidden.
+    Without(Arc<Catalog>),
 }
 
 /// Reads a lock file.
@@ -108,7 +120,9 @@ impl Integrity {
             return Some(Arc::new(Checked::unknown(&view.catalog)));
         }
         let checked = self.remember(service, &view.catalog, &lock);
-        view.catalog = Arc::clone(&checked.listed);
+        if let Listed::Without(hidden) = &checked.listed {
+            view.catalog = Arc::clone(hidden);
+        }
         Some(checked)
     }
 
@@ -121,16 +135,10 @@ impl Integrity {
             return Arc::clone(&known.checked);
         }
         // Outside the mutex: it takes as long as the catalog is large.
-        let checked = Arc::new(Checked::of(lock, service, catalog, &self.settings));
-        let mut remembered = self.lock();
-        let all = remembered.entry(Arc::clone(&service.name)).or_default();
-        // A dead one's address may be somebody else's by now.
-        all.retain(|one| one.catalog.strong_count() > 0 && one.lock.strong_count() > 0);
-        all.truncate(MAX_REMEMBERED - 1);
-        let told = all.iter().any(|one| one.checked.deviations == checked.deviations);
+        let checked = Arc::new(Checked::of(lock, &service.name, catalog, &self.settings));
         let (catalog, lock) = (Arc::downgrade(catalog), Arc::downgrade(lock));
-        all.push(Remembered { catalog, lock, checked: Arc::clone(&checked) });
-        drop(remembered);
+        let one = Remembered { catalog, lock, checked: Arc::clone(&checked) };
+        let told = keep(&mut self.lock(), &service.name, one);
         if !told {
             self.tell(service, &checked);
         }
@@ -203,6 +211,21 @@ impl Integrity {
     }
 }
 
+/// Remembers one more catalog of a service, and forgets all that are gone. Whether its deviations were told of already.
+fn keep(memory: &mut Memory, service: &Arc<str>, one: Remembered) -> bool {
+    let before = memory.get(service).into_iter().flatten();
+    let told = before.into_iter().any(|known| known.checked.deviations == one.checked.deviations);
+    memory.retain(|_, all| {
+        all.retain(|one| one.catalog.strong_count() > 0 && one.lock.strong_count() > 0);
+        !all.is_empty()
+    });
+    let all = memory.entry(Arc::clone(service)).or_default();
+    // The oldest makes room.
+    all.drain(..(all.len() + 1).saturating_sub(MAX_REMEMBERED));
+    all.push(one);
+    told
+}
+
 fn handling(settings: &config::Integrity, verdict: Verdict) -> Handling {
     match verdict {
         Verdict::Changed => settings.changed,
@@ -214,12 +237,12 @@ fn handling(settings: &config::Integrity, verdict: Verdict) -> Handling {
 
 impl Checked {
     fn unknown(catalog: &Arc<Catalog>) -> Self {
-        let (listed, deviations) = (Arc::clone(catalog), Vec::new());
+        let (listed, deviations) = (Listed::AsOffered(Arc::downgrade(catalog)), Vec::new());
         Self { listed, known: false, held: [true; 4], refused: Default::default(), deviations }
     }
 
-    fn of(lock: &Lock, service: &Service, catalog: &Arc<Catalog>, settings: &config::Integrity) -> Self {
-        let approved = lock.service(&service.name);
+    fn of(lock: &Lock, service: &str, catalog: &Arc<Catalog>, settings: &config::Integrity) -> Self {
+        let approved = lock.service(service);
         let deviations = review(approved, catalog).deviations;
         let mut refused: [HashMap<Box<str>, Verdict>; 4] = Default::default();
         let (mut hidden, mut silent) = (HashSet::new(), false);
@@ -236,9 +259,9 @@ impl Checked {
             }
         }
         let listed = if hidden.is_empty() && !silent {
-            Arc::clone(catalog)
+            Listed::AsOffered(Arc::downgrade(catalog))
         } else {
-            Arc::new(catalog.without(|kind, name| hidden.contains(&(kind, name)), silent))
+            Listed::Without(Arc::new(catalog.without(|kind, name| hidden.contains(&(kind, name)), silent)))
         };
         // Where new ones are let through, so is what the server does not list.
         let held = Kind::ALL.map(|kind| {
@@ -260,7 +283,7 @@ impl Checked {
         let verdict = match self.refused[kind as usize].get(name) {
             Some(verdict) => *verdict,
             // Servers may know more than they list.
-            None if self.held[kind as usize] && self.listed.find(kind, name).is_none() => Verdict::New,
+            None if self.held[kind as usize] && !self.lists(kind, name) => Verdict::New,
             None => return Ok(()),
         };
         service.metrics.denied(match verdict {
@@ -268,6 +291,13 @@ impl Checked {
             Verdict::New | Verdict::Gone => DenyReason::DefinitionNotApproved,
         });
         Err(refusal(kind, verdict))
+    }
+
+    fn lists(&self, kind: Kind, name: &str) -> bool {
+        match &self.listed {
+            Listed::AsOffered(catalog) => catalog.upgrade().is_some_and(|catalog| catalog.find(kind, name).is_some()),
+            Listed::Without(catalog) => catalog.find(kind, name).is_some(),
+        }
     }
 
     /// Whether a call would be refused, without counting that.
@@ -318,5 +348,55 @@ pub(crate) fn report(metrics: &ServiceMetrics, checked: Option<&Arc<Checked>>) {
 impl std::fmt::Debug for Integrity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Integrity").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use outrigger_integrity::ServiceLock;
+
+    use super::*;
+
+    fn catalog(tool: &str) -> Arc<Catalog> {
+        let text = format!(
+            r#"{{"tools":[{{"name":"{tool}","inputSchema":{{"type":"object"}}}}],"capabilities":{{"tools":{{}}}}}}"#
+        );
+        Arc::new(Catalog::from_health_json(&Bytes::from(text)).unwrap())
+    }
+
+    fn compared(lock: &Arc<Lock>, catalog: &Arc<Catalog>) -> Remembered {
+        let settings = config::Integrity { lock: None, changed: Handling::Hide, new: Handling::Hide, scan: false };
+        let checked = Arc::new(Checked::of(lock, "a", catalog, &settings));
+        Remembered { catalog: Arc::downgrade(catalog), lock: Arc::downgrade(lock), checked }
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_the_newest_stays() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let clean = catalog("read");
+        let mut lock = Lock::default();
+        lock.set("a", ServiceLock::of(&clean, &[Kind::Tool]));
+        let (lock, mut memory) = (Arc::new(lock), Memory::new());
+        let one = compared(&lock, &clean);
+        assert!(one.checked.lists(Kind::Tool, "read") && !one.checked.lists(Kind::Tool, "write"));
+        assert!(!keep(&mut memory, &a, one));
+        // The next one comes when the last has gone: the same is told once, and a clean one does not live on.
+        drop(clean);
+        let other = catalog("write");
+        assert!(!keep(&mut memory, &a, compared(&lock, &other)) && memory[&a].len() == 1);
+        drop(other);
+        let again = catalog("write");
+        assert!(keep(&mut memory, &a, compared(&lock, &again)) && memory[&a].len() == 1);
+        drop(again);
+        let held = catalog("read");
+        keep(&mut memory, &b, compared(&lock, &held));
+        assert!(!memory.contains_key(&a), "a service that is gone is forgotten");
+        let many: Vec<_> = (0..300).map(|_| catalog("read")).collect();
+        many.iter().for_each(|one| {
+            keep(&mut memory, &a, compared(&lock, one));
+        });
+        let last = memory[&a].last().unwrap().catalog.upgrade().unwrap();
+        assert!(memory[&a].len() == MAX_REMEMBERED && Arc::ptr_eq(&last, &many[299]));
     }
 }
