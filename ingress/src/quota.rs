@@ -11,6 +11,7 @@ use outrigger_policy::{Amount, Charge};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::QuotaOutcome;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, IntoConnectionInfo, Script, TlsCertificates};
 use tokio::time::{Instant, timeout};
 
@@ -18,6 +19,8 @@ use crate::config::{QuotaStore, WhenAway};
 
 /// How long nobody asks a store that did not answer: callers would only wait for it.
 const LEFT_ALONE: Duration = Duration::from_millis(250);
+/// A machine that acknowledges nothing for so long is gone: its connection ends, and the next question makes a new one.
+const GONE: Duration = Duration::from_secs(2);
 
 /// A store that ingresses share.
 pub(crate) struct Store {
@@ -60,6 +63,8 @@ impl Store {
             let own = info.redis_settings().clone().set_password(read(path)?.trim_end_matches(['\r', '\n']));
             info = info.set_redis_settings(own);
         }
+        let probes = TcpKeepalive::new().with_time(GONE).with_interval(GONE).with_retries(2);
+        info = info.set_tcp_settings(TcpSettings::default().set_user_timeout(GONE).set_keepalive(probes));
         let client = match &settings.ca {
             Some(ca) => {
                 let root_cert = Some(read(ca)?.into_bytes());
@@ -98,8 +103,8 @@ impl Store {
         }
         let mut call = self.script.prepare_invoke();
         for charge in charges {
-            call.key(self.key(&charge.key));
             let [kind, a, b, c] = numbers(&charge.amount);
+            call.key(self.key(&charge.key, [kind, a, b]));
             call.arg(kind).arg(a).arg(b).arg(c);
         }
         let mut connection = self.connection.clone();
@@ -126,14 +131,8 @@ impl Store {
     }
 
     /// All in one slot, should the store be a cluster: a script may not reach over slots.
-    fn key(&self, counted: &str) -> String {
-        use std::fmt::Write;
-        let mut key = format!("{{{}}}:", self.prefix);
-        for byte in digest(&SHA256, counted.as_bytes()).as_ref().iter().take(16) {
-            // Writing to a string does not fail.
-            let _ = write!(key, "{byte:02x}");
-        }
-        key
+    fn key(&self, counted: &str, of: [u64; 3]) -> String {
+        format!("{{{}}}:{}", self.prefix, digested(counted, of))
     }
 
     /// Whether it failed a moment ago. One caller in each such moment finds out whether it is back.
@@ -159,6 +158,18 @@ impl Store {
     }
 }
 
+/// What is counted, and the limit that it is held against: another limit counts anew.
+fn digested(counted: &str, of: [u64; 3]) -> String {
+    use std::fmt::Write;
+    let [kind, a, b] = of;
+    let mut text = String::with_capacity(32);
+    for byte in digest(&SHA256, format!("{kind} {a} {b} {counted}").as_bytes()).as_ref().iter().take(16) {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
 /// What the script is told of an amount; see there.
 fn numbers(amount: &Amount) -> [u64; 4] {
     let micros = |span: Duration| u64::try_from(span.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
@@ -171,5 +182,17 @@ fn numbers(amount: &Amount) -> [u64; 4] {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digested;
+
+    #[test]
+    fn another_limit_counts_anew() {
+        assert_eq!(digested("p/each\0ada", [0, 1000, 5]), digested("p/each\0ada", [0, 1000, 5]));
+        assert_ne!(digested("p/each\0ada", [0, 1000, 5]), digested("p/each\0ada", [0, 500, 5]));
+        assert_ne!(digested("p/each\0ada", [0, 1000, 5]), digested("p/each\0bob", [0, 1000, 5]));
     }
 }
