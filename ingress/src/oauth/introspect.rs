@@ -124,12 +124,17 @@ impl Introspection {
 
     /// One question and its answer.
     async fn request(&self, token: &str) -> Answer {
+        let slow = || FetchError::Slow(self.issuer.issuer.clone(), self.how.timeout);
+        // Waiting for a place of ours says nothing of the provider.
+        let Ok(Ok(_place)) = timeout(self.how.timeout, self.places.acquire()).await else {
+            self.metrics.record(IntrospectionOutcome::Failed);
+            return Err(slow());
+        };
         if let Err(paused) = self.admit() {
             self.metrics.record(IntrospectionOutcome::Paused);
             return Err(paused);
         }
-        let slow = |_| Err(FetchError::Slow(self.issuer.issuer.clone(), self.how.timeout));
-        let answered = timeout(self.how.timeout, self.exchange(token)).await.unwrap_or_else(slow);
+        let answered = timeout(self.how.timeout, self.exchange(token)).await.unwrap_or_else(|_| Err(slow()));
         let read = answered.and_then(|body| {
             let wrong = |error: serde_json::Error| FetchError::Content(self.issuer.issuer.clone(), error.to_string());
             serde_json::from_slice::<Map<String, Value>>(&body).map_err(wrong)
@@ -150,10 +155,19 @@ impl Introspection {
     }
 
     async fn exchange(&self, token: &str) -> Result<Bytes, FetchError> {
-        let closed = |_| FetchError::Url(self.issuer.issuer.clone());
-        let _place = self.places.acquire().await.map_err(closed)?;
         let find = || async { discover(&self.fetcher, &self.issuer.issuer).await?.introspection_endpoint() };
         let url = self.url.get_or_try_init(find).await?;
+        match self.post(url, token).await {
+            // Everybody can make up tokens that a provider does not even look at.
+            Err(FetchError::Status(_, status)) if is_about_the_token(status) => {
+                tracing::debug!(issuer = self.issuer.issuer, %status, "an identity provider does not look at a token");
+                Ok(Bytes::from_static(br#"{"active":false}"#))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn post(&self, url: &str, token: &str) -> Result<Bytes, FetchError> {
         let form = format!("token={}&token_type_hint=access_token", encoded(token));
         let secret = Arc::clone(&self.secret.lock().unwrap_or_else(PoisonError::into_inner));
         let answer = self.fetcher.post(url, form.clone(), self.authorization(&secret)?).await;
@@ -257,6 +271,19 @@ fn read_secret(path: &Path) -> Result<Secret, String> {
         "" => Err(format!("{} is empty; it should hold our secret at the identity provider", path.display())),
         secret => Ok(Secret::new(secret)),
     }
+}
+
+/// Whether a status is about the one token that was shown, and not about us, our place or how often we ask.
+fn is_about_the_token(status: StatusCode) -> bool {
+    let of_ours = [
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    status.is_client_error() && !of_ours.contains(&status)
 }
 
 /// As in a form.

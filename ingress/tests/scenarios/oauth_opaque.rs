@@ -97,6 +97,18 @@ async fn opaque_tokens_that_are_not_good_here_are_refused() {
 }
 
 #[tokio::test]
+async fn tokens_at_which_a_provider_does_not_look_are_no_failures_of_it() {
+    let provider = Provider::start(&[]).await;
+    let mesh = mesh(&provider, "0s", RULES).await;
+    knows(&provider, "good", json!({}));
+    provider.state.opaque.lock().unwrap().insert("odd".to_owned(), json!(400));
+    for _ in 0..6 {
+        assert_eq!(status(&mesh.client, "odd").await, 401);
+    }
+    assert_eq!(status(&mesh.client, "good").await, 200, "it is not left alone");
+}
+
+#[tokio::test]
 async fn a_provider_that_fails_is_told_and_left_alone() {
     let provider = Provider::start(&[]).await;
     let mesh = mesh(&provider, "0s", RULES).await;

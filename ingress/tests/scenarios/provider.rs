@@ -124,7 +124,12 @@ impl State {
             }
             _ => None,
         };
-        let status = if body.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+        let status = match &body {
+            // A token at which it does not look.
+            Some(Value::Number(status)) => StatusCode::from_u16(status.as_u64().unwrap().try_into().unwrap()).unwrap(),
+            Some(_) => StatusCode::OK,
+            None => StatusCode::NOT_FOUND,
+        };
         let body = body.unwrap_or_default().to_string();
         Response::builder().status(status).body(Full::from(body)).unwrap()
     }
