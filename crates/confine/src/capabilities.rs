@@ -12,6 +12,18 @@ use rustix::thread::{
 /// and changing modes and times of those of others.
 const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE;
 
+/// Drops all others from this thread alone, which could take none back. For the warden: what it does for a child it does with
+/// no more than the child has.
+pub(crate) fn keep_as_a_child() -> io::Result<()> {
+    let now = capabilities(None)?;
+    let kept = CapabilitySets {
+        effective: now.effective.intersection(KEPT),
+        permitted: now.permitted.intersection(KEPT),
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, kept)?)
+}
+
 /// Drops all others from this thread, and from whatever it starts.
 pub(crate) fn drop_dangerous() -> io::Result<()> {
     let now = capabilities(None)?;
@@ -26,10 +38,5 @@ pub(crate) fn drop_dangerous() -> io::Result<()> {
     }
     // Kernels before 4.3 have no such set.
     let _ = clear_ambient_capability_set();
-    let kept = CapabilitySets {
-        effective: now.effective.intersection(KEPT),
-        permitted: now.permitted.intersection(KEPT),
-        inheritable: CapabilitySet::empty(),
-    };
-    Ok(set_capabilities(None, kept)?)
+    keep_as_a_child()
 }

@@ -83,7 +83,11 @@ pub fn inside<T: Send>(
         let running = running.map_err(ConfineError::Thread)?;
         if let Ok(Some(listener)) = handed.recv() {
             let plan = plan.clone();
-            let warden = move || warden::serve(&listener, &plan, &tell);
+            let warden = move || match capabilities::keep_as_a_child() {
+                Ok(()) => warden::serve(&listener, &plan, &tell),
+                // Nobody answers then: what the child asks fails.
+                Err(error) => tell(&format!("confined: the warden keeps capabilities and does not serve: {error}")),
+            };
             thread::Builder::new().name("warden".into()).spawn(warden).map_err(ConfineError::Thread)?;
         }
         running.join().unwrap_or_else(|_| Err(ConfineError::Thread(std::io::Error::other("it ended unexpectedly"))))

@@ -301,6 +301,14 @@ def _():
 def _():
     if os.getuid() != 0: raise PermissionError(errno.EPERM, "no root")
     os.chown(given["readable"], 65534, 65534)
+@attempt("giving away what it may write")
+def _():
+    if os.getuid() != 0: raise PermissionError(errno.EPERM, "no root")
+    os.chown(given["own"] + "/mode", 65534, 65534)
+@attempt("the mode of what is another's, where it may write")
+def _():
+    if os.getuid() != 0: raise PermissionError(errno.EPERM, "no root")
+    os.chmod(given["own"] + "/another's", 0o777)
 @attempt("a namespace of its own")
 def _(): call(272, 0x10000000)
 @attempt("a cloned namespace of its own")

@@ -47,6 +47,9 @@ impl World {
             fs::create_dir(at(name)).unwrap();
         }
         fs::write(at("private/secret"), "the key").unwrap();
+        fs::write(at("own/another's"), "text").unwrap();
+        // Only root can give it away, and only root's child could want it back.
+        let _ = std::os::unix::fs::chown(at("own/another's"), Some(65534), Some(65534));
         fs::write(at("scripts/readable"), "text").unwrap();
         fs::write(at("scripts/closed/key"), "the key").unwrap();
         let trespasses = Arc::new(AtomicU64::new(0));
@@ -176,7 +179,7 @@ fn python_works_and_finds_no_way_out() {
     assert!(!changing.starts_with("RuntimeError"), "{changing}");
     assert_eq!(world.trespasses.load(Ordering::SeqCst), 0, "something arrived where nothing may");
     assert_eq!(fs::read_to_string(world.dir.path().join("private/secret")).unwrap(), "the key");
-    for untouched in ["private/secret", "scripts/readable"] {
+    for untouched in ["private/secret", "scripts/readable", "own/another's"] {
         let mode = fs::metadata(world.dir.path().join(untouched)).unwrap().permissions().mode();
         assert_ne!(mode & 0o777, 0o777, "{untouched}");
     }
