@@ -93,6 +93,7 @@ async fn methods_and_paths_apply_inside_over_every_way_in() {
             &[url("/v1/%2e%2e/v2"), "--path-as-is".into()],
             &[url("/v1"), "-HX-HTTP-Method-Override: DELETE".into()],
             &[url("/v1"), "-Hx-original-url: /v2".into()],
+            &[url("/v1"), "-HX_HTTP_Method_Override: DELETE".into()],
         ] {
             let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
             let told = ask(&refused);
@@ -119,7 +120,7 @@ async fn methods_and_paths_apply_inside_over_every_way_in() {
     assert!(seen[0].starts_with(&format!("GET /v1/a HTTP/1.1\r\nHost: localhost:{port}\r\n")), "{seen:?}");
     let log = egress.stop().await;
     let told = |reason: &str| log.iter().filter(|line| line["reason"] == reason).count();
-    assert_eq!((told("request"), told("host_mismatch"), told("client_tls")), (10, 2, 2), "{log:?}");
+    assert_eq!((told("request"), told("host_mismatch"), told("client_tls")), (12, 2, 2), "{log:?}");
     assert_eq!(told("only_http2"), 1, "{log:?}");
 }
 

@@ -250,6 +250,21 @@ async fn observing_lets_through_records_and_still_guards_addresses() {
 }
 
 #[tokio::test]
+async fn observing_notes_fields_that_mean_another_request_and_lets_it_through() {
+    let origin = Origin::http(OK).await;
+    let port = origin.address.port();
+    let egress = TestEgress::start(&format!("  mode: observe\n{}", localhost(port, "methods: [GET]")));
+    let get = format!(
+        "GET http://localhost:{port}/ HTTP/1.1\r\nHost: localhost:{port}\r\nX_HTTP_Method_Override: DELETE\r\nConnection: close\r\n\r\n"
+    );
+    let reply = egress.say(get.as_bytes()).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    let log = egress.stop().await;
+    assert!(log.iter().all(|line| line["verdict"] == "observed" && line["reason"] == "request"), "{log:?}");
+    assert_eq!(log.len(), 1);
+}
+
+#[tokio::test]
 async fn slow_and_large_heads_are_not_waited_for() {
     let origin = Origin::http(OK).await;
     let port = origin.address.port();

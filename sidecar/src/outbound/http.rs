@@ -216,7 +216,7 @@ impl Conversation<'_> {
         let tls = matches!(self.spoken, Spoken::Inside(_, true));
         record.wants(target, request);
         record.traced(&asked.fields);
-        let permitted = outbound.admit(target, record.behind(), request).await?;
+        let mut permitted = outbound.admit(target, record.behind(), request).await?;
         if mesh::service(target).is_some() && !mesh::is_open(path) {
             return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
         }
@@ -224,7 +224,10 @@ impl Conversation<'_> {
             return Err(Refusal { why: Why::NotTls, rule: permitted.rule });
         }
         if permitted.reads_requests && heads::means_another(asked) {
-            return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
+            if permitted.upload.enforced() {
+                return Err(Refusal { why: Why::Rules(Reason::Request, false), rule: permitted.rule });
+            }
+            permitted.observed = Some(Reason::Request);
         }
         let added = self.credentials(asked, path, tls, &permitted).await?;
         let (origin, address) = outbound.open(target, &permitted, tls).await?;

@@ -31,13 +31,14 @@ const NOT_PASSED_ON: [&str; 12] = [
     "host",
 ];
 
-/// Fields by which some servers take a request for one with another method or path.
+/// Fields by which some servers take a request for one with another method or path; many servers read `_` as `-`.
 const OTHERWISE: [&str; 5] =
     ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 /// Whether a destination may take the request for another one than a rule looks at.
 pub(super) fn means_another(asked: &Request<'_>) -> bool {
-    OTHERWISE.iter().any(|name| named(&asked.fields, name).next().is_some())
+    let read = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    asked.fields.iter().any(|field| OTHERWISE.iter().any(|name| field.name.bytes().map(read).eq(name.bytes())))
 }
 
 /// The head of a request as the destination gets it, with this span where it has none and the destination is of the mesh.
