@@ -424,6 +424,8 @@ async fn what_only_the_lists_of_the_caller_tell_is_asked_for_too() {
     assert!(!shortened.contains("-now"), "{shortened}");
     let call = mesh.client.ask("/mcp", "tools/call", json!({ "name": shortened, "arguments": {} })).await;
     assert_eq!(reason(&call), "approval_pending", "{:?}", call.json());
+    // Nor has this one anything by now that would tell the URI.
+    let mesh = mesh.another_ingress("approvals: { hold: 1s }").await;
     let read = mesh.client.ask("/mcp", "resources/read", json!({ "uri": "file:///secret" })).await;
     assert_eq!(reason(&read), "approval_pending", "{:?}", read.json());
     assert_eq!((done(&mesh, "a"), done(&mesh, "b")), (0, 0));
