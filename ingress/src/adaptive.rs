@@ -116,9 +116,13 @@ impl Adaptive {
         if over { self.decide(now) } else { None }
     }
 
+    /// Where a tool's usual time is kept; a few tools may share it.
+    fn slot(&self, what: &str) -> usize {
+        usize::try_from(self.hasher.hash_one(what) % TOOLS as u64).unwrap_or_default()
+    }
+
     fn compare(&self, what: &str, began: u64, took: u64, dip: u64, at_once: usize) {
-        let slot = usize::try_from(self.hasher.hash_one(what) % TOOLS as u64).unwrap_or_default();
-        let Some(usual) = self.usual.get(slot) else { return };
+        let Some(usual) = self.usual.get(self.slot(what)) else { return };
         let known = usual.load(Ordering::Relaxed);
         let learned = match known {
             0 => took.max(1),
