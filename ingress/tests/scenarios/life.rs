@@ -93,8 +93,9 @@ async fn services_come_and_go_with_the_settings_file() {
     assert_eq!(mesh.client.ask("/s/a/mcp", "tools/list", json!({})).await.status, 404);
     assert_eq!(mesh.client.call("a__read").await.json()["error"]["code"], -32602);
     let metrics = async || String::from_utf8_lossy(&mesh.admin("/metrics").await.body).into_owned();
-    let told = metrics().await;
-    assert!(told.contains("outrigger_reloads_total{outcome=\"applied\",what=\"services\"} 1"), "{told}");
+    // Counted when all of it is done, which is after the new list is out.
+    let applied = "outrigger_reloads_total{outcome=\"applied\",what=\"services\"} 1";
+    eventually("it is counted", async || metrics().await.contains(applied)).await;
     eventually("its gauge is gone", async || !metrics().await.contains("outrigger_catalog_state{service=\"a\"")).await;
     state.stream.send(None).unwrap();
     assert_eq!(call.await.unwrap().status, 200, "a call that ran goes on");
