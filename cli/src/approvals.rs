@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::args::{ApprovalsCommand, DeskArgs};
 use crate::connect::client::Client;
-use crate::connect::target::{Target, admin};
+use crate::connect::target::{Target, at_admin};
 use crate::output;
 
 /// Largest answer: all calls that can wait, with their arguments.
@@ -46,12 +46,8 @@ pub(crate) fn main(command: ApprovalsCommand) -> anyhow::Result<Exit> {
 }
 
 async fn ask(desk: &DeskArgs, word: Option<&(String, bool)>) -> anyhow::Result<Value> {
-    let base = match &desk.admin {
-        Some(url) => url.clone(),
-        None => admin(&desk.dir)?,
-    };
-    let path = if word.is_some() { "decide" } else { "list" };
-    let url = format!("{}/approvals/{path}", base.trim_end_matches('/'));
+    let path = if word.is_some() { "/approvals/decide" } else { "/approvals/list" };
+    let url = at_admin(&desk.ingress, path)?;
     let target = Target::of(&url, Some(&desk.token_file), desk.ca_file.as_deref(), &[])?;
     if target.sends_token_in_the_clear() {
         output::say("warning: the token is sent over a network without TLS");

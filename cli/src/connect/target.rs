@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
-use crate::args::ConnectArgs;
+use crate::args::{ConnectArgs, IngressArgs};
 use crate::{files, up::token};
 
 /// A mesh to talk to.
@@ -45,7 +45,7 @@ impl Target {
         let (url, token_file, ca_file) = match &args.url {
             Some(url) => (url.clone(), args.token_file.clone(), args.ca_file.clone()),
             None => {
-                let up = running(&args.dir)?;
+                let up = running(&args.dir, "--url")?;
                 (up.mcp, args.token_file.clone().or(up.token_file), args.ca_file.clone().or(up.ca_file))
             }
         };
@@ -80,18 +80,26 @@ impl Target {
     }
 }
 
-/// The admin port of the mesh that runs in a directory.
+/// A path at the admin port of an ingress.
 ///
 /// # Errors
-/// None runs there.
-pub(crate) fn admin(dir: &Path) -> anyhow::Result<String> {
-    running(dir)?.admin.with_context(|| format!("the mesh in {} says no admin port", dir.display()))
+/// No mesh runs where it should.
+pub(crate) fn at_admin(ingress: &IngressArgs, path: &str) -> anyhow::Result<String> {
+    let base = match &ingress.admin {
+        Some(url) => url.clone(),
+        None => running(&ingress.dir, "--admin")?
+            .admin
+            .with_context(|| format!("the mesh in {} says no admin port", ingress.dir.display()))?,
+    };
+    Ok(format!("{}{path}", base.trim_end_matches('/')))
 }
 
-fn running(dir: &Path) -> anyhow::Result<Up> {
+/// What a mesh says of itself. `option` would name it without a directory.
+fn running(dir: &Path, option: &str) -> anyhow::Result<Up> {
     let path = dir.join("up.json");
-    let missing =
-        || format!("no mesh runs in {}: give its --url, or its --dir, or start it with `outrigger up`", dir.display());
+    let missing = || {
+        format!("no mesh runs in {}: give its {option}, or its --dir, or start it with `outrigger up`", dir.display())
+    };
     let text = files::read(&path).with_context(missing)?;
     serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
 }

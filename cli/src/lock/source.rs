@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::args::{DoctorArgs, SourceArgs};
 use crate::connect::client::Client;
-use crate::connect::target::{Target, admin};
+use crate::connect::target::{Target, at_admin};
 use crate::doctor;
 
 /// Largest answer of an ingress: the largest catalogs of many services.
@@ -49,7 +49,7 @@ struct OnPage<'a> {
 /// It cannot be asked.
 pub(super) fn offered(args: &SourceArgs) -> anyhow::Result<Vec<Offered>> {
     log::init(LogFormat::Text, "warn")?;
-    let mut got = Ok(Vec::new());
+    let mut got = Err(anyhow::anyhow!("interrupted"));
     outrigger_runtime::run(1, async {
         got = if args.server.is_empty() { of_ingress(args).await } else { of_server(args).await };
         Exit::Clean
@@ -58,11 +58,7 @@ pub(super) fn offered(args: &SourceArgs) -> anyhow::Result<Vec<Offered>> {
 }
 
 async fn of_ingress(args: &SourceArgs) -> anyhow::Result<Vec<Offered>> {
-    let base = match &args.admin {
-        Some(url) => url.clone(),
-        None => admin(&args.dir)?,
-    };
-    let url = format!("{}/definitions", base.trim_end_matches('/'));
+    let url = at_admin(&args.ingress, "/definitions")?;
     let client = Client::new(Target::of(&url, None, args.ca_file.as_deref(), &[])?);
     let answer = client.get(HeaderMap::new()).await.map_err(|error| anyhow::anyhow!("{}", error.message))?;
     if !answer.status().is_success() {
