@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, header};
 use outrigger_identity::Credentials;
 use outrigger_policy::{Principal, PrincipalKind, TokenTable};
@@ -106,8 +107,8 @@ impl Clients {
 /// log it and need not learn who it is.
 pub(crate) fn session_tag(principal: &Principal) -> Arc<str> {
     let hash = digest(&SHA256, principal.id().as_bytes());
-    let hex = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
-    Arc::from(format!("p.{}", hex.collect::<String>()))
+    let half = hash.as_ref().first_chunk::<16>().map_or(&[][..], |half| half);
+    Arc::from(format!("p.{}", HEXLOWER.encode(half)))
 }
 
 #[cfg(test)]
@@ -116,7 +117,7 @@ mod tests {
 
     fn clients(anonymous: bool) -> Clients {
         let mut tokens = TokenTable::default();
-        let hash = digest(&SHA256, b"secret").as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = HEXLOWER.encode(digest(&SHA256, b"secret").as_ref());
         let token =
             outrigger_policy::StaticToken { subject: "ada".into(), sha256: hash, roles: vec![], scopes: vec![] };
         tokens.insert(&token).unwrap();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use outrigger_policy::{Amount, Charge};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::QuotaOutcome;
@@ -160,14 +161,10 @@ impl Store {
 
 /// What is counted, and the limit that it is held against: another limit counts anew.
 fn digested(counted: &str, of: [u64; 3]) -> String {
-    use std::fmt::Write;
     let [kind, a, b] = of;
-    let mut text = String::with_capacity(32);
-    for byte in digest(&SHA256, format!("{kind} {a} {b} {counted}").as_bytes()).as_ref().iter().take(16) {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    let digest = digest(&SHA256, format!("{kind} {a} {b} {counted}").as_bytes());
+    let half = digest.as_ref().first_chunk::<16>().map_or(&[][..], |half| half);
+    HEXLOWER.encode(half)
 }
 
 /// What the script is told of an amount; see there.

@@ -1,6 +1,7 @@
 //! Arguments that a rule shows in the audit (`audit: { arguments: [...] }`), bounded, and without what looks like a secret.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::json::{Span, decode_string, member};
 use outrigger_policy::rule::Shown;
@@ -49,18 +50,18 @@ fn value(way: &[Box<str>], message: &Message, at: Span) -> Value {
         return json!({ "redacted": true });
     }
     if raw.len() > MAX_VALUE {
-        let hash: String = digest(&SHA256, raw).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        return json!({ "bytes": raw.len(), "sha256": hash });
+        return digested(raw);
     }
     match raw.first() {
         Some(b'"') => decode_string(raw).map_or(Value::Null, |text| Value::from(text.into_owned())),
         // An object or a list could hold what nobody named.
-        Some(b'{' | b'[') => {
-            let hash: String = digest(&SHA256, raw).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({ "bytes": raw.len(), "sha256": hash })
-        }
+        Some(b'{' | b'[') => digested(raw),
         _ => serde_json::from_slice(raw).unwrap_or_default(),
     }
+}
+
+fn digested(raw: &[u8]) -> Value {
+    json!({ "bytes": raw.len(), "sha256": HEXLOWER.encode(digest(&SHA256, raw).as_ref()) })
 }
 
 #[cfg(test)]

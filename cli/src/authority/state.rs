@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use outrigger_enrol::protocol::Bundle;
 use outrigger_identity::{Authority, AuthorityCredentials, CertificateRequest, Material, Trust, WorkloadKey, renew_at};
 use outrigger_runtime::watch::{Change, FileWatcher};
@@ -114,6 +115,6 @@ fn own(authority: &Authority, trust: &Trust) -> anyhow::Result<Material> {
 
 fn bundle(trust: Trust) -> Bundle {
     let digest = digest(&SHA256, format!("{}\0{}", trust.ca_pem, trust.crl_pem).as_bytes());
-    let version = digest.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let version = HEXLOWER.encode(digest.as_ref().first_chunk::<12>().map_or(&[][..], |part| part));
     Bundle { ca: trust.ca_pem, crl: trust.crl_pem, version }
 }

@@ -12,6 +12,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -65,7 +66,7 @@ pub(crate) fn create(dir: &Path, service: &str, uses: u32, ttl: Duration) -> any
         bail!("a token can be used 1 to {MAX_USES} times");
     }
     let (id, secret) = (random::<6>()?, random::<32>()?);
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = HEXLOWER.encode(&id);
     let text = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
     let now = seconds(SystemTime::now());
     let token = Token {
@@ -111,7 +112,7 @@ pub(crate) fn redeem(
     now: SystemTime,
     fits: impl FnOnce(&str) -> Result<(), outrigger_identity::RequestError>,
 ) -> Result<(String, String), Useless> {
-    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = HEXLOWER.encode(key);
     let id =
         text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).map(|(id, _)| id).ok_or(Useless::Unknown)?;
     let redeemed = change(dir, |store| {
@@ -167,7 +168,7 @@ impl Store {
 }
 
 fn digest_of(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 fn same(one: &str, other: &str) -> bool {

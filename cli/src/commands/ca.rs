@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use data_encoding::HEXLOWER;
 use outrigger_identity::{Authority, AuthorityOptions, Rotation, Serial, TrustDomain, write_leaf};
 use outrigger_runtime::Exit;
 use serde_json::json;
@@ -107,7 +108,7 @@ fn show(dir: &CaDir, json: bool) -> anyhow::Result<()> {
     let authority = load(dir)?;
     let revoked: Vec<String> = authority.revoked()?.iter().map(ToString::to_string).collect();
     let not_after = authority.not_after();
-    let digests: Vec<String> = authority.fingerprints()?.iter().map(|digest| hex(digest)).collect();
+    let digests: Vec<String> = authority.fingerprints()?.iter().map(|digest| HEXLOWER.encode(digest)).collect();
     let rotation = match authority.rotation() {
         Rotation::None => "none",
         Rotation::Begun => "begun",
@@ -151,10 +152,6 @@ pub(crate) fn unusable(dir: &Path) -> String {
         "the authority in {} cannot be used ({what}; or move the directory away and make a new one, whose certificates every member then needs)",
         dir.display()
     )
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// When something ends, as a person counts.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use data_encoding::HEXLOWER;
 
 use crate::files;
 
@@ -19,7 +20,7 @@ pub(crate) fn make_if_missing(path: &Path) -> anyhow::Result<()> {
     }
     let mut key = [0; KEY];
     aws_lc_rs::rand::fill(&mut key).map_err(|_| anyhow!("the system gives no random numbers"))?;
-    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = HEXLOWER.encode(&key);
     files::write(path, format!("{text}\n").as_bytes(), files::PRIVATE)
 }
 

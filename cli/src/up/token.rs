@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use outrigger_config::Secret;
 
 use crate::files;
@@ -48,7 +49,7 @@ pub(crate) fn digest(token: &Secret) -> anyhow::Result<String> {
         bail!("the token is shorter than {SHORTEST} characters; remove its file, and a good one is made");
     }
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.reveal().as_bytes());
-    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(HEXLOWER.encode(digest.as_ref()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use outrigger_mcp::canonical::canonical;
 use outrigger_mcp::edit::{Edits, rebuild_object};
 use outrigger_mcp::envelope::{Field, Message, Meta, Param};
@@ -145,7 +146,7 @@ pub(super) fn ask(message: &Message, id: &str, what: &str, arguments: &str, whol
 pub(super) fn fresh_id() -> Option<String> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(HEXLOWER.encode(&bytes))
 }
 
 #[cfg(test)]
