@@ -20,8 +20,8 @@ use bytes::Bytes;
 use outrigger_mcp::catalog::merge::Merged;
 use outrigger_mcp::envelope::{Message, Param};
 use outrigger_mcp::method::Method;
-use outrigger_policy::Capability;
-use outrigger_proxy::circumstances::{Asked as Circumstances, hints};
+use outrigger_policy::{Capability, Circumstances};
+use outrigger_proxy::circumstances::{Asked as Asking, hints};
 use outrigger_proxy::failure::Failure;
 use outrigger_telemetry::metrics::{ApprovalOutcome, DenyReason, LimitKind};
 use outrigger_telemetry::{ApprovalNote, ArgumentDigest, AuditRecord, Metrics};
@@ -148,17 +148,12 @@ pub(crate) async fn gate(
     let Ok(destination) = route(catalog, at, &snapshot.services, caller, path, message) else { return Ok(Gate::Open) };
     let Some(wanted) = &destination.wanted else { return Ok(Gate::Open) };
     let (service, name) = (&destination.service, &wanted.original);
-    let what = Capability { kind: policy_kind(wanted.kind), service: &service.name, name };
-    let asked = Circumstances {
-        call: Some((message, caller.address.ip())),
-        hints: || hints(found(catalog, &service.name, wanted.kind, name)),
-    };
-    let rules = &caller.policy.rules;
+    let asked = circumstances(caller, service, wanted, catalog, message);
     let locked = snapshot.checked(destination.at).is_some_and(|checked| checked.refuses(wanted.kind, name));
-    if locked || !rules.decide_in(&caller.principal, &what, &asked).is_allowed() {
+    if locked || !caller.policy.rules.decide_in(&caller.principal, &what(service, wanted), &asked).is_allowed() {
         return Ok(Gate::Open);
     }
-    let demands = demanded(caller, service, wanted, catalog, message, record)?;
+    let demands = demanded(caller, service, wanted, &asked, message, record)?;
     if demands.is_empty() {
         return Ok(Gate::Open);
     }
@@ -186,7 +181,8 @@ pub(crate) fn confirm(
 ) -> Result<(), Failure> {
     let Some(wanted) = destination.wanted.as_ref().filter(|_| may_be_asked(message)) else { return Ok(()) };
     let service = &destination.service;
-    let demands = demanded(caller, service, wanted, catalog, message, record)?;
+    let asked = circumstances(caller, service, wanted, catalog, message);
+    let demands = demanded(caller, service, wanted, &asked, message, record)?;
     let Some(first) = demands.first() else { return Ok(()) };
     if passed.is_some_and(|passed| passed.watch.call == bound(caller, service, wanted, message, &demands)) {
         return Ok(());
@@ -202,23 +198,35 @@ fn may_be_asked(message: &Message) -> bool {
     matches!(message.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
 }
 
+/// What rules are asked about.
+fn what<'a>(service: &'a Service, wanted: &'a Wanted) -> Capability<'a> {
+    Capability { kind: policy_kind(wanted.kind), service: &service.name, name: &wanted.original }
+}
+
+/// What their conditions may look at.
+fn circumstances<'a>(
+    caller: &Caller,
+    service: &'a Service,
+    wanted: &'a Wanted,
+    catalog: &'a Merged,
+    message: &'a Message,
+) -> impl Circumstances + 'a {
+    let hints = move || hints(found(catalog, &service.name, wanted.kind, &wanted.original));
+    Asking { call: Some((message, caller.address.ip())), hints }
+}
+
 /// Whose word a call waits for.
 fn demanded(
     caller: &Caller,
     service: &Arc<Service>,
     wanted: &Wanted,
-    catalog: &Merged,
+    asked: &dyn Circumstances,
     message: &Message,
     record: &mut CallRecord,
 ) -> Result<Vec<Demand>, Failure> {
-    let name = &wanted.original;
-    let what = Capability { kind: policy_kind(wanted.kind), service: &service.name, name };
-    let asked = Circumstances {
-        call: Some((message, caller.address.ip())),
-        hints: || hints(found(catalog, &service.name, wanted.kind, name)),
-    };
-    let demands = caller.policy.rules.approvals_in(&caller.principal, &what, &asked).map_err(|rule| {
-        record.routed(service, Some(name), message);
+    let rules = &caller.policy.rules;
+    let demands = rules.approvals_in(&caller.principal, &what(service, wanted), asked).map_err(|rule| {
+        record.routed(service, Some(&wanted.original), message);
         record.denied(Some(rule.as_str()));
         service.metrics.denied(DenyReason::ConditionFailed);
         unknown(wanted.kind, &wanted.asked)
