@@ -126,11 +126,11 @@ pub(crate) fn authorize(
         }
     }
     let place = service.places.take(caller.principal.id()).map_err(|full| {
+        let bounds = &service.settings.safety.concurrency;
         let (kind, setting) = match full {
-            Full::Service if service.settings.safety.concurrency.limit.is_none() => {
-                (LimitKind::Concurrency, "limits.in_flight")
-            }
-            Full::Service => (LimitKind::Concurrency, "concurrency.limit"),
+            Full::Service if bounds.adaptive.is_some() => (LimitKind::Concurrency, "concurrency.adaptive"),
+            Full::Service if bounds.limit.is_some() => (LimitKind::Concurrency, "concurrency.limit"),
+            Full::Service => (LimitKind::Concurrency, "limits.in_flight"),
             Full::Client => (LimitKind::ClientConcurrency, "concurrency.per_client"),
         };
         Failure::over(&service.metrics, kind, setting, CONCURRENCY_RETRY)
