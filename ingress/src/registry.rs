@@ -42,7 +42,7 @@ impl Registry {
     /// replicas that go end as they would have.
     ///
     /// # Errors
-    /// A service has no valid SPIFFE id; nothing is in force of this change then.
+    /// A service has no valid SPIFFE id. Calls go where they went; the change is tried again when a sidecar comes or goes.
     pub(crate) fn configure(&self, gateway: &Gateway, services: Vec<config::Service>) -> Result<(), SpiffeError> {
         let usual = |service: &config::Service| service.spiffe_id == self.usual_id(&service.name);
         self.lock().configure(services, usual);

@@ -89,7 +89,7 @@ impl Safety {
 /// When a replica is left alone, for how long, and how it comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {
-    /// Failed calls in a row; 0: never.
+    /// Failed calls in a row; 0: no breaker.
     pub failures: u32,
     /// Percent of the calls of a window.
     pub share: u8,
@@ -185,8 +185,9 @@ fn read_tool(f: &mut Fields<'_>) -> Option<Tool> {
 
 fn read_breaker(f: &mut Fields<'_>) -> Option<Breaker> {
     let usual = Breaker::default();
-    let text = doc("Failed calls in a row after which a replica is left alone; 0: never.")
-        .because("a failure or two is chance, and each one is a caller's");
+    let text =
+        doc("Failed calls in a row after which a replica is left alone; 0: no breaker at all, `share` included.")
+            .because("a failure or two is chance, and each one is a caller's");
     let failures = f.with_default("failures", text, kinds::count(0..=1000), usual.failures as usize);
     let text = doc("The share of failed calls within `window` at which a replica is left alone too.")
         .because("half of the calls lost is worse than one replica less");
