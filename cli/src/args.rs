@@ -5,6 +5,7 @@ mod audit;
 mod ca;
 mod definitions;
 mod egress;
+mod inject;
 mod policy;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ pub(crate) use audit::{AuditCommand, AuditQueryArgs, AuditVerifyArgs};
 pub(crate) use ca::{CaCommand, CaDir, RotateCommand, TokenCommand};
 pub(crate) use definitions::{LockArgs, ScanArgs, SourceArgs};
 pub(crate) use egress::{EgressCommand, EgressTestArgs};
+pub(crate) use inject::{InjectArgs, InjectCommand};
 pub(crate) use policy::{ExplainArgs, PolicyCommand, PolicyDiffArgs, PolicyTestArgs};
 
 /// A mesh for MCP servers: a sidecar beside each server, one ingress in front.
@@ -57,6 +59,8 @@ pub(crate) enum Command {
     /// Make and manage the certificate authority of a mesh
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Add a sidecar to pods of Kubernetes, in files or as a webhook
+    Inject(InjectArgs),
     /// Check files and tell every mistake with its line
     Validate(ValidateArgs),
     /// Ask a policy who may do what
@@ -225,6 +229,8 @@ pub(crate) enum FileKind {
     Policy,
     /// Settings of `outrigger ca serve`.
     Ca,
+    /// Settings of `outrigger inject`.
+    Inject,
 }
 
 /// Which ingress is asked.

@@ -8,7 +8,7 @@ use crate::manifest::Manifest;
 /// A page that the code writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Page {
-    /// Every setting of `outrigger up`, the sidecar, the ingress and the authority (docs/CONFIGURATION.md).
+    /// Every setting of `outrigger up`, the sidecar, the ingress, the authority and the injector (docs/CONFIGURATION.md).
     Configuration,
 }
 
@@ -17,9 +17,9 @@ const INTRODUCTION: &str = "\
 
 <!-- Written by `UPDATE_DOCS=1 cargo test -p outrigger --test configuration_doc`. Do not edit by hand. -->
 
-Every setting has one name, one default, and a reason for it. Four programs have settings: `outrigger up` reads
+Every setting has one name, one default, and a reason for it. Five programs have settings: `outrigger up` reads
 `mesh.yaml` and writes the files of ingress and sidecar, which are configured directly where something else starts them;
-`outrigger ca serve` has a file of its own.
+`outrigger ca serve` and `outrigger inject` have files of their own.
 
 - A file is YAML. A setting's name is its path: `timeouts.drain` is `drain` inside `timeouts`.
 - A setting with an environment variable can be given there instead, and the variable wins over the file. A list is then
@@ -33,7 +33,7 @@ Every setting has one name, one default, and a reason for it. Four programs have
 ";
 
 /// The programs that have settings, in the order of the page, each with a line about its file.
-pub fn programs() -> [(&'static str, &'static str, Settings); 4] {
+pub fn programs() -> [(&'static str, &'static str, Settings); 5] {
     [
         (
             "outrigger up",
@@ -54,6 +54,11 @@ pub fn programs() -> [(&'static str, &'static str, Settings); 4] {
             "outrigger ca serve",
             "`--config ca.yaml`, and environment variables: an authority that signs over the network.",
             crate::authority::config::Config::describe(),
+        ),
+        (
+            "outrigger inject",
+            "`--config inject.yaml`, and environment variables: sidecars in pods of Kubernetes ([KUBERNETES](KUBERNETES.md)).",
+            crate::inject::config::Config::describe(),
         ),
     ]
 }

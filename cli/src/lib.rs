@@ -9,6 +9,7 @@
 //! | `doctor` | what an MCP server speaks and offers, and what will give trouble |
 //! | `approvals` | calls that wait for a person |
 //! | `lock` | approving definitions, and looking for what in them deceives |
+//! | `inject` | sidecars in pods of Kubernetes, by a webhook or in files |
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
 //! | `parts` | the sidecar, the ingress and the example services that this binary carries |
 //! | `files`, `output` | writing files whole, and results to stdout |
@@ -22,6 +23,7 @@ mod connect;
 pub mod docs;
 mod doctor;
 mod files;
+mod inject;
 mod lock;
 pub mod manifest;
 mod output;
@@ -63,6 +65,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Approvals(command) => answer(approvals::main(command)),
         Command::Lock(args) => answer(lock::main(&args)),
         Command::Scan(args) => answer(lock::scan_main(&args)),
+        Command::Inject(args) => answer(inject::main(args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
         Command::Validate(args) => answer(commands::validate::main(args)),
         Command::Audit(command) => answer(commands::audit::main(command)),

@@ -21,6 +21,7 @@ impl FileKind {
             Self::Ingress => "ingress.yaml",
             Self::Policy => "policy.yaml",
             Self::Ca => "ca.yaml",
+            Self::Inject => "inject.yaml",
         }
     }
 }
@@ -87,6 +88,7 @@ fn check(args: &ValidateArgs, env: Env<'_>) -> Findings {
                 outrigger_ingress::config::Config::from_sources(file, env).map(|config| config.warnings)
             }
             FileKind::Ca => crate::authority::config::Config::from_sources(file, env).map(|config| config.warnings),
+            FileKind::Inject => crate::inject::config::Config::from_sources(file, env).map(|config| config.warnings),
             FileKind::Policy => {
                 policies.push((name, text));
                 continue;
@@ -118,6 +120,12 @@ fn recognise(name: &str, text: &str) -> Result<FileKind, Diagnostics> {
     }
     let services = root.and_then(|root| root.get("services")).and_then(Node::entries).unwrap_or_default();
     let some_has = |keys: &[&str]| services.iter().any(|entry| keys.iter().any(|key| entry.value.get(key).is_some()));
+    if has("images")
+        || has("webhook")
+        || root.and_then(|root| root.get("mesh")).is_some_and(|mesh| mesh.get("ca_url").is_some())
+    {
+        return Ok(FileKind::Inject);
+    }
     if has("identity") || has("tokens") || has("tokens_file") || some_has(&["addresses", "spiffe_id"]) {
         return Ok(FileKind::Ingress);
     }
@@ -131,7 +139,7 @@ fn recognise(name: &str, text: &str) -> Result<FileKind, Diagnostics> {
     let mut kinds = FileKind::value_variants().iter().copied();
     kinds.find(|kind| kind.file_name() == file).ok_or_else(|| {
         let start = Position { line: 1, column: 1 };
-        let hint = "say it with --kind mesh, sidecar, ingress, policy or ca";
+        let hint = "say it with --kind mesh, sidecar, ingress, policy, ca or inject";
         Diagnostic::at(name, text, start, "", "nothing in this file tells what kind of file it is").hint(hint).into()
     })
 }
@@ -158,6 +166,7 @@ fn schema(kind: FileKind) -> serde_json::Value {
         FileKind::Ingress => outrigger_ingress::config::Config::describe(),
         FileKind::Policy => outrigger_policy::settings(),
         FileKind::Ca => crate::authority::config::Config::describe(),
+        FileKind::Inject => crate::inject::config::Config::describe(),
     };
     settings.to_json_schema(kind.file_name())
 }
@@ -176,6 +185,7 @@ mod tests {
             ("identity: {}\nservices: {}\n", FileKind::Ingress),
             ("dir: ca\nlife: 1h\n", FileKind::Ca),
             ("kubernetes: { rules: [] }\n", FileKind::Ca),
+            ("mesh: { trust_domain: a.b, ca_url: 'https://a' }\n", FileKind::Inject),
             ("apiVersion: mcpx.io/v1\n", FileKind::Policy),
             ("kind: x\n---\nkind: y\n", FileKind::Policy),
         ] {

@@ -6,7 +6,7 @@ mod identity;
 mod observe;
 mod sessions;
 
-pub use enroll::{Anchor, Authority, Enroll, JoinProof};
+pub use enroll::{Anchor, Authority, Enroll, JoinProof, key_digest};
 pub use entrance::{
     CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts, entrance_limits,
     header_checks, how_many, http_sse, sized, tolerance,

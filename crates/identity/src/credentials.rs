@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 
@@ -196,6 +198,23 @@ impl Credentials {
     /// For a listener inside the mesh, to be asked for each accepted connection: TLS 1.3, members only.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.current.load().server()
+    }
+
+    /// For a listener whose clients are no members and show no certificate, such as an API server: TLS 1.3, with the same
+    /// certificate. Good until the next [`Reload::Swapped`]; takes some microseconds to make.
+    ///
+    /// # Errors
+    /// When TLS cannot be configured.
+    pub fn open_server_config(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&self.provider)).with_protocol_versions(&[&TLS13])?;
+        let nobody = WebPkiClientVerifier::no_client_auth();
+        Ok(Arc::new(tls::server(builder.with_client_cert_verifier(nobody), &self.current.load().pair)?))
+    }
+
+    /// The roots that are believed, PEM, if an authority gave them.
+    pub fn roots_pem(&self) -> Option<String> {
+        self.watch.held_roots()
     }
 
     /// For dialling the workload `expected` and nobody else; see [`server_name`] for the name that rustls wants.

@@ -84,6 +84,12 @@ impl Watch {
         Ok((Self { sources, seen: Mutex::new(seen) }, snapshot))
     }
 
+    /// The roots that an authority gave, if one did. PEM.
+    pub(crate) fn held_roots(&self) -> Option<String> {
+        let Own::Memory(held) = &self.sources.own else { return None };
+        Some(held.load().ca_pem.clone())
+    }
+
     /// The same for what did not come from a file. On an error the material before it stays.
     pub(crate) fn offer<S, E: From<FileError>>(
         &self,

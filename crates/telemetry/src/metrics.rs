@@ -20,9 +20,9 @@ use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     ApprovalOutcome, AssertionOutcome, BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates,
-    Direction, DnsLimit, EgressVerdict, Ejection, HandshakeOutcome, IntrospectionOutcome, IssueOutcome,
-    KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome, ReloadKind,
-    ReloadOutcome, RenewalOutcome, Retry, Role, SessionKind, Suspicion, UpstreamErrorKind,
+    Direction, DnsLimit, EgressVerdict, Ejection, HandshakeOutcome, InjectionOutcome, IntrospectionOutcome,
+    IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome,
+    ReloadKind, ReloadOutcome, RenewalOutcome, Retry, Role, SessionKind, Suspicion, UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 
@@ -195,6 +195,11 @@ impl Metrics {
     /// Counts what the authority answered. Called once in a while, so the labels are looked up each time.
     pub fn certificate_issued(&self, proof: ProofKind, outcome: IssueOutcome) {
         self.families.certificates_issued.with_label_values(&[proof.as_str(), outcome.as_str()]).inc();
+    }
+
+    /// Counts what became of a pod that an injector was asked about.
+    pub fn injection(&self, outcome: InjectionOutcome) {
+        self.families.injections.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// For [`crate::AuditLog`].

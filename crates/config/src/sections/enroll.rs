@@ -132,7 +132,7 @@ fn only<T, const N: usize>(f: &mut Fields<'_>, name: &str, names: &str, given: [
 }
 
 /// SHA-256 of a public key, as `outrigger ca show` prints it; no secret.
-fn key_digest() -> Kind<[u8; 32]> {
+pub fn key_digest() -> Kind<[u8; 32]> {
     let parse = |text: &str| {
         let digits = text.strip_prefix("sha256:").unwrap_or(text).as_bytes();
         let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

@@ -78,6 +78,12 @@ const CERTIFICATE_RENEWALS: MetricDoc = doc(
     &["outcome"],
     "Times that the authority was asked for a certificate, the first one included, by what came of it.",
 );
+const INJECTIONS: MetricDoc = doc(
+    "outrigger_injections_total",
+    Counter,
+    &["outcome"],
+    "Pods that an API server asked this injector about, by what became of them.",
+);
 const CERTIFICATES_ISSUED: MetricDoc = doc(
     "outrigger_certificates_issued_total",
     Counter,
@@ -341,6 +347,7 @@ pub(super) struct Families {
     pub(super) registrations: IntGaugeVec,
     pub(super) certificate_renewals: IntCounterVec,
     pub(super) certificates_issued: IntCounterVec,
+    pub(super) injections: IntCounterVec,
     pub(super) child_restarts: IntCounterVec,
     pub(super) child_up: IntGaugeVec,
     pub(super) catalog_state: IntGaugeVec,
@@ -399,6 +406,7 @@ impl Families {
             registrations: gauge(registry, &REGISTRATIONS)?,
             certificate_renewals: counter(registry, &CERTIFICATE_RENEWALS)?,
             certificates_issued: counter(registry, &CERTIFICATES_ISSUED)?,
+            injections: counter(registry, &INJECTIONS)?,
             child_restarts: counter(registry, &CHILD_RESTARTS)?,
             child_up: gauge(registry, &CHILD_UP)?,
             catalog_state: gauge(registry, &CATALOG_STATE)?,

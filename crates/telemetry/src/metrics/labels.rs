@@ -101,6 +101,8 @@ closed_label! {
         Ingress = "ingress",
         /// `outrigger ca serve`.
         Authority = "authority",
+        /// `outrigger inject serve`.
+        Injector = "injector",
     }
 }
 
@@ -119,6 +121,8 @@ closed_label! {
         Admin = "admin",
         /// The authority's listener for workloads that want certificates.
         Authority = "authority",
+        /// The injector's listener for API servers.
+        Webhook = "webhook",
     }
 }
 
@@ -157,6 +161,24 @@ closed_label! {
         Refused = "refused",
         /// That it cannot, because of a fault of its own.
         Failed = "failed",
+    }
+}
+
+closed_label! {
+    /// What became of a pod that an injector was asked about.
+    InjectionOutcome {
+        /// It gets a sidecar.
+        Injected = "injected",
+        /// It asks for none.
+        NotAsked = "not_asked",
+        /// It has one already.
+        Present = "present",
+        /// It is in a namespace, or of a kind, that is left alone.
+        Exempt = "exempt",
+        /// It asks for what it cannot have.
+        Refused = "refused",
+        /// The question was none.
+        Invalid = "invalid",
     }
 }
 

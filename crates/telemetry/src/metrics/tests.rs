@@ -50,6 +50,7 @@ fn touched() -> Arc<Metrics> {
     metrics.certificate_expiry("workload", UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     metrics.certificate_renewal(RenewalOutcome::Renewed);
     metrics.certificate_issued(ProofKind::Token, IssueOutcome::Issued);
+    metrics.injection(InjectionOutcome::Injected);
     metrics
 }
 
