@@ -3,6 +3,7 @@
 
 mod approvals;
 mod clients;
+mod discovery;
 mod integrity;
 mod limits;
 mod oauth;
@@ -23,6 +24,7 @@ use outrigger_proxy::peek::HeaderChecks;
 
 pub use approvals::Approvals;
 pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_file};
+pub use discovery::{Consul, Discovery, Kubernetes, is_label};
 pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
@@ -53,6 +55,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// How sidecars register themselves.
     pub registration: Registration,
+    /// Where services are looked up.
+    pub discovery: Discovery,
     /// What becomes of headers that repeat the body, on the merged endpoint.
     pub header_checks: HeaderChecks,
     /// How capabilities are named on the merged endpoint.
@@ -143,7 +147,10 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let header_checks = HeaderChecks::of(sections::header_checks(f));
     let text = "Sidecars that register themselves, beside those of `services`.";
     let registration = f.section("registration", text, registration::read);
-    let others = registration.as_ref().is_some_and(|registration| registration.listen.is_some());
+    let text = "Services that are looked up, beside those of `services`; `registration.max_services` and `max_replicas` bound them, too.";
+    let discovery = f.section("discovery", text, discovery::read);
+    let others = registration.as_ref().is_some_and(|registration| registration.listen.is_some())
+        || discovery.as_ref().is_some_and(Discovery::is_on);
     let services = services::read(f, trust_domain, header_checks, others);
     let naming = f.section("names", "Names of capabilities on the merged endpoint.", services::naming);
     let text = "Sessions of clients that speak 2025-11-25 or older.";
@@ -179,6 +186,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         identity: identity?,
         services,
         registration: registration?,
+        discovery: discovery?,
         header_checks,
         naming: naming?,
         sessions: sessions?,

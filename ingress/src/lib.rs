@@ -16,6 +16,7 @@
 //! | `route`, `owner`, `authorize`, `forward`, `relay`, `record` | the phases of a call |
 //! | `health`, `services`, `watch`, `snapshot`, `view`, `lists`, `describe` | what there is, and who sees what of it |
 //! | `members`, `registry`, `register` | which sidecars there are, and how they come by themselves |
+//! | `discovery` | services that an orchestrator knows |
 //! | `caller_lists` | the same for one caller, where servers list to each something else |
 //! | `approvals` | calls that a person has to approve, and where people do |
 //! | `integrity` | which definitions are those that somebody approved |
@@ -34,6 +35,7 @@ pub mod command;
 pub mod config;
 pub mod core;
 mod describe;
+mod discovery;
 mod entrance;
 mod forward;
 pub mod gateway;

@@ -1,4 +1,5 @@
-//! Which replicas each service has: those of the settings, and those that registered themselves and are still there.
+//! Which replicas each service has: those of the settings, those that registered themselves and are still there, and
+//! those that were looked up.
 //!
 //! Pure, over a clock that is handed in; [`crate::registry`] puts what comes out in force.
 
@@ -14,14 +15,23 @@ use crate::config::Service;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Lease(u64);
 
+/// How a replica became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Its sidecar said so.
+    Registered,
+    /// It was looked up.
+    Found,
+}
+
 /// Why somebody cannot register.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     /// As many services are here already.
-    #[error("{0} services have registered, and `registration.max_services` allows no more")]
+    #[error("{0} services are here beside those of the settings, and `registration.max_services` allows no more")]
     Services(usize),
     /// As many replicas of this service are.
-    #[error("{0} replicas of this service have registered, and `registration.max_replicas` allows no more")]
+    #[error("{0} replicas of this service are here, and `registration.max_replicas` allows no more")]
     Replicas(usize),
 }
 
@@ -50,6 +60,7 @@ pub(crate) struct Members {
 struct Joined {
     settings: Service,
     address: HostPort,
+    origin: Origin,
     lease: Lease,
     /// Since when it is gone.
     left: Option<Instant>,
@@ -81,7 +92,13 @@ impl Members {
     ///
     /// # Errors
     /// [`Full`].
-    pub(crate) fn join(&mut self, settings: Service, address: HostPort, now: Instant) -> Result<Lease, Full> {
+    pub(crate) fn join(
+        &mut self,
+        settings: Service,
+        address: HostPort,
+        origin: Origin,
+        now: Instant,
+    ) -> Result<Lease, Full> {
         let services = self.joined.len();
         if services >= self.bounds.services && !self.joined.contains_key(&settings.name) {
             return Err(Full::Services(services));
@@ -95,9 +112,11 @@ impl Members {
         if others.len() >= self.bounds.replicas || joined.len() >= 2 * self.bounds.replicas {
             return Err(Full::Replicas(joined.len()));
         }
-        joined.push(Joined { settings, address, lease, left: None });
+        joined.push(Joined { settings, address, origin, lease, left: None });
         self.next += 1;
-        self.last = Some(now);
+        if origin == Origin::Registered {
+            self.last = Some(now);
+        }
         Ok(lease)
     }
 
@@ -144,19 +163,35 @@ impl Members {
         services
     }
 
+    /// Services whose last replica was found to be gone. One whose sidecar registered may only have lost a connection, and
+    /// says itself how it is.
+    pub(crate) fn departed(&self) -> HashSet<String> {
+        let found = |joined: &[Joined]| joined.iter().any(|one| one.origin == Origin::Found);
+        let gone = |joined: &[Joined]| joined.iter().all(|one| one.left.is_some()) && found(joined);
+        let here = |name: &str| self.configured(name).is_some_and(|service| !service.addresses.is_empty());
+        let departed = self.joined.iter().filter(|(name, joined)| gone(joined) && !here(name));
+        departed.map(|(name, _)| name.clone()).collect()
+    }
+
     /// When the services change by themselves because a grace ends.
     pub(crate) fn next_end(&self) -> Option<Instant> {
         self.joined.values().flatten().filter_map(|one| Some(one.left? + self.bounds.grace)).min()
     }
 
-    /// When somebody came last.
+    /// Whether somebody is still there.
+    pub(crate) fn holds(&self, service: &str, lease: Lease) -> bool {
+        self.joined.get(service).is_some_and(|joined| joined.iter().any(|one| one.lease == lease && one.left.is_none()))
+    }
+
+    /// When somebody registered last.
     pub(crate) fn last(&self) -> Option<Instant> {
         self.last
     }
 
     /// Replicas that are registered now.
     pub(crate) fn registered(&self) -> usize {
-        self.joined.values().flatten().filter(|one| one.left.is_none()).count()
+        let registered = |one: &&Joined| one.left.is_none() && one.origin == Origin::Registered;
+        self.joined.values().flatten().filter(registered).count()
     }
 }
 
@@ -182,7 +217,7 @@ mod tests {
     }
 
     fn join(members: &mut Members, name: &str, address: &str) -> Result<Lease, Full> {
-        members.join(service(name, &[]), HostPort::parse(address).unwrap(), Instant::now())
+        members.join(service(name, &[]), HostPort::parse(address).unwrap(), Origin::Registered, Instant::now())
     }
 
     fn shown(members: &mut Members, now: Instant) -> Vec<String> {
@@ -238,6 +273,25 @@ mod tests {
         assert_eq!(members.next_end(), None, "whichever of them goes");
         members.leave("b", new, now);
         assert_eq!(members.next_end(), Some(now + GRACE));
+    }
+
+    #[test]
+    fn only_found_ones_depart() {
+        let now = Instant::now();
+        let mut members = members(&[]);
+        let registered = join(&mut members, "a", "x:1").unwrap();
+        let find = |members: &mut Members| {
+            members.join(service("b", &[]), HostPort::parse("x:2").unwrap(), Origin::Found, now).unwrap()
+        };
+        let found = find(&mut members);
+        assert_eq!((members.registered(), members.departed().len()), (1, 0));
+        members.leave("a", registered, now);
+        members.leave("b", found, now);
+        assert!(!members.holds("b", found));
+        assert_eq!(members.departed(), HashSet::from(["b".to_owned()]));
+        assert_eq!(shown(&mut members, now), ["a x:1", "b x:2"], "both are remembered");
+        assert!(find(&mut members) != found);
+        assert!(members.departed().is_empty());
     }
 
     #[test]

@@ -28,9 +28,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::config::{Registration, Safety, Service};
+use crate::config::{Registration, Service};
 use crate::gateway::Gateway;
-use crate::members::Lease;
+use crate::members::{Lease, Origin};
 
 /// A registration is a few words.
 const MAX_BODY: usize = 4096;
@@ -129,7 +129,10 @@ impl Register {
         let settings = self.may_be(&said, &peer.to_string())?;
         let address = self.address(conn, &said)?;
         let (service, shown) = (settings.name.clone(), address.to_string());
-        let lease = self.gateway.registry.change(|members| members.join(settings, address, Instant::now()))?;
+        let lease = self
+            .gateway
+            .registry
+            .change(|members| members.join(settings, address, Origin::Registered, Instant::now()))?;
         tracing::info!(service, replica = shown, "a sidecar has registered");
         let (sender, body) = OutBody::channel(1);
         self.gateway.tasks.spawn(Arc::clone(self).hold(service, shown, lease, sender));
@@ -148,13 +151,8 @@ impl Register {
             return Err(Refused::NotAllowed(name.clone()));
         }
         let configured = self.gateway.registry.ask(|members| members.configured(name).cloned());
-        let settings = configured.unwrap_or_else(|| Service {
-            name: name.clone(),
-            addresses: Vec::new(),
-            spiffe_id: self.gateway.registry.usual_id(name),
-            header_checks: self.gateway.header_checks,
-            safety: Safety::default(),
-        });
+        let usual = || self.gateway.registry.usual(name, self.gateway.header_checks);
+        let settings = configured.unwrap_or_else(usual);
         if settings.spiffe_id != peer {
             let (service, found) = (name.clone(), peer.to_owned());
             return Err(Refused::Name { service, found, expected: settings.spiffe_id });

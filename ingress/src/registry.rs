@@ -1,17 +1,20 @@
-//! Puts the members of the mesh in force: settings that are read again, and sidecars that register, leave or are forgotten.
+//! Puts the members of the mesh in force: settings that are read again, and sidecars that register or are found,
+//! leave or are forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_identity::{Credentials, SpiffeError};
-use tokio::sync::Notify;
+use outrigger_proxy::peek::HeaderChecks;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config;
 use crate::gateway::Gateway;
 use crate::members::Members;
 use crate::services::{Service, Surroundings};
+use crate::snapshot::refresh;
 
 /// Changes gathered before they are put in force: many sidecars come at once when an ingress starts.
 const GATHER: Duration = Duration::from_millis(10);
@@ -24,11 +27,19 @@ pub(crate) struct Registry {
     applying: Mutex<()>,
     credentials: Arc<Credentials>,
     changed: Notify,
+    /// How often the settings changed.
+    configured: watch::Sender<u64>,
 }
 
 impl Registry {
     pub(crate) fn new(members: Members, credentials: Arc<Credentials>) -> Self {
-        Self { members: Mutex::new(members), applying: Mutex::new(()), credentials, changed: Notify::new() }
+        Self {
+            members: Mutex::new(members),
+            applying: Mutex::new(()),
+            credentials,
+            changed: Notify::new(),
+            configured: watch::Sender::new(0),
+        }
     }
 
     /// Somebody came or went: it counts within milliseconds.
@@ -46,11 +57,29 @@ impl Registry {
     pub(crate) fn configure(&self, gateway: &Gateway, services: Vec<config::Service>) -> Result<(), SpiffeError> {
         let usual = |service: &config::Service| service.spiffe_id == self.usual_id(&service.name);
         self.lock().configure(services, usual);
-        self.apply(gateway)
+        let applied = self.apply(gateway);
+        self.configured.send_modify(|times| *times += 1);
+        applied
+    }
+
+    /// Tells of every time that other settings count.
+    pub(crate) fn reconfigured(&self) -> watch::Receiver<u64> {
+        self.configured.subscribe()
+    }
+
+    /// A service that the settings do not name.
+    pub(crate) fn usual(&self, name: &str, header_checks: HeaderChecks) -> config::Service {
+        config::Service {
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            spiffe_id: self.usual_id(name),
+            header_checks,
+            safety: config::Safety::default(),
+        }
     }
 
     /// Who the sidecars of a service are that the settings do not name.
-    pub(crate) fn usual_id(&self, service: &str) -> String {
+    fn usual_id(&self, service: &str) -> String {
         format!("spiffe://{}/{service}", self.credentials.id().trust_domain())
     }
 
@@ -66,12 +95,20 @@ impl Registry {
 
     fn apply(&self, gateway: &Gateway) -> Result<(), SpiffeError> {
         let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let (wanted, registered) = {
+        let (wanted, departed, registered) = {
             let mut members = self.lock();
-            (members.now(Instant::now()), members.registered())
+            (members.now(Instant::now()), members.departed(), members.registered())
         };
         gateway.metrics.registrations(registered);
-        self.put_in_force(gateway, &wanted)
+        self.put_in_force(gateway, &wanted)?;
+        let mut news = false;
+        for service in gateway.services.load().iter() {
+            news |= service.set_departed(departed.contains(&*service.name));
+        }
+        if news {
+            refresh(gateway);
+        }
+        Ok(())
     }
 
     fn put_in_force(&self, gateway: &Gateway, wanted: &[config::Service]) -> Result<(), SpiffeError> {
@@ -122,7 +159,7 @@ impl Registry {
                 () = self.changed.notified() => sleep(GATHER).await,
             }
             if let Err(error) = self.apply(&gateway) {
-                // Who registers has proved such a name, and settings are checked.
+                // Who registers has proved such a name, what is found was checked, and so were the settings.
                 tracing::error!(%error, "the services cannot be put in force");
             }
         }

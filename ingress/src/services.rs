@@ -4,7 +4,7 @@ mod standing;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +42,8 @@ pub(crate) struct Service {
     pub(crate) assertions: Assertions,
     /// Its sidecars; empty only while none has registered. Others may come and go while the service stays.
     replicas: ArcSwap<Vec<Arc<Replica>>>,
+    /// Whether the last of its replicas was found to be gone: what it had is listed for a while, and nothing is called.
+    departed: AtomicBool,
     /// Who each of them must be.
     expected: SpiffeId,
     /// What becomes of mirrored headers on its own endpoint.
@@ -129,6 +131,7 @@ impl Service {
             name: Arc::from(settings.name.as_str()),
             assertions: Assertions::new(with.credentials, &expected),
             replicas: ArcSwap::from_pointee(replicas),
+            departed: AtomicBool::new(false),
             expected,
             header_checks: settings.header_checks,
             metrics,
@@ -172,6 +175,11 @@ impl Service {
         self.count_out();
     }
 
+    /// Whether it is only remembered. Says whether that is new.
+    pub(crate) fn set_departed(&self, departed: bool) -> bool {
+        self.departed.swap(departed, Ordering::Relaxed) != departed
+    }
+
     /// What the service offers as far as it is known now, what callers are told about that, and when to look again
     /// because a grace period ends.
     pub(crate) fn view(&self, now: Instant, grace: Duration) -> (ServiceView, Condition, Option<Instant>) {
@@ -182,7 +190,11 @@ impl Service {
             state,
         };
         if let Some(catalog) = healths.iter().filter(|health| health.live()).find_map(|health| health.catalog()) {
-            return (view(Some(catalog), ServiceState::Fresh), Condition::Ok, None);
+            return match self.departed.load(Ordering::Relaxed) {
+                false => (view(Some(catalog), ServiceState::Fresh), Condition::Ok, None),
+                // Whoever remembers it forgets it in time.
+                true => (view(Some(catalog), ServiceState::Stale), Condition::Stale, None),
+            };
         }
         let lost = healths.iter().filter_map(|health| Some((health.lost_at? + grace, health.catalog()?)));
         match lost.max_by_key(|(until, _)| *until) {
@@ -224,6 +236,10 @@ impl Service {
     /// # Errors
     /// [`Failure::Unavailable`] when no replica may be asked.
     pub(crate) fn pick(&self, tag: &str, except: Option<&Arc<Replica>>) -> Result<Arc<Replica>, Failure> {
+        if self.departed.load(Ordering::Relaxed) {
+            let reason = "none of its replicas is there any more".to_owned();
+            return Err(Failure::Unavailable { service: self.name.to_string(), reason });
+        }
         let replicas = self.replicas();
         let others = replicas.iter().filter(|replica| except.is_none_or(|except| !Arc::ptr_eq(replica, except)));
         let others: Vec<_> = others.map(|replica| (replica, replica.health())).collect();

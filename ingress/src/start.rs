@@ -35,6 +35,7 @@ use crate::admin;
 use crate::approvals::{Approvals, desk};
 use crate::caller_lists::CallerLists;
 use crate::config::{Config, Registration};
+use crate::discovery;
 use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
@@ -95,6 +96,9 @@ pub enum Error {
     /// The approved definitions.
     #[error("the lock cannot be used: {0}")]
     Lock(String),
+    /// What it takes to look services up.
+    #[error("{0}")]
+    Discovery(String),
     /// The shared store of limits.
     #[error("{0}")]
     Quotas(String),
@@ -187,6 +191,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let parts = Parts { credentials, peers, registered, public, metrics };
     let (trigger, watcher) = drain::channel();
     let gateway = Arc::new(assemble(&config, &parts, watcher)?);
+    let discovery = discovery::Sources::new(&config, &gateway).map_err(Error::Discovery)?;
     // Nobody else sets it.
     let _ = shown.set(Arc::clone(&gateway));
     let running = Running {
@@ -202,6 +207,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     running.watch_services(&config);
     running.watch_expiry(&parts);
     running.watch_files(watched, &config, &parts, keeper);
+    if config.discovery.is_on() {
+        running.discover(discovery);
+    }
+    if config.discovery.is_on() || registration.is_some() {
+        let gateway = Arc::clone(&running.gateway);
+        running.spawn("members", async move { gateway.registry.keep(Arc::clone(&gateway)).await });
+    }
     if let Some(listener) = registration {
         running.serve_sidecars(listener, &config, &parts);
     }
@@ -358,6 +370,25 @@ impl Running {
         self.tasks.spawn("clients", serving);
     }
 
+    /// Looks services up. Ready when all have been looked up once and have answered, or after a while.
+    fn discover(&self, sources: discovery::Sources) {
+        let (gateway, waiting) =
+            (Arc::clone(&self.gateway), self.readiness.block("discovery", "services are being looked up"));
+        let known = channel::Sender::new(false);
+        let mut looked_up = known.subscribe();
+        self.spawn("first discovery", async move {
+            let first = async {
+                let _ = looked_up.wait_for(|known| *known).await;
+                all_answered(&gateway).await;
+            };
+            if tokio::time::timeout(FIRST_ANSWERS, first).await.is_err() {
+                tracing::warn!("services have not been looked up, or have not answered yet; serving what is known");
+            }
+            drop(waiting);
+        });
+        self.spawn("discovery", sources.run(Arc::clone(&self.gateway), known));
+    }
+
     /// Where sidecars say that they are there.
     fn serve_sidecars(&self, listener: Listener, config: &Config, parts: &Parts) {
         let (gateway, waiting) =
@@ -366,8 +397,6 @@ impl Running {
             let _ = tokio::time::timeout(FIRST_ANSWERS, registered(&gateway)).await;
             drop(waiting);
         });
-        let gateway = Arc::clone(&self.gateway);
-        self.spawn("members", async move { gateway.registry.keep(Arc::clone(&gateway)).await });
         let (bounds, credentials) = (&config.registration, Arc::clone(&parts.credentials));
         // And those that hear that they cannot register, or register anew with another certificate.
         let most = bounds.max_services.saturating_mul(bounds.max_replicas).saturating_add(STRANGERS);
@@ -450,6 +479,18 @@ async fn registered(gateway: &Gateway) {
         tokio::time::sleep(QUIET / 4).await;
         let quiet = gateway.registry.ask(Members::last).is_some_and(|last| last.elapsed() >= QUIET);
         if quiet && gateway.services.load().iter().all(|service| service.asked()) {
+            refresh(gateway);
+            return;
+        }
+    }
+}
+
+/// Until every service that has replicas has answered.
+async fn all_answered(gateway: &Gateway) {
+    loop {
+        tokio::time::sleep(QUIET / 20).await;
+        // One that has no replica has nobody to ask.
+        if gateway.services.load().iter().all(|service| service.replicas().is_empty() || service.asked()) {
             refresh(gateway);
             return;
         }

@@ -4,6 +4,7 @@
 //! that the catalog knows. Nothing that a caller sends becomes a label. Per-service handles live in
 //! [`ServiceMetrics`]; resolve one when a snapshot is compiled, never per request.
 
+mod discovery;
 mod egress;
 mod families;
 pub mod labels;
@@ -15,14 +16,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+pub use discovery::DiscoveryMetrics;
 pub use egress::{EgressLabels, EgressMetrics};
 use families::Families;
 pub use families::{MetricDoc, MetricKind, describe};
 pub use labels::{
     ApprovalOutcome, AssertionOutcome, BadRequestReason, CatalogState, ConnectionOutcome, DenyReason, Deviates,
-    Direction, DnsLimit, EgressVerdict, Ejection, HandshakeOutcome, InjectionOutcome, IntrospectionOutcome,
-    IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome, ProofKind, QuotaOutcome,
-    ReloadKind, ReloadOutcome, RenewalOutcome, Retry, Role, SessionKind, Suspicion, UpstreamErrorKind,
+    Direction, DiscoverySource, DnsLimit, EgressVerdict, Ejection, HandshakeOutcome, InjectionOutcome,
+    IntrospectionOutcome, IssueOutcome, KeyFetchOutcome, LimitKind, ListenFailure, Listener, LookupOutcome, Outcome,
+    ProofKind, QuotaOutcome, ReloadKind, ReloadOutcome, RenewalOutcome, Retry, Role, SessionKind, Suspicion,
+    UpstreamErrorKind,
 };
 pub use service::{InFlight, MAX_CAPABILITIES, ServiceMetrics};
 

@@ -12,7 +12,7 @@ use super::safety::{self, Safety};
 pub struct Service {
     /// Its name, the prefix of its capabilities.
     pub name: String,
-    /// Its sidecars; empty only where sidecars register.
+    /// Its sidecars; empty only where they register or are looked up.
     pub addresses: Vec<HostPort>,
     /// What each sidecar's certificate must say.
     pub spiffe_id: String,
@@ -22,20 +22,16 @@ pub struct Service {
     pub safety: Safety,
 }
 
-/// Reads `services`. The default SPIFFE id needs the trust domain. `others_register`: more may come.
-pub(super) fn read(
-    f: &mut Fields<'_>,
-    trust_domain: Option<&str>,
-    checks: HeaderChecks,
-    others_register: bool,
-) -> Vec<Service> {
+/// Reads `services`. The default SPIFFE id needs the trust domain. `others`: more may come.
+pub(super) fn read(f: &mut Fields<'_>, trust_domain: Option<&str>, checks: HeaderChecks, others: bool) -> Vec<Service> {
     let key = sections::service_name();
     let read = |name: &str, f: &mut Fields<'_>| {
-        let text =
-            doc("Its sidecars; may be left out where sidecars register. A name is resolved again at each connection.");
+        let text = doc(
+            "Its sidecars; may be left out where sidecars register or are looked up. A name is resolved again at each connection.",
+        );
         let addresses = f.optional("addresses", text.example("[fs.internal:8443]"), kinds::list_of(kinds::host_port()));
         let none = addresses.as_ref().map_or(!f.has("addresses"), Vec::is_empty);
-        if none && !others_register {
+        if none && !others {
             let hint = "name at least one sidecar, remove the service, or let sidecars register: `registration: { listen: ... }`";
             f.mistake("addresses", "the service has no sidecar", hint);
         }
@@ -49,7 +45,7 @@ pub(super) fn read(
         Some(Service { name, addresses, spiffe_id: spiffe_id?, header_checks, safety: safety? })
     };
     let services = f.map("services", "The services, under their names.", &key, read);
-    if services.is_empty() && !f.has("services") && !others_register {
+    if services.is_empty() && !f.has("services") && !others {
         let hint = "add `services: { fs: { addresses: [...] } }`, or let sidecars register: `registration: { listen: 0.0.0.0:8444 }`";
         f.warn("", "no services: clients will see an empty catalog", hint);
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Kind, Mistake, quoted};
 
 /// A name or address with a port, to be resolved by whoever dials it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
     /// A DNS name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,

@@ -282,7 +282,7 @@ const BUILD_INFO: MetricDoc =
 
 /// Every family, in the order of docs/METRICS.md.
 pub fn describe() -> Vec<MetricDoc> {
-    vec![
+    let mut all = vec![
         REQUESTS,
         DURATION,
         IN_FLIGHT,
@@ -332,7 +332,9 @@ pub fn describe() -> Vec<MetricDoc> {
         ASSERTIONS,
         ACCESS_DROPPED,
         BUILD_INFO,
-    ]
+    ];
+    all.extend(super::discovery::docs());
+    all
 }
 
 /// The registered families. Private to this module's parent: callers get typed methods only.

@@ -107,6 +107,18 @@ closed_label! {
 }
 
 closed_label! {
+    /// Where an ingress looks something up.
+    DiscoverySource {
+        /// Services of a cluster.
+        Kubernetes = "kubernetes",
+        /// Policies of a cluster.
+        Policies = "policies",
+        /// A Consul catalog.
+        Consul = "consul",
+    }
+}
+
+closed_label! {
     /// Which listening socket.
     Listener {
         /// The ingress's listener for clients.

@@ -49,6 +49,8 @@ fn touched() -> Arc<Metrics> {
     metrics.connection(Listener::Mesh, ConnectionOutcome::Limited);
     metrics.certificate_expiry("workload", UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     metrics.certificate_renewal(RenewalOutcome::Renewed);
+    let looked_up = metrics.discovery(DiscoverySource::ALL).unwrap();
+    looked_up.iter().for_each(DiscoveryMetrics::contact);
     metrics.certificate_issued(ProofKind::Token, IssueOutcome::Issued);
     metrics.injection(InjectionOutcome::Injected);
     metrics

@@ -1,0 +1,150 @@
+//! Services that are looked up: what an orchestrator knows becomes members of the mesh, as if they had registered.
+//!
+//! ```text
+//!  API server --list, watch--> reflect (a copy of the objects) --> endpoints (pure) --+
+//!                                                                                      +--> found --> registry
+//!  Consul --blocking queries--------------------------------------> consul -----------+
+//! ```
+//!
+//! Whatever a source says, a replica counts only if its certificate is for the service: a source can send calls nowhere else.
+//! A source that is away changes nothing.
+
+mod consul;
+mod contact;
+mod endpoints;
+mod found;
+mod kubernetes;
+mod reflect;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_telemetry::metrics::{DiscoveryMetrics, DiscoverySource};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Discovery};
+use crate::gateway::Gateway;
+
+/// Changes gathered before they are put in force: a rollout comes as a row of events.
+const GATHER: Duration = Duration::from_millis(20);
+/// When somebody for whom there was no room is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// First and longest pause between questions that fail.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(20));
+/// Mistakes that are logged each time that they change.
+const LOGGED: usize = 20;
+
+/// Everything that looks services up.
+pub(crate) struct Sources {
+    kubernetes: Option<(kubernetes::Cluster, DiscoveryMetrics)>,
+    consul: Option<consul::Catalog>,
+}
+
+impl Sources {
+    /// Reads what has to be there at start.
+    ///
+    /// # Errors
+    /// What is missing, for the operator.
+    pub(crate) fn new(config: &Config, gateway: &Gateway) -> Result<Self, String> {
+        let Discovery { kubernetes, consul } = &config.discovery;
+        let on = [(kubernetes.is_some(), DiscoverySource::Kubernetes), (consul.is_some(), DiscoverySource::Consul)];
+        let on: Vec<_> = on.into_iter().filter_map(|(on, source)| on.then_some(source)).collect();
+        let mut all = Self { kubernetes: None, consul: None };
+        if on.is_empty() {
+            return Ok(all);
+        }
+        let mut metrics = gateway.metrics.discovery(&on).map_err(|error| error.to_string())?.into_iter();
+        if let Some(settings) = kubernetes {
+            all.kubernetes = Some(kubernetes::Cluster::new(settings)?).zip(metrics.next());
+        }
+        if let Some((settings, metrics)) = consul.as_ref().zip(metrics.next()) {
+            all.consul = Some(consul::Catalog::new(settings, config.registration.max_services, metrics));
+        }
+        Ok(all)
+    }
+
+    /// Looks up until the future is dropped. `known` is told when everything has been looked up once.
+    pub(crate) async fn run(self, gateway: Arc<Gateway>, known: watch::Sender<bool>) {
+        let mut tasks = JoinSet::new();
+        let mut first = Vec::new();
+        if let Some((cluster, metrics)) = self.kubernetes {
+            let known = watch::Sender::new(false);
+            first.push(known.subscribe());
+            tasks.spawn(cluster.run(Arc::clone(&gateway), metrics, known));
+        }
+        if let Some(catalog) = self.consul {
+            let known = watch::Sender::new(false);
+            first.push(known.subscribe());
+            tasks.spawn(catalog.run(Arc::clone(&gateway), known));
+        }
+        for mut one in first {
+            let _ = one.wait_for(|known| *known).await;
+        }
+        known.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Doubles, with a random part so that many ingresses do not come back at once.
+fn pause(failures: u32) -> Duration {
+    let full = BACKOFF.0.saturating_mul(1_u32 << failures.saturating_sub(1).min(10)).min(BACKOFF.1);
+    full.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// Logs mistakes that were not there before.
+struct Told {
+    what: &'static str,
+    before: BTreeSet<String>,
+}
+
+impl Told {
+    fn new(what: &'static str) -> Self {
+        Self { what, before: BTreeSet::new() }
+    }
+
+    fn tell(&mut self, mistakes: BTreeSet<String>) {
+        let new: Vec<_> = mistakes.difference(&self.before).collect();
+        for mistake in new.iter().take(LOGGED) {
+            tracing::warn!(what = self.what, "{mistake}");
+        }
+        if new.len() > LOGGED {
+            tracing::warn!(what = self.what, more = new.len() - LOGGED, "and more mistakes");
+        }
+        self.before = mistakes;
+    }
+}
+
+/// Percent-encoding for a part of a URL: only unreserved characters stay (RFC 3986 section 2.3).
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound() {
+        for (failures, full) in [(1, 200), (2, 400), (30, 20_000), (u32::MAX, 20_000)] {
+            let pause = pause(failures).as_millis();
+            assert!((full / 2..=full).contains(&pause), "{failures}: {pause}");
+        }
+    }
+
+    #[test]
+    fn parts_of_urls_stay_parts() {
+        assert_eq!(encode("a-b_c.d~1"), "a-b_c.d~1");
+        assert_eq!(encode("a=b,c in (d)&x=/?#é"), "a%3Db%2Cc%20in%20%28d%29%26x%3D%2F%3F%23%C3%A9");
+    }
+}

@@ -1,0 +1,296 @@
+//! Keeps a copy of one kind of objects of an API server: lists them, then watches what changes.
+//!
+//! ```text
+//!  list (page by page) --> all that there is, and a version --> watch from that version --> ADDED, MODIFIED, DELETED, BOOKMARK
+//!    ^                                                                 |      |
+//!    +---------- 410: the version is too old to watch from ------------+      +-- it ends: watch again from the last version
+//! ```
+//!
+//! After "Efficient detection of changes" in "Kubernetes API Concepts". While the server is away, what is known stays.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use outrigger_telemetry::metrics::DiscoveryMetrics;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::contact::{Answer, Contact, ContactError};
+use super::{encode, pause};
+
+/// Objects in one page of a list.
+const PAGE: usize = 250;
+/// Bytes of a page: one object may have 1.5 MiB (the limit of etcd), but hardly any do.
+const MAX_PAGE: usize = 64 << 20;
+/// Bytes of one event.
+const MAX_EVENT: usize = 4 << 20;
+/// For a page, and for the head of a watch.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server is asked to keep a watch open. Shorter than its own 5 to 10 minutes: a server that is gone without a
+/// word is noticed by then at the latest.
+const WATCH: (u64, u64) = (60, 90);
+/// A watch that lasted so long was no failure, however it ended.
+const STEADY: Duration = Duration::from_secs(5);
+/// For the end of a watch to arrive.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// An object's namespace and name.
+pub(super) type Key = (String, String);
+
+/// What is kept of an object.
+pub(super) trait Object: Send + 'static {
+    /// Reads it; what is wrong with it is for it to keep.
+    fn read(meta: Meta, object: &mut Value) -> Self;
+}
+
+/// What every object says of itself (`ObjectMeta`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Meta {
+    /// Its name.
+    #[serde(default)]
+    pub(super) name: String,
+    /// Where it is.
+    #[serde(default)]
+    pub(super) namespace: String,
+    /// Which of its states this is.
+    #[serde(default)]
+    resource_version: String,
+    /// For selectors.
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    /// For people and programs.
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// A copy of the objects, for others to read.
+#[derive(Debug)]
+pub(super) struct Shelf<T> {
+    kept: Mutex<Kept<T>>,
+    /// Told after every change.
+    changed: Arc<Notify>,
+}
+
+/// The objects.
+#[derive(Debug)]
+pub(super) struct Kept<T> {
+    /// By where they are.
+    pub(super) objects: BTreeMap<Key, T>,
+    /// Whether they have been listed once.
+    pub(super) listed: bool,
+    /// Objects that there was no room for.
+    pub(super) left_out: usize,
+}
+
+/// Keeps one shelf.
+pub(super) struct Reflector<T> {
+    pub(super) contact: Arc<Contact>,
+    /// The collection, such as `/api/v1/namespaces/tools/services`.
+    pub(super) path: String,
+    /// Only objects with such labels.
+    pub(super) selector: Option<String>,
+    /// Objects that are kept at most.
+    pub(super) most: usize,
+    pub(super) shelf: Arc<Shelf<T>>,
+    pub(super) metrics: DiscoveryMetrics,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMeta,
+    // Absent and null both mean none.
+    items: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMeta {
+    resource_version: Option<String>,
+    #[serde(rename = "continue")]
+    more: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    object: Value,
+}
+
+/// Why watching ends.
+#[derive(Debug)]
+enum End {
+    /// The server had held it long enough.
+    Over,
+    /// Everything has to be listed again.
+    Relist(String),
+    /// It may go on from the same version.
+    Failed(ContactError),
+}
+
+impl<T> Shelf<T> {
+    /// An empty one.
+    pub(super) fn new(changed: Arc<Notify>) -> Arc<Self> {
+        let kept = Kept { objects: BTreeMap::new(), listed: false, left_out: 0 };
+        Arc::new(Self { kept: Mutex::new(kept), changed })
+    }
+
+    /// What is on it.
+    pub(super) fn look(&self) -> MutexGuard<'_, Kept<T>> {
+        // Whole after every statement, so also after a panic.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Object> Reflector<T> {
+    /// Keeps the copy until the future is dropped.
+    pub(super) async fn run(self) {
+        let mut version: Option<String> = None;
+        let (mut failures, mut told) = (0_u32, false);
+        loop {
+            let began = Instant::now();
+            let end = match &mut version {
+                Some(at) => self.watch(at).await,
+                None => match self.list().await {
+                    Ok(at) => {
+                        if std::mem::take(&mut told) {
+                            tracing::info!(path = self.path, "the API server answers again");
+                        }
+                        version = Some(at);
+                        continue;
+                    }
+                    Err(error) => End::Failed(error),
+                },
+            };
+            if began.elapsed() >= STEADY {
+                failures = 0;
+            }
+            failures = failures.saturating_add(1);
+            match end {
+                End::Over => {}
+                End::Relist(why) => {
+                    tracing::debug!(path = self.path, why, "listing again");
+                    version = None;
+                }
+                End::Failed(error) => {
+                    self.metrics.failed();
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(path = self.path, %error, "the API server cannot be asked; what is known stays");
+                    }
+                    if matches!(&error, ContactError::Status { status, .. } if status.is_client_error()) {
+                        version = None;
+                    }
+                }
+            }
+            sleep(pause(failures)).await;
+        }
+    }
+
+    /// All objects, page by page, and the version to watch from.
+    async fn list(&self) -> Result<String, ContactError> {
+        let mut objects = BTreeMap::new();
+        let (mut left_out, mut more) = (0, None::<String>);
+        loop {
+            let from = more.as_deref().map_or_else(String::new, |more| format!("&continue={}", encode(more)));
+            let path = format!("{}?limit={PAGE}{}{from}", self.path, self.selecting());
+            let answer = self.contact.get(&path, PATIENCE).await?;
+            let body = answer.whole(MAX_PAGE, PATIENCE).await?;
+            let page: Page = serde_json::from_slice(&body).map_err(|error| ContactError::Content(error.to_string()))?;
+            self.metrics.contact();
+            let items = page.items.unwrap_or_default();
+            let stuck = items.is_empty();
+            for mut item in items {
+                let Some((key, _, object)) = read::<T>(&mut item) else { continue };
+                if objects.len() < self.most {
+                    objects.insert(key, object);
+                } else {
+                    left_out += 1;
+                }
+            }
+            more = page.metadata.more.filter(|more| !more.is_empty() && !stuck && left_out == 0);
+            if more.is_none() {
+                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                let version = version.ok_or_else(|| ContactError::Content("a list without a version".to_owned()))?;
+                *self.shelf.look() = Kept { objects, listed: true, left_out };
+                self.shelf.changed.notify_one();
+                return Ok(version);
+            }
+        }
+    }
+
+    fn selecting(&self) -> String {
+        self.selector.as_deref().map_or_else(String::new, |selector| format!("&labelSelector={}", encode(selector)))
+    }
+
+    /// Watches from a version on, which it moves.
+    async fn watch(&self, version: &mut String) -> End {
+        let seconds = fastrand::u64(WATCH.0..=WATCH.1);
+        let path = format!(
+            "{}?watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}{}",
+            self.path,
+            encode(version),
+            self.selecting()
+        );
+        let mut answer = match self.contact.get(&path, PATIENCE).await {
+            Ok(answer) => answer,
+            Err(ContactError::Status { status, reason }) if status == StatusCode::GONE => return End::Relist(reason),
+            Err(error) => return End::Failed(error),
+        };
+        self.metrics.contact();
+        // A server that is gone without a word ends nothing.
+        let watched = timeout(Duration::from_secs(seconds) + MARGIN, self.events(&mut answer, version)).await;
+        watched.unwrap_or(End::Over)
+    }
+
+    async fn events(&self, answer: &mut Answer, version: &mut String) -> End {
+        loop {
+            let line = match answer.line(MAX_EVENT).await {
+                Ok(Some(line)) => line,
+                Ok(None) => return End::Over,
+                // What is in the line is lost otherwise.
+                Err(error @ ContactError::Line(_)) => return End::Relist(error.to_string()),
+                Err(error) => return End::Failed(error),
+            };
+            let Ok(mut event) = serde_json::from_slice::<Event>(&line) else {
+                return End::Relist("an event that cannot be read".to_owned());
+            };
+            self.metrics.contact();
+            if event.kind == "ERROR" {
+                // A `Status`, mostly with code 410: nothing else is promised to be repairable either.
+                return End::Relist(event.object["message"].as_str().unwrap_or("an error").to_owned());
+            }
+            let Some((key, at, object)) = read::<T>(&mut event.object) else {
+                return End::Relist("an event without an object".to_owned());
+            };
+            *version = at;
+            match event.kind.as_str() {
+                "BOOKMARK" => continue,
+                "DELETED" => drop(self.shelf.look().objects.remove(&key)),
+                "ADDED" | "MODIFIED" => self.keep(key, object),
+                other => return End::Relist(format!("an event of type {other:?}")),
+            }
+            self.shelf.changed.notify_one();
+        }
+    }
+
+    fn keep(&self, key: Key, object: T) {
+        let mut kept = self.shelf.look();
+        if kept.objects.len() < self.most || kept.objects.contains_key(&key) {
+            kept.objects.insert(key, object);
+        } else {
+            kept.left_out += 1;
+        }
+    }
+}
+
+/// An object with its key and its version; nothing if it has none.
+fn read<T: Object>(object: &mut Value) -> Option<(Key, String, T)> {
+    let meta: Meta = serde_json::from_value(object.get_mut("metadata")?.take()).ok()?;
+    let (key, version) = ((meta.namespace.clone(), meta.name.clone()), meta.resource_version.clone());
+    (!version.is_empty()).then(|| (key, version, T::read(meta, object)))
+}
