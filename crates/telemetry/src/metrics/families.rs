@@ -303,6 +303,7 @@ pub fn describe() -> Vec<MetricDoc> {
         REGISTRATIONS,
         CERTIFICATE_RENEWALS,
         CERTIFICATES_ISSUED,
+        INJECTIONS,
         CATALOG_STATE,
         CATALOG_ITEMS,
         APPROVALS,
