@@ -7,6 +7,7 @@ mod definitions;
 mod egress;
 mod inject;
 mod policy;
+mod token;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub(crate) use definitions::{LockArgs, ScanArgs, SourceArgs};
 pub(crate) use egress::{EgressCommand, EgressTestArgs};
 pub(crate) use inject::{InjectArgs, InjectCommand};
 pub(crate) use policy::{ExplainArgs, PolicyCommand, PolicyDiffArgs, PolicyTestArgs};
+pub(crate) use token::TokenArgs;
 
 /// A mesh for MCP servers: a sidecar beside each server, one ingress in front.
 ///
@@ -61,6 +63,8 @@ pub(crate) enum Command {
     Ca(CaCommand),
     /// Add a sidecar to pods of Kubernetes, in files or as a webhook
     Inject(InjectArgs),
+    /// Make a bearer token for a client of an ingress
+    Token(TokenArgs),
     /// Check files and tell every mistake with its line
     Validate(ValidateArgs),
     /// Ask a policy who may do what

@@ -11,6 +11,7 @@
 //! | `config` | the settings |
 //! | `serve` | from settings to a running process, and to its end |
 //! | `api` | the HTTP side: paths, bounds, refusals |
+//! | `join` | a join token for each service, kept fresh in a directory of its own |
 //! | `issue` | from a question to a certificate or a reason |
 //! | `state` | the authority as it is in its directory now |
 //! | `tokens` | join tokens, as digests in a file |
@@ -22,10 +23,11 @@ mod api;
 mod audit;
 pub(crate) mod config;
 mod issue;
+mod join;
 mod kubernetes;
 mod rate;
 mod serve;
 mod state;
 pub(crate) mod tokens;
 
-pub(crate) use serve::main;
+pub(crate) use serve::{health, main};

@@ -7,4 +7,5 @@ pub(crate) mod docs;
 pub(crate) mod egress;
 pub(crate) mod new;
 pub(crate) mod policy;
+pub(crate) mod token;
 pub(crate) mod validate;

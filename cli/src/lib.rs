@@ -67,6 +67,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Scan(args) => answer(lock::scan_main(&args)),
         Command::Inject(args) => answer(inject::main(args)),
         Command::Ca(command) => finish(commands::ca::main(command)),
+        Command::Token(args) => finish(commands::token::main(&args)),
         Command::Validate(args) => answer(commands::validate::main(args)),
         Command::Audit(command) => answer(commands::audit::main(command)),
         Command::Egress(command) => answer(commands::egress::main(command)),

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use outrigger_config::sections;
 use outrigger_runtime::{DrainOutcome, Exit, ShutdownSignals};
 use outrigger_telemetry::log::{self, LogFormat};
@@ -21,6 +21,14 @@ struct Arguments {
     /// Settings file (YAML). Without it everything comes from OUTRIGGER_* variables, which also override the file.
     #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Ask a running ingress whether it is ready; exit code 0 or 1. For container health checks.
+    Health,
 }
 
 /// Runs the ingress. `args` are those after the program's name, or after `outrigger ingress`.
@@ -35,6 +43,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
     };
     match Config::from_file(arguments.config.as_deref()) {
+        Ok(config) if arguments.action.is_some() => {
+            outrigger_runtime::run(1, outrigger_runtime::health_check::check(config.admin)).into()
+        }
         Ok(config) => outrigger_runtime::run(config.threads.unwrap_or(0), process(config)).into(),
         Err(mistakes) => {
             let _ = writeln!(std::io::stderr(), "{mistakes}");

@@ -1,16 +1,21 @@
 //! The command line of the sidecar, for its own binary and for `outrigger sidecar`.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use outrigger_config::{Diagnostics, Env};
 use outrigger_confine::Plan;
 use outrigger_runtime::start::{Exit, run};
+use outrigger_runtime::{ShutdownSignals, health_check};
 
 use crate::{
     child,
-    config::{Config, EgressOnly},
-    outbound,
+    config::{Config, EgressOnly, Upstream},
+    init, outbound,
     redirect::{self, RedirectCommand},
 };
 
@@ -36,6 +41,12 @@ enum Action {
     /// Rules of the kernel that send what the server dials to the sidecar, for servers that the sidecar does not start.
     #[command(subcommand)]
     Redirect(RedirectCommand),
+    /// Copy this program into a directory, for containers whose image does not have it.
+    Copy {
+        /// Where to, such as a volume.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Run a server and take it down when the parent dies. Used by the sidecar itself.
     #[command(name = "child-guard", hide = true)]
     ChildGuard {
@@ -51,7 +62,7 @@ enum Action {
 /// Runs the sidecar. `args` are those after the program's name (or after `outrigger sidecar`); `self_command` is how this
 /// program is called to be the sidecar again, for the guard of child processes.
 pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
-    let argv = std::iter::once(OsString::from("outrigger-sidecar")).chain(args);
+    let argv = std::iter::once(OsString::from("outrigger-sidecar")).chain(args.iter().cloned());
     let arguments = match Arguments::try_parse_from(argv) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -63,31 +74,47 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
     match arguments.action {
         Some(Action::ChildGuard { confine, command }) => guard(confine.as_deref(), &command),
         Some(Action::Redirect(command)) => redirect(&command),
+        Some(Action::Copy { dir }) => match copy(&dir) {
+            Ok(()) => Exit::Clean.into(),
+            Err(error) => failed(&format!("cannot copy this program to {}: {error}", dir.display())),
+        },
         Some(Action::Health) => {
-            with_config(arguments.config, |config| run(1, crate::health_check::check(config.admin)))
+            with_config(arguments.config, |config| run(1, health_check::check(config.admin)).into())
         }
         None if arguments.egress_only => match read(arguments.config, EgressOnly::from_sources) {
             Ok((config, file)) => run(config.threads, outbound::alone::process(EgressOnly { file, ..config })).into(),
             Err(text) => usage(&text),
         },
         None => with_config(arguments.config, |config| {
+            let starts_programs = matches!(config.upstream, Upstream::Command(_));
+            if starts_programs && init::is_first() {
+                return init::become_init(&self_command, &args);
+            }
             let threads = config.threads;
-            run(threads, crate::process(config, self_command))
+            run(threads, crate::process(config, self_command)).into()
         }),
     }
 }
 
-fn with_config(path: Option<PathBuf>, go: impl FnOnce(Config) -> Exit) -> ExitCode {
+fn with_config(path: Option<PathBuf>, go: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match read(path, Config::from_sources) {
-        Ok((config, file)) => go(Config { file, ..config }).into(),
+        Ok((config, file)) => go(Config { file, ..config }),
         Err(text) => usage(&text),
     }
 }
 
 fn usage(text: &str) -> ExitCode {
+    said(Exit::Usage, text)
+}
+
+fn failed(text: &str) -> ExitCode {
+    said(Exit::Failed, text)
+}
+
+fn said(exit: Exit, text: &str) -> ExitCode {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
-    Exit::Usage.into()
+    exit.into()
 }
 
 /// Reads settings of one kind or the other, and says from where.
@@ -108,17 +135,42 @@ fn read<T>(
 fn redirect(command: &RedirectCommand) -> ExitCode {
     use std::io::Write;
     match redirect::run(command) {
+        Ok(None) if matches!(command, RedirectCommand::Install(install) if install.hold) => run(1, hold()).into(),
         Ok(None) => Exit::Clean.into(),
         Ok(Some(rules)) => {
             // A closed terminal is nobody to tell.
             let _ = write!(std::io::stdout(), "{rules}");
             Exit::Clean.into()
         }
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+/// Stays until a signal: the namespace lives as long as its first container.
+async fn hold() -> Exit {
+    use std::io::Write;
+    match ShutdownSignals::install() {
+        Ok(mut signals) => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "the rules are in force; this holds the network namespace until it is stopped"
+            );
+            signals.next().await;
+            Exit::Clean
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error}");
-            Exit::Failed.into()
+            Exit::Failed
         }
     }
+}
+
+/// Puts a copy of this program into a directory, whole or not at all.
+fn copy(dir: &Path) -> std::io::Result<()> {
+    let (here, there) = (std::env::current_exe()?, dir.join("outrigger-sidecar"));
+    let partial = dir.join(".outrigger-sidecar.new");
+    std::fs::copy(here, &partial)?;
+    std::fs::rename(partial, there)
 }
 
 fn guard(plan: Option<&str>, command: &[String]) -> ExitCode {

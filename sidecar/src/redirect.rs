@@ -7,7 +7,11 @@
 //!                 not the sidecar's user, not loopback, TCP  -> the proxy's port here (SO_ORIGINAL_DST says where to)
 //!                 DNS over UDP and TCP                       -> the resolver's port here
 //!  filter output: not the sidecar's user, not loopback       -> refused, unless it answers a connection from outside
+//!  filter input:  not loopback, another port than `--inbound` -> refused, unless it answers a connection to outside
 //! ```
+//!
+//! Docker's resolver is at an address of loopback, on port 53 and on one that nobody is told: it asks the world, so nobody but the
+//! sidecar speaks to it.
 //!
 //! A socket that was closed with words still on their way belongs to no user any more. Only the sidecar's can be that: what
 //! others dial never gets as far as a connection to the outside.
@@ -53,12 +57,19 @@ pub struct Install {
     /// The port of `egress.dns.listen`; without it no names are looked up.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub dns_port: Option<u16>,
+    /// From outside, only these TCP ports can be reached, such as those of `listen` and `admin.listen`; without it, every port of the
+    /// server can.
+    #[arg(long, value_delimiter = ',', value_name = "PORTS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub inbound: Vec<u16>,
     /// What understands the rules.
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: Backend,
     /// Only print the rules.
     #[arg(long)]
     pub print: bool,
+    /// Stay until a signal comes: for a container that holds the network namespace which sidecar and server join.
+    #[arg(long)]
+    pub hold: bool,
 }
 
 /// What understands the rules.
@@ -158,9 +169,16 @@ fn choose(
     }
 }
 
-/// Our chains of iptables, and the tables that they are in.
-const CHAINS: [(&str, &str); 3] =
-    [("raw", "OUTRIGGER_ZONE"), ("nat", "OUTRIGGER_REDIRECT"), ("filter", "OUTRIGGER_GUARD")];
+/// Our chains of iptables: the tables that they are in, and where they are entered from.
+const CHAINS: [(&str, &str, &str); 4] = [
+    ("raw", "OUTPUT", "OUTRIGGER_ZONE"),
+    ("nat", "OUTPUT", "OUTRIGGER_REDIRECT"),
+    ("filter", "OUTPUT", "OUTRIGGER_GUARD"),
+    ("filter", "INPUT", "OUTRIGGER_DOOR"),
+];
+
+/// Where Docker's resolver listens in every network namespace that has one, also on a port of its choice.
+const ENGINE_RESOLVER: &str = "127.0.0.11";
 
 /// Where redirected questions are tracked; everything else is in 0.
 const ZONE: u16 = 1337;
@@ -196,6 +214,22 @@ fn nftables(install: &Install) -> String {
 "
         )
     });
+    let inbound = if install.inbound.is_empty() {
+        String::new()
+    } else {
+        let ports = install.inbound.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+        format!(
+            "  chain from_outside {{
+    type filter hook input priority 0; policy accept;
+    iif lo accept
+    ct state established,related accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert }} accept
+    tcp dport {{ {ports} }} accept
+    drop
+  }}
+"
+        )
+    };
     // Before dstnat (-100), where container engines have rules of their own for DNS.
     format!(
         "{REMOVED}\
@@ -211,7 +245,8 @@ table inet outrigger {{
   chain only_sidecar {{
     type filter hook output priority 0; policy accept;
     meta skuid {uid} accept
-{names}    ip daddr 127.0.0.0/8 accept
+{names}    ip daddr {ENGINE_RESOLVER} reject
+    ip daddr 127.0.0.0/8 accept
     ip6 daddr ::1 accept
     meta l4proto tcp ct direction reply ct state established accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
@@ -223,7 +258,7 @@ table inet outrigger {{
     icmpv6 type destination-unreachable accept
     drop
   }}
-}}
+{inbound}}}
 "
     )
 }
@@ -291,6 +326,9 @@ fn iptables(install: &Install, family: Family) -> String {
         let asked = format_args!("conntrack --ctdir ORIGINAL --ctorigdst {loopback} --ctorigdstport 53");
         add(format_args!("-A OUTRIGGER_GUARD -p {protocol} -m {asked} -j DROP"));
     }
+    if family == Family::V4 {
+        add(format_args!("-A OUTRIGGER_GUARD -d {ENGINE_RESOLVER} -j DROP"));
+    }
     add(format_args!("-A OUTRIGGER_GUARD -d {loopback} -j RETURN"));
     add(format_args!("-A OUTRIGGER_GUARD -p tcp -m conntrack --ctdir REPLY --ctstate ESTABLISHED -j RETURN"));
     let nobodys = "-m owner ! --socket-exists -m conntrack --ctstate ESTABLISHED";
@@ -300,7 +338,23 @@ fn iptables(install: &Install, family: Family) -> String {
             add(format_args!("-A OUTRIGGER_GUARD -p icmpv6 --icmpv6-type {kind} -j RETURN"));
         }
     }
-    add(format_args!("-A OUTRIGGER_GUARD -j DROP\nCOMMIT"));
+    add(format_args!("-A OUTRIGGER_GUARD -j DROP"));
+    // An empty chain lets everything in, and takes the place of an older one that did not.
+    add(format_args!(":OUTRIGGER_DOOR - [0:0]\n-I INPUT 1 -j OUTRIGGER_DOOR"));
+    if !install.inbound.is_empty() {
+        add(format_args!("-A OUTRIGGER_DOOR -i lo -j RETURN"));
+        add(format_args!("-A OUTRIGGER_DOOR -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"));
+        if family == Family::V6 {
+            for kind in ["neighbour-solicitation", "neighbour-advertisement", "router-advertisement"] {
+                add(format_args!("-A OUTRIGGER_DOOR -p icmpv6 --icmpv6-type {kind} -j RETURN"));
+            }
+        }
+        for port in &install.inbound {
+            add(format_args!("-A OUTRIGGER_DOOR -p tcp --dport {port} -j RETURN"));
+        }
+        add(format_args!("-A OUTRIGGER_DOOR -j DROP"));
+    }
+    add(format_args!("COMMIT"));
     text
 }
 
@@ -308,11 +362,11 @@ fn iptables(install: &Install, family: Family) -> String {
 /// again is emptied; the way into it must not be there twice.
 fn replacing(family: Family, rules: &str) -> Result<String, RedirectError> {
     let mut text = rules.to_owned();
-    for (table, chain) in CHAINS {
-        match feed(family.program(), &["-w", "-t", table, "-C", "OUTPUT", "-j", chain], "") {
+    for (table, from, chain) in CHAINS {
+        match feed(family.program(), &["-w", "-t", table, "-C", from, "-j", chain], "") {
             Ok(()) => {
-                let enter = format!("-I OUTPUT 1 -j {chain}\n");
-                text = text.replace(&enter, &format!("-D OUTPUT -j {chain}\n{enter}"));
+                let enter = format!("-I {from} 1 -j {chain}\n");
+                text = text.replace(&enter, &format!("-D {from} -j {chain}\n{enter}"));
             }
             // There is none; whoever lacks the privilege hears of it at the next step.
             Err(RedirectError::Refused { .. }) => {}
@@ -325,8 +379,8 @@ fn replacing(family: Family, rules: &str) -> Result<String, RedirectError> {
 /// Takes our chains of iptables away, if they are there.
 fn forget(family: Family) -> Result<(), RedirectError> {
     let program = family.program();
-    for (table, chain) in CHAINS {
-        let steps: [&[&str]; 3] = [&["-D", "OUTPUT", "-j", chain], &["-F", chain], &["-X", chain]];
+    for (table, from, chain) in CHAINS {
+        let steps: [&[&str]; 3] = [&["-D", from, "-j", chain], &["-F", chain], &["-X", chain]];
         if let Err(error) = feed(program, &["-w", "-t", table, "-n", "-L", chain], "") {
             match error {
                 // There is no such chain; whoever lacks the privilege hears of it at the next step.
@@ -374,7 +428,15 @@ mod tests {
     use super::*;
 
     fn install(dns_port: Option<u16>) -> Install {
-        Install { uid: 1337, port: 15001, dns_port, backend: Backend::Auto, print: false }
+        Install {
+            uid: 1337,
+            port: 15001,
+            dns_port,
+            inbound: Vec::new(),
+            backend: Backend::Auto,
+            print: false,
+            hold: false,
+        }
     }
 
     #[test]
@@ -395,6 +457,24 @@ mod tests {
         assert!(nftables(&install(None)).contains("ct original proto-dst 53 reject"));
         assert!(!iptables(&install(None), Family::V6).contains("--dport 53"));
         assert!(iptables(&install(None), Family::V6).contains("--ctorigdstport 53"));
+    }
+
+    #[test]
+    fn only_the_named_ports_can_be_reached_from_outside() {
+        let open = install(None);
+        assert!(!nftables(&open).contains("hook input") && !iptables(&open, Family::V4).contains("DOOR -j DROP"));
+        let closed = Install { inbound: vec![8443, 15020], ..open };
+        assert!(nftables(&closed).contains("tcp dport { 8443, 15020 } accept\n    drop"));
+        assert!(iptables(&closed, Family::V6).contains("--dport 15020 -j RETURN\n-A OUTRIGGER_DOOR -j DROP"));
+    }
+
+    #[test]
+    fn nobody_but_the_sidecar_speaks_to_the_resolver_of_the_engine() {
+        for text in [nftables(&install(None)), nftables(&install(Some(53)))] {
+            let (refused, open) = (text.find("127.0.0.11 reject").unwrap(), text.find("127.0.0.0/8 accept").unwrap());
+            assert!(refused < open);
+        }
+        assert!(iptables(&install(None), Family::V4).contains("-d 127.0.0.11 -j DROP"));
     }
 
     #[test]

@@ -45,6 +45,12 @@ pub(crate) enum CaCommand {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Ask a running `ca serve` whether it is ready; exit code 0 or 1. For container health checks
+    Health {
+        /// The settings of `ca serve`.
+        #[arg(long, env = "OUTRIGGER_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Make and manage the tokens with which workloads prove themselves to `ca serve`
     #[command(subcommand)]
     Token(TokenCommand),

@@ -18,6 +18,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Config {
     /// The authority's directory.
     pub(crate) dir: PathBuf,
+    /// For which mesh one is made there when there is none.
+    pub(crate) trust_domain: Option<String>,
+    /// Where join tokens are kept for services.
+    pub(crate) join: Option<Join>,
     /// Where workloads ask.
     pub(crate) listen: SocketAddr,
     /// Where health and metrics are shown.
@@ -39,6 +43,17 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     /// Things to tell the operator that stop nothing.
     pub(crate) warnings: Vec<Diagnostic>,
+}
+
+/// Join tokens that the authority keeps where services find them.
+#[derive(Debug, Clone)]
+pub(crate) struct Join {
+    /// A directory for each service is in here.
+    pub(crate) dir: PathBuf,
+    pub(crate) services: Vec<String>,
+    /// How many keys may use a token.
+    pub(crate) uses: u32,
+    pub(crate) ttl: Duration,
 }
 
 /// How service-account tokens are reviewed.
@@ -86,6 +101,11 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let text = doc("The authority's directory, made with `outrigger ca init` or `ca intermediate`.");
     let text = text.because("where `outrigger up` and the other `ca` commands have it").env("OUTRIGGER_CA_DIR");
     let dir = f.with_default("dir", text, kinds::path(), ".outrigger/ca".into());
+    let text =
+        doc("Makes an authority for this mesh in `dir` when there is none. One that is there must be of this mesh.");
+    let text = text.because("`outrigger ca init` makes it").env("OUTRIGGER_TRUST_DOMAIN");
+    let trust_domain = f.optional("trust_domain", text.example("demo.outrigger.local"), sections::trust_domain());
+    let join = f.section("join", "Join tokens that are kept where services find them, as in compose files.", read_join);
     let text = doc("Where workloads ask for certificates, over TLS. Port 0 lets the system choose.");
     let text = text.because("workloads are on other machines; who cannot prove itself gets nothing");
     let listen =
@@ -115,6 +135,8 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     Some(Config {
         audit: audit.unwrap_or_else(|| dir.join("audit.jsonl")),
         dir,
+        trust_domain,
+        join: join?,
         listen,
         admin: admin?,
         life,
@@ -129,6 +151,38 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         log: log?,
         warnings: Vec::new(),
     })
+}
+
+/// Nothing unless something of it is set.
+#[expect(clippy::option_option, reason = "a section that cannot be read, and one that says nothing")]
+fn read_join(f: &mut Fields<'_>) -> Option<Option<Join>> {
+    let text = doc("Where a directory for each service is, or is made, with `join-token` and `ca.pem` in it.");
+    let text = text.because("tokens are made by hand").env("OUTRIGGER_CA_JOIN_DIR").example("/join");
+    let dir = f.optional("dir", text, kinds::path());
+    let text = doc("Services that have a token there. Whoever can read a directory can be its service.");
+    let text = text.because("none").env("OUTRIGGER_CA_JOIN_SERVICES").example("[ingress, fs]");
+    let services = f.with_default("services", text, kinds::list_of(sections::service_name()), Vec::new());
+    let text = doc("How many workloads may use one token. When half of them have, another takes its place.");
+    let most = u64::from(super::tokens::MAX_USES);
+    let uses =
+        f.with_default("uses", text.because("replicas that start, many times over"), kinds::integer(1..=most), 100);
+    let text = doc("How long a token can be used. When half of it is over, another takes its place.");
+    let ttl = f.with_default(
+        "ttl",
+        text.because("a copy is of no use two days later"),
+        kinds::duration(MINUTE..=365 * DAY),
+        DAY,
+    );
+    let Some(dir) = dir else {
+        if !services.is_empty() {
+            f.mistake("services", "there is no `join.dir`", "say where their tokens are to be kept");
+        }
+        return Some(None);
+    };
+    if services.is_empty() {
+        f.mistake("dir", "no service has a token there", "name them in `join.services`");
+    }
+    Some(Some(Join { dir, services, uses: u32::try_from(uses).unwrap_or(super::tokens::MAX_USES), ttl }))
 }
 
 fn read_limits(f: &mut Fields<'_>) -> Option<(usize, usize, Rate)> {
@@ -215,5 +269,7 @@ mod tests {
         assert!(found("kubernetes: { url: \"http://x\" }\n").contains("plain text"));
         let all = "kubernetes: { rules: [ { namespace: a, service_account: \"*\", service: fs } ] }\n";
         assert!(found(all).contains("same service"));
+        assert!(found("join: { services: [fs] }\n").contains("join.dir"));
+        assert!(found("join: { dir: /join }\n").contains("join.services"));
     }
 }

@@ -13,7 +13,7 @@ use outrigger_proxy::observe::Connections;
 use outrigger_proxy::serve::HttpLimits;
 use outrigger_runtime::drain::{DrainOutcome, channel};
 use outrigger_runtime::{
-    AdminServer, Exit, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup, descriptors,
+    AdminServer, Exit, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup, descriptors, health_check,
 };
 use outrigger_telemetry::log::{self, LogFormat};
 use outrigger_telemetry::metrics::Listener as ListenerLabel;
@@ -23,13 +23,20 @@ use super::api::Api;
 use super::audit::Audit;
 use super::config::Config;
 use super::issue::Issuer;
+use super::join;
 use super::rate::RateLimit;
-use super::state::{State, follow};
+use super::state::{self, State, follow};
 
 /// For tasks that were asked to stop.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 8 * 1024;
+
+/// Asks a running one, which has the same settings, whether it is ready.
+pub(crate) fn health(config: Option<&Path>) -> anyhow::Result<Exit> {
+    let config = Config::from_file(config)?;
+    Ok(outrigger_runtime::run(1, health_check::check(config.admin)))
+}
 
 /// Serves until a signal.
 pub(crate) fn main(config: Option<PathBuf>, dir: Option<PathBuf>) -> anyhow::Result<Exit> {
@@ -64,7 +71,13 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     let listener = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
     let metrics = Metrics::new(Role::Authority)?;
+    if let Some(trust_domain) = &config.trust_domain {
+        state::make(&config.dir, trust_domain)?;
+    }
     let state = Arc::new(State::load(&config.dir)?);
+    if let Some(join) = &config.join {
+        join::keep(&config.dir, join)?;
+    }
     metrics.certificate_expiry("authority", state.credentials.not_after());
     let audit = Audit::open(&config.audit, config.dir.join("audit.key"), metrics.audit_sequence());
     let audit = Arc::new(audit.with_context(|| format!("cannot open the audit {}", config.audit.display()))?);
@@ -77,6 +90,12 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     tasks.spawn("directory", async move {
         stopping.run_until_cancelled(following).await;
     });
+    if let Some(join) = config.join.clone() {
+        let (stopping, dir) = (tasks.stopping(), config.dir.clone());
+        tasks.spawn("join", async move {
+            stopping.run_until_cancelled(join::follow(dir, join)).await;
+        });
+    }
     let addresses = (listener.address(), admin.address());
     tasks.spawn("admin", AdminServer::new(Arc::clone(&metrics), readiness.clone()).serve(admin, tasks.stopping()));
     let api = Arc::new(Api {

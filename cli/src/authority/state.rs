@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use outrigger_enrol::protocol::Bundle;
-use outrigger_identity::{Authority, AuthorityCredentials, CertificateRequest, Material, Trust, WorkloadKey, renew_at};
+use outrigger_identity::{
+    Authority, AuthorityCredentials, AuthorityOptions, CertificateRequest, Material, Trust, TrustDomain, WorkloadKey,
+    renew_at,
+};
 use outrigger_runtime::watch::{Change, FileWatcher};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{ReloadKind, ReloadOutcome};
@@ -61,6 +64,32 @@ impl State {
         });
         Ok(())
     }
+}
+
+/// Makes an authority in a directory that has none, as `ca init` does.
+///
+/// # Errors
+/// One that is there and is of another mesh, or cannot be used; what cannot be written.
+pub(crate) fn make(dir: &Path, trust_domain: &str) -> anyhow::Result<()> {
+    let there = ["ca.key", "ca.pem"].iter().any(|name| dir.join(name).symlink_metadata().is_ok());
+    let authority = if there {
+        Authority::load(dir).with_context(|| crate::commands::ca::unusable(dir))?
+    } else {
+        let domain = TrustDomain::parse(trust_domain)?;
+        let made = Authority::init(dir, &domain, &AuthorityOptions::default());
+        let made = made.with_context(|| format!("no authority can be made in {}", dir.display()))?;
+        let key = dir.join("ca.key");
+        tracing::info!(%trust_domain, key = %key.display(), "made an authority; whoever has its key can be anybody in this mesh, and it belongs in a backup");
+        made
+    };
+    let found = authority.trust_domain().to_string();
+    if found != trust_domain {
+        let dir = dir.display();
+        bail!(
+            "the authority in {dir} is of {found}, and `trust_domain` is {trust_domain}: change the setting, or use another directory"
+        );
+    }
+    Ok(())
 }
 
 /// Follows the directory, and renews our own certificate, for ever.

@@ -37,6 +37,9 @@ pub(crate) struct Token {
     pub(crate) created: u64,
     pub(crate) expires: u64,
     pub(crate) uses: u32,
+    /// It is kept in the directory of its service (`join`), and goes when another takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    kept: bool,
     /// Digests of the keys that used it.
     #[serde(default)]
     pub(crate) used_by: Vec<String>,
@@ -62,6 +65,22 @@ pub(crate) enum Useless {
 
 /// Makes a token and returns it. It cannot be shown again.
 pub(crate) fn create(dir: &Path, service: &str, uses: u32, ttl: Duration) -> anyhow::Result<(Token, String)> {
+    add(dir, service, uses, ttl, false)
+}
+
+/// The same for a token that is kept where its service finds it: those that were kept there before are worth nothing from now on.
+pub(crate) fn create_kept(dir: &Path, service: &str, uses: u32, ttl: Duration) -> anyhow::Result<(Token, String)> {
+    add(dir, service, uses, ttl, true)
+}
+
+/// What is known of a token, unless it is over.
+pub(crate) fn find(dir: &Path, text: &str, now: SystemTime) -> anyhow::Result<Option<Token>> {
+    let digest = digest_of(text);
+    let found = load(dir)?.tokens.into_iter().find(|token| same(&token.sha256, &digest));
+    Ok(found.filter(|token| token.expires > seconds(now)))
+}
+
+fn add(dir: &Path, service: &str, uses: u32, ttl: Duration, kept: bool) -> anyhow::Result<(Token, String)> {
     if uses == 0 || uses > MAX_USES {
         bail!("a token can be used 1 to {MAX_USES} times");
     }
@@ -76,10 +95,14 @@ pub(crate) fn create(dir: &Path, service: &str, uses: u32, ttl: Duration) -> any
         created: now,
         expires: now.saturating_add(ttl.as_secs()),
         uses,
+        kept,
         used_by: Vec::new(),
     };
     change(dir, |store| {
         store.forget(now);
+        if kept {
+            store.tokens.retain(|token| !(token.kept && token.service == service));
+        }
         if store.tokens.len() >= MAX_TOKENS {
             bail!("there are {MAX_TOKENS} tokens; revoke some: outrigger ca token revoke ID");
         }

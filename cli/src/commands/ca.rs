@@ -21,6 +21,7 @@ pub(crate) fn main(command: CaCommand) -> anyhow::Result<Exit> {
         CaCommand::Rotate(step) => rotate(step)?,
         CaCommand::Token(command) => super::ca_token::main(command)?,
         CaCommand::Serve { config, dir } => return authority::main(config, dir),
+        CaCommand::Health { config } => return authority::health(config.as_deref()),
         CaCommand::Issue { service, dir, out, life, hosts } => issue(&service, &dir, out, life, &hosts)?,
         CaCommand::Revoke { what, dir } => revoke(&what, &dir)?,
         CaCommand::Show { dir, json } => show(&dir, json)?,

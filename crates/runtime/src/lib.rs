@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod descriptors;
 pub mod drain;
+pub mod health_check;
 pub mod listen;
 pub mod ready;
 pub mod records;

@@ -1,12 +1,13 @@
-//! `outrigger-sidecar health`: asks the admin port of a running sidecar, so that a container needs no shell or curl.
+//! The command `health` of every program: asks the admin port of a running one, so that a container needs no shell or curl.
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_runtime::start::Exit;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use crate::start::Exit;
 
 /// Exits with 0 when `/readyz` says 200.
 pub async fn check(mut admin: SocketAddr) -> Exit {
