@@ -41,7 +41,8 @@ enum Action {
     /// Rules of the kernel that send what the server dials to the sidecar, for servers that the sidecar does not start.
     #[command(subcommand)]
     Redirect(RedirectCommand),
-    /// Copy this program into a directory, for containers whose image does not have it.
+    /// Copy this program into a directory, for containers whose image does not have it, with `through-the-ingress.yaml`: a policy by which
+    /// whoever comes through the ingress may use the service.
     Copy {
         /// Where to, such as a volume.
         #[arg(value_name = "DIR")]
@@ -165,12 +166,13 @@ async fn hold() -> Exit {
     }
 }
 
-/// Puts a copy of this program into a directory, whole or not at all.
+/// Puts a copy of this program into a directory, whole or not at all: another container may be running the one before.
 fn copy(dir: &Path) -> std::io::Result<()> {
-    let (here, there) = (std::env::current_exe()?, dir.join("outrigger-sidecar"));
+    const POLICY: &str = include_str!("../policy/through-the-ingress.yaml");
+    std::fs::write(dir.join("through-the-ingress.yaml"), POLICY)?;
     let partial = dir.join(".outrigger-sidecar.new");
-    std::fs::copy(here, &partial)?;
-    std::fs::rename(partial, there)
+    std::fs::copy(std::env::current_exe()?, &partial)?;
+    std::fs::rename(partial, dir.join("outrigger-sidecar"))
 }
 
 fn guard(plan: Option<&str>, command: &[String]) -> ExitCode {

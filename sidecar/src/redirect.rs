@@ -199,7 +199,7 @@ fn nftables(install: &Install) -> String {
         ["ip daddr 127.0.0.0/8", "ip6 daddr ::1"]
             .map(|to| {
                 let asked = format!("ct direction original ct original {to} ct original proto-dst 53");
-                format!("    meta l4proto {{ tcp, udp }} {asked} reject\n")
+                format!("    meta l4proto {{ 6, 17 }} {asked} reject\n")
             })
             .concat()
     };
@@ -230,7 +230,8 @@ fn nftables(install: &Install) -> String {
 "
         )
     };
-    // Before dstnat (-100), where container engines have rules of their own for DNS.
+    // Before dstnat (-100), where container engines have rules of their own for DNS. Protocols by number (ICMP is 1, that of IPv6 58):
+    // `nft` knows most names from /etc/protocols, which small images do not have.
     format!(
         "{REMOVED}\
 table inet outrigger {{
@@ -250,7 +251,7 @@ table inet outrigger {{
     ip6 daddr ::1 accept
     meta l4proto tcp ct direction reply ct state established accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
-    meta l4proto {{ icmp, ipv6-icmp }} meta skuid 0-4294967295 drop
+    meta l4proto {{ 1, 58 }} meta skuid 0-4294967295 drop
     meta l4proto udp meta skuid 0-4294967295 reject
     meta skuid 0-4294967295 drop
     meta l4proto tcp ct state established accept

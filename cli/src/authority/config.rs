@@ -50,6 +50,7 @@ pub(crate) struct Config {
 pub(crate) struct Join {
     /// A directory for each service is in here.
     pub(crate) dir: PathBuf,
+    /// Those whose directory is made; without any, all that have one.
     pub(crate) services: Vec<String>,
     /// How many keys may use a token.
     pub(crate) uses: u32,
@@ -156,12 +157,14 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
 /// Nothing unless something of it is set.
 #[expect(clippy::option_option, reason = "a section that cannot be read, and one that says nothing")]
 fn read_join(f: &mut Fields<'_>) -> Option<Option<Join>> {
-    let text = doc("Where a directory for each service is, or is made, with `join-token` and `ca.pem` in it.");
+    let text = doc("Where a directory for each service is; `join-token` and `ca.pem` are kept in it.");
     let text = text.because("tokens are made by hand").env("OUTRIGGER_CA_JOIN_DIR").example("/join");
     let dir = f.optional("dir", text, kinds::path());
-    let text = doc("Services that have a token there. Whoever can read a directory can be its service.");
-    let text = text.because("none").env("OUTRIGGER_CA_JOIN_SERVICES").example("[ingress, fs]");
-    let services = f.with_default("services", text, kinds::list_of(sections::service_name()), Vec::new());
+    let text =
+        doc("Services that have a token there, in directories that are made. Whoever can read one can be its service.");
+    let text = text.because("each directory that is there, as volumes are").env("OUTRIGGER_CA_JOIN_SERVICES");
+    let services =
+        f.with_default("services", text.example("[ingress, fs]"), kinds::list_of(sections::service_name()), Vec::new());
     let text = doc("How many workloads may use one token. When half of them have, another takes its place.");
     let most = u64::from(super::tokens::MAX_USES);
     let uses =
@@ -179,9 +182,6 @@ fn read_join(f: &mut Fields<'_>) -> Option<Option<Join>> {
         }
         return Some(None);
     };
-    if services.is_empty() {
-        f.mistake("dir", "no service has a token there", "name them in `join.services`");
-    }
     Some(Some(Join { dir, services, uses: u32::try_from(uses).unwrap_or(super::tokens::MAX_USES), ttl }))
 }
 
@@ -270,6 +270,5 @@ mod tests {
         let all = "kubernetes: { rules: [ { namespace: a, service_account: \"*\", service: fs } ] }\n";
         assert!(found(all).contains("same service"));
         assert!(found("join: { services: [fs] }\n").contains("join.dir"));
-        assert!(found("join: { dir: /join }\n").contains("join.services"));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use outrigger_identity::Authority;
+use outrigger_mcp::names::check_service;
 
 use super::config::Join;
 use super::tokens::{self, seconds};
@@ -25,7 +26,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What cannot be read or written, with the service that it is for.
 pub(crate) fn keep(authority: &Path, join: &Join) -> anyhow::Result<()> {
     let roots = Authority::load(authority)?.trust()?.ca_pem;
-    for service in &join.services {
+    for service in &services(join)? {
         let dir = join.dir.join(service);
         let kept = keep_one(authority, join, service, &dir, &roots);
         kept.with_context(|| {
@@ -37,6 +38,18 @@ pub(crate) fn keep(authority: &Path, join: &Join) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Those of the settings, or those that have a directory, as a volume is one. Other names there are none of services, and passed over.
+fn services(join: &Join) -> anyhow::Result<Vec<String>> {
+    if !join.services.is_empty() {
+        return Ok(join.services.clone());
+    }
+    let entries = std::fs::read_dir(&join.dir);
+    let entries = entries.with_context(|| format!("cannot read the directory {} (`join.dir`)", join.dir.display()))?;
+    let directories = entries.flatten().filter(|entry| entry.path().is_dir());
+    let names = directories.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| check_service(name).is_ok()).collect())
 }
 
 fn keep_one(authority: &Path, join: &Join, service: &str, dir: &Path, roots: &str) -> anyhow::Result<()> {
@@ -143,6 +156,18 @@ mod tests {
         let third = bed.keep();
         assert!(!bed.redeem(&second, 3) && bed.redeem(&third, 3));
         assert_eq!(tokens::list(&bed.dir.path().join("ca")).unwrap().len(), 2, "one for each service");
+    }
+
+    #[test]
+    fn without_names_each_directory_that_is_there_is_a_service() {
+        let mut bed = bed(1);
+        bed.join.services.clear();
+        for name in ["fs", "Not.A-Service"] {
+            std::fs::create_dir_all(bed.join.dir.join(name)).unwrap();
+        }
+        std::fs::write(bed.join.dir.join("notes"), "a file").unwrap();
+        assert!(bed.redeem(&bed.keep(), 1));
+        assert!(!bed.join.dir.join("Not.A-Service/join-token").exists());
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<Mesh> {
          it, goes there over mTLS.",
     )
     .because("no other service")
+    .env("OUTRIGGER_MESH_SERVICES")
     .example("{ notes: \"notes.internal:8443\" }");
     let addresses = kinds::map_of(sections::service_name(), kinds::host_port());
     let services = f.with_default("services", text, addresses, Vec::new());
