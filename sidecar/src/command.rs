@@ -79,6 +79,11 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
             Ok(()) => Exit::Clean.into(),
             Err(error) => failed(&format!("cannot copy this program to {}: {error}", dir.display())),
         },
+        Some(Action::Health) if arguments.egress_only => match read(arguments.config, EgressOnly::from_sources) {
+            Ok((EgressOnly { admin: Some(admin), .. }, _)) => run(1, health_check::check(admin)).into(),
+            Ok(_) => failed("there is no admin port to ask: set `admin.listen` (OUTRIGGER_ADMIN_LISTEN)"),
+            Err(text) => usage(&text),
+        },
         Some(Action::Health) => {
             with_config(arguments.config, |config| run(1, health_check::check(config.admin)).into())
         }

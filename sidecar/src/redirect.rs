@@ -178,7 +178,7 @@ const CHAINS: [(&str, &str, &str); 4] = [
 ];
 
 /// Where Docker's resolver listens in every network namespace that has one, also on a port of its choice.
-const ENGINE_RESOLVER: &str = "127.0.0.11";
+pub(crate) const ENGINE_RESOLVER: &str = "127.0.0.11";
 
 /// Where redirected questions are tracked; everything else is in 0.
 const ZONE: u16 = 1337;

@@ -10,10 +10,13 @@ use socket2::SockRef;
 
 use super::dns::Sockets;
 use crate::config::Egress;
+use crate::redirect::ENGINE_RESOLVER;
 use crate::start::StartError;
 
 /// Seconds that the kernel keeps a connection without words to itself: with them there, one wake-up serves it.
 const FIRST_WORDS: u8 = 1;
+/// Where the system says whom to ask for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The setting that names the port.
 const SETTING: &str = "egress.listen";
 
@@ -50,6 +53,13 @@ impl Entrance {
         let entrance = Self { proxy, twin, dns };
         if let Some(dns) = entrance.dns_address() {
             tracing::info!(%dns, "listening for names that the server looks up");
+            if transparent && settings.dns.servers.is_empty() && names_engine_resolver(RESOLV_CONF) {
+                tracing::warn!(
+                    "Docker's resolver in {RESOLV_CONF} asks others from inside this network namespace, from where questions \
+                     are redirected back here: no name outside of Docker will have an address; set `egress.dns.servers` \
+                     (OUTRIGGER_EGRESS_DNS_SERVERS)"
+                );
+            }
         }
         Ok(entrance)
     }
@@ -72,6 +82,12 @@ impl Entrance {
             (stream, _) = twin.accept_unwatched() => stream,
         }
     }
+}
+
+/// Whether a resolv.conf sends all questions to the resolver of a container engine.
+fn names_engine_resolver(path: &str) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().any(|line| line.split_whitespace().eq(["nameserver", ENGINE_RESOLVER]))
 }
 
 /// What a redirected connection dialled; `None` for one that dialled us. The kernel says it (`SO_ORIGINAL_DST`), so that
@@ -103,6 +119,16 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_resolver_of_an_engine_is_recognised() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, "search a\nnameserver 127.0.0.11\noptions ndots:0\n").unwrap();
+        assert!(names_engine_resolver(path));
+        std::fs::write(path, "nameserver 127.0.0.1\n# nameserver 127.0.0.11\n").unwrap();
+        assert!(!names_engine_resolver(path) && !names_engine_resolver("/nowhere"));
+    }
 
     #[test]
     fn a_connection_to_us_was_not_redirected() {

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""The compose files of compose/, as people use them, with real containers. Needs Docker; tests/compose/install.sh gets what is missing.
+
+    run.py --work target/compose --subjects target/subjects [--only quickstart,mishaps,sidecars,observed,shop]
+
+Images are made from programs that were built before (WORK/programs). Last line: `N passed, M failed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import images
+import mishaps
+import quickstart
+import sidecars
+from checks import Checks
+
+STAGES = {"quickstart": quickstart.run, "mishaps": mishaps.run, "sidecars": sidecars.run}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--subjects", type=Path, required=True)
+    parser.add_argument("--only", default=",".join(STAGES))
+    parser.add_argument("--keep-images", action="store_true", help="those of a run before")
+    args = parser.parse_args()
+    work, subjects = args.work.resolve(), args.subjects.resolve()
+    if not args.keep_images:
+        make_images(work, subjects)
+    checks = Checks(work, subjects)
+    for name in args.only.split(","):
+        begun = time.monotonic()
+        try:
+            STAGES[name](checks)
+        except Exception as error:  # noqa: BLE001 - the other stages can still say something
+            traceback.print_exc()
+            checks.that(f"{name} went through", False, repr(error))
+        print(f"---- {name}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return 1 if checks.failed else 0
+
+
+def make_images(work: Path, subjects: Path) -> None:
+    images.ours(work / "programs", work)
+    for name, make, source in (("python", images.python, subjects / "venv"), ("node", images.node, subjects / "npm/node_modules")):
+        # They are of what is installed, and as old as that.
+        made = work / f"{name}.made"
+        installed = (subjects / "installed").read_text()
+        if not (made.exists() and made.read_text() == installed and images.docker("images", "--quiet", images.PREFIX + name)):
+            make(source, work)
+            made.write_text(installed)
+    images.build(images.ROOT / "compose/time", "outrigger-example-time", "--build-arg", f"PYTHON_IMAGE={images.PREFIX}python")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
