@@ -234,11 +234,30 @@ async def the_sidecar_knows(audit: Path) -> None:
     check("the audit of the sidecar names the user, and the ingress that called for it", found)
 
 
-async def everything(mesh, issuers: list[str]) -> None:
+async def typescript(mesh, subjects: Subjects) -> None:
+    """The other official client, a process of its own (`client.mjs`)."""
+    global passed, failed
+    # Modules are found from where the file is.
+    program = subjects.root / "npm" / "oauth-client.mjs"
+    shutil.copy(HERE / "client.mjs", program)
+    for mode in ("auto", "legacy"):
+        process = await asyncio.create_subprocess_exec(
+            subjects.node, str(program), mesh.service("fs"), mode, stdout=asyncio.subprocess.PIPE, env=subjects.environment()
+        )
+        said = (await asyncio.wait_for(process.communicate(), 120))[0].decode()
+        *lines, total = said.splitlines() or [""]
+        print("\n".join(lines), flush=True)
+        counts = [int(word) for word in total.replace(",", "").split() if word.isdigit()]
+        check(f"TypeScript, {mode}: it came to its end", len(counts) == 2, said[-500:])
+        passed, failed = passed + sum(counts[:1]), failed + sum(counts[1:])
+
+
+async def everything(mesh, issuers: list[str], subjects: Subjects) -> None:
     for server, mode in [(0, "auto"), (0, "legacy"), (1, "auto")]:
         await a_whole_login(mesh, server, mode)
     for server in (0, 1):
         await claims_decide(mesh, server)
+    await typescript(mesh, subjects)
     await refused(mesh, issuers)
 
 
@@ -292,7 +311,7 @@ def main() -> int:
             issuers.append(f"http://127.0.0.1:{port}")
         wanted = manifest(free_port(), state, issuers, secret)
         mesh = start_mesh(processes, str(Path(args.start).resolve()), wanted, state / "up", ["fs", "vector"])
-        asyncio.run(everything(mesh, issuers))
+        asyncio.run(everything(mesh, issuers, subjects))
         asyncio.run(the_sidecar_knows(state / "up" / "logs" / "fs.audit.jsonl"))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
