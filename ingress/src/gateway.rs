@@ -48,6 +48,7 @@ use crate::core::{Answer, AnswerStream, Caller, Declared, Era, Inbound, Route, T
 use crate::entrance::{Endpoint, Entrance, PATHS, endpoint};
 use crate::forward::{AnswerKind, Outgoing, Sent, Terms, Upstream, forward};
 use crate::identify::{Clients, session_tag};
+use crate::in_order::InOrder;
 use crate::integrity::Integrity;
 use crate::lists::{self, CursorKey};
 use crate::oauth::Proven;
@@ -82,7 +83,7 @@ pub struct Gateway {
     /// Told when [`Gateway::services`], or replicas of one, are others.
     pub(crate) services_changed: Notify,
     pub(crate) header_checks: HeaderChecks,
-    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) snapshot: InOrder<Snapshot>,
     pub(crate) policy: ArcSwap<PolicyState>,
     /// Where ingresses count limits together.
     pub(crate) quotas: Option<Store>,

@@ -41,6 +41,7 @@ mod forward;
 pub mod gateway;
 mod health;
 mod identify;
+mod in_order;
 pub mod integrity;
 mod legacy;
 mod listen;

@@ -196,10 +196,8 @@ impl Snapshot {
 /// Takes a new snapshot whenever a watcher has news or a grace period ends, until the future is dropped. News that come
 /// while it works are taken together.
 pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
-    let mut scanned = Vec::new();
     loop {
         let until = refresh(&gateway);
-        look_through(&gateway, &mut scanned).await;
         let expiry = async {
             match until {
                 Some(until) => sleep_until(until).await,
@@ -213,31 +211,41 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
     }
 }
 
-/// Looks through definitions for what is meant to deceive, if they are others than the last time.
-async fn look_through(gateway: &Arc<Gateway>, scanned: &mut Vec<Arc<Catalog>>) {
-    let snapshot = gateway.snapshot.load_full();
-    let same = snapshot.offered.len() == scanned.len()
-        && snapshot.offered.iter().zip(&*scanned).all(|(now, before)| now.fingerprint() == before.fingerprint());
-    if same || !gateway.integrity.scans() {
-        return;
+/// Looks through definitions for what is meant to deceive, whenever they are others than the last time, until the future is
+/// dropped. Beside [`keep`], because it takes a while: nobody waits for it.
+pub(crate) async fn look_through(gateway: Arc<Gateway>) {
+    let mut generation = gateway.generation.subscribe();
+    let mut scanned: Vec<Arc<Catalog>> = Vec::new();
+    while gateway.integrity.scans() {
+        let snapshot = gateway.snapshot.load_full();
+        let same = snapshot.offered.len() == scanned.len()
+            && snapshot.offered.iter().zip(&scanned).all(|(now, before)| now.fingerprint() == before.fingerprint());
+        if !same {
+            scanned.clone_from(&snapshot.offered);
+            let integrity = Arc::clone(&gateway.integrity);
+            let services: Vec<_> = snapshot.services.iter().cloned().zip(snapshot.offered.iter().cloned()).collect();
+            drop(snapshot);
+            // A panic in there must not end the looking.
+            let _ = tokio::task::spawn_blocking(move || integrity.scan(&services)).await;
+        }
+        if generation.changed().await.is_err() {
+            return;
+        }
     }
-    scanned.clone_from(&snapshot.offered);
-    let integrity = Arc::clone(&gateway.integrity);
-    let services: Vec<_> = snapshot.services.iter().cloned().zip(snapshot.offered.iter().cloned()).collect();
-    // A panic in there must not end the taking of snapshots.
-    let _ = tokio::task::spawn_blocking(move || integrity.scan(&services)).await;
 }
 
 /// Takes a new snapshot now.
 pub(crate) fn refresh(gateway: &Gateway) -> Option<Instant> {
-    let (services, grace) = (gateway.services.load_full(), gateway.timeouts.stale_grace);
-    let (snapshot, until) =
-        Snapshot::take(&services, gateway.naming, grace, gateway.limits.page_bytes, &gateway.integrity);
-    for warning in snapshot.merged.warnings() {
-        tracing::debug!(warning, "left out of the merged catalog");
-    }
-    report(&snapshot);
-    gateway.snapshot.store(Arc::new(snapshot));
+    let until = gateway.snapshot.replace(|| {
+        let (services, grace) = (gateway.services.load_full(), gateway.timeouts.stale_grace);
+        let (snapshot, until) =
+            Snapshot::take(&services, gateway.naming, grace, gateway.limits.page_bytes, &gateway.integrity);
+        for warning in snapshot.merged.warnings() {
+            tracing::debug!(warning, "left out of the merged catalog");
+        }
+        report(&snapshot);
+        (snapshot, until)
+    });
     announce(&gateway.generation);
     until
 }

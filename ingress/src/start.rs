@@ -39,6 +39,7 @@ use crate::discovery;
 use crate::entrance::Entrance;
 use crate::gateway::Gateway;
 use crate::identify::Clients;
+use crate::in_order::InOrder;
 use crate::integrity::Integrity;
 use crate::lists::CursorKey;
 use crate::members::{Bounds, Members};
@@ -50,7 +51,7 @@ use crate::register::Register;
 use crate::registry::Registry;
 use crate::reload::{Sources, read_tokens};
 use crate::services::{Service, Surroundings};
-use crate::snapshot::{Snapshot, keep, refresh};
+use crate::snapshot::{Snapshot, keep, look_through, refresh};
 
 /// Services that have not answered by then no longer hold up readiness: the others can be used.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
@@ -256,6 +257,7 @@ impl Running {
         let wait = config.timeouts.health_wait;
         self.spawn("health", crate::watch::watch_all(Arc::clone(&self.gateway), wait, Arc::clone(&news)));
         self.spawn("snapshots", keep(Arc::clone(&self.gateway), news));
+        self.spawn("definitions", look_through(Arc::clone(&self.gateway)));
         let gateway = Arc::clone(&self.gateway);
         let waiting: Vec<_> = gateway
             .services
@@ -567,7 +569,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         services: ArcSwap::new(services),
         registry: Registry::new(Members::new(config.services.clone(), bounds(config)), Arc::clone(&parts.credentials)),
         services_changed: Notify::new(),
-        snapshot: ArcSwap::from_pointee(snapshot),
+        snapshot: InOrder::new(snapshot),
         policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
         quotas: config
             .quota_store
