@@ -48,7 +48,7 @@ pub(crate) fn catalog(gateway: &Gateway) -> AdminPage {
         "exposed": names,
         "warnings": snapshot.merged.warnings(),
         "locked": gateway.integrity.in_force(),
-        "findings": *gateway.integrity.findings(),
+        "findings": gateway.integrity.findings(),
     });
     AdminPage::ok(JSON, page.to_string())
 }

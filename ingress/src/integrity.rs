@@ -9,12 +9,13 @@
 //!          \--scan (not on the way of requests)--> findings: log, metric, admin port
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use outrigger_integrity::scan::{Class, Finding, scan};
+use outrigger_integrity::scan::{Class, Finding, Scan};
 use outrigger_integrity::{Deviation, Lock, Subject, Verdict, review, visible};
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog::merge::{ServiceState, ServiceView};
@@ -30,6 +31,8 @@ use crate::services::Service;
 
 /// Catalogs of one service that are remembered: its own, and those of callers who have their own.
 const MAX_REMEMBERED: usize = 256;
+/// Services that are looked through at once, so that one with many definitions does not keep the others waiting.
+const AT_ONCE: usize = 4;
 /// Lines of the log about one catalog.
 const MAX_LINES: usize = 50;
 /// Characters of a name in the log and in answers.
@@ -41,7 +44,8 @@ pub(crate) struct Integrity {
     /// None without a lock in force.
     lock: Option<ArcSwap<Lock>>,
     remembered: Mutex<Memory>,
-    findings: ArcSwap<Vec<Finding>>,
+    /// By service.
+    findings: Mutex<BTreeMap<Arc<str>, Vec<Finding>>>,
     recorder: Arc<Recorder>,
 }
 
@@ -103,7 +107,7 @@ impl Integrity {
             Some(path) => Some(read_lock(path)?),
         };
         let lock = lock.map(ArcSwap::from_pointee);
-        Ok(Self { settings, lock, remembered: Mutex::default(), findings: ArcSwap::default(), recorder })
+        Ok(Self { settings, lock, remembered: Mutex::default(), findings: Mutex::default(), recorder })
     }
 
     /// Another lock is in force. Whoever calls this takes a new snapshot.
@@ -175,24 +179,43 @@ impl Integrity {
         }
         let given: Vec<(&str, &Catalog)> =
             services.iter().map(|(service, catalog)| (&*service.name, &**catalog)).collect();
-        let found = scan(&given);
-        let before = self.findings.load_full();
+        let scan = Scan::of(&given);
+        self.found().retain(|known, _| services.iter().any(|(service, _)| service.name == *known));
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some((service, _)) = services.get(at) else { return };
+                self.note(service, scan.service(at));
+            }
+        };
+        std::thread::scope(|scope| {
+            (1..AT_ONCE.min(services.len())).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+    }
+
+    /// Tells of what was found in a service, and keeps it for the admin port.
+    fn note(&self, service: &Service, found: Vec<Finding>) {
+        let before = self.found().get(&service.name).cloned().unwrap_or_default();
         for finding in found.iter().filter(|finding| !before.contains(finding)).take(MAX_LINES) {
             let Finding { service, kind, name, at, class, what } = finding;
             tracing::warn!(service, kind, name, at, class = class.as_str(), what, "a definition is suspicious");
         }
-        for (service, _) in services {
-            for class in Class::ALL {
-                let of = |finding: &&Finding| finding.service == *service.name && finding.class == class;
-                service.metrics.set_suspicious(suspicion(class), found.iter().filter(of).count());
-            }
+        for class in Class::ALL {
+            service.metrics.set_suspicious(suspicion(class), found.iter().filter(|one| one.class == class).count());
         }
-        self.findings.store(Arc::new(found));
+        self.found().insert(Arc::clone(&service.name), found);
     }
 
-    /// What was found by the last scan.
-    pub(crate) fn findings(&self) -> Arc<Vec<Finding>> {
-        self.findings.load_full()
+    /// What was found by the last scan, service by service.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        self.found().values().flatten().cloned().collect()
+    }
+
+    fn found(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Finding>>> {
+        // Entries are replaced whole.
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether definitions are looked through.

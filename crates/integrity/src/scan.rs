@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::show::visible;
 use names::Names;
 
-/// Findings that are kept: whoever has more needs no list.
+/// Findings of one service that are kept: whoever has more needs no list.
 const MAX_FINDINGS: usize = 500;
 /// Findings in one definition that are kept.
 const MAX_EACH: usize = 8;
@@ -71,30 +71,52 @@ pub struct Finding {
     pub what: String,
 }
 
-/// Looks through everything that these services offer, each under its name.
-pub fn scan(services: &[(&str, &Catalog)]) -> Vec<Finding> {
-    let names = Names::of(services);
-    let mut findings = names.look_alikes();
-    for (service, catalog) in services {
+/// Services that are looked through, each by itself but for the names of the others. Of one there are so many findings at
+/// most, whatever is found in the others.
+pub struct Scan<'a> {
+    services: &'a [(&'a str, &'a Catalog)],
+    names: Names<'a>,
+    look_alikes: Vec<Finding>,
+}
+
+impl<'a> Scan<'a> {
+    /// Learns the names of everything that these services offer, each under its own name.
+    pub fn of(services: &'a [(&'a str, &'a Catalog)]) -> Self {
+        let names = Names::of(services);
+        let look_alikes = names.look_alikes();
+        Self { services, names, look_alikes }
+    }
+
+    /// Looks through what the service at this place offers. Takes as long as that is large.
+    pub fn service(&self, at: usize) -> Vec<Finding> {
+        let Some((service, catalog)) = self.services.get(at) else { return Vec::new() };
+        let mut findings: Vec<Finding> =
+            self.look_alikes.iter().filter(|one| one.service == *service).take(MAX_FINDINGS).cloned().collect();
         if let Some(text) = &catalog.about().instructions {
-            let mut place = Place::new(service, "instructions", "", &names);
+            let mut place = Place::new(service, "instructions", "", &self.names);
             place.text("", text);
             findings.append(&mut place.found);
         }
-        for kind in Kind::ALL {
-            for item in catalog.list(kind).items() {
-                let Ok(definition) = serde_json::from_slice::<Value>(item.raw()) else { continue };
-                let mut place = Place::new(service, kind.as_str(), item.key(), &names);
-                place.value(String::new(), &definition);
-                findings.append(&mut place.found);
+        let items =
+            Kind::ALL.into_iter().flat_map(|kind| catalog.list(kind).items().iter().map(move |item| (kind, item)));
+        for (kind, item) in items {
+            if findings.len() >= MAX_FINDINGS {
+                break;
             }
-            if findings.len() > MAX_FINDINGS {
-                findings.truncate(MAX_FINDINGS);
-                return findings;
-            }
+            let Ok(definition) = serde_json::from_slice::<Value>(item.raw()) else { continue };
+            let mut place = Place::new(service, kind.as_str(), item.key(), &self.names);
+            place.value(String::new(), &definition);
+            findings.append(&mut place.found);
         }
+        findings.truncate(MAX_FINDINGS);
+        findings
     }
-    findings
+}
+
+/// Looks through everything that these services offer, each under its name.
+pub fn scan(services: &[(&str, &Catalog)]) -> Vec<Finding> {
+    let scan = Scan::of(services);
+    (0..services.len()).flat_map(|at| scan.service(at)).collect()
 }
 
 /// One definition, and what was found in it.

@@ -87,3 +87,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_found_in_one_service_leaves_room_for_the_others() {
+    let tools: Vec<String> = (0..600).map(|at| format!(r#"{{"name":"t{at}","description":"<IMPORTANT>"}}"#)).collect();
+    let loud = format!("{{\"tools\":[{}]}}", tools.join(","));
+    let all = found(&[("loud", &loud), ("quiet", r#"{"tools":[{"name":"t","description":"<IMPORTANT>"}]}"#)]);
+    assert_eq!(all.iter().filter(|(service, ..)| service == "loud").count(), MAX_FINDINGS);
+    assert_eq!(all.iter().filter(|(service, ..)| service == "quiet").count(), 1);
+}
