@@ -148,6 +148,41 @@ fn policy_test_compares_with_what_is_expected() {
 }
 
 #[test]
+fn policy_test_tells_calls_that_wait_for_a_person_from_others() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "release.yaml", example("name: release"));
+    write(dir.path(), "approvals.yaml", example("# approvals.yaml"));
+    let passed = run(dir.path(), &["policy", "test", "approvals.yaml"]);
+    assert_eq!(stdout(&passed), "3 expectations hold, 0 do not\n", "{}", stderr(&passed));
+    for (expectation, wanted) in [
+        ("capability: bank.pay, decision: allow", "expected allow, the policy says approval"),
+        ("capability: bank.pay, decision: deny", "expected deny, the policy says approval"),
+        ("capability: bank.other, decision: approval", "expected approval, the policy says deny"),
+        ("capability: bank.pay, listed: true, decision: approval", "expected approval, the policy says allow"),
+        (
+            "capability: bank.pay, decision: approval, approval: { role: boss }",
+            "expected that it waits for somebody with the role \"boss\", it waits for the caller's own user (release/payments)",
+        ),
+    ] {
+        let text = format!("policy: [release.yaml]\nexpect:\n  - {{ as: user:ada, {expectation} }}\n");
+        write(dir.path(), "wrong.yaml", &text);
+        let failed = run(dir.path(), &["policy", "test", "wrong.yaml"]);
+        assert_eq!(failed.status.code(), Some(1));
+        assert!(stdout(&failed).contains(wanted), "{expectation}: {}", stdout(&failed));
+    }
+    for (expectation, wanted) in [
+        ("decision: allow, approval: { caller: true }", "nothing waits for anybody"),
+        ("decision: approval, approval: {}", "this names nobody"),
+    ] {
+        let text =
+            format!("policy: [release.yaml]\nexpect:\n  - {{ as: user:ada, capability: bank.pay, {expectation} }}\n");
+        write(dir.path(), "wrong.yaml", &text);
+        let wrong = run(dir.path(), &["policy", "test", "wrong.yaml"]);
+        assert!(stderr(&wrong).contains(wanted), "{expectation}: {}", stderr(&wrong));
+    }
+}
+
+#[test]
 fn policy_explain_shows_what_became_of_a_condition() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "policy.yaml", example("name: careful"));

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outrigger_config::{Diagnostics, Document, Fields, Kind, Mistake, Node, Value, doc, kinds};
-use outrigger_policy::{Annotations, CapabilityKind, Explanation};
+use outrigger_policy::{Annotations, Approval, CapabilityKind, Explanation, RuleId};
 use outrigger_runtime::Exit;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -27,9 +28,32 @@ struct Case {
     request: Request,
     capability: String,
     kind: CapabilityKind,
-    allowed: bool,
+    answer: Answer,
     rule: Option<String>,
+    /// Whose word a call waits for.
+    approver: Option<Approver>,
 }
+
+/// What a policy says to somebody who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Go on.
+    Allow,
+    /// Go on once a person has said yes.
+    Approval,
+    /// No.
+    Deny,
+}
+
+/// Whose word is meant to let a call go on.
+#[derive(Debug, PartialEq, Eq)]
+struct Approver {
+    caller: bool,
+    role: Option<String>,
+}
+
+/// Rules that let a call wait, with whose word they want; the rule of which that cannot be told.
+type Approvals = Result<Vec<(RuleId, Arc<Approval>)>, RuleId>;
 
 /// What became of one.
 #[derive(Debug, Serialize)]
@@ -53,8 +77,12 @@ pub(super) fn main(args: &PolicyTestArgs) -> anyhow::Result<Exit> {
     let mut outcomes = Vec::with_capacity(expectations.cases.len());
     for case in &expectations.cases {
         let what = capability(&case.capability, case.kind)?;
-        let explanation = set.explain_in(&case.request.principal()?, &what, &case.request.circumstances);
-        let problem = problem(case, &explanation);
+        let (who, circumstances) = (case.request.principal()?, &case.request.circumstances);
+        let explanation = set.explain_in(&who, &what, circumstances);
+        // A list shows what can be called with approval.
+        let approvals =
+            if circumstances.is_call { set.approvals_in(&who, &what, circumstances) } else { Ok(Vec::new()) };
+        let problem = problem(case, &explanation, &approvals);
         let name = case.name.clone().unwrap_or_else(|| format!("{} {}", case.request.who, case.capability));
         outcomes.push(Outcome { name, line: case.line, passed: problem.is_none(), problem, explanation });
     }
@@ -67,16 +95,63 @@ pub(super) fn main(args: &PolicyTestArgs) -> anyhow::Result<Exit> {
     Ok(if failed == 0 { Exit::Clean } else { Exit::Failed })
 }
 
-fn problem(case: &Case, found: &Explanation) -> Option<String> {
-    let word = |allowed| if allowed { "allow" } else { "deny" };
-    if case.allowed != found.allowed {
-        return Some(format!("expected {}, the policy says {}", word(case.allowed), word(found.allowed)));
+fn problem(case: &Case, found: &Explanation, approvals: &Approvals) -> Option<String> {
+    let expected = case.answer.as_str();
+    let answer = match (found.allowed, approvals) {
+        (false, _) => Answer::Deny,
+        // As at a call: nobody can be asked about what cannot be decided.
+        (true, Err(rule)) if case.answer != Answer::Deny => {
+            return Some(format!(
+                "expected {expected}, but whether rule {rule} wants approval cannot be told, which denies"
+            ));
+        }
+        (true, Err(_)) => Answer::Deny,
+        (true, Ok(wanted)) if wanted.is_empty() => Answer::Allow,
+        (true, Ok(_)) => Answer::Approval,
+    };
+    if case.answer != answer {
+        return Some(format!("expected {expected}, the policy says {}", answer.as_str()));
+    }
+    if let (Some(approver), Ok(wanted)) = (&case.approver, approvals)
+        && !wanted.iter().any(|(_, approval)| approver.is(approval))
+    {
+        let whose: Vec<String> = wanted.iter().map(|(rule, approval)| format!("{approval} ({rule})")).collect();
+        return Some(format!("expected that it waits for {approver}, it waits for {}", whose.join(" and ")));
     }
     let rule = found.rule.as_ref().map(ToString::to_string);
     match (&case.rule, rule) {
         (Some(expected), Some(rule)) if *expected != rule => Some(format!("expected rule {expected}, it is {rule}")),
         (Some(expected), None) => Some(format!("expected rule {expected}, there is none")),
         _ => None,
+    }
+}
+
+impl Answer {
+    const WORDS: &[(&str, Self)] = &[("allow", Self::Allow), ("approval", Self::Approval), ("deny", Self::Deny)];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Approval => "approval",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl Approver {
+    fn is(&self, approval: &Approval) -> bool {
+        self.caller == approval.caller() && self.role.as_deref() == approval.role()
+    }
+}
+
+impl std::fmt::Display for Approver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.caller, &self.role) {
+            (true, None) => f.write_str("the caller's own user"),
+            (true, Some(role)) => write!(f, "the caller's own user, or somebody with the role \"{role}\""),
+            (false, Some(role)) => write!(f, "somebody with the role \"{role}\""),
+            (false, None) => f.write_str("nobody"),
+        }
     }
 }
 
@@ -127,8 +202,12 @@ fn case(f: &mut Fields<'_>) -> Option<Case> {
     let time = f.optional("time", doc("When.").example("2026-11-21T09:30:00Z"), moment());
     let source = f.optional("source", doc("Where from.").example("192.0.2.7"), address());
     let listed = f.with_default("listed", doc("Ask what a list shows instead of a call."), kinds::boolean(), false);
-    let text = doc("`allow` or `deny`.").example("allow");
-    let allowed = f.required("decision", text, kinds::choice(&[("allow", true), ("deny", false)]));
+    let text = doc("`allow`, `deny`, or `approval`: it waits until a person has said yes.").example("allow");
+    let answer = f.required("decision", text, kinds::choice(Answer::WORDS));
+    let approver = f.optional_section("approval", "Whose word it waits for, as the rule says it.", approver);
+    if approver.is_some() && answer.is_some_and(|answer| answer != Answer::Approval) {
+        f.mistake("approval", "nothing waits for anybody here", "write `decision: approval`, or remove this");
+    }
     let rule = f.optional("rule", doc("By which rule.").example("demo/readers"), kinds::text());
     let claims = match claims {
         None => Vec::new(),
@@ -140,7 +219,17 @@ fn case(f: &mut Fields<'_>) -> Option<Case> {
     };
     let circumstances = Imagined { arguments, time, source, annotations, is_call: !listed };
     let request = Request { who: who?, roles, scopes, claims, circumstances };
-    Some(Case { name, line, request, capability: wanted?, kind, allowed: allowed?, rule })
+    Some(Case { name, line, request, capability: wanted?, kind, answer: answer?, rule, approver })
+}
+
+fn approver(f: &mut Fields<'_>) -> Option<Approver> {
+    let text = doc("The user of the client that calls may say it.").example("true");
+    let caller = f.with_default("caller", text, kinds::boolean(), false);
+    let role = f.optional("role", doc("Somebody with this role may say it.").example("admin"), kinds::text());
+    if !caller && role.is_none() && !f.is_describing() {
+        f.mistake("", "this names nobody", "write `role: NAME`, `caller: true`, or both");
+    }
+    Some(Approver { caller, role })
 }
 
 /// One value or several, as text.
