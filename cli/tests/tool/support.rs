@@ -149,12 +149,17 @@ impl Drop for Mesh {
 
 /// Calls a tool as a client of 2026-07-28: the HTTP status and the message.
 pub(crate) fn call(address: &str, token: Option<&str>, name: &str, arguments: Value) -> (u16, Value) {
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    call_with(address, &authorization, name, arguments)
+}
+
+/// The same with further header lines, each with its end.
+pub(crate) fn call_with(address: &str, headers: &str, name: &str, arguments: Value) -> (u16, Value) {
     let meta: Value = serde_json::from_str(META).unwrap();
     let params = json!({"name": name, "arguments": arguments, "_meta": meta});
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
-    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
-        "POST /mcp HTTP/1.1\r\nHost: {address}\r\n{authorization}Content-Type: application/json\r\nAccept: application/json, \
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Type: application/json\r\nAccept: application/json, \
          text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {name}\r\nConnection: \
          close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()

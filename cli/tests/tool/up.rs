@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::support::{EXAMPLES, Mesh, kill, run, stderr, stdout, until};
+use crate::support::{EXAMPLES, Mesh, call_with, kill, run, stderr, stdout, until};
 
 #[test]
 fn a_mesh_serves_its_tools_to_the_token_and_leaves_nothing_behind() {
@@ -247,4 +247,58 @@ fn its_audit_is_signed_and_every_change_of_it_is_found() {
     assert!(edited.status.code() == Some(1) && stdout(&edited).contains("NOT whole"), "{}", stdout(&edited));
     let other = run(mesh.dir.path(), &["audit", "verify", file, "--key", "no.pub"]);
     assert!(!other.status.success() && stderr(&other).contains("no.pub"), "{}", stderr(&other));
+}
+
+#[test]
+fn the_records_of_ingress_and_sidecar_about_one_call_are_found_by_its_trace() {
+    let mesh = Mesh::start(
+        "ingress: { listen: 127.0.0.1:0, anonymous: true }\nservices: { fs: { example: fs, args: [--root, DIR] }, vector: { example: vector } }\n",
+        &[],
+    );
+    // What a client says of its own trace is gone on with.
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traced = |tool: &str, arguments: Value, trace: &str| {
+        let up = mesh.up();
+        let address =
+            up["mcp"].as_str().unwrap().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+        let header = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n");
+        call_with(&address, &header, tool, arguments)
+    };
+    assert_eq!(traced("fs__readFileText", json!({"path": "hello.txt"}), trace).0, 200);
+    assert_eq!(traced("vector__search", json!({"query": "canoe"}), "11111111111111111111111111111111").0, 200);
+    // One that has none gets one.
+    assert_eq!(mesh.call(None, "fs__readFileText", json!({"path": "hello.txt"})).0, 200);
+
+    let logs = mesh.state().join("logs");
+    let files: Vec<_> = ["ingress", "fs", "vector"].map(|name| logs.join(format!("{name}.audit.jsonl"))).to_vec();
+    let query = |conditions: &[&str]| -> Vec<Value> {
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        let output = run(mesh.dir.path(), &[&["audit", "query", "--json"][..], &files, conditions].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let joined = |trace: &str| {
+        let mut found = Vec::new();
+        until("both records are written", || {
+            found = query(&["--trace", trace]);
+            found.len() >= 2
+        });
+        assert_eq!(found.len(), 2, "one of each: {found:?}");
+        for member in ["service", "capability", "argument_digest", "outcome"] {
+            assert_eq!(found[0][member], found[1][member], "{member}: {found:?}");
+        }
+        // Who called the mesh, and who called the server for them.
+        let whom: Vec<_> = found.iter().map(|line| line["who"].as_str().unwrap().to_owned()).collect();
+        assert!(whom[0] == "anonymous" && whom[1].ends_with("/ingress"), "{whom:?}");
+        found
+    };
+    assert_eq!(joined(trace)[1]["capability"], "readFileText");
+    assert_eq!(joined("11111111111111111111111111111111")[1]["capability"], "search");
+    let mut made = None;
+    until("its record is written", || {
+        let lines = query(&["--service", "fs", "--who", "anonymous"]);
+        made = lines.iter().map(|line| line["trace_id"].as_str().unwrap().to_owned()).find(|id| id != trace);
+        made.is_some()
+    });
+    joined(&made.unwrap());
 }
