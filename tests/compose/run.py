@@ -16,11 +16,12 @@ from pathlib import Path
 
 import images
 import mishaps
+import observed
 import quickstart
 import sidecars
 from checks import Checks
 
-STAGES = {"quickstart": quickstart.run, "mishaps": mishaps.run, "sidecars": sidecars.run}
+STAGES = {"quickstart": quickstart.run, "mishaps": mishaps.run, "sidecars": sidecars.run, "observed": observed.run}
 
 
 def main() -> int:
