@@ -564,7 +564,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
             anonymous: config.clients.anonymous,
             oauth: oauth(config, metrics)?,
             members: with_certificates.then(|| Arc::clone(&parts.credentials)),
-            enrolled: matches!(config.identity.source, IdentitySource::Enroll(_)),
+            enrolled: !matches!(config.identity.source, IdentitySource::Files { .. }),
         },
         services: ArcSwap::new(services),
         registry: Registry::new(Members::new(config.services.clone(), bounds(config)), Arc::clone(&parts.credentials)),
@@ -637,8 +637,12 @@ async fn identity(
     readiness: &Readiness,
     metrics: &Arc<Metrics>,
 ) -> Result<Obtained, ObtainError> {
-    if let IdentitySource::Enroll(enroll) = &config.identity.source {
-        tracing::info!(authority = enroll.url(), %admin, "asking the authority for a certificate");
+    match &config.identity.source {
+        IdentitySource::Files { .. } => {}
+        IdentitySource::Enroll(enroll) => {
+            tracing::info!(authority = enroll.url(), %admin, "asking the authority for a certificate");
+        }
+        IdentitySource::Agent(agent) => tracing::info!(%agent, %admin, "asking the agent for a certificate"),
     }
     let waiting = Waiting { readiness: readiness.clone(), metrics: Arc::clone(metrics) };
     obtain(&config.identity, None, waiting).await
@@ -652,8 +656,8 @@ fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error>
             ca: ca.clone(),
             crl: match &config.identity.source {
                 IdentitySource::Files { crl, .. } => crl.clone(),
-                // The authority's list is asked when the client is identified.
-                IdentitySource::Enroll(_) => None,
+                // What the authority or agent says is asked when the client is identified.
+                IdentitySource::Enroll(_) | IdentitySource::Agent(_) => None,
             },
             trust_domain: TrustDomain::parse(&config.identity.trust_domain)?,
         },

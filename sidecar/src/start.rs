@@ -246,8 +246,12 @@ async fn identity(
     let wrong = |e: &dyn std::fmt::Display| StartError::Identity(e.to_string());
     let domain = TrustDomain::parse(&config.identity.trust_domain).map_err(|e| wrong(&e))?;
     let expected = domain.service(&config.service).map_err(|e| wrong(&e))?;
-    if let IdentitySource::Enroll(enroll) = &config.identity.source {
-        tracing::info!(authority = enroll.url(), %admin, "asking the authority for a certificate");
+    match &config.identity.source {
+        IdentitySource::Files { .. } => {}
+        IdentitySource::Enroll(enroll) => {
+            tracing::info!(authority = enroll.url(), %admin, "asking the authority for a certificate");
+        }
+        IdentitySource::Agent(agent) => tracing::info!(%agent, %admin, "asking the agent for a certificate"),
     }
     let waiting = Waiting { readiness: readiness.clone(), metrics: Arc::clone(metrics) };
     obtain(&config.identity, Some(expected), waiting).await.map_err(|e| wrong(&e))

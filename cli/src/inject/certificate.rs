@@ -63,7 +63,8 @@ pub(crate) async fn get(
             let trust_domain = config.mesh.trust_domain.clone();
             let expected = TrustDomain::parse(&trust_domain)?.service(service)?;
             tracing::info!(authority = enroll.url(), "asking the authority for a certificate");
-            let identity = Identity { trust_domain, source: IdentitySource::Enroll(enroll), federation: Vec::new() };
+            let source = IdentitySource::Enroll(enroll);
+            let identity = Identity { trust_domain, spiffe_id: None, source, federation: Vec::new() };
             let waiting = Waiting { readiness: readiness.clone(), metrics: Arc::clone(metrics) };
             let obtained = obtain(&identity, Some(expected), waiting).await?;
             enrolled(obtained, metrics, tasks)

@@ -1,6 +1,9 @@
-//! `ca serve` with sidecars and an ingress that ask it for their certificates, each a process of its own.
+//! `ca serve` with sidecars and an ingress that ask it for their certificates, each a process of its own; and an agent of the SPIFFE
+//! Workload API in its place.
 
+mod agent;
 mod attacks;
 mod kubernetes;
 mod mesh;
+mod workload_api;
 mod world;

@@ -1,11 +1,13 @@
 //! Sections that more than one program has, declared once so that they cannot drift apart.
 
+mod agent;
 mod enroll;
 mod entrance;
 mod identity;
 mod observe;
 mod sessions;
 
+pub use agent::AgentSocket;
 pub use enroll::{Anchor, Authority, Enroll, JoinProof, key_digest};
 pub use entrance::{
     CommonTimeouts, EntranceLimits, HOUR, KIB, MIB, MINUTE, SECOND, any_duration, common_timeouts, entrance_limits,

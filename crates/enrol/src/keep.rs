@@ -22,10 +22,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 const BLOCKER: &str = "identity";
 
 /// Who hears of each change, on a thread that may block.
-type Hook = Arc<dyn Fn(Reload) + Send + Sync>;
+pub(crate) type Hook = Arc<dyn Fn(Reload) + Send + Sync>;
 
-/// What keeps one identity fresh.
-pub struct Keeper {
+/// What keeps an identity fresh that an authority gave.
+pub struct Renewer {
     source: Source,
     credentials: Arc<Credentials>,
     contact: Contact,
@@ -40,7 +40,7 @@ pub struct Keeper {
     told: String,
 }
 
-impl Keeper {
+impl Renewer {
     pub(crate) fn new(
         source: Source,
         credentials: Arc<Credentials>,
@@ -66,9 +66,8 @@ impl Keeper {
         }
     }
 
-    /// Goes on for ever. `changed` hears of every change, and must tell those who hold connections. Safe to cancel.
-    pub async fn run(mut self, changed: impl Fn(Reload) + Send + Sync + 'static) {
-        let changed: Hook = Arc::new(changed);
+    /// Goes on for ever. `changed` hears of every change. Safe to cancel.
+    pub(crate) async fn run(mut self, changed: Hook) {
         let mut news = Pace::default();
         loop {
             let asked = tokio::select! {
@@ -200,7 +199,7 @@ fn due(received: SystemTime, not_after: SystemTime) -> SystemTime {
 }
 
 /// Waits for a moment of the real clock, however that is set.
-async fn until(moment: SystemTime) {
+pub(crate) async fn until(moment: SystemTime) {
     while let Ok(left) = moment.duration_since(SystemTime::now()) {
         if left.is_zero() {
             return;

@@ -6,6 +6,8 @@
 //!          all the time: what is believed and revoked, as soon as it changes         +--> Credentials::offer
 //! ```
 //!
+//! Where an agent of the SPIFFE Workload API gives certificate, key and roots, `agent` and `follow` do both.
+//!
 //! | file | what |
 //! |---|---|
 //! | `protocol` | the messages, for both sides |
@@ -13,11 +15,14 @@
 //! | `source` | settings: where the authority is, how it is known, what proves us |
 //! | `obtain` | the first certificate, waited for as long as it takes |
 //! | `keep` | renewal, and news of roots and revocations |
+//! | `agent`, `follow` | the same from an agent of the SPIFFE Workload API: its stream of messages, and what they lead to |
 //! | `pace` | how long to wait after a failure |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod agent;
 mod contact;
+mod follow;
 mod keep;
 mod obtain;
 mod pace;
@@ -25,5 +30,4 @@ pub mod protocol;
 mod source;
 
 pub use contact::ContactError;
-pub use keep::Keeper;
-pub use obtain::{ObtainError, Obtained, Waiting, obtain};
+pub use obtain::{Keeper, ObtainError, Obtained, Waiting, obtain};

@@ -5,20 +5,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_config::sections::{Identity, IdentitySource};
 use outrigger_identity::{
-    CredentialOptions, Credentials, CredentialsError, IdentityFiles, Material, SpiffeError, SpiffeId, WorkloadKey,
+    CredentialOptions, Credentials, CredentialsError, IdentityFiles, Material, Reload, SpiffeError, SpiffeId,
+    WorkloadKey,
 };
 use outrigger_runtime::Readiness;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::RenewalOutcome;
 
 use crate::contact::{Contact, ContactError, always};
-use crate::keep::Keeper;
+use crate::follow::{self, Follower};
+use crate::keep::Renewer;
 use crate::pace::Pace;
 use crate::protocol::{Grant, Query};
 use crate::source::{self, Source};
 
 /// What is missing until there is a certificate, in `/readyz`.
-const BLOCKER: &str = "identity";
+pub(crate) const BLOCKER: &str = "identity";
 /// Clocks that differ by more are worth a word: certificates begin five minutes early for smaller differences.
 const SKEW: Duration = Duration::from_secs(60);
 
@@ -41,6 +43,25 @@ pub struct Obtained {
     pub keeper: Option<Keeper>,
 }
 
+/// What keeps an identity fresh.
+pub enum Keeper {
+    /// Renews what an authority gave.
+    Authority(Box<Renewer>),
+    /// Takes up what an agent hands out.
+    Agent(Box<Follower>),
+}
+
+impl Keeper {
+    /// Goes on for ever. `changed` hears of every change, on a thread that may block, and must tell those who hold connections.
+    /// Safe to cancel.
+    pub async fn run(self, changed: impl Fn(Reload) + Send + Sync + 'static) {
+        match self {
+            Self::Authority(renewer) => renewer.run(Arc::new(changed)).await,
+            Self::Agent(follower) => follower.run(Arc::new(changed)).await,
+        }
+    }
+}
+
 /// Whom to tell how it goes.
 #[derive(Clone)]
 pub struct Waiting {
@@ -50,7 +71,8 @@ pub struct Waiting {
     pub metrics: Arc<Metrics>,
 }
 
-/// Gets the identity of the settings: from its files at once, from an authority when it answers. `expected` is who we must be.
+/// Gets the identity of the settings: from its files at once, from an authority or an agent when it answers. `expected` is who
+/// we must be, unless the settings say it.
 /// Safe to cancel.
 ///
 /// # Errors
@@ -62,13 +84,20 @@ pub async fn obtain(
 ) -> Result<Obtained, ObtainError> {
     let options = CredentialOptions {
         trust_domain: Some(outrigger_identity::TrustDomain::parse(&identity.trust_domain)?),
-        expected,
+        expected: identity.spiffe_id.as_deref().map(SpiffeId::parse).transpose()?.or(expected),
         federation: source::federation(identity)?,
     };
     let settings = match &identity.source {
         IdentitySource::Files { cert, key, ca, crl } => {
             let files = IdentityFiles { cert: cert.clone(), key: key.clone(), ca: ca.clone(), crl: crl.clone() };
             return Ok(Obtained { credentials: Credentials::load(files, &options)?, keeper: None });
+        }
+        IdentitySource::Agent(socket) => {
+            let follower = follow::first(socket, &options, waiting).await;
+            return Ok(Obtained {
+                credentials: follower.credentials(),
+                keeper: Some(Keeper::Agent(Box::new(follower))),
+            });
         }
         IdentitySource::Enroll(settings) => settings,
     };
@@ -77,8 +106,8 @@ pub async fn obtain(
         Some((credentials, material)) => (credentials, material, String::new()),
         None => first(&source, &options, &waiting).await,
     };
-    let keeper = Keeper::new(source, Arc::clone(&credentials), material, version, waiting);
-    Ok(Obtained { credentials, keeper: Some(keeper) })
+    let renewer = Renewer::new(source, Arc::clone(&credentials), material, version, waiting);
+    Ok(Obtained { credentials, keeper: Some(Keeper::Authority(Box::new(renewer))) })
 }
 
 /// What an earlier run left in `identity.dir`, if it is still good.

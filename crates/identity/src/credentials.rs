@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::files::{self, FileError, IdentityFiles};
-use crate::material::{Federation, Material};
+use crate::material::{Federation, Given};
 use crate::peer::{self, PeerError};
 use crate::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use crate::statement::{self, StatementError};
@@ -142,12 +142,12 @@ impl Credentials {
         Self::start(own, options)
     }
 
-    /// The same with what an authority gave. [`Credentials::offer`] brings what follows.
+    /// The same with what an authority or an agent gave. [`Credentials::offer`] brings what follows.
     ///
     /// # Errors
     /// As [`Credentials::load`].
-    pub fn enrolled(material: Material, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
-        Self::start(Own::Memory(ArcSwap::from_pointee(material)), options)
+    pub fn enrolled(given: impl Into<Given>, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
+        Self::start(Own::Memory(ArcSwap::from_pointee(given.into())), options)
     }
 
     fn start(own: Own, options: &CredentialOptions) -> Result<Arc<Self>, CredentialsError> {
@@ -164,10 +164,10 @@ impl Credentials {
         outcome(self.watch.reload(&self.current, |contents| self.compile(contents)))
     }
 
-    /// Takes up what the authority gave, if it is good; else everything stays as it was. Does nothing for an identity that
-    /// comes from files. Verifies certificates, which takes a fraction of a millisecond.
-    pub fn offer(&self, material: Material) -> Reload {
-        outcome(self.watch.offer(material, &self.current, |contents| self.compile(contents)))
+    /// Takes up what the authority or the agent gave, if it is good; else everything stays as it was. Does nothing for an
+    /// identity that comes from files. Verifies certificates, which takes a fraction of a millisecond.
+    pub fn offer(&self, given: impl Into<Given>) -> Reload {
+        outcome(self.watch.offer(given.into(), &self.current, |contents| self.compile(contents)))
     }
 
     fn compile(&self, contents: &Contents) -> Result<Snapshot, CredentialsError> {

@@ -16,6 +16,7 @@
 //! | `root`, `authority`, `revocation`, `store` | the embedded authority and its files |
 //! | `rotation` | authorities below an offline root, and one replacing another |
 //! | `key`, `request`, `material` | a workload's own key, what it asks the authority for, and what it gets |
+//! | `workload_api`, `svid` | what an agent of the SPIFFE Workload API says, and gives |
 //! | `authority_tls`, `first_contact` | both ends of the connection on which it asks |
 //! | `files`, `watch` | reading identity files, and noticing that they changed |
 //! | `peer`, `verifier` | who a certificate is, and whether we believe it |
@@ -46,10 +47,12 @@ mod rotation;
 mod spiffe;
 mod statement;
 mod store;
+mod svid;
 mod tls;
 mod verifier;
 mod warm;
 mod watch;
+mod workload_api;
 
 pub use authority::{AUTHORITY_NAME, Authority, AuthorityError, AuthorityOptions, Trust, write_leaf};
 pub use authority_tls::AuthorityCredentials;
@@ -57,7 +60,7 @@ pub use credentials::{CredentialOptions, Credentials, CredentialsError, Reload, 
 pub use files::{FileError, FileRole, IdentityFiles};
 pub use first_contact::{Anchor, first_contact};
 pub use key::{KeyError, WorkloadKey};
-pub use material::{Federation, Material};
+pub use material::{Federation, Given, Material};
 pub use minting::{MintError, Minter};
 pub use peer::{PeerError, peer_id};
 pub use public::{ClientAuth, PublicCredentials, PublicFiles};
@@ -68,5 +71,7 @@ pub use root::{DEFAULT_LEAF_LIFE, DEFAULT_ROOT_LIFE, Issued, Signed};
 pub use rotation::Rotation;
 pub use spiffe::{MAX_SERVICE_NAME, MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeError, SpiffeId, TrustDomain};
 pub use statement::{MAX_PAYLOAD, MAX_STATEMENT, StatementError};
+pub use svid::Svid;
 pub use tls::{install_provider, provider};
 pub use warm::{WarmUpError, warm_up};
+pub use workload_api::{AgentError, X509SvidResponse};

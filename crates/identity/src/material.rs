@@ -1,4 +1,5 @@
-//! What a workload is and believes: its own part in memory when an authority gave it, and other trust domains by file.
+//! What a workload is and believes: its own part in memory when an authority or an agent gave it, and other trust domains
+//! by file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use crate::files::{FileError, FileRole, Key, Loaded};
 use crate::key::WorkloadKey;
 use crate::spiffe::TrustDomain;
 use crate::store::{SECRET, make_private_dir, write_atomically};
+use crate::svid::Svid;
 use crate::watch::{Contents, Foreign};
 
 /// Stands in errors for the path of what never was a file.
@@ -34,6 +36,15 @@ pub struct Material {
     pub crl_pem: String,
 }
 
+/// An identity that never was a file.
+#[derive(Debug)]
+pub enum Given {
+    /// By an authority, for a key of ours.
+    Granted(Material),
+    /// By an agent of the SPIFFE Workload API, with its key.
+    Handed(Svid),
+}
+
 /// Another trust domain whose workloads are believed. Its roots vouch for its own workloads and nobody else's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Federation {
@@ -43,6 +54,35 @@ pub struct Federation {
     pub bundle: PathBuf,
     /// What it has revoked, PEM.
     pub crl: Option<PathBuf>,
+}
+
+impl From<Material> for Given {
+    fn from(material: Material) -> Self {
+        Self::Granted(material)
+    }
+}
+
+impl From<Svid> for Given {
+    fn from(svid: Svid) -> Self {
+        Self::Handed(svid)
+    }
+}
+
+impl Given {
+    /// Whom it believes. PEM.
+    pub(crate) fn roots(&self) -> &str {
+        match self {
+            Self::Granted(material) => &material.ca_pem,
+            Self::Handed(svid) => svid.roots(),
+        }
+    }
+
+    pub(crate) fn contents(&self, federation: Vec<Foreign>) -> Contents {
+        match self {
+            Self::Granted(material) => material.contents(federation),
+            Self::Handed(svid) => svid.contents(federation),
+        }
+    }
 }
 
 impl Material {

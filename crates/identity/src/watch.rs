@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, Digest, SHA256};
 
 use crate::files::{FileError, FileRole, Key, Loaded};
-use crate::material::{Federation, Material};
+use crate::material::{Federation, Given};
 use crate::spiffe::TrustDomain;
 
 /// A file changed more recently than this may change again within the resolution of its time stamps, unseen.
@@ -35,8 +35,8 @@ pub(crate) struct Sources {
 pub(crate) enum Own {
     /// Files that somebody replaces.
     Files { cert: PathBuf, key: PathBuf, ca: Option<PathBuf>, crl: Option<PathBuf> },
-    /// What an authority gave to this process.
-    Memory(ArcSwap<Material>),
+    /// What an authority or an agent gave to this process.
+    Memory(ArcSwap<Given>),
 }
 
 /// The parts as they were at one moment.
@@ -84,21 +84,21 @@ impl Watch {
         Ok((Self { sources, seen: Mutex::new(seen) }, snapshot))
     }
 
-    /// The roots that an authority gave, if one did. PEM.
+    /// The roots that an authority or an agent gave, if one did. PEM.
     pub(crate) fn held_roots(&self) -> Option<String> {
         let Own::Memory(held) = &self.sources.own else { return None };
-        Some(held.load().ca_pem.clone())
+        Some(held.load().roots().to_owned())
     }
 
-    /// The same for what did not come from a file. On an error the material before it stays.
+    /// The same for what did not come from a file. On an error what was before it stays.
     pub(crate) fn offer<S, E: From<FileError>>(
         &self,
-        material: Material,
+        given: Given,
         current: &ArcSwap<S>,
         compile: impl FnOnce(&Contents) -> Result<S, E>,
     ) -> Result<Option<Arc<S>>, E> {
         let Own::Memory(held) = &self.sources.own else { return Ok(None) };
-        let before = held.swap(Arc::new(material));
+        let before = held.swap(Arc::new(given));
         let swapped = self.reload(current, compile);
         if swapped.is_err() {
             held.store(before);

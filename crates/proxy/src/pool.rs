@@ -63,6 +63,9 @@ pub struct PoolSettings {
     pub h2_streams_per_connection: usize,
     /// Response head bytes at most.
     pub max_head_bytes: usize,
+    /// The upstream speaks HTTP/2 and nothing else, without being asked (RFC 9113 section 3.3): a gRPC server. Without pings,
+    /// because such servers hang up on peers that ping more often than every few minutes.
+    pub h2_prior_knowledge: bool,
 }
 
 impl Default for PoolSettings {
@@ -80,6 +83,7 @@ impl Default for PoolSettings {
             // Half of the 200 that our own servers allow.
             h2_streams_per_connection: 100,
             max_head_bytes: 32 * 1024,
+            h2_prior_knowledge: false,
         }
     }
 }
@@ -121,7 +125,7 @@ impl Pool {
             h2: Mutex::default(),
             slots: Semaphore::new(settings.max_open.min(Semaphore::MAX_PERMITS)),
             dialling: tokio::sync::Mutex::default(),
-            h1_only: AtomicBool::new(endpoint.tls.is_none()),
+            h1_only: AtomicBool::new(endpoint.tls.is_none() && !settings.h2_prior_knowledge),
             generation: AtomicU64::new(0),
             peers: Mutex::default(),
             sweeper: Arc::clone(&sweeper),
@@ -257,7 +261,7 @@ impl Pool {
             Some(turn)
         };
         let (stream, generation) = self.dial().await?;
-        if dial::speaks_h2(stream.get()) {
+        if shared.settings.h2_prior_knowledge || dial::speaks_h2(stream.get()) {
             let connection = H2::handshake(stream, &shared.settings, &shared.tasks).await;
             let connection = connection.map_err(SendError::unsent)?;
             // Before the claim, so that the sweeper finds it.

@@ -8,16 +8,16 @@ use serde_json::json;
 use super::world::{Part, World, get};
 use crate::support::{call, run, until};
 
-const RENEWED: &str = "outrigger_certificate_renewals_total{outcome=\"renewed\"}";
+pub(super) const RENEWED: &str = "outrigger_certificate_renewals_total{outcome=\"renewed\"}";
 
-fn works(ingress: &Part) -> bool {
+pub(super) fn works(ingress: &Part) -> bool {
     let address = ingress.at["mcp"].as_str().unwrap();
     let (status, answer) = call(address, None, "fs__readFileText", json!({"path": "hello.txt"}));
     status == 200 && answer["result"]["isError"] != true && answer["error"].is_null()
 }
 
 /// Calls all the time until `work` is done: how many calls there were. None may fail.
-fn under_load(ingress: &Part, work: impl FnOnce()) -> u64 {
+pub(super) fn under_load(ingress: &Part, work: impl FnOnce()) -> u64 {
     let (done, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..2 {

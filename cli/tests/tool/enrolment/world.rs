@@ -87,10 +87,15 @@ impl World {
 
     /// Starts the sidecar of an example service that gets its certificate from the authority. Its root is the directory.
     pub(crate) fn sidecar(&self, name: &str, enroll: &str, wait: bool) -> Part {
+        self.sidecar_as(name, &format!("enroll: {enroll}"), wait)
+    }
+
+    /// The same with an identity from wherever `source` says.
+    pub(crate) fn sidecar_as(&self, name: &str, source: &str, wait: bool) -> Part {
         let policy = self.policy("members.yaml", "");
         let text = format!(
             "service: {name}\nlisten: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\npolicy: [{}]\naudit: off\n\
-             command: [{}, example, fs, --root, {}]\nidentity:\n  trust_domain: {DOMAIN}\n  enroll: {enroll}\n",
+             command: [{}, example, fs, --root, {}]\nidentity:\n  trust_domain: {DOMAIN}\n  {source}\n",
             policy.display(),
             env!("CARGO_BIN_EXE_outrigger"),
             self.dir.path().display(),
@@ -100,12 +105,21 @@ impl World {
 
     /// Starts an ingress in front of one sidecar, named `fs` there.
     pub(crate) fn ingress(&self, sidecar: &Part, enroll: &str) -> Part {
+        self.ingress_as(sidecar, &format!("enroll: {enroll}"))
+    }
+
+    /// The same with an identity from wherever `source` says.
+    pub(crate) fn ingress_as(&self, sidecar: &Part, source: &str) -> Part {
+        self.ingress_with(&format!("services: {{ fs: {{ addresses: [{}] }} }}", sidecar.at["mesh"]), source)
+    }
+
+    /// The same with these services.
+    pub(crate) fn ingress_with(&self, services: &str, source: &str) -> Part {
         let policy = self.policy("clients.yaml", ", requires: [ { anonymous: true } ]");
         let text = format!(
             "listen: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}\nanonymous: true\npolicy: [{}]\naudit: off\n\
-             services: {{ fs: {{ addresses: [{}] }} }}\nidentity:\n  trust_domain: {DOMAIN}\n  enroll: {enroll}\n",
+             {services}\nidentity:\n  trust_domain: {DOMAIN}\n  {source}\n",
             policy.display(),
-            sidecar.at["mesh"],
         );
         self.start("ingress", &["ingress"], &text, true)
     }
@@ -139,9 +153,10 @@ impl World {
         fn walk(dir: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
             for entry in fs::read_dir(dir).unwrap().flatten() {
                 let path = entry.path();
-                if path.is_dir() {
+                let kind = path.symlink_metadata().unwrap().file_type();
+                if kind.is_dir() {
                     walk(&path, found);
-                } else {
+                } else if kind.is_file() {
                     found.push((path.clone(), fs::read(&path).unwrap()));
                 }
             }

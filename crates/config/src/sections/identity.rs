@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::fields::{Fields, doc};
 use crate::kinds::{self, Checked, Kind};
 
+use super::agent::{self, AgentSocket};
 use super::enroll::{self, Anchor, Enroll, JoinProof};
 
 /// The longest service name, so that a prefix leaves room for the capability in 64 characters.
@@ -15,6 +16,8 @@ const SERVICE_NAME_MAX: usize = 20;
 pub struct Identity {
     /// The part of a SPIFFE id after `spiffe://`.
     pub trust_domain: String,
+    /// What the own certificate must say; decided by the program unless set.
+    pub spiffe_id: Option<String>,
     /// Where the certificate comes from.
     pub source: IdentitySource,
     /// Other trust domains whose workloads are believed.
@@ -37,6 +40,8 @@ pub enum IdentitySource {
     },
     /// An authority that is asked for one.
     Enroll(Enroll),
+    /// An agent of the SPIFFE Workload API, such as SPIRE's, that hands one out.
+    Agent(AgentSocket),
 }
 
 /// Another trust domain.
@@ -55,7 +60,7 @@ impl Identity {
     pub fn files(&self) -> Vec<PathBuf> {
         let key = match &self.source {
             IdentitySource::Files { key, .. } => Some(key.clone()),
-            IdentitySource::Enroll(_) => None,
+            IdentitySource::Enroll(_) | IdentitySource::Agent(_) => None,
         };
         key.into_iter().chain(self.trusted_files()).collect()
     }
@@ -71,6 +76,9 @@ impl Identity {
                 };
                 token.into_iter().chain(enroll.dir.clone()).collect()
             }
+            // Whoever reaches it may be given the same identity.
+            IdentitySource::Agent(AgentSocket::Unix(path)) => vec![path.clone()],
+            IdentitySource::Agent(AgentSocket::Tcp(_)) => Vec::new(),
         }
     }
 
@@ -79,7 +87,7 @@ impl Identity {
         let own = match &self.source {
             IdentitySource::Files { cert, ca, crl, .. } => vec![Some(cert.clone()), Some(ca.clone()), crl.clone()],
             IdentitySource::Enroll(Enroll { known_by: Anchor::File(ca), .. }) => vec![Some(ca.clone())],
-            IdentitySource::Enroll(_) => Vec::new(),
+            IdentitySource::Enroll(_) | IdentitySource::Agent(_) => Vec::new(),
         };
         let foreign = self.federation.iter().flat_map(|it| [Some(it.bundle.clone()), it.crl.clone()]);
         own.into_iter().chain(foreign).flatten().collect()
@@ -99,6 +107,20 @@ pub fn identity(f: &mut Fields<'_>) -> Option<Identity> {
     let ca = f.optional("ca", text.example("/identity/ca.pem"), kinds::path());
     let text = doc("Revocation list (PEM): certificates in it are refused.").env("OUTRIGGER_CRL");
     let crl = f.optional("crl", text, kinds::path());
+    let text = doc(
+        "Where an agent of the SPIFFE Workload API listens, such as SPIRE's, that gives certificate, key and roots instead of files. \
+         The variable alone counts only where neither files nor `enroll` are set.",
+    );
+    let text = text.env("SPIFFE_ENDPOINT_SOCKET").example("unix:///run/spire/agent/public/api.sock");
+    let socket = f.optional("spiffe_endpoint_socket", text, agent::agent_socket());
+    let text = doc("What the own certificate must say. An agent that has several for this process gives this one.");
+    let text =
+        text.because("a sidecar is `spiffe://<trust domain>/<service>`, an ingress whatever its certificate says");
+    let id = f.optional(
+        "spiffe_id",
+        text.env("OUTRIGGER_SPIFFE_ID").example("spiffe://demo.outrigger.local/ns/tools/sa/fs"),
+        spiffe_id(false),
+    );
     let text = "Asks an authority (`outrigger ca serve`) for the certificate, instead of files.";
     let enroll = f.section("enroll", text, |f| Some(enroll::read(f)))?;
     let federation = f.list(
@@ -111,7 +133,48 @@ pub fn identity(f: &mut Fields<'_>) -> Option<Identity> {
     {
         f.mistake("federation", format!("`{own}` is the own trust domain"), "its authorities belong into `ca`");
     }
-    let source = match enroll {
+    if let (Some(id), Some(domain)) = (&id, &domain)
+        && id.strip_prefix("spiffe://").is_none_or(|rest| rest.split('/').next() != Some(domain))
+    {
+        f.mistake(
+            "spiffe_id",
+            format!("this is not a workload of the trust domain `{domain}`"),
+            "correct one of the two",
+        );
+    }
+    let others = [&cert, &key, &ca, &crl].into_iter().any(Option::is_some) || !matches!(enroll, enroll::Choice::None);
+    // A variable that is there for other programs takes nothing away from what is set for this one.
+    let socket = socket.filter(|_| !others || f.has("spiffe_endpoint_socket"));
+    let source = match (enroll, socket) {
+        (_, Some(socket)) => agent(f, socket, others),
+        (enroll, None) => asked_or_files(f, enroll, (cert, key, ca, crl)),
+    };
+    Some(Identity { trust_domain: domain?, spiffe_id: id, source: source?, federation })
+}
+
+/// Where certificate, key, authorities and revoked certificates are.
+type Paths = (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>, Option<PathBuf>);
+
+fn agent(f: &mut Fields<'_>, socket: AgentSocket, others: bool) -> Option<IdentitySource> {
+    if others {
+        let hint = "remove it, or remove `cert`, `key`, `ca`, `crl` and `enroll`; roots come from the agent, too";
+        f.mistake("spiffe_endpoint_socket", "certificates come from an agent, or from elsewhere", hint);
+    }
+    if let AgentSocket::Tcp(address) = socket
+        && !address.ip().is_loopback()
+    {
+        let hint = "use the Unix socket of an agent on the same machine";
+        f.warn(
+            "spiffe_endpoint_socket",
+            "the agent is on another machine, and private keys come from it in the clear",
+            hint,
+        );
+    }
+    Some(IdentitySource::Agent(socket))
+}
+
+fn asked_or_files(f: &mut Fields<'_>, enroll: enroll::Choice, (cert, key, ca, crl): Paths) -> Option<IdentitySource> {
+    match enroll {
         enroll::Choice::None => files(f, cert, key, ca, crl),
         enroll::Choice::Wrong => None,
         enroll::Choice::Enroll(enroll) => {
@@ -123,8 +186,7 @@ pub fn identity(f: &mut Fields<'_>) -> Option<Identity> {
             }
             Some(IdentitySource::Enroll(enroll))
         }
-    };
-    Some(Identity { trust_domain: domain?, source: source?, federation })
+    }
 }
 
 fn files(
@@ -139,7 +201,7 @@ fn files(
         // A wrong value is a mistake of its own.
         if given.is_none() && !f.has(name) {
             let hint = format!(
-                "for example `{name}: /identity/{name}.pem`, or set {variable}; or let an authority give it: `enroll`"
+                "for example `{name}: /identity/{name}.pem`, or set {variable}; or let an authority give it: `enroll`, or an agent: `spiffe_endpoint_socket`"
             );
             f.mistake(name, "this setting is missing", hint);
         }

@@ -59,7 +59,7 @@ impl H2 {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(settings.max_head_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_interval((!settings.h2_prior_knowledge).then_some(PING_INTERVAL))
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(stream))
             .await?;

@@ -8,6 +8,7 @@ use crate::dial::{Endpoint, Target};
 
 /// The authority of requests that name none.
 pub(super) struct DefaultAuthority {
+    scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
 }
@@ -23,7 +24,8 @@ impl DefaultAuthority {
         // A host that is no authority fails at the lookup, with a better message than any here.
         let authority = Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("localhost"));
         let host = HeaderValue::from_str(authority.as_str()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        Self { authority, host }
+        let scheme = if endpoint.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        Self { scheme, authority, host }
     }
 
     /// Origin-form target and a `Host` header (RFC 9112 section 3.2.1).
@@ -47,7 +49,7 @@ impl DefaultAuthority {
             .or_else(|| request.uri().authority().cloned())
             .unwrap_or_else(|| self.authority.clone());
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTPS);
+        parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(authority);
         parts.path_and_query = Some(path_of(request.uri()));
         // Cannot fail: all three parts are present and each is valid by its type.

@@ -77,3 +77,40 @@ fn another_trust_domain_is_another() {
     assert!(identity.trusted_files().contains(&"b".into()));
     assert!(with("demo").unwrap_err().contains("own trust domain"));
 }
+
+#[test]
+fn an_agent_gives_what_files_would() {
+    let agent = |socket: &str| read(&format!("{{ trust_domain: demo, spiffe_endpoint_socket: \"{socket}\" }}"), &[]);
+    for (text, wanted) in [
+        ("unix:///run/a.sock", AgentSocket::Unix("/run/a.sock".into())),
+        ("unix:/run/a.sock", AgentSocket::Unix("/run/a.sock".into())),
+        ("tcp://127.0.0.1:8081", AgentSocket::Tcp("127.0.0.1:8081".parse().unwrap())),
+        ("tcp://[::1]:8081", AgentSocket::Tcp("[::1]:8081".parse().unwrap())),
+    ] {
+        assert_eq!(agent(text).unwrap().source, IdentitySource::Agent(wanted), "{text}");
+    }
+    for text in
+        ["/run/a.sock", "unix://run/a.sock", "unix:///", "tcp://agent:8081", "tcp://127.0.0.1", "http://127.0.0.1:1"]
+    {
+        assert!(agent(text).unwrap_err().contains("no address of a SPIFFE Workload API"), "{text}");
+    }
+    assert_eq!(agent("unix:///run/a.sock").unwrap().secret_files(), [PathBuf::from("/run/a.sock")]);
+    let both = "{ trust_domain: demo, cert: c, key: k, ca: a, spiffe_endpoint_socket: \"unix:///run/a.sock\" }";
+    assert!(read(both, &[]).unwrap_err().contains("from an agent, or from elsewhere"));
+}
+
+#[test]
+fn the_variable_of_an_agent_takes_nothing_away_from_files() {
+    let ambient = [("SPIFFE_ENDPOINT_SOCKET", "unix:///run/a.sock")];
+    let files = read("{ trust_domain: demo, cert: c, key: k, ca: a }", &ambient).unwrap();
+    assert!(matches!(files.source, IdentitySource::Files { .. }));
+    let agent = read("{ trust_domain: demo }", &ambient).unwrap();
+    assert_eq!(agent.source, IdentitySource::Agent(AgentSocket::Unix("/run/a.sock".into())));
+}
+
+#[test]
+fn who_we_are_is_of_our_trust_domain() {
+    let with = |id: &str| read(&format!("{{ trust_domain: demo, cert: c, key: k, ca: a, spiffe_id: \"{id}\" }}"), &[]);
+    assert_eq!(with("spiffe://demo/ns/x/sa/fs").unwrap().spiffe_id.as_deref(), Some("spiffe://demo/ns/x/sa/fs"));
+    assert!(with("spiffe://demo.other/fs").unwrap_err().contains("not a workload of the trust domain `demo`"));
+}
