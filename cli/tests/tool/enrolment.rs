@@ -3,6 +3,7 @@
 
 mod agent;
 mod attacks;
+mod federation;
 mod kubernetes;
 mod mesh;
 mod workload_api;
