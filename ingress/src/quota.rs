@@ -13,7 +13,7 @@ use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::QuotaOutcome;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, IntoConnectionInfo, Script, TlsCertificates};
+use redis::{Client, ClientTlsConfig, IntoConnectionInfo, Script, TlsCertificates};
 use tokio::time::{Instant, timeout};
 
 use crate::config::{QuotaStore, WhenAway};
@@ -66,12 +66,18 @@ impl Store {
         }
         let probes = TcpKeepalive::new().with_time(GONE).with_interval(GONE).with_retries(2);
         info = info.set_tcp_settings(TcpSettings::default().set_user_timeout(GONE).set_keepalive(probes));
-        let client = match &settings.ca {
-            Some(ca) => {
-                let root_cert = Some(read(ca)?.into_bytes());
-                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
+        let root_cert = settings.ca.as_deref().map(read).transpose()?.map(String::into_bytes);
+        let client_tls = match &settings.client {
+            Some((cert, key)) => {
+                let (client_cert, client_key) = (read(cert)?.into_bytes(), read(key)?.into_bytes());
+                Some(ClientTlsConfig { client_cert, client_key })
             }
-            None => Client::open(info),
+            None => None,
+        };
+        let client = if root_cert.is_some() || client_tls.is_some() {
+            Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
+        } else {
+            Client::open(info)
         };
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(settings.connect))

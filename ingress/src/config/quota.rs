@@ -16,6 +16,8 @@ pub struct QuotaStore {
     pub password_file: Option<PathBuf>,
     /// Who signs its certificate, instead of those that the machine believes.
     pub ca: Option<PathBuf>,
+    /// Certificate and key that are shown to it.
+    pub client: Option<(PathBuf, PathBuf)>,
     /// What its keys begin with.
     pub prefix: String,
     /// How long one question may take.
@@ -56,6 +58,22 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<QuotaStore> {
     let password_file = f.optional("password_file", doc("A file with its password."), kinds::path());
     let text = doc("Who signs its certificate (PEM); without it, those that the machine believes.");
     let ca = f.optional("ca", text, kinds::path());
+    let text = doc("Certificate (PEM) that is shown to a store that asks for one, with `key`.");
+    let cert = f.optional("cert", text, kinds::path());
+    let key = f.optional("key", doc("Private key (PEM) of `cert`."), kinds::path());
+    let tls = [("ca", ca.is_some()), ("cert", cert.is_some()), ("key", key.is_some())];
+    let plain = url.as_ref().is_some_and(|url: &String| !url.starts_with("rediss://"));
+    if let Some((name, _)) = tls.iter().find(|(_, given)| *given && plain) {
+        f.mistake(
+            name,
+            "this is for TLS, which the store is not spoken to with",
+            "write `rediss://` in `url`, or remove this",
+        );
+    }
+    if cert.is_some() != key.is_some() {
+        let missing = if cert.is_some() { "key" } else { "cert" };
+        f.mistake(missing, "a certificate and its key belong together", "give both, or neither");
+    }
     let text = doc("What its keys begin with: meshes that share a store need one each.").because("one mesh, one store");
     let prefix = f.with_default("prefix", text, kinds::text(), "outrigger".to_owned());
     let text = doc("How long one question may take; then it counts as away.")
@@ -68,5 +86,5 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<QuotaStore> {
         .because("limits then hold for each ingress, and no call fails");
     let words = &[("local", WhenAway::Local), ("open", WhenAway::Open), ("closed", WhenAway::Closed)];
     let when_away = f.with_default("when_away", text, kinds::choice(words), WhenAway::Local);
-    Some(QuotaStore { url: url?, password_file, ca, prefix, timeout, connect, when_away })
+    Some(QuotaStore { url: url?, password_file, ca, client: cert.zip(key), prefix, timeout, connect, when_away })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use outrigger_ingress::Running;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
 
 use crate::fake::{health, tools};
@@ -194,5 +195,79 @@ async fn a_password_comes_from_its_file() {
     assert_eq!(status(&mesh.client, "readSlowly").await, 503);
     let with = format!("quota_store: {{ {url}, password_file: {} }}", mesh.path("password").display());
     let mesh = mesh.another_ingress(&with).await;
+    assert_eq!(status(&mesh.client, "readSlowly").await, 200);
+}
+
+/// An authority, and the files of a store: `NAME-ca.pem`, `NAME.pem` and `NAME.key`, for a host.
+fn certificates(dir: &Path, name: &str, host: &str) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Another name than the certificate's, which would pass for one that signed itself.
+    params.distinguished_name.push(DnType::OrganizationName, name);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let write = |file: String, text: String| std::fs::write(dir.join(file), text).unwrap();
+    write(format!("{name}-ca.pem"), authority.pem());
+    write(format!("{name}.pem"), leaf.pem());
+    write(format!("{name}.key"), key.serialize_pem());
+}
+
+/// A store that speaks TLS with these files, at a port that was free a moment ago.
+async fn over_tls(dir: &Path, name: &str, options: &[&str]) -> (Store, u16) {
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (number, cert, key, ca) =
+            (port.to_string(), format!("{name}.pem"), format!("{name}.key"), format!("{name}-ca.pem"));
+        let tls = ["--tls-port", &number, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+        let mut store = Store::start(dir, &[&tls[..], options].concat()).await;
+        if store.child.try_wait().unwrap().is_none()
+            && tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        {
+            return (store, port);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_over_tls_is_the_one_whose_certificate_is_believed() {
+    let mesh = Mesh::with(&[("a", health(tools(&["readSlowly"])))], POLICY, "").await;
+    let dir = mesh.dir.path().to_owned();
+    certificates(&dir, "store", "127.0.0.1");
+    certificates(&dir, "other", "127.0.0.1");
+    let (store, port) = over_tls(&dir, "store", &["--tls-auth-clients", "no"]).await;
+    let settings = |port: u16, more: &str| {
+        format!(
+            "quota_store: {{ url: \"rediss://127.0.0.1:{port}\", timeout: 5s, connect: 5s, when_away: closed{more} }}"
+        )
+    };
+    let ca = |name: &str| format!(", ca: {}", dir.join(format!("{name}-ca.pem")).display());
+    // Nobody vouches for it: not the authorities of the machine, nor another one.
+    let mesh = mesh.another_ingress(&settings(port, "")).await;
+    assert_eq!(status(&mesh.client, "readSlowly").await, 503);
+    let mesh = mesh.another_ingress(&settings(port, &ca("other"))).await;
+    assert_eq!(status(&mesh.client, "readSlowly").await, 503);
+    let mesh = mesh.another_ingress(&settings(port, &ca("store"))).await;
+    for _ in 0..6 {
+        assert_eq!(status(&mesh.client, "readSlowly").await, 200);
+    }
+    assert_eq!(status(&mesh.client, "readSlowly").await, 429);
+    assert_eq!(store.keys().await.len(), 1, "it is counted there");
+    drop(store);
+
+    // A certificate for another host.
+    certificates(&dir, "elsewhere", "192.0.2.1");
+    let (store, port) = over_tls(&dir, "elsewhere", &["--tls-auth-clients", "no"]).await;
+    let mesh = mesh.another_ingress(&settings(port, &ca("elsewhere"))).await;
+    assert_eq!(status(&mesh.client, "readSlowly").await, 503);
+    drop(store);
+
+    // It wants to know who asks.
+    let (_store, port) = over_tls(&dir, "store", &["--tls-auth-clients", "yes"]).await;
+    let mesh = mesh.another_ingress(&settings(port, &ca("store"))).await;
+    assert_eq!(status(&mesh.client, "readSlowly").await, 503);
+    let own =
+        format!("{}, cert: {}, key: {}", ca("store"), dir.join("store.pem").display(), dir.join("store.key").display());
+    let mesh = mesh.another_ingress(&settings(port, &own)).await;
     assert_eq!(status(&mesh.client, "readSlowly").await, 200);
 }
