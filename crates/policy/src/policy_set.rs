@@ -149,6 +149,8 @@ struct Allowing<'a> {
     rule: Option<&'a Rule>,
     /// One whose condition could not be evaluated.
     failed: Option<&'a Rule>,
+    /// The first that only its condition keeps from allowing it.
+    unmet: Option<&'a Rule>,
 }
 
 /// What a rule says to a request.
@@ -157,6 +159,8 @@ enum Says {
     Yes,
     /// It is not.
     No,
+    /// It would be, but for its condition.
+    Unmet,
     /// Its condition cannot be evaluated.
     Failed,
 }
@@ -227,7 +231,7 @@ impl PolicySet {
         }
         let denial = match allowing.failed {
             Some(rule) => Denial { reason: DenyReason::ConditionFailed, rule: Some(rule.id.clone()) },
-            None => self.not_allowed(who, what, open),
+            None => self.not_allowed(who, what, open, allowing.unmet),
         };
         if open && !who.is_anonymous() {
             return Decision::Allow { rule: None, would_deny: would_deny.or(Some(denial)) };
@@ -324,7 +328,7 @@ impl PolicySet {
                 match (says(rule, &facts), &rule.approval) {
                     (Says::Failed, _) => return ControlFlow::Break(rule.id.clone()),
                     (Says::Yes, Some(approval)) => wanted.push((at, rule.id.clone(), Arc::clone(approval))),
-                    (Says::Yes | Says::No, _) => {}
+                    (Says::Yes | Says::No | Says::Unmet, _) => {}
                 }
             }
             ControlFlow::Continue(())
@@ -388,7 +392,7 @@ impl PolicySet {
                     continue;
                 }
                 let reason = match says(rule, facts) {
-                    Says::No => continue,
+                    Says::No | Says::Unmet => continue,
                     Says::Yes => DenyReason::Forbidden,
                     Says::Failed => DenyReason::ConditionFailed,
                 };
@@ -408,16 +412,18 @@ impl PolicySet {
     fn allowing(&self, facts: &Facts<'_>, open: bool) -> Allowing<'_> {
         let mut first: Option<(usize, &Rule)> = None;
         let mut failed: Option<(usize, &Rule)> = None;
+        let mut unmet: Option<(usize, &Rule)> = None;
+        let before = |found: Option<(usize, &Rule)>, at: usize| found.is_none_or(|(best, _)| at < best);
         let _: ControlFlow<Infallible> = self.allowing.lists_for(facts.who, facts.what, |list| {
-            let earlier = |at: usize| first.is_none_or(|(best, _)| at < best);
-            for (rule, at) in self.rules_at(list).take_while(|(_, at)| earlier(*at)) {
+            for (rule, at) in self.rules_at(list).take_while(|(_, at)| before(first, *at)) {
                 if !self.counts(rule, open) {
                     continue;
                 }
                 match says(rule, facts) {
                     Says::No => {}
-                    Says::Failed if failed.is_none_or(|(before, _)| at < before) => failed = Some((at, rule)),
-                    Says::Failed => {}
+                    Says::Failed if before(failed, at) => failed = Some((at, rule)),
+                    Says::Unmet if before(unmet, at) => unmet = Some((at, rule)),
+                    Says::Failed | Says::Unmet => {}
                     Says::Yes => {
                         first = Some((at, rule));
                         break;
@@ -426,17 +432,25 @@ impl PolicySet {
             }
             ControlFlow::Continue(())
         });
-        Allowing { rule: first.map(|(_, rule)| rule), failed: failed.map(|(_, rule)| rule) }
+        let rule = |found: Option<(usize, _)>| found.map(|(_, rule)| rule);
+        Allowing { rule: rule(first), failed: rule(failed), unmet: rule(unmet) }
     }
 
-    /// Why no rule allows the call.
-    fn not_allowed(&self, who: &Principal, what: &Capability<'_>, open: bool) -> Denial {
+    /// Why no rule allows the call: the first that only its condition kept from it, or one that the caller lacks least for.
+    fn not_allowed(&self, who: &Principal, what: &Capability<'_>, open: bool, unmet: Option<&Rule>) -> Denial {
+        if let Some(rule) = unmet {
+            return Denial { reason: DenyReason::ConditionNotMet, rule: Some(rule.id.clone()) };
+        }
         let mut nearest: Option<(usize, usize, &Rule)> = None;
         let mut left = MAX_NEAR;
         let _ = self.allowing.lists_covering(what, |list| {
             for (rule, at) in self.rules_at(list) {
                 if left == 0 {
                     return ControlFlow::Break(());
+                }
+                // Nothing is missing for none of them, or it would be above; less than one thing cannot be.
+                if nearest.is_some_and(|(fewest, first, _)| fewest <= 1 && first < at) {
+                    break;
                 }
                 left -= 1;
                 if self.counts(rule, open) && rule.coverage.covers_service(what.service) && rule.covers_name(what) {
@@ -450,7 +464,6 @@ impl PolicySet {
         });
         let reason = match nearest {
             None => DenyReason::NoRule,
-            Some((0, ..)) => DenyReason::ConditionNotMet,
             Some(_) if who.is_anonymous() => DenyReason::NotAuthenticated,
             Some(_) => DenyReason::RequirementNotMet,
         };
@@ -478,7 +491,7 @@ fn says(rule: &Rule, facts: &Facts<'_>) -> Says {
     let Some(When(condition)) = &rule.when else { return Says::Yes };
     match condition.evaluate(facts) {
         Ok(Truth::True) => Says::Yes,
-        Ok(Truth::False) => Says::No,
+        Ok(Truth::False) => Says::Unmet,
         // Something is listed if some call of it could be allowed.
         Ok(Truth::Unknown) if rule.effect == Effect::Allow => Says::Yes,
         Ok(Truth::Unknown) => Says::No,

@@ -157,7 +157,12 @@ impl<'r> SliceOf<'r> {
 
 impl Heads {
     fn groups_of(&self, name: &str) -> impl Iterator<Item = &Group> {
-        let lengths = (0..=MAX_HEAD).filter(|length| self.lengths & 1_u32 << length != 0);
+        let mut left = self.lengths;
+        let lengths = std::iter::from_fn(move || {
+            let length = left.trailing_zeros();
+            left &= left.checked_sub(1)?;
+            Some(length as usize)
+        });
         lengths.filter_map(|length| self.groups.get(name.as_bytes().get(..length)?))
     }
 }
