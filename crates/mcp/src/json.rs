@@ -308,13 +308,16 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Length of the prefix without a quote, a backslash or a control character: eight bytes at a time, because
-/// strings are where the bytes of big messages are.
+/// Bytes after which a string is a long one.
+const SHORT: usize = 64;
+
+/// Length of the prefix without a quote, a backslash or a control character. Strings are where the bytes of big messages
+/// are: most are short and looked at eight bytes at a time, the rest of a long one in pieces that become vectors.
 fn plain_run(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let mut done = 0;
-    for chunk in bytes.chunks_exact(8) {
+    for chunk in bytes.chunks_exact(8).take(SHORT / 8) {
         let Ok(word) = <[u8; 8]>::try_from(chunk) else { break };
         let word = u64::from_le_bytes(word);
         let quote = word ^ (ONES * b'"' as u64);
@@ -329,7 +332,24 @@ fn plain_run(bytes: &[u8]) -> usize {
         done += 8;
     }
     let rest = bytes.get(done..).unwrap_or_default();
-    done + rest.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).unwrap_or(rest.len())
+    if done == SHORT { SHORT + long_run(rest) } else { done + slow_run(rest) }
+}
+
+fn slow_run(bytes: &[u8]) -> usize {
+    bytes.iter().position(ends_run).unwrap_or(bytes.len())
+}
+
+/// What [`plain_run`] finds, for the rest of a long string.
+#[inline(never)]
+fn long_run(bytes: &[u8]) -> usize {
+    // No `any`: a fold that looks at every byte has no branches.
+    let plain = |piece: &&[u8]| !piece.iter().fold(false, |found, byte| found | ends_run(byte));
+    let done = 32 * bytes.chunks_exact(32).take_while(plain).count();
+    done + slow_run(bytes.get(done..).unwrap_or_default())
+}
+
+fn ends_run(byte: &u8) -> bool {
+    matches!(byte, b'"' | b'\\' | ..0x20)
 }
 
 /// Decodes a JSON string token (with its quotes). Borrows when there is nothing to unescape.
@@ -431,6 +451,20 @@ mod tests {
         assert!(scan(deep(128).as_bytes()).is_ok());
         assert_eq!(scan(deep(129).as_bytes()), Err(JsonError::Depth(128)));
         assert_eq!(scan(deep(1_000_000).as_bytes()), Err(JsonError::Depth(128)));
+    }
+
+    #[test]
+    fn long_strings_end_where_they_end() {
+        for length in (0..200).chain([1000, 1023, 1024]) {
+            for end in *b"\"\\\n\x1f\0" {
+                let mut text = "a\u{7f}\u{e9} ".repeat(300).into_bytes();
+                text.truncate(length);
+                text.push(end);
+                text.extend_from_slice(b"tail, long enough for pieces of thirty-two bytes, twice: 0123456789");
+                assert_eq!(plain_run(&text), length, "{end}");
+            }
+            assert_eq!(plain_run(&vec![b'x'; length]), length);
+        }
     }
 
     proptest! {
