@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance oauth matrix matrix-doc conformance egress compose drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance oauth matrix matrix-doc conformance egress compose counts drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc acceptance oauth matrix conformance egress compose ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc acceptance oauth matrix conformance egress counts compose ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -103,6 +103,10 @@ egress: subjects ## Attack cases on egress through the proxy, redirection and a 
 	$(call step,egress: attacks on every way out)
 	@cargo build --locked --package outrigger --package outrigger-sidecar
 	@$(PYTHON) tests/egress/run.py --bin "$(BIN)/debug" --subjects "$(SUBJECTS)"
+
+counts: ## Instructions and allocations of the hot functions against their baseline; release build
+	$(call step,counts: what the functions of every request cost)
+	@tests/counts/counts.py
 
 compose: subjects ## The compose files with real containers, all or ONLY=stage; installs Docker where it is missing
 	$(call step,compose: containers as people run them)
