@@ -92,7 +92,7 @@ def with_libraries(context: Path, tag: str, programs: list[Path]) -> str:
         path = Path(rest.split(" (")[0])
         if arrow and path.is_file() and not path.name.startswith(LIBC) and not (context / "lib" / path.name).exists():
             shutil.copy(path, context / "lib" / path.name)
-    (context / "Dockerfile").write_text("FROM debian:bookworm-slim\nCOPY . /usr/local/\nRUN ldconfig\n")
+    (context / "Dockerfile").write_text("FROM debian:bookworm-slim\nCOPY . /usr/local/\nRUN ldconfig && ln -sf /usr/local/node_modules /node_modules\n")
     build(context, tag)
     shutil.rmtree(context)
     return PREFIX + tag

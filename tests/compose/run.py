@@ -18,10 +18,11 @@ import images
 import mishaps
 import observed
 import quickstart
+import shop
 import sidecars
 from checks import Checks
 
-STAGES = {"quickstart": quickstart.run, "mishaps": mishaps.run, "sidecars": sidecars.run, "observed": observed.run}
+STAGES = {"quickstart": quickstart.run, "mishaps": mishaps.run, "sidecars": sidecars.run, "observed": observed.run, "shop": shop.run}
 
 
 def main() -> int:
