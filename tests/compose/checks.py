@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 from images import ROOT
@@ -17,9 +18,11 @@ class Checks:
     def __init__(self, work: Path, subjects: Path):
         self.work, self.subjects = work, subjects
         self.passed = self.failed = 0
+        self.lock = threading.Lock()
 
     def that(self, what: str, good: object, detail: object = "") -> None:
-        self.passed, self.failed = self.passed + bool(good), self.failed + (not good)
+        with self.lock:
+            self.passed, self.failed = self.passed + bool(good), self.failed + (not good)
         print(f"{'ok  ' if good else 'FAIL'} {what}" + (f": {detail}" if detail and not good else ""), flush=True)
 
     def project(self, name: str, *files: str, **environment: str) -> Project:
