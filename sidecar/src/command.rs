@@ -15,8 +15,9 @@ use outrigger_runtime::{ShutdownSignals, health_check};
 use crate::{
     child,
     config::{Config, EgressOnly, Upstream},
-    init, outbound,
+    drain, init, outbound,
     redirect::{self, RedirectCommand},
+    start::variable,
 };
 
 /// The proxy beside one MCP server: mTLS, policy, limits, trace and metrics, without a change to the server.
@@ -32,12 +33,17 @@ struct Arguments {
     egress_only: bool,
     #[command(subcommand)]
     action: Option<Action>,
+    /// The server that the sidecar starts, and its arguments: instead of `command` in the settings, and with words as they are.
+    #[arg(last = true, value_name = "COMMAND")]
+    server: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Ask a running sidecar whether it is ready; exit code 0 or 1. For container health checks.
     Health,
+    /// Have a running sidecar drain, and wait until no call is left. It stays until it is told to end. For hooks of containers.
+    Drain,
     /// Rules of the kernel that send what the server dials to the sidecar, for servers that the sidecar does not start.
     #[command(subcommand)]
     Redirect(RedirectCommand),
@@ -79,19 +85,20 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
             Ok(()) => Exit::Clean.into(),
             Err(error) => failed(&format!("cannot copy this program to {}: {error}", dir.display())),
         },
-        Some(Action::Health) if arguments.egress_only => match read(arguments.config, EgressOnly::from_sources) {
+        Some(Action::Health) if arguments.egress_only => match read(arguments.config, None, EgressOnly::from_sources) {
             Ok((EgressOnly { admin: Some(admin), .. }, _)) => run(1, health_check::check(admin)).into(),
             Ok(_) => failed("there is no admin port to ask: set `admin.listen` (OUTRIGGER_ADMIN_LISTEN)"),
             Err(text) => usage(&text),
         },
         Some(Action::Health) => {
-            with_config(arguments.config, |config| run(1, health_check::check(config.admin)).into())
+            with_config(arguments.config, None, |config| run(1, health_check::check(config.admin)).into())
         }
-        None if arguments.egress_only => match read(arguments.config, EgressOnly::from_sources) {
+        Some(Action::Drain) => with_config(arguments.config, None, |config| run(1, drain::ask(config.admin)).into()),
+        None if arguments.egress_only => match read(arguments.config, None, EgressOnly::from_sources) {
             Ok((config, file)) => run(config.threads, outbound::alone::process(EgressOnly { file, ..config })).into(),
             Err(text) => usage(&text),
         },
-        None => with_config(arguments.config, |config| {
+        None => with_config(arguments.config, quoted(&arguments.server), |config| {
             let starts_programs = matches!(config.upstream, Upstream::Command(_));
             if starts_programs && init::is_first() {
                 return init::become_init(&self_command, &args);
@@ -102,9 +109,9 @@ pub fn main(args: Vec<OsString>, self_command: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn with_config(path: Option<PathBuf>, go: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match read(path, Config::from_sources) {
-        Ok((config, file)) => go(Config { file, ..config }),
+fn with_config(path: Option<PathBuf>, given_command: Option<String>, go: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match read(path, given_command.as_deref(), Config::from_sources) {
+        Ok((config, file)) => go(Config { file, given_command, ..config }),
         Err(text) => usage(&text),
     }
 }
@@ -123,12 +130,19 @@ fn said(exit: Exit, text: &str) -> ExitCode {
     exit.into()
 }
 
+/// Words in one line, as OUTRIGGER_COMMAND has them; none when there are none.
+fn quoted(words: &[String]) -> Option<String> {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+    (!words.is_empty()).then(|| quoted.join(" "))
+}
+
 /// Reads settings of one kind or the other, and says from where.
 fn read<T>(
     path: Option<PathBuf>,
+    command: Option<&str>,
     from_sources: impl Fn(Option<(&str, &str)>, Env<'_>) -> Result<T, Diagnostics>,
 ) -> Result<(T, Option<PathBuf>), String> {
-    let env = |name: &str| std::env::var(name).ok();
+    let env = |name: &str| variable(name, command);
     let Some(path) = path else {
         return from_sources(None, &env).map(|config| (config, None)).map_err(|e| e.to_string());
     };

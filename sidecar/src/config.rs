@@ -5,6 +5,7 @@ mod alone;
 pub mod egress;
 mod limits;
 mod mesh;
+mod probes;
 mod register;
 mod sandbox;
 mod upstream;
@@ -20,6 +21,7 @@ pub use alone::EgressOnly;
 pub use egress::{Attribution, Credential, Egress, EgressDns, EgressLimits, EgressTimeouts, Inspection, Mode, Source};
 pub use limits::{Catalog, CatalogMode, Limits, Restart, Timeouts, catalog_mode};
 pub use mesh::Mesh;
+pub use probes::Probe;
 pub use register::Register;
 pub use sandbox::{Firmness, Sandbox, read as read_sandbox};
 pub use upstream::{Command, Era, SessionScope, Upstream, era, session_scope, variables};
@@ -33,6 +35,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health, metrics and the catalog are shown, in plain text.
     pub admin: SocketAddr,
+    /// Probes that are made for a kubelet which does not reach the server, under the ends of their paths.
+    pub probes: Vec<(String, Probe)>,
     /// The server behind this sidecar.
     pub upstream: Upstream,
     /// How the child is confined.
@@ -81,6 +85,8 @@ pub struct Config {
     pub threads: usize,
     /// The file that it was read from, which is looked at again when it changes.
     pub file: Option<PathBuf>,
+    /// The server's command, where the command line gives it: one line, as OUTRIGGER_COMMAND.
+    pub given_command: Option<String>,
     /// Things to tell the operator that stop nothing.
     pub warnings: Vec<Diagnostic>,
 }
@@ -135,10 +141,12 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let mesh = f.section("mesh", "Where other services are, for what the server calls.", mesh::read);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let threads = read_threads(f);
+    let (admin, probes) = admin?;
     Some(Config {
         service: service?,
         listen,
-        admin: admin?,
+        admin,
+        probes,
         upstream: upstream?,
         sandbox: sandbox?,
         era,
@@ -163,6 +171,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         trace: trace?,
         threads,
         file: None,
+        given_command: None,
         warnings: Vec::new(),
     })
 }
@@ -173,11 +182,12 @@ fn read_listen(f: &mut Fields<'_>) -> SocketAddr {
     f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::UNSPECIFIED, 8443).into())
 }
 
-fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
+fn read_admin(f: &mut Fields<'_>) -> Option<(SocketAddr, Vec<(String, Probe)>)> {
     let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.").env("OUTRIGGER_ADMIN_LISTEN");
     let reason =
         "it is not encrypted: kubelet and Prometheus in other network namespaces need `0.0.0.0:15020`, set by choice";
-    Some(f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::LOCALHOST, 15020).into()))
+    let listen = f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::LOCALHOST, 15020).into());
+    Some((listen, probes::read(f)))
 }
 
 fn read_threads(f: &mut Fields<'_>) -> usize {

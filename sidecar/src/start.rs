@@ -44,13 +44,14 @@ use crate::{
     authorize::{Gate, Hints},
     caller_lists::CallerLists,
     child::ChildSpec,
-    config::{Command, Config, Egress, SessionScope, Source, Upstream as UpstreamConfig},
+    config::{Command, Config, Egress, Probe, SessionScope, Source, Upstream as UpstreamConfig},
+    drain::{self, Stage, Stages},
     health::{HealthDocument, ready},
     inbound::Inbound,
     keeper::Keeper,
     outbound::{self, Outbound, child_env::certificate_variables, mesh::Services, passes::WayOut},
     own_answers::Lists,
-    own_directory,
+    own_directory, probes,
     record::Recorders,
     register::Register,
     reload,
@@ -95,6 +96,7 @@ pub struct Sidecar {
     pub readiness: Readiness,
     inbound: Arc<Inbound>,
     drain: DrainTrigger,
+    stages: Stages,
     tasks: TaskGroup,
     deadline: Duration,
 }
@@ -119,7 +121,9 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let tasks = TaskGroup::new("sidecar");
     // Before there is a certificate: it says what is waited for.
     let shown = Arc::new(OnceLock::new());
-    tasks.spawn("admin", admin_pages(&shown, &metrics, readiness.clone()).serve(admin, tasks.stopping()));
+    let stages = Stages::new();
+    let pages = admin_pages(&shown, &metrics, readiness.clone());
+    tasks.spawn("admin", hooks(pages, &stages, config.probes.clone()).serve(admin, tasks.stopping()));
     let Obtained { credentials, keeper } = identity(&config, admin_address, &readiness, &metrics).await?;
     metrics.certificate_expiry("workload", credentials.not_after());
     let (trigger, drain) = channel();
@@ -137,6 +141,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
         readiness: readiness.clone(),
         inbound: inbound.clone(),
         drain: trigger,
+        stages,
         tasks,
         deadline: config.timeouts.common.drain,
     };
@@ -148,9 +153,9 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let logs_out = outbound.as_ref().map(|(_, outbound)| Arc::clone(outbound));
     if let Some((entrance, outbound)) = outbound {
         if let Some(file) = config.file.clone() {
-            let withheld = withheld(&config);
+            let (withheld, command) = (withheld(&config), config.given_command.clone());
             let read = move |name: &str, text: &str| {
-                let env = |name: &str| std::env::var(name).ok();
+                let env = |name: &str| variable(name, command.as_deref());
                 let egress = Config::from_sources(Some((name, text)), &env).map_err(|e| e.to_string())?.egress;
                 egress.map(|egress| not_inherited(&egress, withheld.as_deref()).map(|()| egress)).transpose()
             };
@@ -186,9 +191,17 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
 impl Sidecar {
     /// Stops: says so, lets calls finish until the deadline or until `hurry` resolves, then ends the server.
     pub async fn stop(self, hurry: impl Future<Output = ()>) -> DrainOutcome {
+        self.stop_after(hurry, std::future::ready(())).await
+    }
+
+    /// The same, but once no call is left it stays for the server, which still has its way out, until `last` resolves.
+    pub async fn stop_after(self, hurry: impl Future<Output = ()>, last: impl Future<Output = ()>) -> DrainOutcome {
+        self.stages.reach(Stage::Draining);
         self.inbound.keeper.draining();
         tokio::time::sleep(ANNOUNCE).await;
         let outcome = self.drain.drain(self.deadline, hurry).await;
+        self.stages.reach(Stage::Drained);
+        last.await;
         // First the keeper, or it would start the server again.
         let left = self.tasks.stop(Duration::from_secs(2)).await;
         if !left.is_empty() {
@@ -198,6 +211,13 @@ impl Sidecar {
         self.inbound.recorders.close();
         outcome
     }
+}
+
+/// Adds what a kubelet asks besides.
+fn hooks(pages: AdminServer, stages: &Stages, probes: Vec<(String, Probe)>) -> AdminServer {
+    let (stages, probes) = (stages.clone(), Arc::new(probes));
+    let pages = pages.handler(drain::PATH, move |request| Box::pin(stages.clone().answer(request)));
+    pages.handler(probes::PREFIX, move |request| Box::pin(probes::answer(Arc::clone(&probes), request)))
 }
 
 /// A task that goes on until the sidecar stops.
@@ -617,15 +637,35 @@ pub async fn process(config: Config, self_command: Vec<OsString>) -> Exit {
             return fail(&format!("cannot write {}: {error}", path.display()));
         }
     }
-    let signal = signals.next().await;
-    tracing::info!(signal, "draining");
-    let hurry = async move {
-        signals.next().await;
+    let stages = sidecar.stages.clone();
+    let outcome = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "draining");
+            let hurry = async move {
+                signals.next().await;
+            };
+            sidecar.stop(hurry).await
+        }
+        () = stages.reached(Stage::Asked) => {
+            tracing::info!("draining, as a hook asks");
+            // A signal ends the drain, and one after the drain the process: the pod is ending, and that will come.
+            let signals = tokio::sync::Mutex::new(signals);
+            let next = || async {
+                signals.lock().await.next().await;
+            };
+            sidecar.stop_after(next(), next()).await
+        }
     };
-    match sidecar.stop(hurry).await {
+    match outcome {
         DrainOutcome::Finished => Exit::Clean,
         DrainOutcome::Forced { .. } => Exit::Forced,
     }
+}
+
+/// A variable of this process; the command is what the command line gives, if it gives one.
+pub(crate) fn variable(name: &str, command: Option<&str>) -> Option<String> {
+    let given = command.filter(|_| name == "OUTRIGGER_COMMAND").map(str::to_owned);
+    given.or_else(|| std::env::var(name).ok())
 }
 
 /// Writes a small file so that a reader sees all of it or nothing.

@@ -181,6 +181,11 @@ impl Document {
         Ok(documents)
     }
 
+    /// Mistakes that did not stop the reading, such as repeated keys.
+    pub fn mistakes(&self) -> &[Diagnostic] {
+        &self.mistakes
+    }
+
     /// A mistake at a place of this document.
     pub fn diagnostic(&self, at: Position, path: &str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.file, &self.text, at, path, message)

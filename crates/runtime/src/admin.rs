@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub struct AdminRequest {
     pub headers: http::HeaderMap,
     /// Its whole body.
     pub body: Bytes,
+    /// Where it comes from.
+    pub peer: IpAddr,
 }
 
 /// An answer to come.
@@ -133,7 +136,7 @@ impl AdminServer {
         self
     }
 
-    /// Adds what is not only read. Whoever does so decides who may ask.
+    /// Adds what is not only read. Whoever does so decides who may ask. A path that ends in `/` stands for all below it.
     #[must_use]
     pub fn handler(
         mut self,
@@ -153,8 +156,8 @@ impl AdminServer {
                 biased;
                 () = stop.cancelled() => break,
                 Some(_) = connections.join_next() => {}
-                (stream, _) = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                    connections.spawn(Arc::clone(&server).serve_connection(stream, stop.clone()));
+                (stream, peer) = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                    connections.spawn(Arc::clone(&server).serve_connection(stream, peer.ip(), stop.clone()));
                 }
             }
         }
@@ -164,13 +167,13 @@ impl AdminServer {
         let _ = tokio::time::timeout(LAST_WAIT, ended).await;
     }
 
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream, stop: CancellationToken) {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, peer: IpAddr, stop: CancellationToken) {
         let _open = self.metrics.connection_accepted(ListenerLabel::Admin);
         let service = service_fn(|request: Request<Incoming>| {
             let server = Arc::clone(&self);
             async move {
-                Ok::<_, Infallible>(match server.handlers.get(request.uri().path()) {
-                    Some(handler) => handle(handler, request).await.into_response(),
+                Ok::<_, Infallible>(match server.handler_of(request.uri().path()) {
+                    Some(handler) => handle(handler, request, peer).await.into_response(),
                     None => server.answer(&request),
                 })
             }
@@ -189,6 +192,11 @@ impl AdminServer {
         if let Err(error) = ended {
             tracing::debug!(%error, "admin connection");
         }
+    }
+
+    fn handler_of(&self, path: &str) -> Option<&HandlerFn> {
+        let below = || self.handlers.iter().find(|(own, _)| own.ends_with('/') && path.starts_with(**own));
+        self.handlers.get(path).or_else(|| below().map(|(_, handler)| handler))
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -214,14 +222,14 @@ impl std::fmt::Debug for AdminServer {
 }
 
 /// Reads the body, which is small, and asks.
-async fn handle(handler: &HandlerFn, request: Request<Incoming>) -> AdminPage {
+async fn handle(handler: &HandlerFn, request: Request<Incoming>, peer: IpAddr) -> AdminPage {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect();
     let Ok(Ok(body)) = tokio::time::timeout(HEADER_TIMEOUT, body).await else {
         return AdminPage::text(StatusCode::BAD_REQUEST, "the body is too large, too slow, or broke off\n");
     };
     let path = head.uri.path().to_owned();
-    handler(AdminRequest { method: head.method, path, headers: head.headers, body: body.to_bytes() }).await
+    handler(AdminRequest { method: head.method, path, headers: head.headers, body: body.to_bytes(), peer }).await
 }
 
 type Connection<S> = http1::Connection<TokioIo<TcpStream>, S>;

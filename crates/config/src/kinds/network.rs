@@ -56,6 +56,13 @@ impl fmt::Display for HostPort {
     }
 }
 
+impl Url {
+    /// Reads a URL of one of the forms that [`url`] takes.
+    pub fn parse(text: &str) -> Option<Url> {
+        parse_url(text).ok()
+    }
+}
+
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scheme {
