@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_config::kinds::{self, Rate, Scheme, Url};
+use outrigger_config::kinds::{self, Checked, Rate, Scheme, Url};
 use outrigger_config::sections::{self, KIB, Log, MIB, MINUTE, SECOND, any_duration, how_many};
-use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Settings, doc, load};
+use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Kind, Settings, doc, load};
+
+use crate::kubernetes::ApiServer;
 
 /// The shortest life: shorter ones are renewed all the time.
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -40,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) body: Duration,
     pub(crate) drain: Duration,
     pub(crate) kubernetes: Option<Kubernetes>,
+    /// Services, and a host name in their certificates. A service may be there more than once.
+    pub(crate) hosts: Vec<(String, String)>,
     pub(crate) log: Log,
     /// Things to tell the operator that stop nothing.
     pub(crate) warnings: Vec<Diagnostic>,
@@ -60,9 +64,7 @@ pub(crate) struct Join {
 /// How service-account tokens are reviewed.
 #[derive(Debug, Clone)]
 pub(crate) struct Kubernetes {
-    pub(crate) url: Url,
-    pub(crate) ca: PathBuf,
-    pub(crate) token_file: PathBuf,
+    pub(crate) server: ApiServer,
     pub(crate) audience: String,
     pub(crate) rules: Vec<Rule>,
 }
@@ -130,6 +132,13 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let timeouts = f.section("timeouts", "How long each step may take.", read_timeouts);
     let text = "Workloads in Kubernetes prove themselves with their service-account token.";
     let kubernetes = f.optional_section("kubernetes", text, read_kubernetes);
+    let text = doc(
+        "Host names that the certificates of a service also have, for clients that are no members and look at those, such as an API server that asks an injector.",
+    );
+    let text = text.because("members know each other by their SPIFFE ids").env("OUTRIGGER_CA_HOSTS");
+    let text = text.example("{ injector: \"outrigger-injector.outrigger-system.svc\" }");
+    let kind = kinds::map_of(sections::service_name(), host());
+    let hosts = f.with_default("hosts", text, kind, Vec::new());
     let log = f.section("log", "The log, on standard error.", sections::log);
     let (connections, body_bytes, requests) = limits?;
     let (handshake, body, drain) = timeouts?;
@@ -149,6 +158,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         body,
         drain,
         kubernetes,
+        hosts,
         log: log?,
         warnings: Vec::new(),
     })
@@ -183,6 +193,19 @@ fn read_join(f: &mut Fields<'_>) -> Option<Option<Join>> {
         return Some(None);
     };
     Some(Some(Join { dir, services, uses: u32::try_from(uses).unwrap_or(super::tokens::MAX_USES), ttl }))
+}
+
+/// A DNS name.
+fn host() -> Kind<String> {
+    kinds::checked(Checked {
+        name: "host name",
+        pattern: "^[a-z0-9.-]{1,253}$",
+        accepts: |name| {
+            let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+            !name.is_empty() && name.len() <= 253 && name.bytes().all(good) && !name.starts_with(['.', '-'])
+        },
+        hint: "a DNS name in lower case: outrigger-injector.outrigger-system.svc",
+    })
 }
 
 fn read_limits(f: &mut Fields<'_>) -> Option<(usize, usize, Rate)> {
@@ -243,7 +266,7 @@ fn read_kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
             "name the service account, or leave `service` out",
         );
     }
-    Some(Kubernetes { url, ca, token_file, audience, rules })
+    Some(Kubernetes { server: ApiServer { url, ca, token_file }, audience, rules })
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub(crate) struct Issuer {
     pub(crate) kubernetes: Option<Reviewer>,
     pub(crate) life: Duration,
     pub(crate) max_life: Duration,
+    /// Services, and a host name that their certificates have as well.
+    pub(crate) hosts: Vec<(String, String)>,
 }
 
 /// Who asks, as far as the connection says.
@@ -91,7 +93,8 @@ struct Proven {
 impl Issuer {
     pub(crate) fn new(config: &Config, state: Arc<State>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
         let kubernetes = config.kubernetes.clone().map(Reviewer::new);
-        Self { state, audit, metrics, kubernetes, life: config.life, max_life: config.max_life }
+        let (life, max_life, hosts) = (config.life, config.max_life, config.hosts.clone());
+        Self { state, audit, metrics, kubernetes, life, max_life, hosts }
     }
 
     /// Answers a question.
@@ -184,7 +187,9 @@ impl Issuer {
         let authority = self.state.authority.load();
         request.is_for(&self.id(&proven.service)?)?;
         let life = query.life.map_or(self.life, Duration::from_secs).min(self.max_life);
-        let signed = authority.sign(&request, &proven.service, life);
+        let hosts = self.hosts.iter().filter(|(service, _)| *service == proven.service);
+        let hosts: Vec<&str> = hosts.map(|(_, host)| host.as_str()).collect();
+        let signed = authority.sign(&request, &proven.service, life, &hosts);
         let signed = signed.map_err(|error| Denied::Internal(error.to_string()))?;
         let grant = Grant {
             id: signed.id.to_string(),

@@ -1,30 +1,13 @@
 //! Service-account tokens: the API server says whose one is (TokenReview, authentication.k8s.io/v1), rules say which service
 //! that is. Files are read at each question, because the cluster rotates them.
 
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use outrigger_proxy::body::OutBody;
-use outrigger_proxy::dial::{ClientTls, Endpoint};
-use outrigger_proxy::pool::{Pool, PoolSettings};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::config::{Kubernetes, Rule};
-use crate::files;
+use crate::kubernetes::Content;
 
-/// For an answer of the API server.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer: it repeats the token.
-const MAX_ANSWER: usize = 256 * 1024;
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// What the name of a service account begins with.
 const USER: &str = "system:serviceaccount:";
@@ -91,9 +74,8 @@ impl Reviewer {
 
     /// Whose a token is, and which service.
     pub(crate) async fn review(&self, token: &str) -> Result<Account, Unproven> {
-        let asked = tokio::time::timeout(PATIENCE, self.ask(token)).await;
         let unavailable = |error: anyhow::Error| Unproven::Unavailable(format!("{error:#}"));
-        let review = asked.map_err(|_| Unproven::Unavailable("no answer in time".to_owned()))?.map_err(unavailable)?;
+        let review = self.ask(token).await.map_err(unavailable)?;
         let status = review.status;
         // A server that knows no audiences leaves them out; then nobody vouches that the token was meant for us.
         if !status.authenticated || !status.audiences.contains(&self.settings.audience) {
@@ -109,45 +91,11 @@ impl Reviewer {
     async fn ask(&self, token: &str) -> anyhow::Result<Review> {
         let spec = json!({"token": token, "audiences": [self.settings.audience]});
         let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec});
-        let mut request = Request::new(OutBody::full(body.to_string()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = format!("{}{PATH}", self.settings.url.path.trim_end_matches('/')).parse()?;
-        let own = files::read(&self.settings.token_file)?;
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", own.trim()))?;
-        bearer.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, bearer);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let response = Pool::new(self.endpoint()?, PoolSettings::default()).send(request).await?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("its answer: {error}"))?.to_bytes();
-        anyhow::ensure!(head.status.is_success(), "it answers with HTTP status {}", head.status.as_u16());
+        let content = Content { kind: "application/json", value: body };
+        let answer = self.settings.server.ask(Method::POST, PATH, Some(content)).await?;
         // Without the text: it repeats the token.
-        serde_json::from_slice(&body).map_err(|_| anyhow::anyhow!("its answer is no TokenReview"))
+        Review::deserialize(answer).map_err(|_| anyhow::anyhow!("its answer is no TokenReview"))
     }
-
-    fn endpoint(&self) -> anyhow::Result<Endpoint> {
-        let authority = &self.settings.url.authority;
-        let config = tls(&self.settings.ca)?;
-        let server_name = match authority.host.parse::<IpAddr>() {
-            Ok(address) => ServerName::IpAddress(address.into()),
-            Err(_) => ServerName::try_from(authority.host.clone())?,
-        };
-        let endpoint = Endpoint::tcp(authority.host.clone(), authority.port);
-        Ok(endpoint.with_tls(ClientTls { provider: Arc::new(move || Arc::clone(&config)), server_name }))
-    }
-}
-
-fn tls(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(files::read(ca)?.as_bytes()) {
-        roots.add(certificate.map_err(|_| anyhow::anyhow!("{} holds broken PEM", ca.display()))?)?;
-    }
-    let provider = Arc::new(outrigger_identity::provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 /// Which service a user is, by the first rule that fits.

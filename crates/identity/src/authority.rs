@@ -230,13 +230,19 @@ impl Authority {
     }
 
     /// Makes a certificate for the key of a request. The caller has established that it comes from `service`, whatever the
-    /// request says.
+    /// request says. `hosts` are as for [`Authority::issue`].
     ///
     /// # Errors
     /// As [`Authority::issue`].
-    pub fn sign(&self, request: &CertificateRequest, service: &str, life: Duration) -> Result<Signed, AuthorityError> {
+    pub fn sign(
+        &self,
+        request: &CertificateRequest,
+        service: &str,
+        life: Duration,
+        hosts: &[&str],
+    ) -> Result<Signed, AuthorityError> {
         not_reserved(service)?;
-        self.root.sign(request, service, life, &[])
+        self.root.sign(request, service, life, hosts)
     }
 
     /// Makes a certificate for the authority as a member of its own mesh, for its listener.

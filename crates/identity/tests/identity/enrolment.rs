@@ -21,7 +21,7 @@ fn enrol(mesh: &Mesh, service: &str) -> Material {
     let request = CertificateRequest::parse(key.request(Some(&mesh.id(service))).unwrap().as_bytes()).unwrap();
     request.is_for(&mesh.id(service)).unwrap();
     assert_eq!(request.fingerprint(), key.fingerprint());
-    let signed = mesh.authority.sign(&request, service, DAY).unwrap();
+    let signed = mesh.authority.sign(&request, service, DAY, &[]).unwrap();
     material(mesh, key, signed.cert_chain_pem)
 }
 
@@ -89,7 +89,7 @@ fn a_request_decides_nothing_but_the_key() {
         let refused = with(names.clone()).is_for(&fs);
         assert!(matches!(refused, Err(RequestError::Name { .. })), "{names:?}");
     }
-    assert!(matches!(mesh.authority.sign(&with(Vec::new()), "ca", DAY), Err(AuthorityError::Reserved)));
+    assert!(matches!(mesh.authority.sign(&with(Vec::new()), "ca", DAY, &[]), Err(AuthorityError::Reserved)));
     assert!(matches!(mesh.authority.issue("ca", DAY, &[]), Err(AuthorityError::Reserved)));
 }
 
@@ -122,7 +122,7 @@ fn requests_that_are_not_good_are_refused() {
     for accepted in [&PKCS_ED25519, &PKCS_ECDSA_P384_SHA384] {
         let mesh = Mesh::new();
         let request = CertificateRequest::parse(of(accepted).as_bytes()).unwrap();
-        mesh.authority.sign(&request, "fs", DAY).unwrap();
+        mesh.authority.sign(&request, "fs", DAY, &[]).unwrap();
     }
     assert_eq!(parse(&of(&rcgen::PKCS_ECDSA_P521_SHA512)), RequestError::KeyType);
 }
