@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc acceptance oauth matrix matrix-doc conformance egress compose counts drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance oauth matrix matrix-doc conformance egress compose counts drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc acceptance oauth matrix conformance egress counts compose ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc kubernetes acceptance oauth matrix conformance egress counts compose ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -75,6 +75,10 @@ doc: ## API docs without warnings, doc tests, links in the documentation
 	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	@cargo test --locked --workspace --doc --quiet
 	@python3 tests/docs/check_links.py
+
+kubernetes: subjects ## Manifests and injected pods, held to the schemas of Kubernetes
+	$(call step,kubernetes: schemas of manifests and injected pods)
+	@$(PYTHON) tests/kubernetes/schemas.py
 
 acceptance: subjects ## MCP clients through a whole mesh, compared with the same servers reached directly
 	$(call step,acceptance: official clients through a whole mesh)

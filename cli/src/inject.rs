@@ -2,22 +2,26 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `manifests`, `yaml` | injecting into files |
+//! | `check` | whether a sidecar would start as it is told to |
 //! | `config`, `settings` | the settings, and what they are for every pod |
 //! | `serve` | the webhook, from settings to a running process and to its end |
 //! | `certificate` | what the webhook shows to API servers |
-//! | `api` | its HTTP side |
+//! | `api`, `review` | its HTTP side, and what the answer is |
+//! | `cluster` | what it asks of its cluster |
 //! | `version` | versions of Kubernetes |
 
 mod api;
-#[allow(dead_code, reason = "what pods get comes next")]
 mod certificate;
-#[allow(dead_code, reason = "what pods get comes next")]
+mod check;
+mod cluster;
 pub(crate) mod config;
+mod manifests;
+mod review;
 mod serve;
-#[allow(dead_code, reason = "what pods get comes next")]
 mod settings;
-#[allow(dead_code, reason = "what pods get comes next")]
 pub(crate) mod version;
+mod yaml;
 
 use outrigger_runtime::Exit;
 
@@ -27,6 +31,11 @@ use crate::args::{InjectArgs, InjectCommand};
 pub(crate) fn main(args: InjectArgs) -> anyhow::Result<Exit> {
     match args.command {
         Some(InjectCommand::Serve { config }) => serve::main(config),
-        None => anyhow::bail!("injecting into files is not built yet; use `outrigger inject serve`"),
+        None => manifests::main(&manifests::Wanted {
+            files: args.files,
+            all: args.all,
+            config: args.config,
+            version: args.kubernetes_version,
+        }),
     }
 }

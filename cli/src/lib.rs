@@ -12,6 +12,7 @@
 //! | `inject` | sidecars in pods of Kubernetes, by a webhook or in files |
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
 //! | `parts` | the sidecar, the ingress and the example services that this binary carries |
+//! | `kubernetes` | asking the API server of a cluster |
 //! | `files`, `output` | writing files whole, and results to stdout |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -24,6 +25,7 @@ pub mod docs;
 mod doctor;
 mod files;
 mod inject;
+mod kubernetes;
 mod lock;
 pub mod manifest;
 mod output;

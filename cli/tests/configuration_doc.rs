@@ -82,3 +82,21 @@ fn assert_defaults(schema: &serde_json::Value, path: &str) {
         }
     }
 }
+
+/// The table of annotations in docs/KUBERNETES.md, between its marks.
+#[test]
+fn the_table_of_annotations_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/KUBERNETES.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- annotations -->\n", "<!-- /annotations -->");
+    let (before, rest) = page.split_once(begin).unwrap();
+    let (table, after) = rest.split_once(end).unwrap();
+    let wanted = format!("\n{}\n", outrigger_inject::annotations::table());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
+    } else if table != wanted {
+        panic!(
+            "the annotations in docs/KUBERNETES.md are stale; run: UPDATE_DOCS=1 cargo test -p outrigger --test configuration_doc"
+        );
+    }
+}

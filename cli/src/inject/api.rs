@@ -3,33 +3,48 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use outrigger_inject::{Namespace, Settings};
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::reply;
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::InjectionOutcome;
 use serde_json::{Value, json};
 
+use super::cluster::Cluster;
 use super::config::Config;
+use super::review::{self, Answered};
 
 /// Where API servers ask.
 const PATH: &str = "/inject";
-const VERSION: &str = "admission.k8s.io/v1";
 
 /// What answers API servers.
 pub(crate) struct Api {
     metrics: Arc<Metrics>,
+    cluster: Arc<Cluster>,
+    settings: Arc<ArcSwap<Settings>>,
+    exempt: Vec<String>,
     body_bytes: usize,
     body_timeout: Duration,
 }
 
 impl Api {
-    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
-        Self { metrics, body_bytes: config.serve.body_bytes, body_timeout: config.serve.body }
+    pub(crate) fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        cluster: Arc<Cluster>,
+        settings: Arc<ArcSwap<Settings>>,
+    ) -> Self {
+        let (body_bytes, body_timeout) = (config.serve.body_bytes, config.serve.body);
+        // What the injector itself needs to run must not wait for it.
+        let own = std::env::var("POD_NAMESPACE").ok();
+        let exempt = config.serve.exempt.iter().cloned().chain(own).collect();
+        Self { metrics, cluster, settings, exempt, body_bytes, body_timeout }
     }
 
     /// Answers a request.
@@ -43,14 +58,49 @@ impl Api {
             Ok(body) => serde_json::from_slice::<Value>(&body).unwrap_or_default(),
             Err(refused) => return refused,
         };
-        let (question, version) = (&review["request"], &review["apiVersion"]);
-        let Some(uid) = question["uid"].as_str().filter(|_| version == VERSION) else {
+        let Some((uid, question)) = review::question(&review) else {
             self.metrics.injection(InjectionOutcome::Invalid);
             return refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview of admission.k8s.io/v1 with a request");
         };
-        let response = json!({"uid": uid, "allowed": true});
-        let answer = json!({"apiVersion": VERSION, "kind": "AdmissionReview", "response": response});
+        let answered = self.answer(uid, question).await;
+        self.metrics.injection(answered.outcome);
+        let metadata = &question["object"]["metadata"];
+        let pod = metadata["name"].as_str().or_else(|| metadata["generateName"].as_str()).unwrap_or_default();
+        let namespace = question["namespace"].as_str().unwrap_or_default();
+        match &answered.refusal {
+            Some(why) => tracing::warn!(namespace, pod, why, "refused a pod"),
+            None if answered.outcome == InjectionOutcome::Injected => tracing::info!(namespace, pod, "injected"),
+            None => tracing::debug!(namespace, pod, outcome = answered.outcome.as_str(), "left alone"),
+        }
+        let answer = json!({"apiVersion": review::VERSION, "kind": "AdmissionReview", "response": answered.response});
         reply::json(StatusCode::OK, answer.to_string())
+    }
+
+    async fn answer(&self, uid: &str, question: &Value) -> Answered {
+        if review::is_exempt(question, &self.exempt) {
+            return review::untouched(uid, InjectionOutcome::Exempt);
+        }
+        let name = question["namespace"].as_str().unwrap_or_default();
+        let (namespace, unknown) = match self.cluster.namespace(name).await {
+            Ok(namespace) => (namespace, None),
+            // The pod's own annotations still count; those of the namespace may be what should hold it.
+            Err(error) => (Namespace::default(), Some(format!("{error:#}"))),
+        };
+        let mut answered = review::answer(uid, question, &namespace, &self.settings.load());
+        if let Some(error) = unknown {
+            tracing::warn!(
+                namespace = name,
+                error,
+                "what the namespace says is not known; the injector needs the right to get it"
+            );
+            let warning = "outrigger: the annotations of the namespace could not be read; only those of the pod count";
+            if let Some(warnings) = answered.response["warnings"].as_array_mut() {
+                warnings.push(warning.into());
+            } else {
+                answered.response["warnings"] = json!([warning]);
+            }
+        }
+        answered
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Response<OutBody>> {

@@ -11,6 +11,8 @@ use outrigger_config::sections::{
 use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Kind, Settings, doc, load};
 use outrigger_inject::{Egress, Images, Resources};
 
+use crate::kubernetes::ApiServer;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// All settings of an injector.
@@ -88,14 +90,6 @@ pub(crate) enum Certificate {
     Files { cert: PathBuf, key: PathBuf },
     /// The authority of the mesh.
     Enrolled { service: String, proof: sections::JoinProof, dir: Option<PathBuf> },
-}
-
-/// Where the API server is, and as whom it is asked.
-#[derive(Debug, Clone)]
-pub(crate) struct ApiServer {
-    pub(crate) url: Url,
-    pub(crate) ca: PathBuf,
-    pub(crate) token_file: PathBuf,
 }
 
 impl Config {

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use outrigger_config::sections::LogFormat as ConfigFormat;
 use outrigger_identity::install_provider;
+use outrigger_inject::Settings;
 use outrigger_proxy::accept::{self, ListenerSettings};
 use outrigger_proxy::handshake::ServerTlsProvider;
 use outrigger_proxy::observe::Connections;
@@ -17,14 +19,19 @@ use outrigger_runtime::{
 use outrigger_telemetry::log::{self, LogFormat};
 use outrigger_telemetry::metrics::Listener as ListenerLabel;
 use outrigger_telemetry::{Metrics, Role};
+use tokio::sync::watch;
 
 use super::api::Api;
-use super::certificate;
-use super::config::Config;
+use super::cluster::Cluster;
+use super::config::{Config, Native};
+use super::version::Version;
+use super::{certificate, settings};
 use crate::files;
 
 /// For tasks that were asked to stop.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How often files that pods get are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 
@@ -73,9 +80,18 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
             return Ok(Exit::Clean);
         }
     };
-    let api = Arc::new(Api::new(&config, Arc::clone(&metrics)));
-    let settings = listener_settings(&config, own.tls, &metrics);
-    let serving = accept::run(listener, settings, draining, move |_, request| {
+    let cluster = Arc::new(Cluster::new(config.kubernetes.clone()));
+    let settings = follow_settings(&config, own.roots.clone(), &cluster, &tasks)?;
+    if let (Some(name), Some(roots)) = (config.serve.webhook.clone(), own.roots) {
+        let (cluster, readiness) = (Arc::clone(&cluster), readiness.clone());
+        let stopping = tasks.stopping();
+        tasks.spawn("webhook configuration", async move {
+            stopping.run_until_cancelled(cluster.keep_bundle(&name, roots, &readiness)).await;
+        });
+    }
+    let api = Arc::new(Api::new(&config, Arc::clone(&metrics), cluster, settings));
+    let listening = listener_settings(&config, own.tls, &metrics);
+    let serving = accept::run(listener, listening, draining, move |_, request| {
         // Boxed: an idle connection must not carry the state of a request.
         Box::pin(Arc::clone(&api).serve(request))
     });
@@ -95,6 +111,56 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
         DrainOutcome::Finished => Exit::Clean,
         DrainOutcome::Forced { .. } => Exit::Forced,
     })
+}
+
+/// What pods get, made anew when a file or the roots have changed, and once the cluster's version is known.
+fn follow_settings(
+    config: &Config,
+    roots: Option<watch::Receiver<String>>,
+    cluster: &Arc<Cluster>,
+    tasks: &TaskGroup,
+) -> anyhow::Result<Arc<ArcSwap<Settings>>> {
+    let read = {
+        let config = config.clone();
+        move |native| settings::compile(&config, roots.as_ref().map(|roots| roots.borrow().clone()), native)
+    };
+    let mut native = config.native != Native::Never;
+    let current = Arc::new(ArcSwap::from_pointee(read(native)?));
+    let (shown, cluster, auto) = (Arc::clone(&current), Arc::clone(cluster), config.native == Native::Auto);
+    let stopping = tasks.stopping();
+    let read = Arc::new(read);
+    tasks.spawn("settings", async move {
+        let following = async {
+            if auto {
+                native = cluster.version().await >= Version::NATIVE_SIDECARS;
+                tracing::info!(native, "whether the cluster has native sidecars");
+            }
+            let mut told = String::new();
+            loop {
+                let read = Arc::clone(&read);
+                let Ok(next) = tokio::task::spawn_blocking(move || read(native)).await else { return };
+                match next {
+                    Ok(next) if next != **shown.load() => {
+                        tracing::info!(
+                            "pods get something else from now on: files, roots or the cluster's version have changed"
+                        );
+                        shown.store(Arc::new(next));
+                    }
+                    Ok(_) => told.clear(),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        if error != told {
+                            tracing::error!(error, "what the settings name cannot be used; the last good state stays");
+                            told = error;
+                        }
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        stopping.run_until_cancelled(following).await;
+    });
+    Ok(current)
 }
 
 fn listener_settings(config: &Config, tls: ServerTlsProvider, metrics: &Arc<Metrics>) -> ListenerSettings {

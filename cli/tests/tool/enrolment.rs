@@ -4,7 +4,9 @@
 mod agent;
 mod attacks;
 mod federation;
+mod hooks;
 mod kubernetes;
 mod mesh;
+mod webhook;
 mod workload_api;
 mod world;

@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod doctor;
 mod enrolment;
+mod inject;
 mod lock;
 mod support;
 mod up;

@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 
 use super::world::{World, ask, key};
 
-/// Answers TokenReviews: the token `good` is of the service account tools/files, `edge` of tools/other; for the audience
-/// `outrigger` alone, and only when asked with its own token.
-fn api_server(world: &World) -> u16 {
+/// An API server that answers as `answer` says, given the head and the body of a request. Its authority is cluster/ca.pem.
+pub(crate) fn api_server(world: &World, answer: impl Fn(&str, &Value) -> (u16, Value) + Send + 'static) -> u16 {
     // Certificates of an authority that has nothing to do with the mesh's.
     let output =
         crate::support::run(world.dir.path(), &["ca", "init", "--trust-domain", "cluster", "--dir", "cluster"]);
@@ -30,7 +29,7 @@ fn api_server(world: &World) -> u16 {
             let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
             let mut stream = StreamOwned::new(tls, socket.unwrap());
             let Some((head, body)) = request(&mut stream) else { continue };
-            let (status, answer) = review(&head, &body);
+            let (status, answer) = answer(&head, &body);
             let answer = answer.to_string();
             let reply = format!(
                 "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
@@ -55,13 +54,15 @@ fn request(stream: &mut impl Read) -> Option<(String, Value)> {
         }
         let text = String::from_utf8_lossy(&read).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n")
-            && let Ok(body) = serde_json::from_str(body)
+            && let Ok(body) = serde_json::from_str(if head.starts_with("GET") { "null" } else { body })
         {
             return Some((head.to_owned(), body));
         }
     }
 }
 
+/// Answers TokenReviews: the token `good` is of the service account tools/files, `edge` of tools/other; for the audience
+/// `outrigger` alone, and only when asked with its own token.
 fn review(head: &str, body: &Value) -> (u16, Value) {
     assert!(head.starts_with("POST /apis/authentication.k8s.io/v1/tokenreviews "), "{head}");
     if !head.contains("Bearer of-the-authority") {
@@ -87,7 +88,7 @@ fn review(head: &str, body: &Value) -> (u16, Value) {
 #[tokio::test]
 async fn service_accounts_prove_themselves_by_the_api_server() {
     let world = World::new();
-    let port = api_server(&world);
+    let port = api_server(&world, review);
     std::fs::write(world.path("own-token"), "of-the-authority\n").unwrap();
     let settings = format!(
         "kubernetes:\n  url: https://127.0.0.1:{port}\n  ca: cluster/ca.pem\n  token_file: own-token\n  rules:\n    - {{ namespace: tools, \
