@@ -76,7 +76,7 @@ const CERTIFICATE_RENEWALS: MetricDoc = doc(
     "outrigger_certificate_renewals_total",
     Counter,
     &["outcome"],
-    "Times that the authority was asked for a certificate, the first one included, by what came of it.",
+    "Times that an authority was asked for a certificate, or an agent gave one, the first one included, by what came of it.",
 );
 const INJECTIONS: MetricDoc = doc(
     "outrigger_injections_total",
