@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance oauth matrix matrix-doc conformance egress compose counts drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance oauth matrix matrix-doc conformance egress compose pods counts drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc kubernetes acceptance oauth matrix conformance egress counts compose ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc kubernetes acceptance oauth matrix conformance egress counts compose pods ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -117,6 +117,12 @@ compose: subjects ## The compose files with real containers, all or ONLY=stage; 
 	@tests/compose/install.sh "$(CURDIR)/target/compose"
 	@tests/compose/programs.sh "$(CURDIR)/target/compose/programs"
 	@python3 tests/compose/run.py --work "$(CURDIR)/target/compose" --subjects "$(SUBJECTS)" $(addprefix --only ,$(ONLY))
+
+pods: subjects ## Injected pods with real containers; installs Docker where it is missing
+	$(call step,pods: injected pods as containers that share a network namespace)
+	@tests/compose/install.sh "$(CURDIR)/target/compose"
+	@tests/compose/programs.sh "$(CURDIR)/target/compose/programs"
+	@$(PYTHON) tests/kubernetes/pods.py --work "$(CURDIR)/target/compose" --subjects "$(SUBJECTS)"
 
 drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for longer ones
 	$(call step,drills: a whole mesh under load, and one thing broken)
