@@ -27,15 +27,23 @@ impl OwnDirectory {
     /// Makes one that nobody else could have made before us.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system says, and what to do.
     pub(crate) fn make(mode: u32) -> io::Result<Self> {
+        let within = std::env::temp_dir();
+        Self::make_in(&within, mode).map_err(|error| {
+            let hint = "it needs a directory to write to: set TMPDIR, or mount a tmpfs at /tmp";
+            io::Error::new(error.kind(), format!("{}: {error}; {hint}", within.display()))
+        })
+    }
+
+    fn make_in(within: &Path, mode: u32) -> io::Result<Self> {
         let mut last = io::Error::other("no name was free");
         for _ in 0..8 {
             let mut random = [0_u8; 8];
             aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;
             let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
             // Links on the way (macOS has one) would not be the path that the kernel sees.
-            let path = fs::canonicalize(std::env::temp_dir())?.join(name);
+            let path = fs::canonicalize(within)?.join(name);
             match DirBuilder::new().mode(mode).create(&path) {
                 Ok(()) => {
                     let lock = open(&path)?;
@@ -102,6 +110,12 @@ mod tests {
     fn aged(path: &Path) {
         let old = SystemTime::now() - 2 * SETTLED;
         File::open(path).unwrap().set_modified(old).unwrap();
+    }
+
+    #[test]
+    fn where_none_can_be_made_it_is_said_where_and_what_to_do() {
+        let nowhere = Path::new("/nowhere");
+        assert_eq!(OwnDirectory::make_in(nowhere, 0o700).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -78,7 +78,9 @@ def replicas(checks: Checks, project: Project, client: Client) -> None:
         eventually("the ingress hears of it", lambda: project.logs("ingress").count(GONE) > gone)
         print(f"     a crash was noticed after {time.monotonic() - begun:.1f} s", flush=True)
         eventually("the engine starts it again", lambda: len(project.replicas("fs")) == 3)
-        # What was in the killed container is lost; from here on nothing is.
+        # What was in the killed container is lost. When each caller has gone on, all of that has been told; from here on nothing is lost.
+        done = load.done
+        eventually("callers go on", lambda: load.done > done + 5 * len(load.threads))
         load.lost.clear()
         for one in project.containers("fs"):
             docker("restart", "--time", "45", one)

@@ -21,11 +21,13 @@ def run(checks: Checks) -> None:
         "READER_COMMAND": "python3 /tests/server.py",
     }
     with checks.project("add", *files, **more) as project:
-        project.up("ca", "token", "ingress", "program", "world", "web-net", "web-sidecar", "web", "reader", "reader-egress")
+        project.up("ca", "token", "ingress", "program", "world", "web-net", "web-sidecar", "web", "reader", "reader-egress", "confined")
         client = project.client()
-        eventually("both services", lambda: {"web__get", "reader__get"} <= set(client.tools()))
+        eventually("all three", lambda: {"web__get", "reader__get", "confined__get"} <= set(client.tools()))
         over_http(checks, project, client)
-        over_stdio(checks, project, client)
+        for service in ("reader", "confined"):
+            over_stdio(checks, project, client, service)
+        orphans(checks, client)
         restarts(checks, project, client)
 
 
@@ -74,12 +76,9 @@ def over_http(checks: Checks, project: Project, client: Client) -> None:
     checks.that("HTTP: nobody reaches the server past its sidecar", "imed out" in past.stderr or "refused" in past.stderr, past.stderr)
 
 
-def over_stdio(checks: Checks, project: Project, client: Client) -> None:
-    def call(tool: str, **arguments: object) -> str:
-        return client.call(f"reader__{tool}", **arguments)
-
-    said = call("get", url="http://allowed.test/", proxied=True)
-    checks.that("stdio: an allowed name is reached by the proxy", said == "out: hello", said)
+def over_stdio(checks: Checks, project: Project, client: Client, service: str) -> None:
+    said = client.call(f"{service}__get", url="http://allowed.test/", proxied=True)
+    checks.that(f"{service}: an allowed name is reached by the proxy", said == "out: hello", said)
     before = len(reached(project))
     for what, tool, arguments in (
         ("another name by the proxy", "get", {"url": "http://evil.test/", "proxied": True}),
@@ -89,12 +88,15 @@ def over_stdio(checks: Checks, project: Project, client: Client) -> None:
         ("QUIC", "udp", {"host": WORLD, "port": 443, "data": "c0ffee"}),
         ("a resolver of its own", "udp", {"host": WORLD, "port": 53, "data": QUESTION}),
     ):
-        refused(checks, client, f"stdio: {what}", f"reader__{tool}", **arguments)
+        refused(checks, client, f"{service}: {what}", f"{service}__{tool}", **arguments)
     after = [line for line in reached(project)[before:] if line]
-    checks.that("stdio: nothing of it arrived", not after, after)
+    checks.that(f"{service}: nothing of it arrived", not after, after)
+
+
+def orphans(checks: Checks, client: Client) -> None:
     for _ in range(3):
-        call("orphan")
-    eventually("no zombies", lambda: int(call("zombies")) == 0)
+        client.call("reader__orphan")
+    eventually("no zombies", lambda: int(client.call("reader__zombies")) == 0)
     checks.that("processes whose parent is gone are asked for when they end", True)
 
 
