@@ -217,10 +217,12 @@ fn read_resources(f: &mut Fields<'_>) -> Option<Resources> {
     let cpu_request = f.with_default("cpu_request", text.env("OUTRIGGER_CPU_REQUEST"), quantity(), "10m".to_owned());
     let text = doc("The most processor time. Without it, any.").env("OUTRIGGER_CPU_LIMIT");
     let cpu_limit = f.optional("cpu_limit", text, quantity());
-    let text = doc("Memory that is reserved.").because("idle it has 8 MiB, and twice as much at work");
+    let text = doc("Memory that is reserved.").because("idle it has 8 MiB");
     let text = text.env("OUTRIGGER_MEMORY_REQUEST");
     let memory_request = f.with_default("memory_request", text, quantity(), "16Mi".to_owned());
-    let text = doc("The most memory.").because("see PERFORMANCE.md for what was measured under load");
+    let text = doc("The most memory.").because(
+        "sixteen times what an idle one has: a bound for what goes wrong, and room for hundreds of calls at once",
+    );
     let text = text.env("OUTRIGGER_MEMORY_LIMIT");
     let memory_limit = f.with_default("memory_limit", text, quantity(), "128Mi".to_owned());
     Some(Resources { cpu_request, cpu_limit, memory_request, memory_limit })
