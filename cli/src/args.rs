@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod bench;
 mod ca;
 mod definitions;
 mod egress;
@@ -21,6 +22,7 @@ use crate::docs::Page;
 
 pub(crate) use approvals::{ApprovalsCommand, DeskArgs};
 pub(crate) use audit::{AuditCommand, AuditQueryArgs, AuditVerifyArgs};
+pub(crate) use bench::BenchArgs;
 pub(crate) use ca::{CaCommand, CaDir, RotateCommand, TokenCommand};
 pub(crate) use definitions::{LockArgs, ScanArgs, SourceArgs};
 pub(crate) use egress::{EgressCommand, EgressTestArgs};
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Look at an MCP server: what it speaks, what it offers, what will give trouble
     Doctor(DoctorArgs),
+    /// Measure an MCP endpoint under load
+    Bench(BenchArgs),
     /// Approve the definitions of tools, prompts and resources, and tell when they have changed
     Lock(LockArgs),
     /// Look for what in definitions is meant to deceive: hidden characters, instructions to the model, look-alike names

@@ -10,7 +10,7 @@ pub(crate) mod answer;
 pub(crate) mod client;
 mod legacy;
 mod lines;
-mod modern;
+pub(crate) mod modern;
 mod outbox;
 mod relay;
 pub(crate) mod target;

@@ -7,6 +7,7 @@
 //! | `authority` | `ca serve`: an authority that signs over the network |
 //! | `connect` | the mesh over stdio, for desktop clients |
 //! | `doctor` | what an MCP server speaks and offers, and what will give trouble |
+//! | `bench` | an MCP endpoint under load |
 //! | `approvals` | calls that wait for a person |
 //! | `lock` | approving definitions, and looking for what in them deceives |
 //! | `inject` | sidecars in pods of Kubernetes, by a webhook or in files |
@@ -19,6 +20,7 @@
 mod approvals;
 mod args;
 mod authority;
+mod bench;
 mod commands;
 mod connect;
 pub mod docs;
@@ -65,6 +67,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Connect(args) => finish(connect::main(args)),
         Command::Doctor(args) => answer(doctor::main(args)),
         Command::Approvals(command) => answer(approvals::main(command)),
+        Command::Bench(args) => answer(bench::main(&args)),
         Command::Lock(args) => answer(lock::main(&args)),
         Command::Scan(args) => answer(lock::scan_main(&args)),
         Command::Inject(args) => answer(inject::main(args)),

@@ -24,8 +24,13 @@ pub(crate) struct Client {
 impl Client {
     /// Connects when first used.
     pub(crate) fn new(target: Target) -> Self {
+        Self::with(target, PoolSettings::default())
+    }
+
+    /// The same, with other bounds on its connections.
+    pub(crate) fn with(target: Target, settings: PoolSettings) -> Self {
         let Target { endpoint, path, headers } = target;
-        Self { pool: Pool::new(endpoint, PoolSettings::default()), path, headers }
+        Self { pool: Pool::new(endpoint, settings), path, headers }
     }
 
     /// The same mesh at another path; connections are shared.

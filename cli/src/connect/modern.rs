@@ -22,7 +22,7 @@ pub(super) fn is_modern(message: &Message) -> bool {
 
 /// The mirrored arguments of the tools that were listed.
 #[derive(Default)]
-pub(super) struct Tools(Mutex<HashMap<String, ParamHeaders>>);
+pub(crate) struct Tools(Mutex<HashMap<String, ParamHeaders>>);
 
 impl Tools {
     /// Learns from the response to a `tools/list`.
@@ -46,7 +46,7 @@ impl Tools {
     }
 
     /// The headers of a message.
-    pub(super) fn headers(&self, message: &Message) -> HeaderMap {
+    pub(crate) fn headers(&self, message: &Message) -> HeaderMap {
         let mut map = HeaderMap::new();
         let mut set = |name: &str, text: &str| {
             // `encode` gives visible ASCII only, and names come from our constants or a checked schema.

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "processes live in real time; every wait has a condition and a bound")]
 
 mod approvals;
+mod bench;
 mod commands;
 mod connect;
 mod doctor;
