@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::header::ORIGIN;
 use http::{Method, StatusCode};
 use outrigger_runtime::admin::AdminRequest;
 use outrigger_runtime::{AdminPage, Exit};
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 /// Where it is asked for.
 pub(crate) const PATH: &str = "/drain";
 /// How long a hook waits for a drain to begin: the kubelet runs those of a pod at the same time.
-const BEGIN: Duration = Duration::from_secs(3);
+const BEGIN: Duration = Duration::from_secs(10);
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,10 @@ impl Stages {
         if request.method == Method::POST {
             if !request.peer.to_canonical().is_loopback() {
                 return AdminPage::text(StatusCode::FORBIDDEN, "only from the same network namespace\n");
+            }
+            // A page in a browser on this machine can post here, too.
+            if request.headers.contains_key(ORIGIN) || request.headers.contains_key("sec-fetch-site") {
+                return AdminPage::text(StatusCode::FORBIDDEN, "not from a browser\n");
             }
             self.reach(Stage::Asked);
         } else if tokio::time::timeout(BEGIN, self.reached(Stage::Asked)).await.is_err() {
@@ -112,6 +117,9 @@ mod tests {
         let stages = Stages::new();
         let refused = stages.clone().answer(request(Method::POST, [10, 0, 0, 7])).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN);
+        let mut page = request(Method::POST, [127, 0, 0, 1]);
+        page.headers.insert(ORIGIN, http::HeaderValue::from_static("https://evil.example"));
+        assert_eq!(stages.clone().answer(page).await.status, StatusCode::FORBIDDEN);
         let nobody = stages.clone().answer(request(Method::GET, [10, 0, 0, 7])).await;
         assert_eq!(nobody.status, StatusCode::SERVICE_UNAVAILABLE);
 

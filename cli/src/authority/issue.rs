@@ -92,7 +92,7 @@ struct Proven {
 
 impl Issuer {
     pub(crate) fn new(config: &Config, state: Arc<State>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
-        let kubernetes = config.kubernetes.clone().map(Reviewer::new);
+        let kubernetes = config.kubernetes.clone().map(|settings| Reviewer::new(settings, &config.hosts));
         let (life, max_life, hosts) = (config.life, config.max_life, config.hosts.clone());
         Self { state, audit, metrics, kubernetes, life, max_life, hosts }
     }

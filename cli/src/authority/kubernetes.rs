@@ -1,6 +1,8 @@
 //! Service-account tokens: the API server says whose one is (TokenReview, authentication.k8s.io/v1), rules say which service
 //! that is. Files are read at each question, because the cluster rotates them.
 
+use std::collections::HashSet;
+
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -15,6 +17,8 @@ const USER: &str = "system:serviceaccount:";
 /// Asks the API server.
 pub(crate) struct Reviewer {
     settings: Kubernetes,
+    /// Services that a rule for `*` gives to nobody.
+    held: HashSet<String>,
 }
 
 /// Whose a token is.
@@ -30,7 +34,9 @@ pub(crate) enum Unproven {
         "the API server does not accept the token for the audience `{0}`: it is forged, expired or of a deleted pod"
     )]
     Refused(String),
-    #[error("no rule (`kubernetes.rules` of the authority) says which service `{0}` is")]
+    #[error(
+        "no rule (`kubernetes.rules` of the authority) says which service `{0}` is; one for `*` says it of no account whose name is `ingress`, `injector`, that of a service in another rule or one in `hosts`"
+    )]
     NoRule(String),
     #[error("the API server cannot be asked: {0}")]
     Unavailable(String),
@@ -68,8 +74,12 @@ struct User {
 }
 
 impl Reviewer {
-    pub(crate) fn new(settings: Kubernetes) -> Self {
-        Self { settings }
+    /// `held`: services that nobody becomes by the name of a service account alone, besides those that rules name.
+    pub(crate) fn new(settings: Kubernetes, held: &[(String, String)]) -> Self {
+        let own = ["ingress", "injector"].map(str::to_owned);
+        let named = settings.rules.iter().filter(|rule| rule.service_account != "*").map(Rule::names);
+        let held = own.into_iter().chain(named).chain(held.iter().map(|(service, _)| service.clone())).collect();
+        Self { settings, held }
     }
 
     /// Whose a token is, and which service.
@@ -82,7 +92,7 @@ impl Reviewer {
             return Err(Unproven::Refused(self.settings.audience.clone()));
         }
         let user = status.user.username;
-        match service_of(&self.settings.rules, &user) {
+        match service_of(&self.settings.rules, &self.held, &user) {
             Some(service) => Ok(Account { service, user }),
             None => Err(Unproven::NoRule(user)),
         }
@@ -98,11 +108,19 @@ impl Reviewer {
     }
 }
 
-/// Which service a user is, by the first rule that fits.
-fn service_of(rules: &[Rule], user: &str) -> Option<String> {
+impl Rule {
+    /// The service that a rule for one account names.
+    fn names(&self) -> String {
+        self.service.as_ref().unwrap_or(&self.service_account).clone()
+    }
+}
+
+/// Which service a user is, by the first rule that fits. Whoever may make service accounts chooses their names: by a rule
+/// for any account nobody becomes what is `held` for somebody else.
+fn service_of(rules: &[Rule], held: &HashSet<String>, user: &str) -> Option<String> {
     let (namespace, account) = user.strip_prefix(USER)?.split_once(':')?;
-    let fits =
-        |rule: &&Rule| rule.namespace == namespace && (rule.service_account == "*" || rule.service_account == account);
+    let any = |rule: &Rule| rule.service_account == "*" && !held.contains(account);
+    let fits = |rule: &&Rule| rule.namespace == namespace && (rule.service_account == account || any(rule));
     let rule = rules.iter().find(fits)?;
     Some(rule.service.clone().unwrap_or_else(|| account.to_owned()))
 }
@@ -119,10 +137,14 @@ mod tests {
     #[test]
     fn the_first_rule_that_fits_names_the_service() {
         let rules = [rule("tools", "files", Some("fs")), rule("tools", "*", None), rule("edge", "ingress", None)];
-        let service = |user: &str| service_of(&rules, user);
+        let held = HashSet::from(["ingress".to_owned(), "fs".to_owned()]);
+        let service = |user: &str| service_of(&rules, &held, user);
         assert_eq!(service("system:serviceaccount:tools:files").as_deref(), Some("fs"));
         assert_eq!(service("system:serviceaccount:tools:notes").as_deref(), Some("notes"));
         assert_eq!(service("system:serviceaccount:edge:ingress").as_deref(), Some("ingress"));
+        // Who makes an account of that name is not that service.
+        assert_eq!(service("system:serviceaccount:tools:ingress"), None);
+        assert_eq!(service("system:serviceaccount:tools:fs"), None);
         for nobody in ["system:serviceaccount:edge:other", "system:serviceaccount:tools", "admin", "tools:files", ""] {
             assert_eq!(service(nobody), None, "{nobody}");
         }
