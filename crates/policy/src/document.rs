@@ -112,8 +112,6 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<
         ] {
             mistake_if_empty(f, list, is_empty);
         }
-        let kinds = only.map_or(Kinds::ALL, |kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
-        let coverage = Coverage { services: services?.into(), capabilities: capabilities?.into(), kinds };
         let quota = f.optional_section("limits", "How often each caller may do what the rule allows.", read_quota);
         let budget = f.optional_section("budget", "For how much each caller may do what the rule allows.", read_budget);
         for (name, given) in [("limits", quota.is_some()), ("budget", budget.is_some())] {
@@ -130,6 +128,9 @@ fn read_rules(f: &mut Fields<'_>, policy: &str, mode: Mode, engine: &WhenReader<
             let hint = "put it into a rule that allows, in a policy that is enforced";
             f.mistake("approval", "there is nothing here that could be approved", hint);
         }
+        // Everything has been read: a schema is made by reading, too.
+        let kinds = only.map_or(Kinds::ALL, |kinds| kinds.into_iter().fold(Kinds::NONE, Kinds::with));
+        let coverage = Coverage { services: services?.into(), capabilities: capabilities?.into(), kinds };
         let when = match condition {
             Some(source) => Some(engine.read(f, &source, &coverage)?),
             None => None,
