@@ -156,7 +156,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let text = "Sessions of clients that speak 2025-11-25 or older.";
     let sessions = f.section("sessions", text, sessions::read);
     let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
-    let policy = read_policy(f);
+    let policy = read_policy(f, discovery.as_ref().is_some_and(Discovery::has_policies));
     let text = "A Redis or Valkey in which ingresses count limits and budgets of the policy together; without this section each counts for itself.";
     let quota_store = f.optional_section("quota_store", text, quota::read);
     let text = "Calls that a person has to approve (`approval` of policy rules).";
@@ -232,12 +232,12 @@ fn read_admin(f: &mut Fields<'_>) -> Option<SocketAddr> {
     Some(f.with_default("listen", text, kinds::listen(), (Ipv4Addr::LOCALHOST, 9090).into()))
 }
 
-fn read_policy(f: &mut Fields<'_>) -> Vec<PathBuf> {
+fn read_policy(f: &mut Fields<'_>, others: bool) -> Vec<PathBuf> {
     let text =
         doc("Policy files, read again when they change. Rate limits are part of policy.").env("OUTRIGGER_POLICY");
     let text = text.because("without a policy every call is denied").example("[/etc/outrigger/policy.yaml]");
     let policy = f.with_default("policy", text, kinds::list_of(kinds::path()), Vec::new());
-    if policy.is_empty() {
+    if policy.is_empty() && !others {
         f.warn("policy", "no policy file: every call will be denied", "name one with `policy:` or OUTRIGGER_POLICY");
     }
     policy

@@ -14,6 +14,7 @@ mod contact;
 mod endpoints;
 mod found;
 mod kubernetes;
+mod policies;
 mod reflect;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_runtime::Readiness;
 use outrigger_telemetry::metrics::{DiscoveryMetrics, DiscoverySource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,6 +42,7 @@ const LOGGED: usize = 20;
 /// Everything that looks services up.
 pub(crate) struct Sources {
     kubernetes: Option<(kubernetes::Cluster, DiscoveryMetrics)>,
+    policies: Option<(policies::Policies, DiscoveryMetrics)>,
     consul: Option<consul::Catalog>,
 }
 
@@ -48,20 +51,32 @@ impl Sources {
     ///
     /// # Errors
     /// What is missing, for the operator.
-    pub(crate) fn new(config: &Config, gateway: &Gateway) -> Result<Self, String> {
+    pub(crate) fn new(config: &Config, gateway: &Gateway, readiness: &Readiness) -> Result<Self, String> {
         let Discovery { kubernetes, consul } = &config.discovery;
-        let on = [(kubernetes.is_some(), DiscoverySource::Kubernetes), (consul.is_some(), DiscoverySource::Consul)];
-        let on: Vec<_> = on.into_iter().filter_map(|(on, source)| on.then_some(source)).collect();
-        let mut all = Self { kubernetes: None, consul: None };
+        let mut on = Vec::new();
+        on.extend(kubernetes.is_some().then_some(DiscoverySource::Kubernetes));
+        on.extend(config.discovery.has_policies().then_some(DiscoverySource::Policies));
+        on.extend(consul.is_some().then_some(DiscoverySource::Consul));
+        let mut all = Self { kubernetes: None, policies: None, consul: None };
         if on.is_empty() {
             return Ok(all);
         }
-        let mut metrics = gateway.metrics.discovery(&on).map_err(|error| error.to_string())?.into_iter();
-        if let Some(settings) = kubernetes {
-            all.kubernetes = Some(kubernetes::Cluster::new(settings)?).zip(metrics.next());
-        }
-        if let Some((settings, metrics)) = consul.as_ref().zip(metrics.next()) {
-            all.consul = Some(consul::Catalog::new(settings, config.registration.max_services, metrics));
+        let metrics = gateway.metrics.discovery(&on).map_err(|error| error.to_string())?;
+        for (source, metrics) in on.into_iter().zip(metrics) {
+            match source {
+                DiscoverySource::Kubernetes => {
+                    let cluster = kubernetes.as_ref().map(kubernetes::Cluster::new).transpose()?;
+                    all.kubernetes = cluster.map(|cluster| (cluster, metrics));
+                }
+                DiscoverySource::Policies => {
+                    let policies = kubernetes.as_ref().map(|settings| policies::Policies::new(settings, readiness));
+                    all.policies = policies.map(|policies| (policies, metrics));
+                }
+                DiscoverySource::Consul => {
+                    let most = config.registration.max_services;
+                    all.consul = consul.as_ref().map(|settings| consul::Catalog::new(settings, most, metrics));
+                }
+            }
         }
         Ok(all)
     }
@@ -74,6 +89,9 @@ impl Sources {
             let known = watch::Sender::new(false);
             first.push(known.subscribe());
             tasks.spawn(cluster.run(Arc::clone(&gateway), metrics, known));
+        }
+        if let Some((policies, metrics)) = self.policies {
+            tasks.spawn(policies.run(Arc::clone(&gateway), metrics));
         }
         if let Some(catalog) = self.consul {
             let known = watch::Sender::new(false);

@@ -52,7 +52,7 @@ use crate::in_order::InOrder;
 use crate::integrity::Integrity;
 use crate::lists::{self, CursorKey};
 use crate::oauth::Proven;
-use crate::policy::PolicyState;
+use crate::policy::{self, PolicyState};
 use crate::quota::Store;
 use crate::record::{CallRecord, HttpRecord, Recorder, asks, reply_outcome};
 use crate::registry::Registry;
@@ -85,6 +85,8 @@ pub struct Gateway {
     pub(crate) header_checks: HeaderChecks,
     pub(crate) snapshot: InOrder<Snapshot>,
     pub(crate) policy: ArcSwap<PolicyState>,
+    /// Where it comes from.
+    pub(crate) policies: policy::Sources,
     /// Where ingresses count limits together.
     pub(crate) quotas: Option<Store>,
     /// Counts the changes of what anybody may see.

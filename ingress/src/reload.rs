@@ -15,14 +15,12 @@ use crate::config::{Config, tokens_from_file};
 use crate::gateway::Gateway;
 use crate::integrity::read_lock;
 use crate::lists::CursorKey;
-use crate::policy;
 use crate::services::Replica;
 use crate::snapshot::{announce, refresh};
 
 /// What can be read again.
 pub(crate) struct Sources {
     pub(crate) gateway: Arc<Gateway>,
-    pub(crate) policy: Vec<PathBuf>,
     pub(crate) tokens: Option<PathBuf>,
     pub(crate) session_keys: Option<PathBuf>,
     /// The settings file, of which the services are read again.
@@ -44,7 +42,7 @@ impl Sources {
             Change::Hangup => true,
             Change::Files(changed) => paths.iter().any(|path| changed.contains(path)),
         };
-        if touched(&self.policy) {
+        if touched(&self.gateway.policies.paths) {
             self.reload_policy();
         }
         if let Some(path) = self.tokens.as_ref().filter(|path| touched(std::slice::from_ref(path))) {
@@ -67,13 +65,7 @@ impl Sources {
     }
 
     fn reload_policy(&self) {
-        let read = policy::load(&self.policy).map(|rules| {
-            let next = self.gateway.policy.load().reloaded(rules);
-            let rules = next.rules.rule_count();
-            self.gateway.policy.store(Arc::new(next));
-            announce(&self.gateway.generation);
-            tracing::info!(rules, "policy reloaded");
-        });
+        let read = self.gateway.policies.reload(&self.gateway).map(|rules| tracing::info!(rules, "policy reloaded"));
         self.count(ReloadKind::Policy, read.map_err(|error| error.to_string()));
     }
 

@@ -192,7 +192,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let parts = Parts { credentials, peers, registered, public, metrics };
     let (trigger, watcher) = drain::channel();
     let gateway = Arc::new(assemble(&config, &parts, watcher)?);
-    let discovery = discovery::Sources::new(&config, &gateway).map_err(Error::Discovery)?;
+    let discovery = discovery::Sources::new(&config, &gateway, &readiness).map_err(Error::Discovery)?;
     // Nobody else sets it.
     let _ = shown.set(Arc::clone(&gateway));
     let running = Running {
@@ -289,7 +289,6 @@ impl Running {
     fn watch_files(&self, watcher: FileWatcher, config: &Config, parts: &Parts, keeper: Option<Keeper>) {
         let sources = Arc::new(Sources {
             gateway: Arc::clone(&self.gateway),
-            policy: config.policy.clone(),
             tokens: config.clients.tokens_file.clone(),
             session_keys: config.sessions.key_file.clone(),
             settings: config.file.clone(),
@@ -541,6 +540,7 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
     let merged = metrics.service("*");
     let held = &config.limits.session;
     let listens = Listens::new(held.listens, held.listens_per_principal, Arc::clone(&merged));
+    let policies = policy::Sources::new(config.policy.clone(), config.discovery.has_policies());
     let recorder = Recorder {
         access: AccessLog::start(&records::sink(&config.access_log), metrics.access_dropped())
             .map_err(|error| Error::Access(error.to_string()))?,
@@ -570,7 +570,8 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         registry: Registry::new(Members::new(config.services.clone(), bounds(config)), Arc::clone(&parts.credentials)),
         services_changed: Notify::new(),
         snapshot: InOrder::new(snapshot),
-        policy: ArcSwap::from_pointee(PolicyState::new(policy::load(&config.policy)?)),
+        policy: ArcSwap::from_pointee(PolicyState::new(policies.first()?)),
+        policies,
         quotas: config
             .quota_store
             .as_ref()

@@ -28,6 +28,13 @@ impl Discovery {
     }
 }
 
+impl Discovery {
+    /// Whether policies come from a cluster.
+    pub fn has_policies(&self) -> bool {
+        self.kubernetes.as_ref().is_some_and(|cluster| !cluster.policy_namespaces.is_empty())
+    }
+}
+
 /// A cluster's API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kubernetes {
@@ -35,6 +42,8 @@ pub struct Kubernetes {
     pub namespaces: Vec<String>,
     /// Which Services, by their labels, in the API server's own words.
     pub selector: Option<String>,
+    /// Namespaces whose `SecurityPolicy` objects count.
+    pub policy_namespaces: Vec<String>,
     /// Where sidecars listen, if a Service does not say.
     pub port: u16,
     /// Whether endpoints may be on loopback or link-local addresses.
@@ -102,6 +111,15 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     let text = doc("Which Services, by their labels, as `kubectl get --selector` has it.");
     let text = text.because("all that are annotated").example("team=search");
     let selector = f.optional("selector", text, kinds::text());
+    let text =
+        doc("Namespaces whose `SecurityPolicy` objects count here, for all services, beside the files of `policy`.");
+    let reason = "whoever may write them decides who may call what, so none does unless somebody says so";
+    let text = text.because(reason).example("[outrigger]");
+    let policy_namespaces = f.with_default("policy_namespaces", text, kinds::list_of(namespace()), Vec::new());
+    if policy_namespaces.iter().any(|name| name == "*") {
+        let hint = "name the namespaces that are trusted with that";
+        f.mistake("policy_namespaces", "policies of every namespace would let everybody allow everything", hint);
+    }
     let text = doc(
         "Where sidecars listen in pods whose Service has neither `outrigger.dev/port` nor a port named `outrigger`.",
     );
@@ -130,7 +148,18 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     let text = doc("The file with the name of this pod's namespace.").because("where the kubelet puts it");
     let namespace_file = f.with_default("namespace_file", text, kinds::path(), account("namespace"));
     let port = u16::try_from(port).ok()?;
-    Some(Kubernetes { namespaces, selector, port, any_address, max_objects, url, ca, token_file, namespace_file })
+    Some(Kubernetes {
+        namespaces,
+        selector,
+        policy_namespaces,
+        port,
+        any_address,
+        max_objects,
+        url,
+        ca,
+        token_file,
+        namespace_file,
+    })
 }
 
 fn consul(f: &mut Fields<'_>) -> Option<Consul> {

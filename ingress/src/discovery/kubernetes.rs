@@ -43,9 +43,8 @@ impl Cluster {
             [all] if all == "*" => Vec::new(),
             named => named.to_vec(),
         };
-        let token = (settings.token_file.clone(), Shown::Bearer);
         Ok(Self {
-            contact: Arc::new(Contact::new(settings.url.clone(), Some(settings.ca.clone()), Some(token))),
+            contact: Arc::new(contact(settings)),
             namespaces,
             selector: settings.selector.clone(),
             most: settings.max_objects,
@@ -135,6 +134,12 @@ impl Copies {
     fn listed(&self) -> bool {
         self.services.look().listed && self.slices.look().listed
     }
+}
+
+/// The API server, and what we show it.
+pub(super) fn contact(settings: &Kubernetes) -> Contact {
+    let token = (settings.token_file.clone(), Shown::Bearer);
+    Contact::new(settings.url.clone(), Some(settings.ca.clone()), Some(token))
 }
 
 fn own_namespace(settings: &Kubernetes) -> Result<String, String> {

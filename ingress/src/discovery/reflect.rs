@@ -60,6 +60,12 @@ pub(super) struct Meta {
     /// Which of its states this is.
     #[serde(default)]
     resource_version: String,
+    /// How often what is wanted of it changed.
+    #[serde(default)]
+    pub(super) generation: i64,
+    /// When it was made.
+    #[serde(default)]
+    pub(super) creation_timestamp: String,
     /// For selectors.
     #[serde(default)]
     pub(super) labels: BTreeMap<String, String>,

@@ -1,0 +1,236 @@
+//! Policies that are objects of a cluster (`SecurityPolicy`), beside those in files.
+//!
+//! An object that is wrong harms nobody else: what it said last and was good stays in force. One of which nothing good is known is
+//! left out if it could only have allowed something. If it could have denied or limited something, an ingress that has just
+//! started denies everything until it is repaired, as it does not start with a file that is wrong.
+
+mod settle;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use outrigger_runtime::Readiness;
+use outrigger_telemetry::metrics::{DiscoveryMetrics, ReloadKind, ReloadOutcome};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use self::settle::{Candidate, Settled, Standing, settle};
+use self::status::Wanted;
+use super::contact::Contact;
+use super::reflect::{Key, Meta, Object, Reflector, Shelf};
+use super::{GATHER, Told, kubernetes};
+use crate::config::Kubernetes;
+use crate::gateway::Gateway;
+
+/// What blocks readiness.
+const READY: &str = "policies";
+/// The collection, in a namespace.
+const COLLECTION: &str = "securitypolicies";
+
+/// Namespaces whose policies count.
+pub(super) struct Policies {
+    contact: Arc<Contact>,
+    namespaces: Vec<String>,
+    most: usize,
+    readiness: Readiness,
+}
+
+/// One object.
+#[derive(Debug, Clone)]
+pub(super) struct PolicyObject {
+    /// Which of its texts this is.
+    generation: i64,
+    /// The oldest of two with one name counts.
+    created: String,
+    /// The document.
+    text: String,
+    /// Whether it could only allow something.
+    grants: bool,
+    /// What its status says now.
+    conditions: Vec<Value>,
+}
+
+impl Object for PolicyObject {
+    fn read(meta: Meta, object: &mut Value) -> Self {
+        let spec = object.get_mut("spec").map(Value::take).unwrap_or_default();
+        let document = json!({"apiVersion": "mcpx.io/v1", "kind": "SecurityPolicy", "metadata": {"name": meta.name}, "spec": spec});
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Self {
+            generation: meta.generation,
+            created: meta.creation_timestamp,
+            grants: only_grants(&document["spec"]),
+            text: format!("{document:#}"),
+            conditions,
+        }
+    }
+}
+
+/// Whether leaving a policy out could allow nothing: all that it has are rules that allow, without limits and approval.
+fn only_grants(spec: &Value) -> bool {
+    let only = |object: &Value, keys: &[&str]| {
+        object.as_object().is_some_and(|members| members.keys().all(|key| keys.contains(&key.as_str())))
+    };
+    let grants = |rule: &Value| {
+        only(rule, &["name", "effect", "services", "capabilities", "kinds", "requires", "when", "audit"])
+            && rule.get("effect").is_none_or(|effect| effect == "allow")
+    };
+    let authorization = &spec["authorization"];
+    only(spec, &["mode", "authorization"])
+        && (authorization.is_null()
+            || only(authorization, &["rules"])
+                && authorization["rules"].as_array().is_some_and(|rules| rules.iter().all(grants)))
+}
+
+impl Policies {
+    /// Asks nothing yet, and is not ready.
+    pub(super) fn new(settings: &Kubernetes, readiness: &Readiness) -> Self {
+        readiness.set(READY, Err("policies have not been read yet".to_owned()));
+        Self {
+            contact: Arc::new(kubernetes::contact(settings)),
+            namespaces: settings.policy_namespaces.clone(),
+            most: settings.max_objects,
+            readiness: readiness.clone(),
+        }
+    }
+
+    /// Keeps the policy as the objects are, until the future is dropped.
+    pub(super) async fn run(self, gateway: Arc<Gateway>, metrics: DiscoveryMetrics) {
+        let changed = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+        let shelves: Vec<_> =
+            self.namespaces.iter().map(|name| self.copy(name, &changed, &metrics, &mut tasks)).collect();
+        let statuses = watch::Sender::new(BTreeMap::new());
+        tasks.spawn(status::write(Arc::clone(&self.contact), statuses.subscribe()));
+        let (mut good, mut open) = (BTreeMap::new(), false);
+        let mut told = Told::new("discovery.kubernetes.policy_namespaces");
+        loop {
+            changed.notified().await;
+            sleep(GATHER).await;
+            if !shelves.iter().all(|shelf| shelf.look().listed) {
+                continue;
+            }
+            let objects: BTreeMap<Key, PolicyObject> =
+                shelves.iter().flat_map(|shelf| shelf.look().objects.clone()).collect();
+            let candidates = candidates(&objects, &good);
+            let paths = gateway.policies.paths.clone();
+            // Compiling conditions takes its time.
+            let Ok(settled) = tokio::task::spawn_blocking(move || settle(&paths, candidates)).await else { continue };
+            let settled = match settled {
+                Ok(settled) => settled,
+                Err(error) => {
+                    // Their own reload tells of them, too; nothing changes.
+                    tracing::error!(%error, "the policy files are wrong, so policies of the cluster wait");
+                    continue;
+                }
+            };
+            let wrong: Vec<_> = settled.iter().filter(|one| one.mistake.is_some()).collect();
+            let unknown =
+                |one: &&&Settled| one.standing == Standing::Out && objects.get(&one.key).is_some_and(|o| !o.grants);
+            let shut =
+                wrong.iter().find(unknown).map(|one| format!("SecurityPolicy {}/{} is wrong", one.key.0, one.key.1));
+            let in_force = settled.iter().filter(|one| one.standing != Standing::Out).count();
+            metrics.found(in_force, wrong.len());
+            told.tell(
+                wrong
+                    .iter()
+                    .filter_map(|one| {
+                        Some(format!("SecurityPolicy {}/{}: {}", one.key.0, one.key.1, one.mistake.as_ref()?))
+                    })
+                    .collect(),
+            );
+            if let Some(why) = shut.filter(|_| !open) {
+                self.readiness.set(
+                    READY,
+                    Err(format!("{why}, and may deny something: everything is denied until it is repaired")),
+                );
+                statuses.send_replace(Wanted::all(&objects, &settled, false));
+                continue;
+            }
+            let texts: Vec<_> = settled.iter().filter_map(Settled::text).collect();
+            let applied = {
+                let gateway = Arc::clone(&gateway);
+                tokio::task::spawn_blocking(move || gateway.policies.set(&gateway, texts)).await
+            };
+            match applied {
+                Ok(Ok(rules)) => {
+                    tracing::info!(rules, policies = in_force, "policies of the cluster are in force");
+                    gateway.metrics.reload(ReloadKind::Policy, ReloadOutcome::Applied);
+                    good = settled.iter().filter_map(|one| Some((one.key.clone(), one.text()?.1))).collect();
+                    open = true;
+                    self.readiness.set(READY, Ok(()));
+                    statuses.send_replace(Wanted::all(&objects, &settled, true));
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "policies of the cluster cannot be put in force");
+                    gateway.metrics.reload(ReloadKind::Policy, ReloadOutcome::Failed);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn copy(
+        &self,
+        namespace: &str,
+        changed: &Arc<Notify>,
+        metrics: &DiscoveryMetrics,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Shelf<PolicyObject>> {
+        let shelf = Shelf::new(Arc::clone(changed));
+        let reflector = Reflector {
+            contact: Arc::clone(&self.contact),
+            path: format!("/apis/mcpx.io/v1/namespaces/{namespace}/{COLLECTION}"),
+            selector: None,
+            most: self.most,
+            shelf: Arc::clone(&shelf),
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(reflector.run());
+        shelf
+    }
+}
+
+/// The oldest first.
+fn candidates(objects: &BTreeMap<Key, PolicyObject>, good: &BTreeMap<Key, String>) -> Vec<Candidate> {
+    let mut all: Vec<_> = objects.iter().collect();
+    all.sort_by(|a, b| (&a.1.created, a.0).cmp(&(&b.1.created, b.0)));
+    let candidate = |(key, object): (&Key, &PolicyObject)| Candidate {
+        key: key.clone(),
+        text: object.text.clone(),
+        good: good.get(key).cloned(),
+    };
+    all.into_iter().map(candidate).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_deny_something_is_known() {
+        let spec = |rule: Value| json!({"authorization": {"rules": [rule]}});
+        let allow = json!({"name": "a", "services": ["*"], "capabilities": ["*"], "when": "nonsense("});
+        assert!(only_grants(&spec(allow.clone())));
+        assert!(only_grants(&json!({"mode": "audit"})));
+        for (key, value) in [
+            ("effect", json!("deny")),
+            ("effect", json!("dney")),
+            ("approval", json!({})),
+            ("limits", json!({})),
+            ("budget", json!({})),
+            ("unknown", json!(1)),
+        ] {
+            let mut rule = allow.clone();
+            rule[key] = value;
+            assert!(!only_grants(&spec(rule)), "{key}");
+        }
+        for other in
+            [json!(null), json!([]), json!({"limits": []}), json!({"authentication": {}}), json!({"authorization": 1})]
+        {
+            assert!(!only_grants(&other), "{other}");
+        }
+    }
+}
