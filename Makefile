@@ -79,6 +79,8 @@ doc: ## API docs without warnings, doc tests, links in the documentation
 kubernetes: subjects ## Manifests and injected pods, held to the schemas of Kubernetes
 	$(call step,kubernetes: schemas of manifests and injected pods)
 	@$(PYTHON) tests/kubernetes/schemas.py
+	@cargo build --locked --package outrigger
+	@$(PYTHON) tests/kubernetes/manifests.py --outrigger "$(BIN)/debug/outrigger" --kubectl "$$(tests/kubernetes/kubectl.sh)"
 
 acceptance: subjects ## MCP clients through a whole mesh, compared with the same servers reached directly
 	$(call step,acceptance: official clients through a whole mesh)

@@ -23,6 +23,7 @@ mod authority;
 mod bench;
 mod commands;
 mod connect;
+pub mod crds;
 pub mod docs;
 mod doctor;
 mod files;

@@ -1,0 +1,189 @@
+//! The custom resources of Kubernetes, made from the declarations of the code as the JSON Schemas are.
+
+use outrigger_config::Settings;
+use serde_json::{Map, Value, json};
+
+/// Keywords that a structural schema of Kubernetes may not have, or that would write defaults into what people wrote.
+const LEFT_OUT: [&str; 5] = ["$schema", "title", "default", "propertyNames", "additionalProperties"];
+
+const HEAD: &str = "\
+# Written by `UPDATE_DOCS=1 cargo test -p outrigger --test crds`. Do not edit by hand.
+";
+
+/// k8s/base/crds/securitypolicies.yaml.
+pub fn security_policy() -> String {
+    let spec = spec_of(&outrigger_policy::settings());
+    let about = "Who may use which tools, prompts and resources of the mesh, and how often (docs/POLICY.md).";
+    let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
+    let condition = |name: &str, what: &str| format!(".status.conditions[?(@.type==\"{name}\")].{what}");
+    let columns = json!([
+        column("Mode", ".spec.mode"),
+        column("Accepted", &condition("Accepted", "status")),
+        column("Programmed", &condition("Programmed", "status")),
+        column("Reason", &condition("Programmed", "reason")),
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    let schema = json!({
+        "description": about, "type": "object", "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {
+                "type": "object",
+                "properties": {"name": {"type": "string", "maxLength": 63}},
+            },
+            "spec": spec,
+            "status": status(),
+        },
+    });
+    let version = json!({
+        "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+        "additionalPrinterColumns": columns, "schema": {"openAPIV3Schema": schema},
+    });
+    let names = json!({"kind": "SecurityPolicy", "listKind": "SecurityPolicyList", "plural": "securitypolicies",
+        "singular": "securitypolicy", "categories": ["outrigger"]});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "securitypolicies.mcpx.io"},
+        "spec": {"group": "mcpx.io", "scope": "Namespaced", "names": names, "versions": [version]},
+    });
+    format!("{HEAD}{}", yaml(&definition))
+}
+
+/// The form of `spec`, with what Kubernetes can check by itself.
+fn spec_of(settings: &Settings) -> Value {
+    let mut spec = structural(&settings.to_json_schema("")["properties"]["spec"]);
+    spec["x-kubernetes-validations"] = json!([{
+        "rule": "!has(self.mode) || self.mode != 'audit' || !has(self.limits)",
+        "message": "limits are always in force, and this policy only watches: put them into a policy of their own",
+    }]);
+    let rule = &mut spec["properties"]["authorization"]["properties"]["rules"]["items"]["properties"];
+    for list in ["services", "capabilities", "kinds", "requires"] {
+        rule[list]["minItems"] = json!(1);
+    }
+    // Exactly one word in each entry.
+    let entry = &mut rule["requires"]["items"];
+    entry["minProperties"] = json!(1);
+    entry["maxProperties"] = json!(1);
+    spec
+}
+
+/// What the ingress writes.
+fn status() -> Value {
+    let text = |most: u64| json!({"type": "string", "maxLength": most});
+    let condition = json!({
+        "type": "object",
+        "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+        "properties": {
+            "type": text(316),
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": text(1024),
+            "message": text(32768),
+            "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+        },
+    });
+    json!({
+        "description": "What became of it, by the ingress: Accepted says whether it is good, Programmed whether it is in force.",
+        "type": "object",
+        "properties": {
+            "conditions": {"type": "array", "items": condition, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        },
+    })
+}
+
+/// A structural schema: every value has a type, and nothing stands in it that Kubernetes refuses.
+fn structural(schema: &Value) -> Value {
+    let Some(members) = schema.as_object() else { return schema.clone() };
+    let mut out = Map::new();
+    for (name, member) in members.iter().filter(|(name, _)| !LEFT_OUT.contains(&name.as_str())) {
+        let member = match (name.as_str(), member.as_object()) {
+            ("properties", Some(all)) => all.iter().map(|(name, one)| (name.clone(), structural(one))).collect(),
+            ("items", _) => structural(member),
+            _ => member.clone(),
+        };
+        out.insert(name.clone(), member);
+    }
+    if out.contains_key("enum") && !out.contains_key("type") {
+        out.insert("type".to_owned(), json!("string"));
+    }
+    Value::Object(out)
+}
+
+/// As YAML, block style.
+fn yaml(value: &Value) -> String {
+    let mut out = String::new();
+    write(&mut out, value, 0);
+    out
+}
+
+/// Writes a value that stands on lines of its own.
+fn write(out: &mut String, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, member) in members {
+                out.push_str(&format!("{indent}{}:", scalar(&json!(name))));
+                nested(out, member, depth + 1);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                let mut text = String::new();
+                write(&mut text, item, depth + 1);
+                // The dash takes the place of the first line's last indentation.
+                out.push_str(&format!("{indent}- {}", text.trim_start()));
+            }
+        }
+        plain => out.push_str(&format!("{indent}{}\n", scalar(plain))),
+    }
+}
+
+/// Writes what follows a name.
+fn nested(out: &mut String, value: &Value, depth: usize) {
+    let is_block =
+        value.as_object().is_some_and(|all| !all.is_empty()) || value.as_array().is_some_and(|all| !all.is_empty());
+    if is_block {
+        out.push('\n');
+        write(out, value, depth);
+    } else {
+        out.push_str(&format!(" {}\n", scalar(value)));
+    }
+}
+
+/// A value on one line: JSON is YAML, and words need no quotes.
+fn scalar(value: &Value) -> String {
+    let plain = |text: &&str| {
+        let word = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./$".contains(&byte));
+        let starts = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'$');
+        // Words that are no texts in some version of YAML.
+        let other = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+        word && starts && !other.contains(&text.to_ascii_lowercase().as_str())
+    };
+    match value.as_str().filter(plain) {
+        Some(text) => text.to_owned(),
+        None => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_says_what_json_says() {
+        let value = json!({"a": {"b": [1, "x y", {"c": true, "d": []}], "no": "no"}, "e": {}, "f": [[1, 2]]});
+        let text = "a:\n  b:\n    - 1\n    - \"x y\"\n    - c: true\n      d: []\n  \"no\": \"no\"\ne: {}\nf:\n  - - 1\n    - 2\n";
+        assert_eq!(yaml(&value), text);
+    }
+
+    #[test]
+    fn schemas_become_structural() {
+        let schema = json!({"type": "object", "additionalProperties": false, "title": "t", "properties": {
+            "default": {"enum": ["a"], "default": "a"}, "list": {"type": "array", "items": {"enum": ["b"]}}}});
+        let expected = json!({"type": "object", "properties": {
+            "default": {"enum": ["a"], "type": "string"},
+            "list": {"type": "array", "items": {"enum": ["b"], "type": "string"}}}});
+        assert_eq!(structural(&schema), expected);
+    }
+}
