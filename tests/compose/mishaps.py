@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import contextmanager
 
 from checks import Checks
 from images import PREFIX, docker
+from leftovers import LABEL
 from project import eventually
 
 BASE = {
@@ -19,7 +21,7 @@ BASE = {
 def container(*words: str, **environment: str):
     """A container of an image, by its id, until it is not needed."""
     variables = [word for item in environment.items() for word in ("--env", "=".join(item))]
-    one = docker("run", "--detach", "--label", "outrigger-ci", *variables, *words)
+    one = docker("run", "--detach", "--label", f"{LABEL}={os.getpid()}", *variables, *words)
     try:
         yield one
     finally:

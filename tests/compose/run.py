@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import images
+import leftovers
 import mishaps
 import observed
 import quickstart
@@ -35,6 +36,8 @@ def main() -> int:
     parser.add_argument("--keep-images", action="store_true", help="those of a run before")
     args = parser.parse_args()
     work, subjects = args.work.resolve(), args.subjects.resolve()
+    for whose in leftovers.sweep():
+        print(f"removed what is left of {whose}", flush=True)
     if not args.keep_images:
         make_images(work, subjects)
     checks = Checks(work, subjects)
