@@ -27,10 +27,9 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<Exit> {
     if args.rate.is_some_and(|rate| u64::from(rate).saturating_mul(args.duration.as_secs()) > MOST) {
         bail!("at most {MOST} calls are measured at once: give a lower --rate or a shorter --duration");
     }
-    let call = Call::new(args, target)?;
     let mut got: anyhow::Result<Figures> = Err(anyhow!("interrupted"));
     outrigger_runtime::run(1, async {
-        got = load::run(args, call).await;
+        got = measure(args, target).await;
         Exit::Clean
     });
     let figures = got?;
@@ -40,4 +39,8 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<Exit> {
         output::result(&figures.to_string())
     }
     Ok(if figures.failed() == 0 { Exit::Clean } else { Exit::Failed })
+}
+
+async fn measure(args: &BenchArgs, target: Target) -> anyhow::Result<Figures> {
+    load::run(args, Call::new(args, target)?).await
 }

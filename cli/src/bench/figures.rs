@@ -160,7 +160,8 @@ mod tests {
         }
         one.count(Duration::from_secs(5000), Ok(()));
         all.add(one);
-        assert_eq!((all.failed.len(), all.failed.values().sum::<u64>()), (REASONS + 1, 100));
+        assert!(all.failed.len() <= REASONS + 1, "{:?}", all.failed);
+        assert_eq!(all.failed.values().sum::<u64>(), 100);
         assert_eq!(all.took, [u32::MAX]);
     }
 }
