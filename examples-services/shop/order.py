@@ -10,6 +10,7 @@ import sys
 import uuid
 from typing import Annotated, Any
 
+import anyio
 from mcp import Client
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -17,6 +18,8 @@ from pydantic import BaseModel, Field
 
 INVENTORY = "http://inventory.mesh/mcp"
 PAYMENT = "http://payment.mesh/mcp"
+# Seconds for taking one step back.
+UNDOING = 30
 mcp = MCPServer("order", version="0.1.0", instructions="Places orders.")
 
 
@@ -45,13 +48,20 @@ async def place_order(
 ) -> Order:
     """Buys items. Either they are paid, or everything is as it was before."""
     order = uuid.uuid4().hex
-    reserved = await call(ctx, INVENTORY, "reserve", order=order, item=item, quantity=quantity)
+    begun = [(INVENTORY, "release")]
     try:
+        reserved = await call(ctx, INVENTORY, "reserve", order=order, item=item, quantity=quantity)
+        begun.insert(0, (PAYMENT, "refund"))
         await call(ctx, PAYMENT, "charge", order=order, amount=reserved["price"], card=card)
-    except Exception as error:
-        # Whether it was charged is not known if the answer was lost: both are undone, and both may be undone twice.
-        undone = [await undo(ctx, PAYMENT, "refund", order), await undo(ctx, INVENTORY, "release", order)]
+    except BaseException as error:
+        # Whether a step was done is not known if its answer was lost, or if our caller gave up: each that was begun is undone, which may
+        # be done twice, or for what never was. A caller that has given up does not stop it.
+        with anyio.CancelScope(shield=True):
+            undone = [await undo(ctx, service, tool, order) for service, tool in begun]
         left = " ".join(why for why in undone if why)
+        if not isinstance(error, Exception):
+            print(left or f"order {order} was given up and taken back", file=sys.stderr)
+            raise
         raise ToolError(f"order {order} was not paid ({error}); " + (left or "nothing is reserved or charged")) from error
     return Order(id=order, item=item, quantity=quantity, paid=reserved["price"])
 
@@ -59,9 +69,10 @@ async def place_order(
 async def undo(ctx: Context, service: str, tool: str, order: str) -> str | None:
     """Takes a step back. What cannot be taken back is for a person."""
     try:
-        await call(ctx, service, tool, order=order)
+        with anyio.fail_after(UNDOING):
+            await call(ctx, service, tool, order=order)
     except Exception as error:
-        return f"{tool} of order {order} failed and has to be done by hand: {error}"
+        return f"{tool} of order {order} failed and has to be done by hand: {error!r}"
     return None
 
 
