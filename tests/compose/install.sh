@@ -7,7 +7,8 @@
 # Debian packages are installed when this runs as root on Debian. What cannot be had ends it, with the command that would help.
 set -euo pipefail
 
-dir="${1:-$(dirname "${BASH_SOURCE[0]}")/../../target/compose}"
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+dir="${1:-$here/../../target/compose}"
 mkdir -p "$dir"
 dir="$(cd "$dir" && pwd)"
 IMAGE=debian:bookworm-slim
@@ -42,12 +43,10 @@ need_daemon() {
 
 # Packages of a Debian release, unpacked into DIR/x and installed nowhere.
 unpack() {
-  local release="$1" own="$dir/apt-$1" mirror
+  local release="$1" own="$dir/apt-$1"
   shift
-  mirror="$(sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\(http[^ ]*\) .*/\2/p' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1 || true)"
   mkdir -p "$own/lists/partial" "$own/cache/archives/partial" "$dir/x"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $release main" > "$own/sources.list"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $("$here/../debian_mirror.sh" "$release") $release main" > "$own/sources.list"
   local options=(-o "Dir::Etc::SourceList=$own/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$own/lists"
     -o "Dir::Cache=$own/cache" -o APT::Sandbox::User=root -qq)
   apt-get "${options[@]}" update || die "no list of packages of Debian $release; try: apt-get update"
@@ -81,10 +80,13 @@ need_image() {
     say "debootstrap of Debian 12, two minutes, kept in $dir/base.tar"
     local root="$dir/root"
     rm -rf "$root"
-    debootstrap --variant=minbase --include=nftables,ca-certificates bookworm "$root" >"$dir/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase --include=nftables,ca-certificates bookworm "$root" "$("$here/../debian_mirror.sh" bookworm)" \
+      >"$dir/debootstrap.log" 2>&1 ||
       die "debootstrap failed, see $dir/debootstrap.log; try: debootstrap --variant=minbase bookworm $root"
     rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc "$root"/usr/share/locale "$root"/usr/share/man
-    tar -C "$root" -cf "$dir/base.tar" .
+    # Under its name when it is whole: what is there is believed.
+    tar -C "$root" -cf "$dir/base.tar.tmp" .
+    mv "$dir/base.tar.tmp" "$dir/base.tar"
     rm -rf "$root"
   fi
   docker import -c 'CMD ["bash"]' "$dir/base.tar" "$IMAGE" >/dev/null

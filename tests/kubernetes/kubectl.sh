@@ -30,7 +30,7 @@ say "fetching kubectl of Debian $suite"
 apt="$dir/apt"
 mkdir -p "$apt"/{lists/partial,cache/archives/partial,etc/preferences.d,etc/apt.conf.d} "$dir/kubectl"
 : >"$apt/status"
-echo "deb ${DEBIAN_MIRROR:-http://deb.debian.org/debian} $suite main" >"$apt/sources.list"
+echo "deb $("$here/../debian_mirror.sh" "$suite") $suite main" >"$apt/sources.list"
 options=(-o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o "Dir::State::status=$apt/status"
   -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::Etc::preferencesparts=$apt/etc/preferences.d"
   -o APT::Sandbox::User= -o APT::Get::List-Cleanup=0)
