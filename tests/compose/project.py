@@ -80,9 +80,11 @@ class Project:
         """As the kernel ends a process: docker itself would take it for a wish."""
         os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), 9)
 
-    def address(self, service: str) -> str:
-        """Of a container, as this machine reaches it."""
-        return docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", self.container(service)).split()[0]
+    def address(self, service: str, network: str | None = None) -> str:
+        """Of a container, as this machine reaches it; in this network of the project, or in any."""
+        networks = json.loads(docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", self.container(service)))
+        known = [one["IPAddress"] for name, one in networks.items() if network in (None, name.removeprefix(f"{self.name}_"))]
+        return known[0]
 
     def page(self, service: str, port: int, path: str) -> str:
         with urllib.request.urlopen(f"http://{self.address(service)}:{port}{path}", timeout=10) as reply:

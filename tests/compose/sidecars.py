@@ -105,6 +105,9 @@ def over_stdio(checks: Checks, project: Project, client: Client, service: str) -
         ("a look-up", "lookup", {"name": "evil.test"}),
         ("QUIC", "udp", {"host": WORLD, "port": 443, "data": "c0ffee"}),
         ("a resolver of its own", "udp", {"host": WORLD, "port": 53, "data": QUESTION}),
+        ("another service", "tcp", {"host": project.address("web-net"), "port": 8443}),
+        ("its admin port", "tcp", {"host": project.address("web-net"), "port": 15020}),
+        ("the authority, where others reach it", "tcp", {"host": project.address("ca", "default"), "port": 9440}),
     ):
         refused(checks, client, f"{service}: {what}", f"{service}__{tool}", **arguments)
     after = [line for line in reached(project)[before:] if line]
