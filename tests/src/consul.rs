@@ -64,6 +64,16 @@ impl Consul {
         self.change(|state| drop(state.instances.insert(id.to_owned(), instance)));
     }
 
+    /// Registers an instance that is nonsense.
+    pub fn nonsense(&self, id: &str, service: &str) {
+        let instance = value!({
+            "Node": {"Address": "10.0.0.1"},
+            "Service": {"Service": service, "Tags": ["outrigger"], "Address": "10.0.0.1", "Port": "http"},
+            "Checks": null,
+        });
+        self.change(|state| drop(state.instances.insert(id.to_owned(), instance)));
+    }
+
     /// Forgets an instance.
     pub fn deregister(&self, id: &str) {
         self.change(|state| drop(state.instances.remove(id)));
@@ -147,8 +157,8 @@ impl State {
 
     fn health(&self, name: &str, passing: bool) -> Value {
         let good = |one: &&Value| {
-            let checks = one["Checks"].as_array().unwrap();
-            one["Service"]["Service"] == name && (!passing || checks.iter().all(|check| check["Status"] == "passing"))
+            let mut checks = one["Checks"].as_array().into_iter().flatten();
+            one["Service"]["Service"] == name && (!passing || checks.all(|check| check["Status"] == "passing"))
         };
         self.instances.values().filter(good).cloned().collect()
     }

@@ -33,6 +33,8 @@ async fn instances_whose_checks_pass_are_called() {
     let name = json!({"outrigger-service": "fs"});
     consul.register("files-1", "file-server", first.address(), &name, "passing");
     consul.register("wrong", "NOT_A_NAME", first.address(), &json!({}), "passing");
+    // Neither of these two keeps others from being found.
+    consul.nonsense("nonsense-1", "nonsense");
     let ingress = TestIngress::over(&mesh, &[], &consul.settings(mesh.path())).await;
     has(&ingress, "fs", &[&first]).await;
     eventually("it is called", || async {
@@ -40,7 +42,10 @@ async fn instances_whose_checks_pass_are_called() {
         (reply["result"]["content"][0]["text"] == "one").then_some(())
     })
     .await;
-    assert!(ingress.admin("/metrics").await.contains("outrigger_discovery_mistakes{source=\"consul\"} 1"));
+    eventually("both mistakes are counted", || async {
+        ingress.admin("/metrics").await.contains("outrigger_discovery_mistakes{source=\"consul\"} 2").then_some(())
+    })
+    .await;
     consul.register("files-2", "file-server", second.address(), &name, "critical");
     consul.register("files-2", "file-server", second.address(), &name, "passing");
     has(&ingress, "fs", &[&first, &second]).await;
