@@ -17,6 +17,7 @@ mod check;
 mod cluster;
 pub(crate) mod config;
 mod manifests;
+mod namespaces;
 mod review;
 mod serve;
 mod settings;

@@ -41,13 +41,23 @@ pub(crate) struct Content {
     pub(crate) value: Value,
 }
 
+/// It answered, and not with a success.
+#[derive(Debug, thiserror::Error)]
+#[error("it answers with HTTP status {}{why}", status.as_u16())]
+pub(crate) struct Unsuccessful {
+    pub(crate) status: StatusCode,
+    why: String,
+}
+
 impl ApiServer {
     /// Asks, and gives what it said if that was a success. Errors name no content: it may repeat a token.
     pub(crate) async fn ask(&self, method: Method, path: &str, content: Option<Content>) -> anyhow::Result<Value> {
         let asked = tokio::time::timeout(PATIENCE, self.exchange(method, path, content)).await;
         let (status, value) = asked.map_err(|_| anyhow::anyhow!("no answer in time"))??;
         let why = value["message"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-        anyhow::ensure!(status.is_success(), "it answers with HTTP status {}{why}", status.as_u16());
+        if !status.is_success() {
+            return Err(Unsuccessful { status, why }.into());
+        }
         Ok(value)
     }
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::config::Config;
+use super::namespaces::Unknown;
 use super::review::{self, Answered};
 
 /// Where API servers ask.
@@ -62,7 +63,14 @@ impl Api {
             self.metrics.injection(InjectionOutcome::Invalid);
             return refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview of admission.k8s.io/v1 with a request");
         };
-        let answered = self.answer(uid, question).await;
+        let answered = match self.answer(uid, question).await {
+            Ok(answered) => answered,
+            Err(unknown) => {
+                self.metrics.injection(InjectionOutcome::Refused);
+                let why = format!("what the namespace of the pod says is not known: {}", unknown.why());
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, &why);
+            }
+        };
         self.metrics.injection(answered.outcome);
         let metadata = &question["object"]["metadata"];
         let pod = metadata["name"].as_str().or_else(|| metadata["generateName"].as_str()).unwrap_or_default();
@@ -76,31 +84,28 @@ impl Api {
         reply::json(StatusCode::OK, answer.to_string())
     }
 
-    async fn answer(&self, uid: &str, question: &Value) -> Answered {
+    /// An error is no answer: `failurePolicy` decides then what becomes of a pod whose namespace may want a sidecar for it.
+    async fn answer(&self, uid: &str, question: &Value) -> Result<Answered, Unknown> {
         if review::is_exempt(question, &self.exempt) {
-            return review::untouched(uid, InjectionOutcome::Exempt);
+            return Ok(review::untouched(uid, InjectionOutcome::Exempt));
         }
         let name = question["namespace"].as_str().unwrap_or_default();
-        let (namespace, unknown) = match self.cluster.namespace(name).await {
-            Ok(namespace) => (namespace, None),
-            // The pod's own annotations still count; those of the namespace may be what should hold it.
-            Err(error) => (Namespace::default(), Some(format!("{error:#}"))),
+        let unknown = match self.cluster.namespace(name).await {
+            Ok(namespace) => return Ok(review::answer(uid, question, &namespace, &self.settings.load())),
+            Err(unknown) => unknown,
         };
-        let mut answered = review::answer(uid, question, &namespace, &self.settings.load());
-        if let Some(error) = unknown {
-            tracing::warn!(
-                namespace = name,
-                error,
-                "what the namespace says is not known; the injector needs the right to get it"
-            );
-            let warning = "outrigger: the annotations of the namespace could not be read; only those of the pod count";
-            if let Some(warnings) = answered.response["warnings"].as_array_mut() {
-                warnings.push(warning.into());
-            } else {
-                answered.response["warnings"] = json!([warning]);
-            }
+        // Without a right to know, and for a pod that says itself what it wants, what the pod says is all there is.
+        if matches!(unknown, Unknown::Unanswered(_)) && !outrigger_inject::speaks(&question["object"]) {
+            return Err(unknown);
         }
-        answered
+        let mut answered = review::answer(uid, question, &Namespace::default(), &self.settings.load());
+        let warning = "outrigger: the annotations of the namespace could not be read; only those of the pod count";
+        if let Some(warnings) = answered.response["warnings"].as_array_mut() {
+            warnings.push(warning.into());
+        } else {
+            answered.response["warnings"] = json!([warning]);
+        }
+        Ok(answered)
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Response<OutBody>> {

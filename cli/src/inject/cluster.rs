@@ -1,26 +1,19 @@
 //! What the webhook asks of its cluster, with few rights: namespaces (get), and one MutatingWebhookConfiguration (get, patch).
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::Method;
+use http::{Method, StatusCode};
 use outrigger_inject::Namespace;
 use outrigger_runtime::Readiness;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
+use super::namespaces::{Namespaces, Unknown};
 use super::version::Version;
-use crate::kubernetes::{ApiServer, Content};
+use crate::kubernetes::{ApiServer, Content, Unsuccessful};
 
-/// For what a namespace says: the API server waits for us meanwhile.
-const NAMESPACE_PATIENCE: Duration = Duration::from_secs(2);
-/// How long what a namespace said counts: a person who annotates one and then creates a pod is not much faster.
-const NAMESPACE_LIFE: Duration = Duration::from_secs(2);
-/// Namespaces that are remembered.
-const MAX_NAMESPACES: usize = 1024;
 /// How often the configuration is looked at: somebody may apply the manifests anew, without the bundle.
 const LOOK: Duration = Duration::from_secs(30);
 /// The wait after a question that failed.
@@ -32,31 +25,36 @@ const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebh
 /// The cluster around the webhook.
 pub(crate) struct Cluster {
     server: ApiServer,
-    known: Mutex<HashMap<String, (Instant, Namespace)>>,
+    namespaces: Namespaces,
 }
 
 impl Cluster {
     pub(crate) fn new(server: ApiServer) -> Self {
-        Self { server, known: Mutex::default() }
+        Self { server, namespaces: Namespaces::default() }
     }
 
-    /// What a namespace says for its pods.
-    pub(crate) async fn namespace(&self, name: &str) -> anyhow::Result<Namespace> {
+    /// What a namespace says for its pods, or said last.
+    ///
+    /// # Errors
+    /// See [`Namespaces::get`].
+    pub(crate) async fn namespace(&self, name: &str) -> Result<Namespace, Unknown> {
         let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        anyhow::ensure!(!name.is_empty() && name.len() <= 63 && name.bytes().all(good), "it is no name of a namespace");
-        // Held while it is asked for: pods of one namespace come together, and one question is enough.
-        let mut known = self.known.lock().await;
-        if let Some((_, namespace)) = known.get(name).filter(|(asked, _)| asked.elapsed() < NAMESPACE_LIFE) {
-            return Ok(namespace.clone());
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(good) {
+            return Err(Unknown::Unanswered("it is no name of a namespace".to_owned()));
         }
-        let path = format!("/api/v1/namespaces/{name}");
-        let asked = tokio::time::timeout(NAMESPACE_PATIENCE, self.server.ask(Method::GET, &path, None)).await;
-        let namespace = Namespace::of(&asked.map_err(|_| anyhow::anyhow!("no answer in time"))??);
-        if known.len() >= MAX_NAMESPACES {
-            known.clear();
-        }
-        known.insert(name.to_owned(), (Instant::now(), namespace.clone()));
-        Ok(namespace)
+        let ask = async {
+            let path = format!("/api/v1/namespaces/{name}");
+            match self.server.ask(Method::GET, &path, None).await {
+                Ok(object) => Ok(Namespace::of(&object)),
+                Err(error) => {
+                    let status = error.downcast_ref::<Unsuccessful>().map(|answer| answer.status);
+                    let kind =
+                        if status == Some(StatusCode::FORBIDDEN) { Unknown::Denied } else { Unknown::Unanswered };
+                    Err(kind(format!("{error:#}")))
+                }
+            }
+        };
+        self.namespaces.get(name, ask).await
     }
 
     /// The version of the cluster, asked for until it answers.

@@ -86,6 +86,11 @@ pub fn inject(pod: &Value, namespace: &Namespace, all: bool, settings: &Settings
     })))
 }
 
+/// Whether a pod itself says whether it wants a sidecar, well or badly; the others go by their namespace.
+pub fn speaks(pod: &Value) -> bool {
+    asked(pod, &Namespace::default()) != Ok(None)
+}
+
 /// Whether a pod has what we would give it: both what says so and what must then be there, because people copy annotations.
 fn is_injected(pod: &Value) -> bool {
     let says = pod["metadata"]["annotations"][INJECTED].is_string();

@@ -38,6 +38,7 @@ impl Cluster {
                     let annotations = json!({"outrigger.dev/inject": "true", "outrigger.dev/log-level": "debug"});
                     (200, json!({"kind": "Namespace", "metadata": {"name": "tools", "annotations": annotations}}))
                 }
+                "GET /api/v1/namespaces/quiet" => (200, json!({"kind": "Namespace", "metadata": {"name": "quiet"}})),
                 "GET /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/outrigger-injector" => {
                     (200, held.lock().unwrap().clone())
                 }
@@ -146,7 +147,7 @@ fn an_api_server_that_knows_the_authority_gets_pods_with_sidecars() {
     assert_eq!(response("tools", &injected), json!({"uid": "the-uid", "allowed": true}));
 
     // Nothing is done to what does not ask, or must not wait for us.
-    for (namespace, pod) in [("other", plain.clone()), ("kube-system", pod(&json!({"outrigger.dev/inject": "true"})))] {
+    for (namespace, pod) in [("quiet", plain.clone()), ("kube-system", pod(&json!({"outrigger.dev/inject": "true"})))] {
         let answer = response(namespace, &pod);
         assert_eq!((&answer["allowed"], &answer["patch"]), (&json!(true), &Value::Null), "{namespace}");
     }
@@ -159,7 +160,12 @@ fn an_api_server_that_knows_the_authority_gets_pods_with_sidecars() {
         assert_eq!((&answer["allowed"], &answer["status"]["code"]), (&json!(false), &json!(422)));
         assert!(answer["status"]["message"].as_str().unwrap().contains(expected), "{answer}");
     }
-    // A namespace that cannot be read is no reason to refuse, but one to say so.
+    // Of a namespace that cannot be read nobody knows whether its pods may be without: no answer, so that `failurePolicy` decides.
+    let (status, answer) = ask(&injector, &bundle, &review("other", &plain));
+    assert_eq!((status, &answer["response"]), (500, &Value::Null), "{answer}");
+    // A pod that says itself what it wants gets that, and its author is told.
+    let answer = response("other", &pod(&json!({"outrigger.dev/inject": "false"})));
+    assert_eq!((&answer["allowed"], &answer["patch"]), (&json!(true), &Value::Null));
     let answer = response("other", &pod(&json!({"outrigger.dev/inject": "true", "outrigger.dev/service": "files"})));
     let warnings = answer["warnings"].to_string();
     assert!(warnings.contains("kubernetes.rules") && warnings.contains("could not be read"), "{warnings}");
@@ -167,7 +173,7 @@ fn an_api_server_that_knows_the_authority_gets_pods_with_sidecars() {
     for (body, expected) in [("{}".to_owned(), 400), ("[".repeat(100_000), 400), (" ".repeat(5 << 20), 413)] {
         assert_eq!(ask(&injector, &bundle, &body).0, expected);
     }
-    for (outcome, count) in [("injected", 2.0), ("present", 1.0), ("not_asked", 1.0), ("exempt", 1.0), ("refused", 2.0)]
+    for (outcome, count) in [("injected", 2.0), ("present", 1.0), ("not_asked", 2.0), ("exempt", 1.0), ("refused", 3.0)]
     {
         let line = format!("outrigger_injections_total{{outcome=\"{outcome}\"}}");
         assert_eq!(injector.metric(&line), count, "{outcome}");
