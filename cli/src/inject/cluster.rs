@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// The wait after a question that failed.
 const REST: Duration = Duration::from_secs(5);
 /// What is missing until API servers know the webhook, in `/readyz`.
-const BLOCKER: &str = "webhook configuration";
+pub(crate) const BLOCKER: &str = "webhook configuration";
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 
 /// The cluster around the webhook.
@@ -78,9 +78,8 @@ impl Cluster {
         }
     }
 
-    /// Keeps the `caBundle` of a configuration as the authority's roots are, for ever.
+    /// Keeps the `caBundle` of a configuration as the authority's roots are, for ever. [`BLOCKER`] is set until it was so once.
     pub(crate) async fn keep_bundle(&self, name: &str, mut roots: watch::Receiver<String>, readiness: &Readiness) {
-        readiness.set(BLOCKER, Err("not looked at yet".into()));
         let mut told = String::new();
         loop {
             let bundle = STANDARD.encode(roots.borrow_and_update().as_bytes());

@@ -1,6 +1,7 @@
 //! From settings to a webhook that answers, and to its end: bind first, get a certificate, serve, drain.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use outrigger_telemetry::{Metrics, Role};
 use tokio::sync::watch;
 
 use super::api::Api;
-use super::cluster::Cluster;
+use super::cluster::{self, Cluster};
 use super::config::{Config, Native};
 use super::version::Version;
 use super::{certificate, settings};
@@ -32,6 +33,8 @@ use crate::files;
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How often files that pods get are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// What is missing until it is known whether the cluster has native sidecars, in `/readyz`: a guess may make pods that never start.
+const VERSION: &str = "cluster version";
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 
@@ -81,10 +84,12 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
         }
     };
     let cluster = Arc::new(Cluster::new(config.kubernetes.clone()));
-    let settings = follow_settings(&config, own.roots.clone(), &cluster, &tasks)?;
+    let settings = follow_settings(&config, own.roots.clone(), &cluster, &readiness, &tasks)?;
     if let (Some(name), Some(roots)) = (config.serve.webhook.clone(), own.roots) {
         let (cluster, readiness) = (Arc::clone(&cluster), readiness.clone());
         let stopping = tasks.stopping();
+        // Before the task begins: nobody may find everything ready meanwhile.
+        readiness.set(cluster::BLOCKER, Err("not looked at yet".into()));
         tasks.spawn("webhook configuration", async move {
             stopping.run_until_cancelled(cluster.keep_bundle(&name, roots, &readiness)).await;
         });
@@ -113,11 +118,13 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     })
 }
 
-/// What pods get, made anew when a file or the roots have changed, and once the cluster's version is known.
+/// What pods get, made anew when a file or the roots have changed, and once the cluster's version is known: until
+/// then, the injector is not ready.
 fn follow_settings(
     config: &Config,
     roots: Option<watch::Receiver<String>>,
     cluster: &Arc<Cluster>,
+    readiness: &Readiness,
     tasks: &TaskGroup,
 ) -> anyhow::Result<Arc<ArcSwap<Settings>>> {
     let read = {
@@ -126,19 +133,24 @@ fn follow_settings(
     };
     let mut native = config.native != Native::Never;
     let current = Arc::new(ArcSwap::from_pointee(read(native)?));
-    let (shown, cluster, auto) = (Arc::clone(&current), Arc::clone(cluster), config.native == Native::Auto);
+    let (shown, cluster, readiness) = (Arc::clone(&current), Arc::clone(cluster), readiness.clone());
+    let mut guessed = config.native == Native::Auto;
+    if guessed {
+        readiness.set(
+            VERSION,
+            Err("waiting for `/version` of the API server; `kubernetes.native_sidecars` says it otherwise".into()),
+        );
+    }
     let stopping = tasks.stopping();
     let read = Arc::new(read);
     tasks.spawn("settings", async move {
         let following = async {
-            if auto {
-                native = cluster.version().await >= Version::NATIVE_SIDECARS;
-                tracing::info!(native, "whether the cluster has native sidecars");
-            }
+            let mut version = pin!(cluster.version());
             let mut told = String::new();
             loop {
                 let read = Arc::clone(&read);
                 let Ok(next) = tokio::task::spawn_blocking(move || read(native)).await else { return };
+                let settled = !guessed && next.is_ok();
                 match next {
                     Ok(next) if next != **shown.load() => {
                         tracing::info!(
@@ -155,7 +167,16 @@ fn follow_settings(
                         }
                     }
                 }
-                tokio::time::sleep(LOOK).await;
+                if settled {
+                    readiness.set(VERSION, Ok(()));
+                }
+                tokio::select! {
+                    version = &mut version, if guessed => {
+                        (native, guessed) = (version >= Version::NATIVE_SIDECARS, false);
+                        tracing::info!(native, "whether the cluster has native sidecars");
+                    }
+                    () = tokio::time::sleep(LOOK) => {}
+                }
             }
         };
         stopping.run_until_cancelled(following).await;
