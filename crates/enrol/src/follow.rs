@@ -17,6 +17,8 @@ use crate::pace::Pace;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Agents hand out another certificate at half of its life. One that has not at three quarters is asked again.
 const LATE: f64 = 0.75;
+/// How many federated trust domains that are of no use are named of one message.
+const TOLD_AT_ONCE: usize = 5;
 
 /// What keeps the identity of an agent fresh.
 pub struct Follower {
@@ -64,10 +66,18 @@ async fn attempt(
     let mut messages = Messages::open(socket).await?;
     let message = messages.first().await?;
     let svid = X509SvidResponse::parse(&message)?.identity(options.expected.as_ref())?;
+    tell_left_out(socket, &svid);
     // What the message calls it and what the certificate says must be the same.
     let options = CredentialOptions { expected: Some(svid.id().clone()), ..options.clone() };
     let credentials = Credentials::enrolled(svid, &options).map_err(|error| unusable(&error))?;
     Ok((credentials, messages))
+}
+
+/// Warns of federated trust domains that cannot be believed. Agents send a message only when something has changed.
+fn tell_left_out(socket: &AgentSocket, svid: &Svid) {
+    for why in svid.left_out().iter().take(TOLD_AT_ONCE) {
+        tracing::warn!("a federated trust domain is left out of what the agent at {socket} says: {why}");
+    }
 }
 
 impl Follower {
@@ -140,6 +150,7 @@ impl Follower {
     /// Takes up what a message gives. When it is of no use, everything stays as it was.
     async fn take_up(&mut self, message: &[u8], changed: &Hook) -> Result<(), StreamError> {
         let svid = X509SvidResponse::parse(message)?.identity(Some(self.credentials.id()))?;
+        tell_left_out(&self.socket, &svid);
         let not_after = offer(self.credentials(), svid, Arc::clone(changed)).await?;
         if not_after.is_some() {
             self.waiting.metrics.certificate_renewal(RenewalOutcome::Renewed);

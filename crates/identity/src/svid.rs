@@ -9,6 +9,7 @@ use crate::files::{FileRole, Key, Loaded};
 use crate::pem;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::watch::{Contents, Foreign};
+use crate::workload_api::AgentError;
 
 /// Stands in errors for the path of what never was a file.
 const FROM_AGENT: &str = "(from the agent)";
@@ -24,6 +25,7 @@ pub struct Svid {
     bundle: String,
     crls: String,
     federated: Vec<(TrustDomain, String)>,
+    left_out: Vec<AgentError>,
 }
 
 impl Svid {
@@ -44,7 +46,18 @@ impl Svid {
             bundle: joined("CERTIFICATE", bundle),
             crls: joined("X509 CRL", crls),
             federated: federated.iter().map(foreign).collect(),
+            left_out: Vec::new(),
         }
+    }
+
+    /// With reasons why some trust domains are not in it.
+    pub(crate) fn without(self, left_out: Vec<AgentError>) -> Self {
+        Self { left_out, ..self }
+    }
+
+    /// Why trust domains that the agent named are not among the federated ones. Nobody of them is believed.
+    pub fn left_out(&self) -> &[AgentError] {
+        &self.left_out
     }
 
     /// Whom it says that we are. The certificate has the last word.

@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+
 use crate::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use crate::svid::{ForeignRoots, Svid};
 
@@ -40,6 +43,9 @@ pub enum AgentError {
     /// Roots of our own trust domain given as those of another one, or of one domain given twice.
     #[error("it gives roots for `{0}` that are not another trust domain's alone")]
     Bundle(TrustDomain),
+    /// Roots of another trust domain that are none.
+    #[error("what it gives as the roots of `{0}` is empty or not certificates")]
+    Roots(TrustDomain),
 }
 
 /// A message, as it lies in the bytes that came.
@@ -77,7 +83,8 @@ impl<'a> X509SvidResponse<'a> {
     /// The identity of this process: `expected`, or the first one when any will do, as the API says.
     ///
     /// # Errors
-    /// There is none, or what belongs to it cannot be read.
+    /// There is none, or what belongs to it cannot be read. Roots of another trust domain that are of no use are left out instead, see
+    /// [`Svid::left_out`].
     pub fn identity(&self, expected: Option<&SpiffeId>) -> Result<Svid, AgentError> {
         let first = self.svids.first().ok_or(AgentError::Empty)?;
         let wanted = |it: &&RawSvid<'_>| expected.is_none_or(|id| it.id == id.as_str().as_bytes());
@@ -90,24 +97,28 @@ impl<'a> X509SvidResponse<'a> {
         };
         let id = SpiffeId::parse(text(chosen.id)?)?;
         let bundle = certificates(chosen.bundle)?;
-        let federated = self.foreign(id.trust_domain())?;
+        let (federated, left_out) = self.foreign(id.trust_domain());
         let crls = self.crls.iter().map(|crl| whole(crl)).collect::<Result<Vec<_>, _>>()?;
         let parts = (certificates(chosen.chain)?, whole(chosen.key)?);
-        Ok(Svid::new(id, parts, &bundle, &crls, &federated))
+        Ok(Svid::new(id, parts, &bundle, &crls, &federated).without(left_out))
     }
 
-    fn foreign(&self, own: &TrustDomain) -> Result<Vec<ForeignRoots<'a>>, AgentError> {
+    /// The roots of other trust domains, and why some are left out: nobody of those is believed, and all else goes on. What is wrong
+    /// with one of them is no reason to let our own certificate end.
+    fn foreign(&self, own: &TrustDomain) -> (Vec<ForeignRoots<'a>>, Vec<AgentError>) {
         let mut federated: Vec<ForeignRoots<'_>> = Vec::with_capacity(self.federated.len());
+        let mut left_out = Vec::new();
         for (name, bundle) in &self.federated {
-            let name = text(name)?;
-            let domain = TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or(name))?;
-            // One that spoke for our own domain would decide who we believe at home.
-            if domain == *own || federated.iter().any(|(known, _)| *known == domain) {
-                return Err(AgentError::Bundle(domain));
+            match foreign_roots(name, bundle) {
+                // One that spoke for our own domain would decide who we believe at home.
+                Ok((domain, _)) if domain == *own || federated.iter().any(|(known, _)| *known == domain) => {
+                    left_out.push(AgentError::Bundle(domain));
+                }
+                Ok(roots) => federated.push(roots),
+                Err(why) => left_out.push(why),
             }
-            federated.push((domain, certificates(bundle)?));
         }
-        Ok(federated)
+        (federated, left_out)
     }
 
     /// The first few ids, cut: they go into logs.
@@ -145,6 +156,20 @@ impl<'a> RawSvid<'a> {
             Ok(())
         })?;
         Ok(svid)
+    }
+}
+
+/// The roots of another trust domain: certificates that can be believed.
+fn foreign_roots<'a>(name: &[u8], bundle: &'a [u8]) -> Result<ForeignRoots<'a>, AgentError> {
+    let name = text(name)?;
+    let domain = TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or(name))?;
+    let usable = |roots: &Vec<&[u8]>| {
+        let mut store = RootCertStore::empty();
+        roots.iter().all(|root| store.add(CertificateDer::from(*root)).is_ok())
+    };
+    match certificates(bundle).ok().filter(usable) {
+        Some(roots) => Ok((domain, roots)),
+        None => Err(AgentError::Roots(domain)),
     }
 }
 

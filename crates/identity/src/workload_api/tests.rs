@@ -37,9 +37,14 @@ fn identity(message: &[u8], expected: Option<&str>) -> Result<Svid, AgentError> 
     X509SvidResponse::parse(message)?.identity(expected.as_ref())
 }
 
+/// A certificate that can be a root.
+fn root() -> Vec<u8> {
+    rcgen::generate_simple_self_signed(["root".to_owned()]).unwrap().cert.der().to_vec()
+}
+
 #[test]
 fn a_message_gives_the_first_identity_or_the_one_that_is_wanted() {
-    let entry = [field(1, b"spiffe://partner"), field(2, &[der(b"a"), der(b"b")].concat())].concat();
+    let entry = [field(1, b"spiffe://partner"), field(2, &[root(), root()].concat())].concat();
     let message = [
         field(1, &svid("spiffe://demo/fs")),
         // Of later versions: a number, eight bytes, four bytes, and a field without a name here.
@@ -108,14 +113,27 @@ fn parts_that_are_not_der_are_refused() {
 }
 
 #[test]
-fn roots_of_our_own_domain_are_not_another_ones() {
-    let entry = |domain: &str| field(3, &[field(1, domain.as_bytes()), field(2, &der(b"root"))].concat());
-    let own = field(1, &svid("spiffe://demo/fs"));
-    identity(&[own.clone(), entry("spiffe://partner"), entry("third")].concat(), None).unwrap();
-    for bad in ["spiffe://demo", "demo", "spiffe://Demo", "spiffe://"] {
-        identity(&[own.clone(), entry(bad)].concat(), None).unwrap_err();
+fn roots_that_are_not_another_domains_are_left_out_and_the_rest_is_taken() {
+    let entry = |domain: &str, roots: &[u8]| field(3, &[field(1, domain.as_bytes()), field(2, roots)].concat());
+    let (own, root) = (field(1, &svid("spiffe://demo/fs")), root());
+    let half = [root.clone(), der(b"no certificate")].concat();
+    for (bad, roots) in [
+        ("spiffe://demo", &root[..]),
+        ("demo", &root),
+        ("spiffe://Demo", &root),
+        ("spiffe://", &root),
+        ("partner", &root),
+        ("third", b""),
+        ("third", b"x"),
+        ("third", &half),
+    ] {
+        let message = [own.clone(), entry("spiffe://partner", &root), entry(bad, roots), entry("fourth", &root)];
+        let svid = identity(&message.concat(), None).unwrap();
+        assert_eq!(svid.federated().map(TrustDomain::as_str).collect::<Vec<_>>(), ["partner", "fourth"], "{bad}");
+        assert_eq!(svid.left_out().len(), 1, "{bad}");
     }
-    identity(&[own.clone(), entry("spiffe://partner"), entry("partner")].concat(), None).unwrap_err();
+    let fine = identity(&[own, entry("spiffe://partner", &root)].concat(), None).unwrap();
+    assert!(fine.left_out().is_empty());
 }
 
 #[test]
