@@ -1,10 +1,11 @@
 //! A join token for each service, kept fresh in a directory of its own, so that a compose file needs nothing written by hand: the
 //! directory is a volume that this authority writes and that service reads.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use outrigger_identity::Authority;
 use outrigger_mcp::names::check_service;
 
@@ -23,21 +24,22 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Makes what is missing or worn out. `authority` is the authority's directory.
 ///
 /// # Errors
-/// What cannot be read or written, with the service that it is for.
+/// What cannot be read or written, with the services that it is for; the others have theirs.
 pub(crate) fn keep(authority: &Path, join: &Join) -> anyhow::Result<()> {
     let roots = Authority::load(authority)?.trust()?.ca_pem;
+    let mut wrong = Vec::new();
     for service in &services(join)? {
         let dir = join.dir.join(service);
-        let kept = keep_one(authority, join, service, &dir, &roots);
-        kept.with_context(|| {
+        if let Err(error) = keep_one(authority, join, service, &dir, &roots) {
             let user = rustix::process::getuid().as_raw();
-            format!(
-                "the join token of {service} cannot be kept in {}, which user {user} must be able to write",
-                dir.display()
-            )
-        })?;
+            wrong.push(format!(
+                "the join token of {service} cannot be kept in {}, which user {user} must be able to write: {}",
+                dir.display(),
+                output::chain(&error)
+            ));
+        }
     }
-    Ok(())
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
 }
 
 /// Those of the settings, or those that have a directory, as a volume is one. Other names there are none of services, and passed over.
@@ -55,16 +57,27 @@ fn services(join: &Join) -> anyhow::Result<Vec<String>> {
 fn keep_one(authority: &Path, join: &Join, service: &str, dir: &Path, roots: &str) -> anyhow::Result<()> {
     files::make_dir(dir)?;
     let (token, believed) = (dir.join(TOKEN), dir.join(ROOTS));
-    if !believed.exists() || files::read(&believed)? != roots {
+    if !is_there(&believed)? || files::read(&believed)? != roots {
         files::write(&believed, roots.as_bytes(), files::PUBLIC)?;
     }
-    if token.exists() && is_fresh(authority, join, service, files::read(&token)?.trim())? {
+    if is_there(&token)? && is_fresh(authority, join, service, files::read(&token)?.trim())? {
         return Ok(());
     }
     let (made, text) = tokens::create_kept(authority, service, join.uses, join.ttl)?;
     files::write(&token, text.as_bytes(), MODE)?;
     tracing::info!(service, id = made.id, "keeps a new join token");
     Ok(())
+}
+
+/// Whether there is a file. Of other things a pipe is the worst: who opens it waits until somebody writes, and all services with it.
+/// Not by a link, either: whoever mounts the directory may not choose which of our files is read.
+fn is_there(path: &Path) -> anyhow::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(what) if what.is_file() => Ok(true),
+        Ok(_) => bail!("{} is no regular file; remove it", path.display()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
 }
 
 /// Whether a token is this service's, and not half used up or half over.
@@ -176,5 +189,20 @@ mod tests {
         std::fs::write(&bed.join.dir, "a file").unwrap();
         let why = output::chain(&keep(&bed.dir.path().join("ca"), &bed.join).unwrap_err());
         assert!(why.contains("the join token of fs") && why.contains("join/fs"), "{why}");
+    }
+
+    #[test]
+    fn the_trouble_of_one_service_is_not_that_of_others() {
+        let mut bed = bed(1);
+        bed.join.services = ["a", "b", "fs"].map(str::to_owned).to_vec();
+        std::fs::create_dir_all(bed.join.dir.join("b")).unwrap();
+        std::fs::write(bed.join.dir.join("a"), "a file").unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let pipe = bed.join.dir.join("b/join-token");
+        rustix::fs::mknodat(rustix::fs::CWD, pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let why = output::chain(&keep(&bed.dir.path().join("ca"), &bed.join).unwrap_err());
+        assert!(why.contains("token of a cannot") && why.contains("b/join-token is no regular file"), "{why}");
+        let text = std::fs::read_to_string(bed.join.dir.join("fs/join-token")).unwrap();
+        assert!(bed.redeem(&text, 1));
     }
 }
