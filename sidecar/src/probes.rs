@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode, header};
 use outrigger_config::kinds::{HostPort, Url};
 use outrigger_runtime::AdminPage;
 use outrigger_runtime::admin::AdminRequest;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::config::Probe;
@@ -18,8 +18,8 @@ use crate::config::Probe;
 pub(crate) const PREFIX: &str = "/probe/";
 /// For an answer. A kubelet that has less patience goes away by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of an answer's head that are looked at: the status stands in front.
-const HEAD: u64 = 4096;
+/// Most bytes of an answer's first line, which has the status.
+const LINE: u64 = 4096;
 
 /// Makes the probe that a request names.
 pub(crate) async fn answer(probes: Arc<Vec<(String, Probe)>>, request: AdminRequest) -> AdminPage {
@@ -60,11 +60,32 @@ async fn get(url: &Url, headers: &HeaderMap) -> std::io::Result<StatusCode> {
     text.push_str("\r\n");
     let mut stream = connect(&url.authority).await?;
     stream.write_all(text.as_bytes()).await?;
+    // Not to the end: some servers keep the connection open, whatever they were asked.
     let mut head = Vec::new();
-    stream.take(HEAD).read_to_end(&mut head).await?;
+    BufReader::new(stream).take(LINE).read_until(b'\n', &mut head).await?;
     let status = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).map(StatusCode::from_bytes);
     match status {
         Some(Ok(status)) => Ok(status),
         _ => Err(std::io::Error::other("it does not speak HTTP/1.1")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_known_by_its_first_line_and_need_not_end() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/up", server.local_addr().unwrap())).unwrap();
+        let headers = HeaderMap::new();
+        let serve = async {
+            let (mut stream, _) = server.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Le").await.unwrap();
+            stream
+        };
+        // The connection stays open until both are done.
+        let (status, _open) = tokio::join!(get(&url, &headers), serve);
+        assert_eq!(status.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }
