@@ -133,6 +133,7 @@ fn an_agent_that_lies_changes_nothing() {
         (message(&domain, &other_key), "do not belong together"),
         (message(&eve, &good), "would be refused by its peers"),
         (Say::Message(response(&[&good], domain.root(), &[(DOMAIN, eve.root())])), "not another trust domain's alone"),
+        (Say::Message(response(&[&good], domain.root(), &[("partner", b"")])), "is empty or not certificates"),
         (Say::Code(12, "unknown service"), "is no agent of the Workload API"),
         (Say::Code(14, "still starting"), "gRPC status 14: still starting"),
     ];
