@@ -389,7 +389,7 @@ def listens(mesh, directory, world):
     probe = {"tcpSocket": {"port": 9001}, "periodSeconds": 1}
     manifest = pod(
         "listens", {"outrigger.dev/egress": "redirect", "outrigger.dev/egress-allow": "allowed.example"}, "--port", "9001",
-        ports=[{"containerPort": 9001}], readinessProbe=probe,
+        ports=[{"containerPort": 9001}], readinessProbe=probe, securityContext={"runAsUser": 1000},
     )
     with Pod(mesh.inject(manifest), "token-of-listens", directory) as it:
         it.start()

@@ -44,7 +44,8 @@ fn pod(containers: usize) -> Value {
     let annotations =
         json!({"outrigger.dev/inject": "true", "outrigger.dev/egress": "redirect", "outrigger.dev/port": "9001"});
     let containers: Vec<Value> = (0..containers).map(container).collect();
-    json!({"metadata": {"name": "fs", "annotations": annotations}, "spec": {"serviceAccountName": "fs", "containers": containers}})
+    json!({"metadata": {"name": "fs", "annotations": annotations}, "spec": {"serviceAccountName": "fs", "securityContext": {"runAsUser": 1000},
+        "containers": containers}})
 }
 
 fn settings() -> Settings {

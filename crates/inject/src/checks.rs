@@ -49,6 +49,9 @@ pub(crate) fn room(pod: &Value, plan: &Plan<'_>, settings: &Settings) -> Result<
             privileges(container)?;
         }
     }
+    if plan.egress == Egress::Redirect {
+        all_containers(pod).try_for_each(|container| other_user(container, pod))?;
+    }
     if let Some(server) = list(pod, "containers").get(plan.server.container) {
         own_files(server)?;
         if plan.is_stdio() {
@@ -112,10 +115,23 @@ fn privileges(container: &Value) -> Result<(), Refusal> {
         "has the capability NET_ADMIN or more"
     } else if has(&["NET_RAW", "CAP_NET_RAW"]) {
         "has the capability NET_RAW"
+    } else if context["allowPrivilegeEscalation"].as_bool() == Some(true) {
+        "has `allowPrivilegeEscalation: true`"
     } else {
         return Ok(());
     };
     Err(Refusal::Privileged { container: name_of(container).to_owned(), what })
+}
+
+/// That a container is, by what the pod says, neither the sidecar's user nor one that can become it. What user its image has is
+/// not known here.
+fn other_user(container: &Value, pod: &Value) -> Result<(), Refusal> {
+    let contexts = [&container["securityContext"], &pod["spec"]["securityContext"]];
+    let user = contexts.into_iter().map(|context| &context["runAsUser"]).find(|user| !user.is_null());
+    match user.and_then(Value::as_u64) {
+        Some(user) if user != 0 && user != USER => Ok(()),
+        _ => Err(Refusal::UserUnknown(name_of(container).to_owned())),
+    }
 }
 
 fn own_files(server: &Value) -> Result<(), Refusal> {

@@ -115,9 +115,11 @@ pub(crate) fn beside(server: &mut Value, plan: &mut Plan<'_>) {
     }
 }
 
-/// Takes the capability by which a container could send below the rules; nobody here may add it.
-pub(crate) fn no_raw_packets(container: &mut Value) {
+/// Takes the capability by which a container could send below the rules, and the programs by which it could become another user;
+/// nobody here may have either.
+pub(crate) fn confine(container: &mut Value) {
     let Some(context) = pod::object(container, "securityContext") else { return };
+    context.insert("allowPrivilegeEscalation".to_owned(), false.into());
     let capabilities = context.entry("capabilities").or_insert_with(|| json!({}));
     if capabilities.is_null() {
         *capabilities = json!({});
@@ -127,15 +129,6 @@ pub(crate) fn no_raw_packets(container: &mut Value) {
     if !has("ALL") && !has("NET_RAW") {
         drop.push("NET_RAW".into());
     }
-}
-
-/// Whether a container may become another user, as far as the pod says.
-pub(crate) fn may_be_root(container: &Value, pod: &Value) -> bool {
-    let said = |name: &str| {
-        let (own, of_pod) = (&container["securityContext"][name], &pod["spec"]["securityContext"][name]);
-        if own.is_null() { of_pod.clone() } else { own.clone() }
-    };
-    said("runAsNonRoot").as_bool() != Some(true) && said("runAsUser").as_u64().is_none_or(|user| user == 0)
 }
 
 fn add(container: &mut Value, list: &str, more: Vec<Value>) {

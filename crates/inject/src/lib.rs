@@ -75,7 +75,7 @@ pub fn inject(pod: &Value, namespace: &Namespace, all: bool, settings: &Settings
     let mut plan = Plan::make(pod, Annotations::read(pod, namespace)?, settings)?;
     checks::room(pod, &plan, settings)?;
     let mut changed = pod.clone();
-    let environment = change(&mut changed, pod, &mut plan, settings)?;
+    let environment = change(&mut changed, &mut plan, settings)?;
     let has_config = plan.annotations.get("config").is_some();
     Ok(Verdict::Injected(Box::new(Injection {
         pod: changed,
@@ -99,7 +99,6 @@ fn is_injected(pod: &Value) -> bool {
 
 fn change(
     changed: &mut Value,
-    pod: &Value,
     plan: &mut Plan<'_>,
     settings: &Settings,
 ) -> Result<Vec<(&'static str, String)>, Refusal> {
@@ -139,7 +138,7 @@ fn change(
         }
     }
     if plan.egress == Egress::Redirect {
-        close(changed, pod, plan);
+        close(changed);
     }
     finish(changed, first, last, plan, settings);
     if let plan::Reached::Started(program) = &plan.server.reached {
@@ -149,21 +148,14 @@ fn change(
 }
 
 /// Nobody but the sidecar sends below the rules, or becomes its user, as far as the pod can say.
-fn close(changed: &mut Value, pod: &Value, plan: &mut Plan<'_>) {
+fn close(changed: &mut Value) {
     for list in ["initContainers", "containers"] {
         let containers = changed["spec"].get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             if names::ALL_CONTAINERS.contains(&pod::name_of(container)) {
                 continue;
             }
-            if containers::may_be_root(container, pod) {
-                plan.warnings.push(format!(
-                    "`{}` may run as root, and root can become the sidecar's user, whom the rules let out: set \
-                     `runAsNonRoot: true`",
-                    pod::name_of(container)
-                ));
-            }
-            containers::no_raw_packets(container);
+            containers::confine(container);
         }
     }
 }

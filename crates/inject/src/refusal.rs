@@ -88,6 +88,13 @@ pub enum Refusal {
          choose another `runAsUser`"
     )]
     User(String),
+    /// A container that could be the sidecar's user, or root, with redirection.
+    #[error(
+        "the container `{0}` may run as root or as user 1337, for whom the rules of `outrigger.dev/egress: redirect` do not hold: \
+         say in its `securityContext`, or in that of the pod, as which other user it runs, such as `runAsUser: 1000` (the user of \
+         its image is not known here, and `runAsNonRoot` does not say enough), or use `proxy`"
+    )]
+    UserUnknown(String),
     /// A container that could take away the rules of redirection.
     #[error(
         "the container `{container}` {what}, and so could take away or go around the rules of `outrigger.dev/egress: \
