@@ -104,15 +104,18 @@ fn change(
 ) -> Result<Vec<(&'static str, String)>, Refusal> {
     let mut probes = Vec::new();
     let stdio = plan.is_stdio();
-    if let Some(containers) = changed["spec"]["containers"].as_array_mut() {
-        for (index, container) in containers.iter_mut().enumerate() {
-            if plan.rewrite_probes && !stdio {
-                probes.extend(probes::rewrite(container, plan.ports.admin, &mut plan.warnings));
-            }
-            if index == plan.server.container && !stdio {
-                containers::beside(container, plan);
+    if !stdio && plan.rewrite_probes {
+        for list in ["initContainers", "containers"] {
+            for container in changed["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                // Native sidecars of the pod. Where ours is not native it begins after them, too late to probe them.
+                if list == "containers" || (settings.native && container["restartPolicy"] == "Always") {
+                    probes.extend(probes::rewrite(container, plan.ports.admin, &mut plan.warnings));
+                }
             }
         }
+    }
+    if let Some(server) = changed["spec"]["containers"].get_mut(plan.server.container).filter(|_| !stdio) {
+        containers::beside(server, plan);
     }
     let mut environment = environment::variables(plan, &probes, settings);
     let mut first = Vec::new();
@@ -138,7 +141,7 @@ fn change(
         }
     }
     if plan.egress == Egress::Redirect {
-        close(changed);
+        close(changed, plan);
     }
     finish(changed, first, last, plan, settings);
     if let plan::Reached::Started(program) = &plan.server.reached {
@@ -148,13 +151,14 @@ fn change(
 }
 
 /// Nobody but the sidecar sends below the rules, or becomes its user, as far as the pod can say.
-fn close(changed: &mut Value) {
+fn close(changed: &mut Value, plan: &mut Plan<'_>) {
     for list in ["initContainers", "containers"] {
         let containers = changed["spec"].get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             if names::ALL_CONTAINERS.contains(&pod::name_of(container)) {
                 continue;
             }
+            plan.warnings.extend(probes::closed(container, [plan.ports.mesh, plan.ports.admin]));
             containers::confine(container);
         }
     }

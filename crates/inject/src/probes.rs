@@ -49,6 +49,26 @@ pub(crate) fn rewrite(container: &mut Value, admin: u16, warnings: &mut Vec<Stri
     probes
 }
 
+/// What the kubelet will not reach of a container behind the rules of `redirect`, which close every port but the sidecar's `open`.
+pub(crate) fn closed(container: &Value, open: [u16; 2]) -> Vec<String> {
+    let probes = KINDS.map(|(member, _)| (member, &container[member]));
+    let hooks = ["postStart", "preStop"].map(|member| (member, &container["lifecycle"][member]));
+    let is_closed = |action: &Value| {
+        let target =
+            ["httpGet", "tcpSocket", "grpc"].into_iter().find_map(|how| action.get(how).filter(|it| it.is_object()));
+        target.is_some_and(|target| open.iter().all(|port| target["port"].as_u64() != Some(u64::from(*port))))
+    };
+    let all = probes.into_iter().chain(hooks).filter(|(_, action)| is_closed(action));
+    let holder = name_of(container);
+    let warn = |(member, _): (&str, &Value)| {
+        format!(
+            "the {member} of `{holder}` will fail: the rules of `outrigger.dev/egress: redirect` close its port to the kubelet; let \
+             it run a program in the container (`exec`)"
+        )
+    };
+    all.map(warn).collect()
+}
+
 fn http(get: &Value, ports: &Value) -> Result<String, &'static str> {
     if get["scheme"].as_str() == Some("HTTPS") {
         return Err("the sidecar probes over plain HTTP only");
