@@ -131,6 +131,9 @@ pub const KNOWN: &[Known] = &[
 /// What the injector itself writes; not a mistake to find.
 const WRITTEN: [&str; 3] = [INJECTED, POLICY_TEXT, ROOTS];
 
+/// What Kubernetes takes as an annotation.
+const TEXT: &str = "a text; put numbers and true or false into quotes";
+
 /// What a namespace says for its pods.
 #[derive(Debug, Clone, Default)]
 pub struct Namespace {
@@ -162,6 +165,9 @@ pub(crate) fn asked(pod: &Value, namespace: &Namespace) -> Result<Option<bool>, 
     let metadata = &pod["metadata"];
     let of_pod = [&metadata["annotations"][INJECT], &metadata["labels"][INJECT]];
     let of_namespace = [&namespace.annotations, &namespace.labels].map(|it| it.get(INJECT).map(String::as_str));
+    if let Some(other) = of_pod.into_iter().find(|it| !it.is_null() && !it.is_string()) {
+        return Err(wrong("inject", &other.to_string(), TEXT));
+    }
     let word = of_pod.into_iter().find_map(Value::as_str).or_else(|| of_namespace.into_iter().flatten().next());
     match word {
         None => Ok(None),
@@ -169,6 +175,27 @@ pub(crate) fn asked(pod: &Value, namespace: &Namespace) -> Result<Option<bool>, 
         Some("false" | "disabled" | "no") => Ok(Some(false)),
         Some(other) => Err(wrong("inject", other, "`true` or `false`")),
     }
+}
+
+/// That a pod which says nothing of a sidecar does not mean to: one of ours that nobody reads, or no text.
+pub(crate) fn silent(pod: &Value) -> Result<(), Refusal> {
+    for (name, value) in pod["metadata"]["annotations"].as_object().into_iter().flatten() {
+        is_read(name)?;
+        if let Some(short) = name.strip_prefix(PREFIX).filter(|_| !value.is_string()) {
+            return Err(wrong(short, &value.to_string(), TEXT));
+        }
+    }
+    Ok(())
+}
+
+/// That an annotation is one that somebody reads, or none of ours.
+fn is_read(name: &str) -> Result<(), Refusal> {
+    let Some(short) = name.strip_prefix(PREFIX) else { return Ok(()) };
+    if WRITTEN.contains(&name) || KNOWN.iter().any(|known| known.name == short) {
+        return Ok(());
+    }
+    let suggestion = nearest(short, KNOWN.iter().map(|known| known.name));
+    Err(Refusal::UnknownAnnotation { name: short.to_owned(), suggestion })
 }
 
 impl<'a> Annotations<'a> {
@@ -179,16 +206,9 @@ impl<'a> Annotations<'a> {
     pub(crate) fn read(pod: &'a Value, namespace: &'a Namespace) -> Result<Self, Refusal> {
         let of_pod = &pod["metadata"]["annotations"];
         let names = of_pod.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-        for name in names.chain(namespace.annotations.keys().map(String::as_str)) {
-            let Some(short) = name.strip_prefix(PREFIX) else { continue };
-            if !WRITTEN.contains(&name) && KNOWN.iter().all(|known| known.name != short) {
-                let suggestion = nearest(short, KNOWN.iter().map(|known| known.name));
-                return Err(Refusal::UnknownAnnotation { name: short.to_owned(), suggestion });
-            }
-        }
+        names.chain(namespace.annotations.keys().map(String::as_str)).try_for_each(is_read)?;
         if let Some((name, _)) = of_pod.as_object().into_iter().flatten().find(|(_, value)| !value.is_string()) {
-            let what = "a text; put numbers and true or false into quotes";
-            return Err(wrong(name.strip_prefix(PREFIX).unwrap_or(name), &of_pod[name].to_string(), what));
+            return Err(wrong(name.strip_prefix(PREFIX).unwrap_or(name), &of_pod[name].to_string(), TEXT));
         }
         Ok(Self { of_pod, namespace })
     }

@@ -65,6 +65,10 @@ pub struct Injection {
 /// [`Refusal`]: it asks for what it cannot have.
 pub fn inject(pod: &Value, namespace: &Namespace, all: bool, settings: &Settings) -> Result<Verdict, Refusal> {
     if !asked(pod, namespace)?.unwrap_or(all) {
+        // One that says no may carry whatever it likes; one that says nothing may have been misspelled.
+        if !speaks(pod) {
+            annotations::silent(pod)?;
+        }
         return Ok(Verdict::NotAsked);
     }
     checks::is_pod(pod)?;
