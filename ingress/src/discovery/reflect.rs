@@ -24,6 +24,8 @@ use super::{encode, pause};
 
 /// Objects in one page of a list.
 const PAGE: usize = 250;
+/// Pages of a list, one after the other, that bring nothing new.
+const MAX_IDLE: usize = 100;
 /// Bytes of a page: one object may have 1.5 MiB (the limit of etcd), but hardly any do.
 const MAX_PAGE: usize = 64 << 20;
 /// Bytes of one event.
@@ -200,7 +202,7 @@ impl<T: Object> Reflector<T> {
     /// All objects, page by page, and the version to watch from.
     async fn list(&self) -> Result<String, ContactError> {
         let mut objects = BTreeMap::new();
-        let (mut left_out, mut more) = (0, None::<String>);
+        let (mut left_out, mut more, mut idle) = (0, None::<String>, 0);
         loop {
             let from = more.as_deref().map_or_else(String::new, |more| format!("&continue={}", encode(more)));
             let path = format!("{}?limit={PAGE}{}{from}", self.path, self.selecting());
@@ -208,9 +210,8 @@ impl<T: Object> Reflector<T> {
             let body = answer.whole(MAX_PAGE, PATIENCE).await?;
             let page: Page = serde_json::from_slice(&body).map_err(|error| ContactError::Content(error.to_string()))?;
             self.metrics.contact();
-            let items = page.items.unwrap_or_default();
-            let stuck = items.is_empty();
-            for mut item in items {
+            let before = objects.len();
+            for mut item in page.items.unwrap_or_default() {
                 let Some((key, _, object)) = read::<T>(&mut item) else { continue };
                 if objects.len() < self.most {
                     objects.insert(key, object);
@@ -218,7 +219,13 @@ impl<T: Object> Reflector<T> {
                     left_out += 1;
                 }
             }
-            more = page.metadata.more.filter(|more| !more.is_empty() && !stuck && left_out == 0);
+            let next = page.metadata.more.filter(|more| !more.is_empty() && left_out == 0);
+            // A page may be empty although others follow; but there is an end to that.
+            idle = if objects.len() > before { 0 } else { idle + 1 };
+            if next.is_some() && (next == more || idle > MAX_IDLE) {
+                return Err(ContactError::Content("a list that does not end".to_owned()));
+            }
+            more = next;
             if more.is_none() {
                 let version = page.metadata.resource_version.filter(|version| !version.is_empty());
                 let version = version.ok_or_else(|| ContactError::Content("a list without a version".to_owned()))?;
@@ -276,7 +283,13 @@ impl<T: Object> Reflector<T> {
             *version = at;
             match event.kind.as_str() {
                 "BOOKMARK" => continue,
-                "DELETED" => drop(self.shelf.look().objects.remove(&key)),
+                "DELETED" => {
+                    let mut kept = self.shelf.look();
+                    kept.objects.remove(&key);
+                    if kept.left_out > 0 {
+                        return End::Relist("there may be room for more".to_owned());
+                    }
+                }
                 "ADDED" | "MODIFIED" => self.keep(key, object),
                 other => return End::Relist(format!("an event of type {other:?}")),
             }
