@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use outrigger_conditions::Cel;
 use outrigger_policy::limit::DEFAULT_MAX_KEYS;
 use outrigger_policy::{ClientLimits, Limits, Nanos, PolicySet, Principal, Reader};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::gateway::Gateway;
@@ -76,12 +77,13 @@ pub struct Sources {
     /// What is no file; nothing as long as it is not known, and then everything is denied. Held while a policy is put in
     /// force, so that an older one never follows a newer one.
     texts: Mutex<Option<Vec<Text>>>,
+    reloaded: watch::Sender<()>,
 }
 
 impl Sources {
     /// Of files; `more` is known later if there is to be any.
     pub fn new(paths: Vec<PathBuf>, more: bool) -> Self {
-        Self { paths, texts: Mutex::new((!more).then(Vec::new)) }
+        Self { paths, texts: Mutex::new((!more).then(Vec::new)), reloaded: watch::Sender::new(()) }
     }
 
     /// The first policy.
@@ -99,7 +101,14 @@ impl Sources {
     /// [`PolicyError`]; what was in force stays.
     pub fn reload(&self, gateway: &Gateway) -> Result<usize, PolicyError> {
         let texts = self.lock();
-        self.put_in_force(gateway, texts.as_deref())
+        let rules = self.put_in_force(gateway, texts.as_deref())?;
+        self.reloaded.send_replace(());
+        Ok(rules)
+    }
+
+    /// Changes when files were read again and were good.
+    pub fn reloaded(&self) -> watch::Receiver<()> {
+        self.reloaded.subscribe()
     }
 
     /// These are the policies beside the files from now on. Reads files.

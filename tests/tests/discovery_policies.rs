@@ -114,3 +114,49 @@ async fn a_wrong_policy_that_could_only_allow_is_left_out() {
     sidecar.stop().await;
     ingress.stop().await;
 }
+
+#[tokio::test]
+async fn what_waited_for_a_file_to_be_repaired_comes_into_force() {
+    let (mesh, api, server) = (Mesh::new(), KubeApi::start(), server());
+    let sidecar = TestSidecar::of(&mesh, "fs", &server.setting()).await;
+    let settings = api.settings(mesh.path(), ", policy_namespaces: [outrigger]");
+    let ingress = TestIngress::start(&mesh, &[sidecar.address()], &settings).await;
+    becomes(&ingress, true).await;
+    let file = mesh.path().join("ingress-policy.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "nonsense").unwrap();
+    put(&api, "freeze", 1, &deny(&json!(["*"])));
+    // Whether or not it has been looked at meanwhile.
+    eventually("the file is missed", || async {
+        let page = ingress.admin("/metrics").await;
+        let failed = page.lines().find(|line| {
+            line.starts_with("outrigger_reload") && line.contains("\"policy\"") && line.contains("\"failed\"")
+        })?;
+        (!failed.ends_with(" 0")).then_some(())
+    })
+    .await;
+    std::fs::write(&file, good).unwrap();
+    becomes(&ingress, false).await;
+    assert_eq!(condition(&api, "freeze", "Programmed", 1).await.1, "InForce");
+    sidecar.stop().await;
+    ingress.stop().await;
+}
+
+#[tokio::test]
+async fn more_policies_than_there_is_room_for_let_nobody_in() {
+    let (mesh, api, server) = (Mesh::new(), KubeApi::start(), server());
+    let sidecar = TestSidecar::of(&mesh, "fs", &server.setting()).await;
+    put(&api, "first", 1, &deny(&json!(["other"])));
+    put(&api, "second", 1, &deny(&json!(["other"])));
+    let settings = api.settings(mesh.path(), ", policy_namespaces: [outrigger], max_objects: 1");
+    let ingress = TestIngress::start(&mesh, &[sidecar.address()], &settings).await;
+    eventually("it says which bound", || async {
+        ingress.admin("/readyz").await.contains("discovery.kubernetes.max_objects").then_some(())
+    })
+    .await;
+    assert!(!allowed(&ingress).await);
+    api.remove(POLICIES, "second");
+    becomes(&ingress, true).await;
+    sidecar.stop().await;
+    ingress.stop().await;
+}

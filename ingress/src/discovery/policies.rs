@@ -7,7 +7,7 @@
 mod settle;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_runtime::Readiness;
@@ -21,7 +21,7 @@ use self::settle::{Candidate, Settled, Standing, settle};
 use self::status::Wanted;
 use super::contact::Contact;
 use super::reflect::{Key, Meta, Object, Reflector, Shelf};
-use super::{GATHER, Told, kubernetes};
+use super::{AGAIN, GATHER, Told, kubernetes};
 use crate::config::Kubernetes;
 use crate::gateway::Gateway;
 
@@ -37,6 +37,9 @@ pub(super) struct Policies {
     most: usize,
     readiness: Readiness,
 }
+
+/// What counts of the objects: when each was made, and what it says.
+type Said = BTreeMap<Key, (String, String)>;
 
 /// One object.
 #[derive(Debug, Clone)]
@@ -105,48 +108,54 @@ impl Policies {
         let statuses = watch::Sender::new(BTreeMap::new());
         tasks.spawn(status::write(Arc::clone(&self.contact), statuses.subscribe()));
         let (mut good, mut open) = (BTreeMap::new(), false);
+        // Nothing as long as it has to be settled, even if no object changes.
+        let mut last: Option<(Said, Vec<Settled>)> = None;
+        let mut pending = false;
+        let mut files = gateway.policies.reloaded();
         let mut told = Told::new("discovery.kubernetes.policy_namespaces");
         loop {
-            changed.notified().await;
+            tokio::select! {
+                () = changed.notified() => {}
+                // What was wrong with them, or with objects beside them, may be repaired.
+                Ok(()) = files.changed() => last = None,
+                () = sleep(AGAIN), if pending => {}
+            }
             sleep(GATHER).await;
             if !shelves.iter().all(|shelf| shelf.look().listed) {
                 continue;
             }
+            if shelves.iter().any(|shelf| shelf.look().left_out > 0) {
+                last = None;
+                metrics.found(good.len(), 1);
+                told.tell(BTreeSet::from([self.too_many(open)]));
+                continue;
+            }
             let objects: BTreeMap<Key, PolicyObject> =
                 shelves.iter().flat_map(|shelf| shelf.look().objects.clone()).collect();
-            let candidates = candidates(&objects, &good);
-            let paths = gateway.policies.paths.clone();
-            // Compiling conditions takes its time.
-            let Ok(settled) = tokio::task::spawn_blocking(move || settle(&paths, candidates)).await else { continue };
-            let settled = match settled {
+            let said = said(&objects);
+            if let Some((_, settled)) = last.as_ref().filter(|(before, _)| *before == said) {
+                statuses.send_replace(Wanted::all(&objects, settled, open));
+                continue;
+            }
+            (last, pending) = (None, true);
+            let settled = match settle_beside(&gateway, candidates(&objects, &good)).await {
                 Ok(settled) => settled,
-                Err(error) => {
-                    // Their own reload tells of them, too; nothing changes.
-                    tracing::error!(%error, "the policy files are wrong, so policies of the cluster wait");
+                Err(waiting) => {
+                    told.tell(BTreeSet::from([waiting]));
                     continue;
                 }
             };
-            let wrong: Vec<_> = settled.iter().filter(|one| one.mistake.is_some()).collect();
-            let unknown =
-                |one: &&&Settled| one.standing == Standing::Out && objects.get(&one.key).is_some_and(|o| !o.grants);
-            let shut =
-                wrong.iter().find(unknown).map(|one| format!("SecurityPolicy {}/{} is wrong", one.key.0, one.key.1));
             let in_force = settled.iter().filter(|one| one.standing != Standing::Out).count();
+            let wrong = mistakes(&settled);
             metrics.found(in_force, wrong.len());
-            told.tell(
-                wrong
-                    .iter()
-                    .filter_map(|one| {
-                        Some(format!("SecurityPolicy {}/{}: {}", one.key.0, one.key.1, one.mistake.as_ref()?))
-                    })
-                    .collect(),
-            );
-            if let Some(why) = shut.filter(|_| !open) {
+            told.tell(wrong);
+            if let Some(why) = shut(&settled, &objects).filter(|_| !open) {
                 self.readiness.set(
                     READY,
                     Err(format!("{why}, and may deny something: everything is denied until it is repaired")),
                 );
                 statuses.send_replace(Wanted::all(&objects, &settled, false));
+                (last, pending) = (Some((said, settled)), false);
                 continue;
             }
             let texts: Vec<_> = settled.iter().filter_map(Settled::text).collect();
@@ -162,6 +171,7 @@ impl Policies {
                     open = true;
                     self.readiness.set(READY, Ok(()));
                     statuses.send_replace(Wanted::all(&objects, &settled, true));
+                    (last, pending) = (Some((said, settled)), false);
                 }
                 Ok(Err(error)) => {
                     tracing::error!(%error, "policies of the cluster cannot be put in force");
@@ -170,6 +180,18 @@ impl Policies {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Those that there was no room for may deny something: nothing is put in force without them.
+    fn too_many(&self, open: bool) -> String {
+        let most = self.most;
+        let why = format!(
+            "a namespace has more than {most} SecurityPolicy objects, which `discovery.kubernetes.max_objects` does not allow"
+        );
+        if !open {
+            self.readiness.set(READY, Err(format!("{why}: everything is denied until there are fewer")));
+        }
+        format!("{why}: nothing changes until there are fewer")
     }
 
     fn copy(
@@ -191,6 +213,32 @@ impl Policies {
         tasks.spawn(reflector.run());
         shelf
     }
+}
+
+/// Beside the files as they are now; says why nothing changes until they are repaired, of which their own reload tells, too.
+async fn settle_beside(gateway: &Gateway, candidates: Vec<Candidate>) -> Result<Vec<Settled>, String> {
+    let paths = gateway.policies.paths.clone();
+    // Compiling conditions takes its time.
+    let settled = tokio::task::spawn_blocking(move || settle(&paths, candidates)).await;
+    let settled = settled.map_err(|error| format!("policies of the cluster cannot be read: {error}"))?;
+    settled.map_err(|error| format!("the policy files are wrong, so policies of the cluster wait: {error}"))
+}
+
+/// What is wrong with which.
+fn mistakes(settled: &[Settled]) -> BTreeSet<String> {
+    let told = |one: &Settled| Some(format!("SecurityPolicy {}/{}: {}", one.key.0, one.key.1, one.mistake.as_ref()?));
+    settled.iter().filter_map(told).collect()
+}
+
+/// Why nothing may be put in force at start: one of which nothing good is known may deny something.
+fn shut(settled: &[Settled], objects: &BTreeMap<Key, PolicyObject>) -> Option<String> {
+    let unknown =
+        |one: &&Settled| one.standing == Standing::Out && objects.get(&one.key).is_some_and(|object| !object.grants);
+    settled.iter().find(unknown).map(|one| format!("SecurityPolicy {}/{} is wrong", one.key.0, one.key.1))
+}
+
+fn said(objects: &BTreeMap<Key, PolicyObject>) -> Said {
+    objects.iter().map(|(key, one)| (key.clone(), (one.created.clone(), one.text.clone()))).collect()
 }
 
 /// The oldest first.
