@@ -181,7 +181,9 @@ fn consul(f: &mut Fields<'_>) -> Option<Consul> {
     let token_file = f.optional("token_file", text, kinds::path());
     let text = doc("Who signs its certificate (PEM); without it, those that the machine believes.");
     let ca = f.optional("ca", text, kinds::path());
-    let text = doc("Whether instances may have loopback and link-local addresses, as those of a development agent do.");
+    let text = doc(
+        "Whether instances may have loopback and link-local addresses, as those of a development agent do, and names instead of addresses.",
+    );
     let reason = "whoever may register services should not aim this ingress at its own machine";
     let any_address = f.with_default("any_address", text.because(reason), kinds::boolean(), false);
     Some(Consul { address: address?, tag, datacenter, token_file, ca, any_address })

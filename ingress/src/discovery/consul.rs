@@ -8,7 +8,6 @@
 //! After "Blocking Queries" in Consul's HTTP API: an index that goes backwards begins anew, and one of 0 is never waited on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -360,9 +359,10 @@ impl Instance {
         let at = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let at =
             HostPort::parse(&at).ok_or_else(|| format!("service {}: {} is no address", shown(consul), shown(host)))?;
-        if at.host.parse::<IpAddr>().is_ok_and(|address| !any_address && !is_of_a_pod(address)) {
+        // A name may lead anywhere, and elsewhere tomorrow.
+        if !any_address && !at.host.parse().is_ok_and(is_of_a_pod) {
             return Err(format!(
-                "service {}: {at} is reached from everywhere and nowhere: that takes `any_address`",
+                "service {}: {at} is a name, or reached from everywhere and nowhere: that takes `any_address`",
                 shown(consul)
             ));
         }
@@ -394,9 +394,11 @@ mod tests {
         assert_eq!(all("10.0.0.7", json!(null)).unwrap(), "files 10.0.0.7:8443");
         assert_eq!(all("", json!({})).unwrap(), "files 10.0.0.1:8443");
         assert_eq!(all("fd00::7", json!({SERVICE: "fs", PORT: "9443"})).unwrap(), "fs [fd00::7]:9443");
-        assert_eq!(all("files.internal", json!({})).unwrap(), "files files.internal:8443");
         for (address, meta, why) in [
             ("127.0.0.1", json!({}), "any_address"),
+            ("localhost", json!({}), "any_address"),
+            ("files.internal", json!({}), "any_address"),
+            ("fd00:ec2::254", json!({}), "any_address"),
             ("169.254.169.254", json!({}), "any_address"),
             ("a b", json!({}), "no address"),
             ("10.0.0.7", json!({SERVICE: "NO"}), "no name of a service"),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use outrigger_config::kinds::HostPort;
 use outrigger_mcp::names::check_service;
+use outrigger_policy::egress::address::{Special, embedded, special};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -200,12 +201,11 @@ pub(super) fn replicas<'a>(
 
 /// Not where every machine talks to itself, and not where clouds keep credentials.
 pub(super) fn is_of_a_pod(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            !(v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast())
-        }
-        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast()),
-    }
+    let of_nobody =
+        |why| matches!(why, Special::Loopback | Special::LinkLocal | Special::Metadata | Special::Multicast);
+    !address.is_unspecified()
+        && !special(address).is_some_and(|(_, why)| of_nobody(why))
+        && embedded(address).is_none_or(|inside| is_of_a_pod(inside.into()))
 }
 
 /// What somebody wrote, short enough for a message and safe for a terminal.

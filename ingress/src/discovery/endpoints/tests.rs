@@ -52,6 +52,33 @@ fn ready_endpoints_of_an_annotated_service_are_replicas() {
 }
 
 #[test]
+fn no_pod_has_an_address_of_this_machine_or_of_metadata() {
+    for (address, good) in [
+        ("10.0.0.7", true),
+        ("192.168.1.7", true),
+        ("100.64.0.7", true),
+        ("fd00::7", true),
+        ("2001:db8::7", true),
+        ("127.0.0.1", false),
+        ("0.0.0.0", false),
+        ("::", false),
+        ("::1", false),
+        ("fe80::1", false),
+        ("ff02::1", false),
+        ("255.255.255.255", false),
+        ("169.254.169.254", false),
+        ("100.100.100.200", false),
+        ("168.63.129.16", false),
+        ("fd00:ec2::254", false),
+        ("::ffff:127.0.0.1", false),
+        ("::ffff:10.0.0.7", true),
+        ("64:ff9b::a9fe:a9fe", false),
+    ] {
+        assert_eq!(is_of_a_pod(address.parse().unwrap()), good, "{address}");
+    }
+}
+
+#[test]
 fn a_label_names_a_service_too() {
     let labels = json!({"name": "files", "namespace": "tools", "labels": {"outrigger.dev/service": "fs"}});
     assert_eq!(Named::read(meta(labels), &mut Value::Null).service.as_deref(), Some("fs"));
