@@ -128,7 +128,9 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     let reason =
         "no pod has such an address, and whoever may write EndpointSlices should not aim this ingress at its own node";
     let any_address = f.with_default("any_address", text.because(reason), kinds::boolean(), false);
-    let text = doc("Objects of one kind that are held at most; what is beyond is not found.");
+    let text = doc(
+        "Objects of one kind that are held at most; what is beyond is not found. With more policies than that in a namespace none of them changes, and an ingress that has just started denies everything.",
+    );
     let text = text.because("a few hundred bytes each");
     let max_objects = f.with_default("max_objects", text, kinds::count(1..=1_000_000), 20_000);
     let text = doc("The API server.").because("its name in every cluster");
