@@ -1,5 +1,6 @@
 //! Where services are looked up instead of being named here or registering themselves.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use outrigger_config::kinds::{Checked, HostPort, Scheme, Url};
@@ -140,6 +141,13 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     if matches!(url.scheme, Scheme::Unix(_)) || url.path != "/" {
         f.mistake("url", "a scheme, a host and a port are expected", "write https://host:6443");
     }
+    if url.scheme == Scheme::Http && !is_here(&url.authority.host) {
+        f.mistake(
+            "url",
+            "the account's token would be sent in clear",
+            "write https://host:6443; http only for this machine",
+        );
+    }
     let account = |name: &str| PathBuf::from(format!("{ACCOUNT}/{name}"));
     let text = doc("Who signs the API server's certificate (PEM). Read again for every connection.");
     let text = text.because("where the kubelet puts it");
@@ -162,6 +170,10 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
         token_file,
         namespace_file,
     })
+}
+
+fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn consul(f: &mut Fields<'_>) -> Option<Consul> {

@@ -88,6 +88,22 @@ fn every_mistake_is_told_at_once_with_its_place() {
 }
 
 #[test]
+fn the_token_of_an_account_is_not_sent_in_clear() {
+    let wrong = "discovery.kubernetes.url: the account's token would be sent in clear";
+    for (url, clear) in [
+        ("http://10.0.0.1:80", true),
+        ("http://kubernetes.default.svc:80", true),
+        ("http://127.0.0.1:8001", false),
+        ("http://localhost:8001", false),
+        ("https://10.0.0.1:443", false),
+    ] {
+        // The key that nobody knows is a mistake of its own.
+        let shown = mistakes(&format!("{IDENTITY}discovery:\n  kubernetes: {{ url: '{url}', nobody: 1 }}\n"));
+        assert_eq!(shown.contains(wrong), clear, "{url}: {shown}");
+    }
+}
+
+#[test]
 fn mistakes_about_identity_providers_are_told() {
     let shown = mistakes(&format!(
         "{IDENTITY}oauth:\n  issuers:\n    - {{ issuer: 'http://id.example.com' }}\n    - {{ issuer: 'https://a.test' }}\n    \
