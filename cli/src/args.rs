@@ -47,42 +47,32 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a whole mesh on this machine: authority, sidecars, ingress
     Up(UpArgs),
-    /// Offer a mesh over stdio, for desktop clients that start a program
     Connect(ConnectArgs),
-    /// Look at an MCP server: what it speaks, what it offers, what will give trouble
     Doctor(DoctorArgs),
-    /// Measure an MCP endpoint under load
     Bench(BenchArgs),
-    /// Approve the definitions of tools, prompts and resources, and tell when they have changed
     Lock(LockArgs),
-    /// Look for what in definitions is meant to deceive: hidden characters, instructions to the model, look-alike names
     Scan(ScanArgs),
-    /// See and decide calls that wait for a person's approval
+    /// Sees and decides calls that wait for a person's approval
     #[command(subcommand)]
     Approvals(ApprovalsCommand),
-    /// Make and manage the certificate authority of a mesh
+    /// Makes and manages the certificate authority of a mesh
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Add a sidecar to pods of Kubernetes, in files or as a webhook
     Inject(InjectArgs),
-    /// Make a bearer token for a client of an ingress
     Token(TokenArgs),
-    /// Check files and tell every mistake with its line
     Validate(ValidateArgs),
-    /// Ask a policy who may do what
+    /// Asks a policy who may do what
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Ask what a service may reach, and make rules of what it reached
+    /// Asks what a service may reach, and makes rules of what it reached
     #[command(subcommand)]
     Egress(EgressCommand),
-    /// Check that an audit is whole, and look for lines in it
+    /// Checks that an audit is whole, and looks for lines in it
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Copy out a starter for a new MCP server
     New(NewArgs),
-    /// Run a bundled example service: fs, http or vector
+    /// Runs a bundled example service: fs, http or vector
     ///
     /// Over stdio, or with `--transport http` over Streamable HTTP. Each service has its own options: `outrigger example
     /// fs --help`.
@@ -95,21 +85,21 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run the sidecar, the proxy beside one server, as `outrigger-sidecar` does
+    /// Runs the sidecar, the proxy beside one server, as `outrigger-sidecar` does
     #[command(disable_help_flag = true)]
     Sidecar {
         /// Its options: `--config FILE`; without it the environment configures it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run the ingress, the edge of a mesh, as `outrigger-ingress` does
+    /// Runs the ingress, the edge of a mesh, as `outrigger-ingress` does
     #[command(disable_help_flag = true)]
     Ingress {
         /// Its options: `--config FILE`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Print a page of documentation that is made from the code
+    /// Prints a page of documentation that is made from the code
     Docs {
         /// Which page.
         #[arg(value_enum)]
