@@ -143,6 +143,36 @@ async fn what_waited_for_a_file_to_be_repaired_comes_into_force() {
 }
 
 #[tokio::test]
+async fn a_file_that_takes_the_name_of_a_policy_in_force_takes_nothing_out() {
+    let (mesh, api, server) = (Mesh::new(), KubeApi::start(), server());
+    let sidecar = TestSidecar::of(&mesh, "fs", &server.setting()).await;
+    let settings = api.settings(mesh.path(), ", policy_namespaces: [outrigger]");
+    let ingress = TestIngress::start(&mesh, &[sidecar.address()], &settings).await;
+    put(&api, "freeze", 1, &deny(&json!(["t"])));
+    becomes(&ingress, false).await;
+    let file = mesh.path().join("ingress-policy.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let rule = "rules: [ { name: r, services: [\"*\"], capabilities: [\"other\"] } ]";
+    let taken = format!(
+        "{good}\n---\napiVersion: mcpx.io/v1\nkind: SecurityPolicy\nmetadata: {{ name: freeze }}\nspec: {{ authorization: {{ {rule} }} }}\n"
+    );
+    std::fs::write(&file, taken).unwrap();
+    // A change of another object, for which all are looked at again.
+    put(&api, "other", 1, &deny(&json!(["other"])));
+    eventually("it is told", || async {
+        let page = ingress.admin("/metrics").await;
+        page.lines().any(|line| line.starts_with("outrigger_discovery_mistakes{") && line.ends_with(" 1")).then_some(())
+    })
+    .await;
+    assert!(!allowed(&ingress).await);
+    std::fs::write(&file, good).unwrap();
+    assert_eq!(condition(&api, "other", "Programmed", 1).await.1, "InForce");
+    assert!(!allowed(&ingress).await);
+    sidecar.stop().await;
+    ingress.stop().await;
+}
+
+#[tokio::test]
 async fn more_policies_than_there_is_room_for_let_nobody_in() {
     let (mesh, api, server) = (Mesh::new(), KubeApi::start(), server());
     let sidecar = TestSidecar::of(&mesh, "fs", &server.setting()).await;

@@ -138,9 +138,10 @@ impl Policies {
                 continue;
             }
             (last, pending) = (None, true);
-            let settled = match settle_beside(&gateway, candidates(&objects, &good)).await {
+            let settled = match settle_beside(&gateway, &objects, &good).await {
                 Ok(settled) => settled,
                 Err(waiting) => {
+                    metrics.found(good.len(), 1);
                     told.tell(BTreeSet::from([waiting]));
                     continue;
                 }
@@ -216,12 +217,18 @@ impl Policies {
 }
 
 /// Beside the files as they are now; says why nothing changes until they are repaired, of which their own reload tells, too.
-async fn settle_beside(gateway: &Gateway, candidates: Vec<Candidate>) -> Result<Vec<Settled>, String> {
-    let paths = gateway.policies.paths.clone();
+async fn settle_beside(
+    gateway: &Gateway,
+    objects: &BTreeMap<Key, PolicyObject>,
+    good: &BTreeMap<Key, String>,
+) -> Result<Vec<Settled>, String> {
+    let (paths, candidates) = (gateway.policies.paths.clone(), candidates(objects, good));
     // Compiling conditions takes its time.
     let settled = tokio::task::spawn_blocking(move || settle(&paths, candidates)).await;
     let settled = settled.map_err(|error| format!("policies of the cluster cannot be read: {error}"))?;
-    settled.map_err(|error| format!("the policy files are wrong, so policies of the cluster wait: {error}"))
+    let settled =
+        settled.map_err(|error| format!("the policy files are wrong, so policies of the cluster wait: {error}"))?;
+    displaced(&settled, good).map_or(Ok(settled), Err)
 }
 
 /// What is wrong with which.
@@ -235,6 +242,17 @@ fn shut(settled: &[Settled], objects: &BTreeMap<Key, PolicyObject>) -> Option<St
     let unknown =
         |one: &&Settled| one.standing == Standing::Out && objects.get(&one.key).is_some_and(|object| !object.grants);
     settled.iter().find(unknown).map(|one| format!("SecurityPolicy {}/{} is wrong", one.key.0, one.key.1))
+}
+
+/// Why nothing changes until it is repaired: one that is in force, and may be what denies something, could not stay beside
+/// what is new, such as a file that takes its name.
+fn displaced(settled: &[Settled], good: &BTreeMap<Key, String>) -> Option<String> {
+    let one = settled.iter().find(|one| one.standing == Standing::Out && good.contains_key(&one.key))?;
+    let (namespace, name) = &one.key;
+    let why = one.mistake.as_deref().unwrap_or_default();
+    Some(format!(
+        "SecurityPolicy {namespace}/{name} is in force and cannot stay, so no policy of the cluster changes: {why}"
+    ))
 }
 
 fn said(objects: &BTreeMap<Key, PolicyObject>) -> Said {
