@@ -10,8 +10,9 @@ use outrigger_telemetry::metrics::RenewalOutcome;
 
 use crate::agent::{Messages, StreamError};
 use crate::keep::{Hook, until};
-use crate::obtain::{BLOCKER, Waiting};
+use crate::obtain::Waiting;
 use crate::pace::Pace;
+use crate::report::Report;
 
 /// The least time between two messages that are looked at: an agent that says the same without rest costs little.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -26,34 +27,23 @@ pub struct Follower {
     credentials: Arc<Credentials>,
     /// None while there is no stream.
     messages: Option<Messages>,
-    waiting: Waiting,
+    report: Report,
     pace: Pace,
-    told: String,
 }
 
 /// Waits for the first identity. Safe to cancel.
 pub(crate) async fn first(socket: &AgentSocket, options: &CredentialOptions, waiting: Waiting) -> Follower {
     let mut pace = Pace::default();
-    let mut told = String::new();
-    waiting.readiness.set(BLOCKER, Err(format!("waiting for the agent at {socket}")));
+    let mut report = Report::new(waiting, format!("the agent at {socket}"));
     loop {
-        let why = match attempt(socket, options).await {
+        match attempt(socket, options).await {
             Ok((credentials, messages)) => {
-                waiting.readiness.set(BLOCKER, Ok(()));
-                waiting.metrics.certificate_renewal(RenewalOutcome::Renewed);
+                report.renewed();
                 tracing::info!(id = %credentials.id(), agent = %socket, "the agent gave a certificate");
-                let socket = socket.clone();
-                let messages = Some(messages);
-                return Follower { socket, credentials, messages, waiting, pace: Pace::default(), told: String::new() };
+                let (socket, messages) = (socket.clone(), Some(messages));
+                return Follower { socket, credentials, messages, report, pace: Pace::default() };
             }
-            Err(why) => why,
-        };
-        waiting.metrics.certificate_renewal(outcome(&why));
-        let text = format!("waiting for the agent at {socket}, because {why}");
-        if text != told {
-            tracing::warn!("{text}");
-            waiting.readiness.set(BLOCKER, Err(text.clone()));
-            told = text;
+            Err(why) => report.none_yet(outcome(&why), &why),
         }
         tokio::time::sleep(pace.failed(fastrand::f64())).await;
     }
@@ -117,8 +107,7 @@ impl Follower {
     }
 
     fn failed(&mut self, why: &StreamError) {
-        self.waiting.metrics.certificate_renewal(outcome(why));
-        self.complain(why);
+        self.report.failed(outcome(why), self.credentials.not_after(), why);
     }
 
     /// Asks until there is a stream whose first message can be used.
@@ -129,7 +118,7 @@ impl Follower {
             // The end is said when it comes, not when there is another try.
             if SystemTime::now() < end && end < wait {
                 until(end).await;
-                self.complain(&StreamError::Late);
+                self.report.not_renewed(end, &StreamError::Late);
             }
             until(wait).await;
             let why = match self.attempt(changed).await {
@@ -153,36 +142,14 @@ impl Follower {
         tell_left_out(&self.socket, &svid);
         let not_after = offer(self.credentials(), svid, Arc::clone(changed)).await?;
         if not_after.is_some() {
-            self.waiting.metrics.certificate_renewal(RenewalOutcome::Renewed);
+            self.report.renewed();
             tracing::info!("took up what the agent gave");
         }
         if SystemTime::now() < self.credentials.not_after() {
-            self.waiting.readiness.set(BLOCKER, Ok(()));
+            self.report.good();
             self.pace.worked();
-            self.told.clear();
         }
         Ok(())
-    }
-
-    /// Says why there is nothing new: once for each reason, and again when the certificate has ended.
-    fn complain(&mut self, why: &StreamError) {
-        let left = self.credentials.not_after().duration_since(SystemTime::now()).ok();
-        let socket = &self.socket;
-        let text = match left {
-            Some(_) => format!("the certificate is not renewed; the agent at {socket}: {why}"),
-            None => format!("the certificate has ended; waiting for the agent at {socket}, because {why}"),
-        };
-        if text == self.told {
-            return;
-        }
-        match left {
-            Some(left) => tracing::warn!(minutes_left = left.as_secs() / 60, "{text}"),
-            None => {
-                tracing::error!("{text}");
-                self.waiting.readiness.set(BLOCKER, Err(text.clone()));
-            }
-        }
-        self.told = text;
     }
 }
 

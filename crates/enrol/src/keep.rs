@@ -6,20 +6,18 @@ use std::time::{Duration, SystemTime};
 
 use outrigger_identity::{Credentials, Material, Reload, WorkloadKey, renew_at};
 use outrigger_proxy::dial::ClientTlsProvider;
-use outrigger_telemetry::metrics::RenewalOutcome;
 
 use crate::contact::{Contact, ContactError};
-use crate::obtain::{Waiting, by_proof, material, outcome, save, unusable};
+use crate::obtain::{by_proof, material, outcome, save, unusable};
 use crate::pace::Pace;
 use crate::protocol::{Bundle, Grant, Query};
+use crate::report::Report;
 use crate::source::Source;
 
 /// The clock is looked at this often: a timer alone would sleep through the time in which the machine does.
 const LOOK: Duration = Duration::from_secs(30);
 /// The least time between two renewals, and between two answers about what is believed.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What is missing when the certificate has ended, in `/readyz`.
-const BLOCKER: &str = "identity";
 
 /// Who hears of each change, on a thread that may block.
 pub(crate) type Hook = Arc<dyn Fn(Reload) + Send + Sync>;
@@ -32,12 +30,11 @@ pub struct Renewer {
     material: Material,
     /// Of what is believed now.
     version: String,
-    waiting: Waiting,
+    report: Report,
     /// Of the renewal that goes on, so that a proof that can be used once is not wasted when an answer is lost.
     key: Option<Arc<WorkloadKey>>,
     due: SystemTime,
     pace: Pace,
-    told: String,
 }
 
 impl Renewer {
@@ -46,24 +43,13 @@ impl Renewer {
         credentials: Arc<Credentials>,
         material: Material,
         version: String,
-        waiting: Waiting,
+        report: Report,
     ) -> Self {
         let (shown, authority) = (Arc::clone(&credentials), source.authority.clone());
         let tls: ClientTlsProvider = Arc::new(move || shown.client_config(&authority));
         let contact = Contact::new(&source.endpoint, tls);
         let due = due(SystemTime::now(), credentials.not_after());
-        Self {
-            source,
-            credentials,
-            contact,
-            material,
-            version,
-            waiting,
-            key: None,
-            due,
-            pace: Pace::default(),
-            told: String::new(),
-        }
+        Self { source, credentials, contact, material, version, report, key: None, due, pace: Pace::default() }
     }
 
     /// Goes on for ever. `changed` hears of every change. Safe to cancel.
@@ -103,8 +89,7 @@ impl Renewer {
             },
             Err(why) => why,
         };
-        self.waiting.metrics.certificate_renewal(outcome(&why));
-        self.complain(&why);
+        self.report.failed(outcome(&why), self.credentials.not_after(), &why);
         self.due = SystemTime::now() + self.pace.failed(fastrand::f64());
     }
 
@@ -125,8 +110,7 @@ impl Renewer {
     }
 
     fn renewed(&mut self, grant: &Grant, renewed: Material) {
-        self.waiting.metrics.certificate_renewal(RenewalOutcome::Renewed);
-        self.waiting.readiness.set(BLOCKER, Ok(()));
+        self.report.renewed();
         tracing::info!(serial = grant.serial, "the certificate was renewed");
         save(&self.source, &renewed);
         self.material = renewed;
@@ -134,7 +118,6 @@ impl Renewer {
         self.key = None;
         self.due = due(SystemTime::now(), self.credentials.not_after());
         self.pace.worked();
-        self.told.clear();
         // The next question comes from who we are now.
         self.contact.renew();
     }
@@ -169,27 +152,6 @@ impl Renewer {
         });
         // A panic in the hook has been reported, and the certificate is in use.
         work.await.unwrap_or(Ok(()))
-    }
-
-    /// Says why there is no renewal: once for each reason, and again when the certificate has ended.
-    fn complain(&mut self, why: &ContactError) {
-        let left = self.credentials.not_after().duration_since(SystemTime::now()).ok();
-        let url = &self.source.url;
-        let text = match left {
-            Some(_) => format!("the certificate is not renewed yet; the authority at {url}: {why}"),
-            None => format!("the certificate has ended; waiting for the authority at {url}, because {why}"),
-        };
-        if text == self.told {
-            return;
-        }
-        match left {
-            Some(left) => tracing::warn!(minutes_left = left.as_secs() / 60, "{text}"),
-            None => {
-                tracing::error!("{text}");
-                self.waiting.readiness.set(BLOCKER, Err(text.clone()));
-            }
-        }
-        self.told = text;
     }
 }
 

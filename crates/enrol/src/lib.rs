@@ -17,6 +17,7 @@
 //! | `keep` | renewal, and news of roots and revocations |
 //! | `agent`, `follow` | the same from an agent of the SPIFFE Workload API: its stream of messages, and what they lead to |
 //! | `pace` | how long to wait after a failure |
+//! | `report` | what people hear of it |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -27,6 +28,7 @@ mod keep;
 mod obtain;
 mod pace;
 pub mod protocol;
+mod report;
 mod source;
 
 pub use contact::ContactError;

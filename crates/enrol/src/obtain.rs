@@ -17,10 +17,9 @@ use crate::follow::{self, Follower};
 use crate::keep::Renewer;
 use crate::pace::Pace;
 use crate::protocol::{Grant, Query};
+use crate::report::Report;
 use crate::source::{self, Source};
 
-/// What is missing until there is a certificate, in `/readyz`.
-pub(crate) const BLOCKER: &str = "identity";
 /// Clocks that differ by more are worth a word: certificates begin five minutes early for smaller differences.
 const SKEW: Duration = Duration::from_secs(60);
 
@@ -102,11 +101,15 @@ pub async fn obtain(
         IdentitySource::Enroll(settings) => settings,
     };
     let source = Source::new(identity, settings)?;
+    let mut report = Report::new(waiting, format!("the authority at {}", source.url));
     let (credentials, material, version) = match kept(&source, &options) {
-        Some((credentials, material)) => (credentials, material, String::new()),
-        None => first(&source, &options, &waiting).await,
+        Some((credentials, material)) => {
+            report.good();
+            (credentials, material, String::new())
+        }
+        None => first(&source, &options, &mut report).await,
     };
-    let renewer = Renewer::new(source, Arc::clone(&credentials), material, version, waiting);
+    let renewer = Renewer::new(source, Arc::clone(&credentials), material, version, report);
     Ok(Obtained { credentials, keeper: Some(Keeper::Authority(Box::new(renewer))) })
 }
 
@@ -132,28 +135,18 @@ fn kept(source: &Source, options: &CredentialOptions) -> Option<(Arc<Credentials
 async fn first(
     source: &Source,
     options: &CredentialOptions,
-    waiting: &Waiting,
+    report: &mut Report,
 ) -> (Arc<Credentials>, Material, String) {
     let mut pace = Pace::default();
-    let mut told = String::new();
     let mut key = None;
-    waiting.readiness.set(BLOCKER, Err(format!("waiting for the authority at {}", source.url)));
     loop {
-        let why = match attempt(source, options, &mut key).await {
+        match attempt(source, options, &mut key).await {
             Ok(found) => {
-                waiting.readiness.set(BLOCKER, Ok(()));
-                waiting.metrics.certificate_renewal(RenewalOutcome::Renewed);
+                report.renewed();
                 tracing::info!(id = %found.0.id(), authority = source.url, "the authority gave a certificate");
                 return found;
             }
-            Err(error) => error,
-        };
-        waiting.metrics.certificate_renewal(outcome(&why));
-        let text = format!("waiting for the authority at {}, because {why}", source.url);
-        if text != told {
-            tracing::warn!("{text}");
-            waiting.readiness.set(BLOCKER, Err(text.clone()));
-            told = text;
+            Err(why) => report.none_yet(outcome(&why), &why),
         }
         tokio::time::sleep(pace.failed(fastrand::f64())).await;
     }
