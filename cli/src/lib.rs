@@ -14,6 +14,7 @@
 //! | `commands` | what answers at once: `ca`, `validate`, `policy`, `new`, `docs` |
 //! | `parts` | the sidecar, the ingress and the example services that this binary carries |
 //! | `kubernetes` | asking the API server of a cluster |
+//! | `daemon` | what `ca serve` and `inject serve` have in common |
 //! | `files`, `output` | writing files whole, and results to stdout |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -24,6 +25,7 @@ mod bench;
 mod commands;
 mod connect;
 pub mod crds;
+mod daemon;
 pub mod docs;
 mod doctor;
 mod files;

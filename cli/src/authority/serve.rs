@@ -1,21 +1,14 @@
 //! From settings to an authority that answers, and to its end: bind first, serve, drain.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use outrigger_config::sections::LogFormat as ConfigFormat;
-use outrigger_identity::install_provider;
 use outrigger_proxy::accept::{self, ListenerSettings};
 use outrigger_proxy::observe::Connections;
 use outrigger_proxy::serve::HttpLimits;
-use outrigger_runtime::drain::{DrainOutcome, channel};
-use outrigger_runtime::{
-    AdminServer, Exit, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup, descriptors, health_check,
-};
-use outrigger_telemetry::log::{self, LogFormat};
+use outrigger_runtime::drain::channel;
+use outrigger_runtime::{AdminServer, Exit, ListenOptions, Listener, Readiness, TaskGroup, descriptors, health_check};
 use outrigger_telemetry::metrics::Listener as ListenerLabel;
 use outrigger_telemetry::{Metrics, Role};
 
@@ -26,9 +19,8 @@ use super::issue::Issuer;
 use super::join;
 use super::rate::RateLimit;
 use super::state::{self, State, follow};
+use crate::daemon;
 
-/// For tasks that were asked to stop.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 8 * 1024;
 
@@ -47,27 +39,12 @@ pub(crate) fn main(config: Option<PathBuf>, dir: Option<PathBuf>) -> anyhow::Res
         }
         config.dir = dir;
     }
-    let mut failed = None;
     // Signing is quick; two threads keep a slow disk from holding up those who only listen for news.
-    let exit = outrigger_runtime::run(2, async {
-        process(config).await.unwrap_or_else(|error| {
-            failed = Some(error);
-            Exit::Failed
-        })
-    });
-    failed.map_or(Ok(exit), Err)
+    daemon::run(2, process(config))
 }
 
 async fn process(config: Config) -> anyhow::Result<Exit> {
-    let format = match config.log.format {
-        ConfigFormat::Text => LogFormat::Text,
-        ConfigFormat::Json => LogFormat::Json,
-    };
-    log::init(format, config.log.level.as_str())?;
-    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    install_provider();
-    descriptors::raise_limit();
-    let mut signals = ShutdownSignals::install()?;
+    let signals = daemon::begin(&config.log, &config.warnings)?;
     let listener = Listener::bind(ListenOptions::new(config.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.admin, "admin.listen"))?;
     let metrics = Metrics::new(Role::Authority)?;
@@ -113,23 +90,8 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     tasks.spawn("workloads", serving);
     let domain = state.authority.load().trust_domain().to_string();
     tracing::info!(listen = %addresses.0, admin = %addresses.1, trust_domain = domain, "the authority listens");
-    if let Some(path) = std::env::var_os("OUTRIGGER_REPORT") {
-        let text = format!("{{\"ca\":\"{}\",\"admin\":\"{}\"}}\n", addresses.0, addresses.1);
-        report(Path::new(&path), &text)?;
-    }
-
-    let signal = signals.next().await;
-    tracing::info!(signal, "draining");
-    readiness.set("draining", Err("shutting down".into()));
-    let hurry = async {
-        signals.next().await;
-    };
-    let outcome = trigger.drain(config.drain, hurry).await;
-    tasks.stop(LAST_WAIT).await;
-    Ok(match outcome {
-        DrainOutcome::Finished => Exit::Clean,
-        DrainOutcome::Forced { .. } => Exit::Forced,
-    })
+    daemon::report(&format!("{{\"ca\":\"{}\",\"admin\":\"{}\"}}\n", addresses.0, addresses.1))?;
+    Ok(daemon::end(signals, &readiness, trigger, config.drain, tasks).await)
 }
 
 fn listener_settings(config: &Config, state: &Arc<State>, metrics: &Arc<Metrics>) -> ListenerSettings {
@@ -142,11 +104,4 @@ fn listener_settings(config: &Config, state: &Arc<State>, metrics: &Arc<Metrics>
         observer: Connections::new(metrics, ListenerLabel::Authority),
         ..ListenerSettings::new("authority")
     }
-}
-
-/// Written beside the file and moved into place, so that nobody reads half of it.
-fn report(path: &Path, text: &str) -> anyhow::Result<()> {
-    let partial = path.with_extension("partial");
-    let written = std::fs::File::create(&partial).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.and_then(|()| std::fs::rename(&partial, path)).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -101,10 +101,7 @@ impl Config {
 
     /// The same from a file, if there is one, and the variables of this process.
     pub(crate) fn from_file(path: Option<&Path>) -> anyhow::Result<Self> {
-        let env = |name: &str| std::env::var(name).ok();
-        let Some(path) = path else { return Ok(Self::from_sources(None, &env)?) };
-        let (name, text) = (path.display().to_string(), crate::files::read(path)?);
-        Ok(Self::from_sources(Some((&name, &text)), &env)?)
+        crate::daemon::settings(path, Self::from_sources)
     }
 
     /// All settings, for documentation and JSON Schema.

@@ -6,18 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use outrigger_config::sections::LogFormat as ConfigFormat;
-use outrigger_identity::install_provider;
 use outrigger_inject::Settings;
 use outrigger_proxy::accept::{self, ListenerSettings};
 use outrigger_proxy::handshake::ServerTlsProvider;
 use outrigger_proxy::observe::Connections;
 use outrigger_proxy::serve::HttpLimits;
-use outrigger_runtime::drain::{DrainOutcome, channel};
-use outrigger_runtime::{
-    AdminServer, Exit, ListenOptions, Listener, Readiness, ShutdownSignals, TaskGroup, descriptors,
-};
-use outrigger_telemetry::log::{self, LogFormat};
+use outrigger_runtime::drain::channel;
+use outrigger_runtime::{AdminServer, Exit, ListenOptions, Listener, Readiness, TaskGroup, descriptors};
 use outrigger_telemetry::metrics::Listener as ListenerLabel;
 use outrigger_telemetry::{Metrics, Role};
 use tokio::sync::watch;
@@ -27,10 +22,8 @@ use super::cluster::{self, Cluster};
 use super::config::{Config, Native};
 use super::version::Version;
 use super::{certificate, settings};
-use crate::files;
+use crate::daemon;
 
-/// For tasks that were asked to stop.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How often files that pods get are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// What is missing until it is known whether the cluster has native sidecars, in `/readyz`: a guess may make pods that never start.
@@ -41,27 +34,12 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// Serves until a signal.
 pub(crate) fn main(config: Option<PathBuf>) -> anyhow::Result<Exit> {
     let config = Config::from_file(config.as_deref())?;
-    let mut failed = None;
     // An injection takes less than a millisecond; the second thread reads files and verifies certificates.
-    let exit = outrigger_runtime::run(2, async {
-        process(config).await.unwrap_or_else(|error| {
-            failed = Some(error);
-            Exit::Failed
-        })
-    });
-    failed.map_or(Ok(exit), Err)
+    daemon::run(2, process(config))
 }
 
 async fn process(config: Config) -> anyhow::Result<Exit> {
-    let format = match config.log.format {
-        ConfigFormat::Text => LogFormat::Text,
-        ConfigFormat::Json => LogFormat::Json,
-    };
-    log::init(format, config.log.level.as_str())?;
-    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    install_provider();
-    descriptors::raise_limit();
-    let mut signals = ShutdownSignals::install()?;
+    let mut signals = daemon::begin(&config.log, &config.warnings)?;
     let listener = Listener::bind(ListenOptions::new(config.serve.listen, "listen"))?;
     let admin = Listener::bind(ListenOptions::new(config.serve.admin, "admin.listen"))?;
     let metrics = Metrics::new(Role::Injector)?;
@@ -71,15 +49,12 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     readiness.set("webhook", Err("starting".into()));
     let addresses = (listener.address(), admin.address());
     tasks.spawn("admin", AdminServer::new(Arc::clone(&metrics), readiness.clone()).serve(admin, tasks.stopping()));
-    if let Some(path) = std::env::var_os("OUTRIGGER_REPORT") {
-        let text = format!("{{\"webhook\":\"{}\",\"admin\":\"{}\"}}\n", addresses.0, addresses.1);
-        files::write(std::path::Path::new(&path), text.as_bytes(), files::PUBLIC)?;
-    }
+    daemon::report(&format!("{{\"webhook\":\"{}\",\"admin\":\"{}\"}}\n", addresses.0, addresses.1))?;
     let own = tokio::select! {
         own = certificate::get(&config, &readiness, &metrics, &tasks) => own?,
         signal = signals.next() => {
             tracing::info!(signal, "stopped before there was a certificate");
-            tasks.stop(LAST_WAIT).await;
+            tasks.stop(daemon::LAST_WAIT).await;
             return Ok(Exit::Clean);
         }
     };
@@ -104,18 +79,7 @@ async fn process(config: Config) -> anyhow::Result<Exit> {
     readiness.set("webhook", Ok(()));
     tracing::info!(listen = %addresses.0, admin = %addresses.1, trust_domain = config.mesh.trust_domain, "the injector listens");
 
-    let signal = signals.next().await;
-    tracing::info!(signal, "draining");
-    readiness.set("draining", Err("shutting down".into()));
-    let hurry = async {
-        signals.next().await;
-    };
-    let outcome = trigger.drain(config.serve.drain, hurry).await;
-    tasks.stop(LAST_WAIT).await;
-    Ok(match outcome {
-        DrainOutcome::Finished => Exit::Clean,
-        DrainOutcome::Forced { .. } => Exit::Forced,
-    })
+    Ok(daemon::end(signals, &readiness, trigger, config.serve.drain, tasks).await)
 }
 
 /// What pods get, made anew when a file or the roots have changed, and once the cluster's version is known: until
