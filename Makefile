@@ -26,12 +26,12 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance oauth matrix matrix-doc conformance egress compose pods counts drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods counts drills bench fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: subjects lint unit doc kubernetes acceptance oauth matrix conformance egress counts compose pods ## Everything that must pass; installs what it needs under target/
+test: subjects lint unit doc kubernetes acceptance browser oauth matrix conformance egress counts compose pods ## Everything that must pass; installs what it needs under target/
 	$(call step,all passed)
 
 subjects: ## Install the servers and clients that the tests run against
@@ -87,6 +87,12 @@ acceptance: subjects ## MCP clients through a whole mesh, compared with the same
 	@cargo build --locked --package outrigger
 	@$(PYTHON) tests/acceptance/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
 	@$(PYTHON) tests/acceptance/trust.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)"
+
+browser: subjects ## The desk of approvals in Chromium; installs it where it is missing
+	$(call step,browser: a person approves calls)
+	@cargo build --locked --package outrigger
+	@chromium="$$(tests/browser/install.sh)" && \
+	  $(PYTHON) tests/browser/desk.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)" --chromium "$$chromium"
 
 oauth: subjects ## Clients that log in at a real identity provider and call through a whole mesh
 	$(call step,oauth: clients log in at an identity provider)

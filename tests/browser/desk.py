@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """The desk of approvals in a real browser: a person logs in, reads a call, and lets it go on.
 
-    desk.py --start target/debug/outrigger --modules DIR [--chromium /usr/bin/chromium]
+    desk.py --start target/debug/outrigger --subjects target/subjects --chromium "$(tests/browser/install.sh)"
 
-DIR has `node_modules/playwright-core` (`npm install --prefix DIR playwright-core`). Not part of `make test`, because it needs a
-browser; last line: `N passed, M failed`.
+Last line: `N passed, M failed`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "acceptance"))
 
-from mesh import Processes, free_port, start_mesh  # noqa: E402
+from mesh import Processes, Subjects, free_port, start_mesh  # noqa: E402
 
 POLICY = """apiVersion: mcpx.io/v1
 kind: SecurityPolicy
@@ -52,9 +51,11 @@ def call(url: str, token: str, arguments: dict) -> dict:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--start", required=True)
-    options.add_argument("--modules", required=True, type=Path)
-    options.add_argument("--chromium", default="/usr/bin/chromium")
+    options.add_argument("--subjects", required=True, type=Path)
+    options.add_argument("--chromium", required=True)
     options = options.parse_args()
+    subjects = Subjects(options.subjects.resolve())
+    subjects.check()
     binary = str(Path(options.start).resolve())
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs", {"PATH": "/usr/bin:/bin"}) as processes:
         root = Path(folder)
@@ -102,7 +103,7 @@ def main() -> int:
         for caller in callers:
             caller.start()
         ran = subprocess.run(
-            ["node", str(HERE / "desk.mjs"), str(options.modules.resolve()), options.chromium, f"http://127.0.0.1:{admin}"],
+            [subjects.node, str(HERE / "desk.mjs"), options.chromium, f"http://127.0.0.1:{admin}"],
             capture_output=True, text=True, timeout=120,
         )
         lines = [line for line in ran.stdout.splitlines() if line.startswith(("ok  ", "FAIL"))]
