@@ -16,6 +16,7 @@ mod found;
 mod kubernetes;
 mod policies;
 mod reflect;
+mod status;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -5,22 +5,21 @@
 //! started denies everything until it is repaired, as it does not start with a file that is wrong.
 
 mod settle;
-mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_runtime::Readiness;
 use outrigger_telemetry::metrics::{DiscoveryMetrics, ReloadKind, ReloadOutcome};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::settle::{Candidate, Settled, Standing, settle};
-use self::status::Wanted;
 use super::contact::Contact;
 use super::reflect::{Key, Meta, Object, Reflector, Shelf};
+use super::status::{self, Condition, Wanted};
 use super::{AGAIN, GATHER, Told, kubernetes};
 use crate::config::Kubernetes;
 use crate::gateway::Gateway;
@@ -53,20 +52,19 @@ pub(super) struct PolicyObject {
     /// Whether it could only allow something.
     grants: bool,
     /// What its status says now.
-    conditions: Vec<Value>,
+    status: Value,
 }
 
 impl Object for PolicyObject {
     fn read(meta: Meta, object: &mut Value) -> Self {
         let spec = object.get_mut("spec").map(Value::take).unwrap_or_default();
         let document = json!({"apiVersion": "mcpx.io/v1", "kind": "SecurityPolicy", "metadata": {"name": meta.name}, "spec": spec});
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
         Self {
             generation: meta.generation,
             created: meta.creation_timestamp,
             grants: only_grants(&document["spec"]),
             text: format!("{document:#}"),
-            conditions,
+            status: object.get_mut("status").map(Value::take).unwrap_or_default(),
         }
     }
 }
@@ -106,7 +104,7 @@ impl Policies {
         let shelves: Vec<_> =
             self.namespaces.iter().map(|name| self.copy(name, &changed, &metrics, &mut tasks)).collect();
         let statuses = watch::Sender::new(BTreeMap::new());
-        tasks.spawn(status::write(Arc::clone(&self.contact), statuses.subscribe()));
+        tasks.spawn(status::write(Arc::clone(&self.contact), COLLECTION, statuses.subscribe()));
         let (mut good, mut open) = (BTreeMap::new(), false);
         // Nothing as long as it has to be settled, even if no object changes.
         let mut last: Option<(Said, Vec<Settled>)> = None;
@@ -134,7 +132,7 @@ impl Policies {
                 shelves.iter().flat_map(|shelf| shelf.look().objects.clone()).collect();
             let said = said(&objects);
             if let Some((_, settled)) = last.as_ref().filter(|(before, _)| *before == said) {
-                statuses.send_replace(Wanted::all(&objects, settled, open));
+                statuses.send_replace(wanted(&objects, settled, open));
                 continue;
             }
             (last, pending) = (None, true);
@@ -155,7 +153,7 @@ impl Policies {
                     READY,
                     Err(format!("{why}, and may deny something: everything is denied until it is repaired")),
                 );
-                statuses.send_replace(Wanted::all(&objects, &settled, false));
+                statuses.send_replace(wanted(&objects, &settled, false));
                 (last, pending) = (Some((said, settled)), false);
                 continue;
             }
@@ -171,7 +169,7 @@ impl Policies {
                     good = settled.iter().filter_map(|one| Some((one.key.clone(), one.text()?.1))).collect();
                     open = true;
                     self.readiness.set(READY, Ok(()));
-                    statuses.send_replace(Wanted::all(&objects, &settled, true));
+                    statuses.send_replace(wanted(&objects, &settled, true));
                     (last, pending) = (Some((said, settled)), false);
                 }
                 Ok(Err(error)) => {
@@ -257,6 +255,39 @@ fn displaced(settled: &[Settled], good: &BTreeMap<Key, String>) -> Option<String
 
 fn said(objects: &BTreeMap<Key, PolicyObject>) -> Said {
     objects.iter().map(|(key, one)| (key.clone(), (one.created.clone(), one.text.clone()))).collect()
+}
+
+/// The status of every object. `open`: policies are in force at all.
+fn wanted(objects: &BTreeMap<Key, PolicyObject>, settled: &[Settled], open: bool) -> BTreeMap<Key, Wanted> {
+    let one = |one: &Settled| {
+        let object = objects.get(&one.key)?;
+        let said = [accepted(one), programmed(one, open)];
+        let (generation, present) = (object.generation, object.status.clone());
+        Some((one.key.clone(), Wanted { generation, said, more: Map::new(), present }))
+    };
+    settled.iter().filter_map(one).collect()
+}
+
+fn accepted(one: &Settled) -> Condition {
+    let (holds, reason, message) = match &one.mistake {
+        None => (true, "Valid", "It can be used.".to_owned()),
+        Some(mistake) => (false, "Invalid", mistake.clone()),
+    };
+    Condition { name: "Accepted", holds, reason, message }
+}
+
+fn programmed(one: &Settled, open: bool) -> Condition {
+    let (holds, reason, message) = match one.standing {
+        Standing::Current if open => (true, "InForce", "It is in force."),
+        Standing::LastGood if open => (false, "LastGood", "What it said before it became wrong stays in force."),
+        Standing::Out if open => (false, "NotInForce", "Nothing of it is in force."),
+        Standing::Current | Standing::LastGood | Standing::Out => (
+            false,
+            "Waiting",
+            "Everything is denied until policies that are wrong, and may deny something, are repaired.",
+        ),
+    };
+    Condition { name: "Programmed", holds, reason, message: message.to_owned() }
 }
 
 /// The oldest first.
