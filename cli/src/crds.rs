@@ -10,21 +10,80 @@ const HEAD: &str = "\
 # Written by `UPDATE_DOCS=1 cargo test -p outrigger --test crds`. Do not edit by hand.
 ";
 
-/// k8s/base/crds/securitypolicies.yaml.
-pub fn security_policy() -> String {
-    let spec = spec_of(&outrigger_policy::settings());
-    let about = "Who may use which tools, prompts and resources of the mesh, and how often (docs/POLICY.md).";
-    let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
-    let condition = |name: &str, what: &str| format!(".status.conditions[?(@.type==\"{name}\")].{what}");
-    let columns = json!([
-        column("Mode", ".spec.mode"),
-        column("Accepted", &condition("Accepted", "status")),
-        column("Programmed", &condition("Programmed", "status")),
-        column("Reason", &condition("Programmed", "reason")),
-        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    ]);
+/// The definitions, each with the name of its file in k8s/base/crds.
+pub fn all() -> [(&'static str, String); 2] {
+    [("securitypolicies.yaml", security_policy()), ("meshservices.yaml", mesh_service())]
+}
+
+fn security_policy() -> String {
+    definition(&Resource {
+        kind: "SecurityPolicy",
+        plural: "securitypolicies",
+        about: "Who may use which tools, prompts and resources of the mesh, and how often (docs/POLICY.md).",
+        columns: json!([
+            column("Mode", ".spec.mode"),
+            column("Accepted", &condition("Accepted", "status")),
+            column("Programmed", &condition("Programmed", "status")),
+            column("Reason", &condition("Programmed", "reason")),
+        ]),
+        spec: policy_spec(&outrigger_policy::settings()),
+        status: json!({}),
+        says: "What became of it, by the ingress: Accepted says whether it is good, Programmed whether it is in force.",
+    })
+}
+
+fn mesh_service() -> String {
+    let number = |name: &str, path: &str| json!({"name": name, "type": "integer", "jsonPath": path});
+    let count = |about: &str| json!({"type": "integer", "minimum": 0, "description": about});
+    definition(&Resource {
+        kind: "MeshService",
+        plural: "meshservices",
+        about: "A service of the mesh: where its sidecars are, and what holds for it (docs/DISCOVERY.md).",
+        columns: json!([
+            column("Service", ".status.service"),
+            number("Replicas", ".status.replicas"),
+            number("Answering", ".status.ready"),
+            column("Accepted", &condition("Accepted", "status")),
+            column("Ready", &condition("Ready", "status")),
+            column("Reason", &condition("Ready", "reason")),
+        ]),
+        spec: mesh_service_spec(&outrigger_ingress::config::MeshService::describe()),
+        status: json!({
+            "service": {"type": "string", "maxLength": 63, "description": "Its name in the mesh."},
+            "replicas": count("Replicas that are known."),
+            "ready": count("Replicas that answer."),
+        }),
+        says: "What became of it, by the ingress: Accepted says whether it is good, Ready whether a replica answers.",
+    })
+}
+
+/// What is different in each definition.
+struct Resource {
+    kind: &'static str,
+    plural: &'static str,
+    about: &'static str,
+    /// What people see in lists, before the age.
+    columns: Value,
+    spec: Value,
+    /// Of the status, beside the conditions.
+    status: Value,
+    says: &'static str,
+}
+
+fn column(name: &str, path: &str) -> Value {
+    json!({"name": name, "type": "string", "jsonPath": path})
+}
+
+fn condition(name: &str, what: &str) -> String {
+    format!(".status.conditions[?(@.type==\"{name}\")].{what}")
+}
+
+fn definition(of: &Resource) -> String {
+    let mut columns = of.columns.clone();
+    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
+    columns.as_array_mut().into_iter().for_each(|all| all.push(age.clone()));
     let schema = json!({
-        "description": about, "type": "object", "required": ["spec"],
+        "description": of.about, "type": "object", "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
@@ -32,26 +91,42 @@ pub fn security_policy() -> String {
                 "type": "object",
                 "properties": {"name": {"type": "string", "maxLength": 63}},
             },
-            "spec": spec,
-            "status": status(),
+            "spec": of.spec,
+            "status": status(of),
         },
     });
     let version = json!({
         "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
         "additionalPrinterColumns": columns, "schema": {"openAPIV3Schema": schema},
     });
-    let names = json!({"kind": "SecurityPolicy", "listKind": "SecurityPolicyList", "plural": "securitypolicies",
-        "singular": "securitypolicy", "categories": ["outrigger"]});
+    let names = json!({"kind": of.kind, "listKind": format!("{}List", of.kind), "plural": of.plural,
+        "singular": of.kind.to_lowercase(), "categories": ["outrigger"]});
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "securitypolicies.mcpx.io"},
+        "metadata": {"name": format!("{}.mcpx.io", of.plural)},
         "spec": {"group": "mcpx.io", "scope": "Namespaced", "names": names, "versions": [version]},
     });
     format!("{HEAD}{}", yaml(&definition))
 }
 
+/// The form of `spec` of a service of the mesh.
+fn mesh_service_spec(settings: &Settings) -> Value {
+    let mut spec = structural(&settings.to_json_schema(""));
+    spec["description"] = json!("What is said of the service; fields as in an entry of `services` in the settings.");
+    // A name or a number, as ports are everywhere.
+    let port = &mut spec["properties"]["port"];
+    *port = json!({"x-kubernetes-int-or-string": true, "description": port["description"]});
+    spec["x-kubernetes-validations"] = json!([
+        {"rule": "!has(self.service) || !has(self.addresses) || size(self.addresses) == 0",
+         "message": "replicas would come from two places: give `service` or `addresses`"},
+        {"rule": "!has(self.port) || has(self.service)",
+         "message": "`port` is a port of the pods of `service`: add that, or remove `port`"},
+    ]);
+    spec
+}
+
 /// The form of `spec`, with what Kubernetes can check by itself.
-fn spec_of(settings: &Settings) -> Value {
+fn policy_spec(settings: &Settings) -> Value {
     let mut spec = structural(&settings.to_json_schema("")["properties"]["spec"]);
     spec["x-kubernetes-validations"] = json!([{
         "rule": "!has(self.mode) || self.mode != 'audit' || !has(self.limits)",
@@ -69,7 +144,7 @@ fn spec_of(settings: &Settings) -> Value {
 }
 
 /// What the ingress writes.
-fn status() -> Value {
+fn status(of: &Resource) -> Value {
     let text = |most: u64| json!({"type": "string", "maxLength": most});
     let condition = json!({
         "type": "object",
@@ -83,13 +158,9 @@ fn status() -> Value {
             "lastTransitionTime": {"type": "string", "format": "date-time"},
         },
     });
-    json!({
-        "description": "What became of it, by the ingress: Accepted says whether it is good, Programmed whether it is in force.",
-        "type": "object",
-        "properties": {
-            "conditions": {"type": "array", "items": condition, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        },
-    })
+    let mut properties = of.status.clone();
+    properties["conditions"] = json!({"type": "array", "items": condition, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]});
+    json!({"description": of.says, "type": "object", "properties": properties})
 }
 
 /// A structural schema: every value has a type, and nothing stands in it that Kubernetes refuses.

@@ -3,19 +3,18 @@
 
 use std::path::Path;
 
-use outrigger::crds::security_policy;
-
 #[test]
 fn the_definitions_are_what_the_code_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/base/crds/securitypolicies.yaml");
-    let definition = security_policy();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &definition).unwrap();
+    for (file, definition) in outrigger::crds::all() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/base/crds").join(file);
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &definition).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == definition,
+            "{} is stale; run: UPDATE_DOCS=1 cargo test -p outrigger --test crds",
+            path.display()
+        );
     }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        written == definition,
-        "{} is stale; run: UPDATE_DOCS=1 cargo test -p outrigger --test crds",
-        path.display()
-    );
 }

@@ -6,6 +6,7 @@ mod clients;
 mod discovery;
 mod integrity;
 mod limits;
+mod mesh_service;
 mod oauth;
 mod quota;
 mod registration;
@@ -27,6 +28,7 @@ pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_fi
 pub use discovery::{Consul, Discovery, Kubernetes, is_label};
 pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
+pub use mesh_service::MeshService;
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
 pub use quota::{QuotaStore, WhenAway};
 pub use registration::Registration;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  API server --list, watch--> reflect (a copy of the objects) --> endpoints (pure) --+
+//!                                                                  mesh_services      |
 //!                                                                                      +--> found --> registry
 //!  Consul --blocking queries--------------------------------------> consul -----------+
 //! ```
@@ -14,6 +15,7 @@ mod contact;
 mod endpoints;
 mod found;
 mod kubernetes;
+mod mesh_services;
 mod policies;
 mod reflect;
 mod status;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use outrigger_config::kinds::HostPort;
 use tokio::time::Instant;
 
-use crate::config::Service;
+use crate::config::{MeshService, Service};
 
 /// One who registered: it is there until the lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +31,9 @@ pub(crate) enum Full {
     #[error("{0} services are here beside those of the settings, and `registration.max_services` allows no more")]
     Services(usize),
     /// As many replicas of this service are.
-    #[error("{0} replicas of this service are here, and `registration.max_replicas` allows no more")]
+    #[error(
+        "{0} replicas of this service are here, and `registration.max_replicas`, or `max_replicas` of its MeshService, allows no more"
+    )]
     Replicas(usize),
 }
 
@@ -51,6 +53,8 @@ pub(crate) struct Bounds {
 pub(crate) struct Members {
     bounds: Bounds,
     configured: Vec<Service>,
+    /// What holds for services that the settings do not name.
+    described: BTreeMap<String, MeshService>,
     joined: BTreeMap<String, Vec<Joined>>,
     next: u64,
     last: Option<Instant>,
@@ -69,7 +73,7 @@ struct Joined {
 impl Members {
     /// With the services of the settings.
     pub(crate) fn new(configured: Vec<Service>, bounds: Bounds) -> Self {
-        Self { bounds, configured, joined: BTreeMap::new(), next: 0, last: None }
+        Self { bounds, configured, described: BTreeMap::new(), joined: BTreeMap::new(), next: 0, last: None }
     }
 
     /// Other settings. Who registered stays where `still` says that it is who it must be now.
@@ -80,6 +84,16 @@ impl Members {
             let wanted = named.iter().find(|service| service.name == *name);
             joined.retain(|one| wanted.map_or_else(|| still(&one.settings), |w| w.spiffe_id == one.settings.spiffe_id));
         }
+    }
+
+    /// Whether this is what objects said last.
+    pub(crate) fn is_described(&self, described: &BTreeMap<String, MeshService>) -> bool {
+        self.described == *described
+    }
+
+    /// Objects say something else of services. Those that have more replicas than they may now keep them.
+    pub(crate) fn describe(&mut self, described: BTreeMap<String, MeshService>) {
+        self.described = described;
     }
 
     /// The settings of a service that the settings name.
@@ -104,12 +118,14 @@ impl Members {
             return Err(Full::Services(services));
         }
         let lease = Lease(self.next);
+        let described = self.described.get(&settings.name).and_then(|said| said.max_replicas);
+        let most = described.map_or(self.bounds.replicas, |most| most.min(self.bounds.replicas));
         let joined = self.joined.entry(settings.name.clone()).or_default();
         // Whoever left made room.
         joined.retain(|other| other.left.is_none());
         let others: HashSet<_> = joined.iter().map(|one| &one.address).filter(|other| **other != address).collect();
         // Twice as many registrations: each may be renewing its own.
-        if others.len() >= self.bounds.replicas || joined.len() >= 2 * self.bounds.replicas {
+        if others.len() >= most || joined.len() >= 2 * most {
             return Err(Full::Replicas(joined.len()));
         }
         joined.push(Joined { settings, address, origin, lease, left: None });
@@ -157,7 +173,12 @@ impl Members {
                         addresses.push(one.address.clone());
                     }
                 }
-                services.push(Service { addresses, ..first.settings.clone() });
+                let mut service = Service { addresses, ..first.settings.clone() };
+                if let Some(said) = self.described.get(name) {
+                    service.safety.clone_from(&said.safety);
+                    service.header_checks = said.header_checks.unwrap_or(service.header_checks);
+                }
+                services.push(service);
             }
         }
         services
@@ -292,6 +313,23 @@ mod tests {
         assert_eq!(shown(&mut members, now), ["a x:1", "b x:2"], "both are remembered");
         assert!(find(&mut members) != found);
         assert!(members.departed().is_empty());
+    }
+
+    #[test]
+    fn objects_say_what_holds_for_services_that_the_settings_do_not_name() {
+        let now = Instant::now();
+        let mut members = members(&[service("a", &["h:1"])]);
+        let said = MeshService::parse("it", r#"{"max_replicas": 1, "concurrency": {"limit": 7}}"#).unwrap();
+        let all = BTreeMap::from([("a".to_owned(), said.clone()), ("b".to_owned(), said)]);
+        members.describe(all.clone());
+        assert!(members.is_described(&all));
+        join(&mut members, "b", "x:1").unwrap();
+        assert_eq!(join(&mut members, "b", "x:2"), Err(Full::Replicas(1)));
+        let limits: Vec<_> = members.now(now).iter().map(|service| service.safety.concurrency.limit).collect();
+        assert_eq!(limits, [None, Some(7)], "the settings name the first");
+        members.describe(BTreeMap::new());
+        join(&mut members, "b", "x:2").unwrap();
+        assert_eq!(members.now(now)[1].safety, crate::config::Safety::default());
     }
 
     #[test]

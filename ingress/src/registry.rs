@@ -1,7 +1,7 @@
 //! Puts the members of the mesh in force: settings that are read again, and sidecars that register or are found,
 //! leave or are forgotten.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,13 @@ impl Registry {
         let applied = self.apply(gateway);
         self.configured.send_modify(|times| *times += 1);
         applied
+    }
+
+    /// What objects say of services, by their names; the settings say it of those that they name.
+    pub(crate) fn describe(&self, described: &BTreeMap<String, config::MeshService>) {
+        if self.ask(|members| !members.is_described(described)) {
+            self.change(|members| members.describe(described.clone()));
+        }
     }
 
     /// Tells of every time that other settings count.

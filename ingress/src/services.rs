@@ -205,6 +205,23 @@ impl Service {
         }
     }
 
+    /// For people: how many replicas it has, how many of them answer, and why another one does not.
+    pub(crate) fn standing(&self) -> (usize, usize, Option<String>) {
+        if self.departed.load(Ordering::Relaxed) {
+            return (0, 0, None);
+        }
+        let healths: Vec<_> = self.replicas().iter().map(|replica| replica.health()).collect();
+        let live = healths.iter().filter(|health| health.live()).count();
+        let why = healths.iter().find_map(|health| match &health.document {
+            _ if health.unreachable.is_some() => health.unreachable.clone(),
+            Some(document) if document.status == Status::Down => {
+                document.reason.clone().or_else(|| Some("its server does not answer".to_owned()))
+            }
+            _ => None,
+        });
+        (healths.len(), live, why)
+    }
+
     /// Whether it has ever answered.
     pub(crate) fn asked(&self) -> bool {
         self.replicas().iter().any(|replica| replica.health().document.is_some())

@@ -36,6 +36,9 @@ CALLS = {
         ("mcpx.io", "securitypolicies", "list", None),
         ("mcpx.io", "securitypolicies", "watch", None),
         ("mcpx.io", "securitypolicies/status", "patch", None),
+        ("mcpx.io", "meshservices", "list", None),
+        ("mcpx.io", "meshservices", "watch", None),
+        ("mcpx.io", "meshservices/status", "patch", None),
         ("", "services", "list", None),
         ("", "services", "watch", None),
         ("discovery.k8s.io", "endpointslices", "list", None),
@@ -389,15 +392,37 @@ def closed(schema):
     return [closed(each) for each in schema] if isinstance(schema, list) else schema
 
 
+def validator_of(objects, name):
+    """What an API server holds the `spec` of a custom resource to; ports are texts or numbers."""
+    (version,) = objects.one("CustomResourceDefinition", name, "k8s/base/crds")["spec"]["versions"]
+    schema = closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check_services(objects):
+    """The custom resource takes what the page says of it, and refuses what it can."""
+    validator = validator_of(objects, "meshservices.mcpx.io")
+    documents = list(documents_of(ROOT / "docs/DISCOVERY.md", "MeshService"))
+    expect(documents, "docs/DISCOVERY.md has an object to try")
+    for document in documents:
+        for error in validator.iter_errors(document["spec"]):
+            raise Failed(f"an object that is good is refused: {document['metadata']}: {error.message} at {error.json_path}")
+    for what, wrong in {
+        "an unknown word": {"servce": "files"},
+        "somebody else's identity": {"spiffe_id": "spiffe://demo/other"},
+        "a wrong name": {"name": "File_Server"},
+        "too many attempts": {"retries": {"attempts": 99}},
+        "no replicas": {"max_replicas": 0},
+    }.items():
+        expect(not validator.is_valid(wrong), f"a MeshService with {what} fits the schema")
+
+
 def check_policies(objects, outrigger, scratch):
     """The custom resource takes what the programs take, and refuses what it can."""
-    (definition,) = objects.of("CustomResourceDefinition")
-    (version,) = definition["spec"]["versions"]
-    schema = closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = validator_of(objects, "securitypolicies.mcpx.io")
     files = [ROOT / "compose/policy.yaml", *sorted((ROOT / "sidecar/policy").glob("*.yaml"))]
     documents = [each for file in files for each in yaml.safe_load_all(file.read_text())]
-    documents += [each for each in policies_of(ROOT / "docs/POLICY.md")]
+    documents += documents_of(ROOT / "docs/POLICY.md", "SecurityPolicy")
     expect(len(documents) >= 5, "there are policies to try")
     for document in documents:
         for error in validator.iter_errors(document["spec"]):
@@ -420,11 +445,11 @@ def check_policies(objects, outrigger, scratch):
         expect(checked.returncode == 1, f"a policy with {what} is good to `outrigger validate`")
 
 
-def policies_of(page):
-    """The whole policies among the examples of a page."""
+def documents_of(page, kind):
+    """The whole objects of a kind among the examples of a page."""
     for block in page.read_text().split("```yaml\n")[1:]:
         for document in yaml.safe_load_all(block.split("```")[0]):
-            if isinstance(document, dict) and document.get("kind") == "SecurityPolicy" and "spec" in document:
+            if isinstance(document, dict) and document.get("kind") == kind and "spec" in document:
                 yield document
 
 
@@ -455,6 +480,7 @@ def main():
                 check(objects, args.outrigger, scratch)
                 if name == "base":
                     check_policies(objects, args.outrigger, scratch)
+                    check_services(objects)
                 print(f"ok    {name} ({len(objects.all)} objects)")
             except Failed as failed:
                 failures += 1

@@ -43,6 +43,8 @@ pub struct Kubernetes {
     pub namespaces: Vec<String>,
     /// Which Services, by their labels, in the API server's own words.
     pub selector: Option<String>,
+    /// Whether `MeshService` objects count in the namespaces that are watched.
+    pub mesh_services: bool,
     /// Namespaces whose `SecurityPolicy` objects count.
     pub policy_namespaces: Vec<String>,
     /// Where sidecars listen, if a Service does not say.
@@ -112,6 +114,9 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     let text = doc("Which Services, by their labels, as `kubectl get --selector` has it.");
     let text = text.because("all that are annotated").example("team=search");
     let selector = f.optional("selector", text, kinds::text());
+    let text = doc("Whether `MeshService` objects of these namespaces count, beside annotated Services.");
+    let reason = "whoever may write them says what holds for services, and the cluster must know the resource";
+    let mesh_services = f.with_default("mesh_services", text.because(reason), kinds::boolean(), false);
     let text =
         doc("Namespaces whose `SecurityPolicy` objects count here, for all services, beside the files of `policy`.");
     let reason = "whoever may write them decides who may call what, so none does unless somebody says so";
@@ -161,6 +166,7 @@ fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     Some(Kubernetes {
         namespaces,
         selector,
+        mesh_services,
         policy_namespaces,
         port,
         any_address,

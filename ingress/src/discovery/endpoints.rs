@@ -50,6 +50,15 @@ struct Place {
     pod: Option<String>,
 }
 
+/// That the pods of a Service are replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Selected {
+    /// The service of the mesh.
+    pub(super) name: String,
+    /// Where its sidecars listen.
+    pub(super) port: Option<String>,
+}
+
 /// One replica: the service and where it is.
 pub(super) type Replica = (String, HostPort);
 
@@ -143,60 +152,69 @@ impl Slice {
         match wanted {
             None => Ok(named(PORT_NAME).unwrap_or(usual)),
             Some(text) => match text.parse::<u16>() {
-                Ok(0) => Err(format!("`{PORT}: 0` is no port")),
+                Ok(0) => Err("0 is no port".to_owned()),
                 Ok(port) => Ok(port),
                 Err(_) => named(text).ok_or_else(|| {
-                    format!("the Service has no port named {text:?}: `{PORT}` is the name of one, or the number of the pods' port")
+                    let named = format!("`{PORT}`, or `port` of a MeshService");
+                    format!("the Service has no port named {text:?}: {named} is the name of one, or the number of the pods' port")
                 }),
             },
         }
     }
 }
 
-/// All replicas, and all mistakes.
-pub(super) fn replicas<'a>(
-    services: &BTreeMap<Key, Named>,
-    slices: impl Iterator<Item = (&'a Key, &'a Slice)>,
-    reading: Reading,
-) -> (BTreeSet<Replica>, BTreeSet<Mistake>) {
-    let mut mistakes = BTreeSet::new();
+/// What the Services say of themselves, and what is wrong with that.
+pub(super) fn annotated(services: &BTreeMap<Key, Named>) -> (BTreeMap<Key, Vec<Selected>>, BTreeSet<Mistake>) {
+    let (mut selected, mut mistakes) = (BTreeMap::new(), BTreeSet::new());
     for (at, named) in services {
-        if let Some(name) = named.service.as_deref()
-            && check_service(name).is_err()
-        {
+        let Some(name) = named.service.as_deref() else { continue };
+        if check_service(name).is_ok() {
+            let one = Selected { name: name.to_owned(), port: named.port.clone() };
+            selected.insert(at.clone(), vec![one]);
+        } else {
             let what = format!("`{SERVICE}: {}` is no name of a service: 1 to 20 of a-z, 0-9 and `-`", shown(name));
             mistakes.insert(Mistake { at: at.clone(), what });
         }
     }
+    (selected, mistakes)
+}
+
+/// All replicas among the pods of the Services that were selected. What is wrong with them is added to `mistakes`.
+pub(super) fn replicas<'a>(
+    selected: &BTreeMap<Key, Vec<Selected>>,
+    slices: impl Iterator<Item = (&'a Key, &'a Slice)>,
+    reading: Reading,
+    mistakes: &mut BTreeSet<Mistake>,
+) -> BTreeSet<Replica> {
     // A pod with two addresses counts once, by the lower one: 10.0.0.7 before fd00::7.
     let mut places: BTreeMap<(&str, String), HostPort> = BTreeMap::new();
     for ((namespace, _), slice) in slices {
         let at = (namespace.clone(), slice.owner.clone());
-        let Some(named) = services.get(&at) else { continue };
-        let Some(service) = named.service.as_deref().filter(|name| check_service(name).is_ok()) else { continue };
-        let port = match slice.port(named.port.as_deref(), reading.port) {
-            Ok(port) => port,
-            Err(what) => {
-                mistakes.insert(Mistake { at, what });
-                continue;
-            }
-        };
-        for place in &slice.endpoints {
-            if !reading.any_address && !is_of_a_pod(place.address) {
-                let what = format!("no pod has the address {}: that takes `any_address`", place.address);
-                mistakes.insert(Mistake { at: at.clone(), what });
-                continue;
-            }
-            let address = HostPort { host: place.address.to_string(), port };
-            let one = place.pod.clone().unwrap_or_else(|| address.to_string());
-            let known = places.entry((service, one)).or_insert_with(|| address.clone());
-            let is_six = |at: &HostPort| at.host.contains(':');
-            if is_six(known) && !is_six(&address) {
-                *known = address;
+        for Selected { name, port } in selected.get(&at).into_iter().flatten() {
+            let port = match slice.port(port.as_deref(), reading.port) {
+                Ok(port) => port,
+                Err(what) => {
+                    mistakes.insert(Mistake { at: at.clone(), what });
+                    continue;
+                }
+            };
+            for place in &slice.endpoints {
+                if !reading.any_address && !is_of_a_pod(place.address) {
+                    let what = format!("no pod has the address {}: that takes `any_address`", place.address);
+                    mistakes.insert(Mistake { at: at.clone(), what });
+                    continue;
+                }
+                let address = HostPort { host: place.address.to_string(), port };
+                let one = place.pod.clone().unwrap_or_else(|| address.to_string());
+                let known = places.entry((name, one)).or_insert_with(|| address.clone());
+                let is_six = |at: &HostPort| at.host.contains(':');
+                if is_six(known) && !is_six(&address) {
+                    *known = address;
+                }
             }
         }
     }
-    (places.into_iter().map(|((service, _), address)| (service.to_owned(), address)).collect(), mistakes)
+    places.into_iter().map(|((service, _), address)| (service.to_owned(), address)).collect()
 }
 
 /// Not where every machine talks to itself, and not where clouds keep credentials.

@@ -1,6 +1,6 @@
 //! The Services of a cluster and their endpoints, kept by watching the API server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_telemetry::metrics::DiscoveryMetrics;
@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::contact::{Contact, Shown};
-use super::endpoints::{Named, Reading, Slice, replicas};
+use super::endpoints::{Mistake, Named, Reading, Replica, Slice, annotated, replicas};
 use super::found::Found;
+use super::mesh_services::{self, COLLECTION, Seen, ServiceObject};
 use super::reflect::{Object, Reflector, Shelf};
-use super::{AGAIN, GATHER, Told};
+use super::{AGAIN, GATHER, Told, status};
 use crate::config::{Kubernetes, is_label};
 use crate::gateway::Gateway;
 
@@ -24,12 +25,23 @@ pub(super) struct Cluster {
     selector: Option<String>,
     most: usize,
     reading: Reading,
+    /// Whether there are `MeshService` objects.
+    described: bool,
 }
 
 /// The copies of the objects in one namespace, or in all.
 struct Copies {
     services: Arc<Shelf<Named>>,
     slices: Arc<Shelf<Slice>>,
+    objects: Option<Arc<Shelf<ServiceObject>>>,
+}
+
+/// What the copies come to.
+struct View {
+    replicas: BTreeSet<Replica>,
+    objects: mesh_services::Read,
+    /// For people.
+    mistakes: BTreeSet<String>,
 }
 
 impl Cluster {
@@ -49,6 +61,7 @@ impl Cluster {
             selector: settings.selector.clone(),
             most: settings.max_objects,
             reading: Reading { port: settings.port, any_address: settings.any_address },
+            described: settings.mesh_services,
         })
     }
 
@@ -57,26 +70,44 @@ impl Cluster {
         let changed = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         let copies: Vec<_> = self.places().iter().map(|at| self.copy(at, &changed, &metrics, &mut tasks)).collect();
+        let statuses = watch::Sender::new(BTreeMap::new());
+        tasks.spawn(status::write(Arc::clone(&self.contact), COLLECTION, statuses.subscribe()));
         let mut reconfigured = gateway.registry.reconfigured();
+        // How services are: it is in the status of objects.
+        let mut generation = gateway.generation.subscribe();
         let (mut found, mut told) = (Found::default(), Told::new("discovery.kubernetes"));
+        let mut objects = mesh_services::Read::default();
         let mut no_room = false;
         loop {
+            let mut news = true;
             tokio::select! {
                 () = changed.notified() => sleep(GATHER).await,
                 _ = reconfigured.changed() => {}
                 () = sleep(AGAIN), if no_room => {}
+                Ok(()) = generation.changed(), if self.described => news = false,
             }
             // Half of what there is would be a service without replicas.
             if !copies.iter().all(Copies::listed) {
                 continue;
             }
-            let (wanted, mut mistakes) = self.read(&copies);
-            let (count, refused) = found.apply(&gateway, wanted);
-            no_room = !refused.is_empty();
-            mistakes.extend(refused.into_iter().map(|((service, at), full)| format!("{service} at {at}: {full}")));
-            metrics.found(count, mistakes.len());
-            told.tell(mistakes);
-            known.send_replace(true);
+            if news {
+                let view = self.read(&copies);
+                gateway.registry.describe(&view.objects.services);
+                let (count, refused) = found.apply(&gateway, view.replicas);
+                no_room = !refused.is_empty();
+                let mut mistakes = view.mistakes;
+                mistakes.extend(refused.into_iter().map(|((service, at), full)| format!("{service} at {at}: {full}")));
+                metrics.found(count, mistakes.len());
+                told.tell(mistakes);
+                known.send_replace(true);
+                objects = view.objects;
+            }
+            statuses.send_if_modified(|now| {
+                let wanted = objects.statuses(|name| seen(&gateway, name));
+                let differ = *now != wanted;
+                *now = wanted;
+                differ
+            });
         }
     }
 
@@ -95,7 +126,13 @@ impl Cluster {
         let slices = Shelf::new(Arc::clone(changed));
         let path = format!("/apis/discovery.k8s.io/v1{at}/endpointslices");
         tasks.spawn(self.reflector(path, None, &slices, metrics).run());
-        Copies { services, slices }
+        let objects = self.described.then(|| {
+            let shelf = Shelf::new(Arc::clone(changed));
+            let path = format!("/apis/mcpx.io/v1{at}/{COLLECTION}");
+            tasks.spawn(self.reflector(path, None, &shelf, metrics).run());
+            shelf
+        });
+        Copies { services, slices, objects }
     }
 
     fn reflector<T: Object>(
@@ -109,31 +146,47 @@ impl Cluster {
         Reflector { contact, path, selector, most: self.most, shelf, metrics }
     }
 
-    /// All replicas, and all mistakes as text.
-    fn read(&self, copies: &[Copies]) -> (BTreeSet<super::endpoints::Replica>, BTreeSet<String>) {
-        let (mut all, mut mistakes) = (BTreeSet::new(), BTreeSet::new());
-        for Copies { services, slices } in copies {
+    fn read(&self, copies: &[Copies]) -> View {
+        let shelves: Vec<_> =
+            copies.iter().filter_map(|copy| copy.objects.as_ref()).map(|shelf| shelf.look()).collect();
+        let described = shelves.iter().flat_map(|shelf| &shelf.objects);
+        let mut objects = mesh_services::read(described, self.reading.any_address);
+        let (mut all, mut mistakes) = (objects.replicas.clone(), BTreeSet::new());
+        let mut left_out: usize = shelves.iter().map(|shelf| shelf.left_out).sum();
+        for Copies { services, slices, .. } in copies {
             let (services, slices) = (services.look(), slices.look());
-            let (some, wrong) = replicas(&services.objects, slices.objects.iter(), self.reading);
-            all.extend(some);
-            mistakes.extend(
-                wrong.into_iter().map(|wrong| format!("Service {}/{}: {}", wrong.at.0, wrong.at.1, wrong.what)),
-            );
-            let left_out = services.left_out + slices.left_out;
-            if left_out > 0 {
-                mistakes.insert(format!(
-                    "{left_out} objects are left out: `discovery.kubernetes.max_objects` allows no more"
-                ));
-            }
+            let (mut selected, wrong) = annotated(&services.objects);
+            objects.select(&mut selected);
+            mistakes.extend(wrong);
+            all.extend(replicas(&selected, slices.objects.iter(), self.reading, &mut mistakes));
+            left_out += services.left_out + slices.left_out;
         }
-        (all, mistakes)
+        let mut told = objects.blame(&mistakes);
+        told.extend(mistakes.into_iter().map(|Mistake { at, what }| format!("Service {}/{}: {what}", at.0, at.1)));
+        if left_out > 0 {
+            told.insert(format!("{left_out} objects are left out: `discovery.kubernetes.max_objects` allows no more"));
+        }
+        View { replicas: all, objects, mistakes: told }
     }
 }
 
 impl Copies {
     fn listed(&self) -> bool {
-        self.services.look().listed && self.slices.look().listed
+        self.services.look().listed
+            && self.slices.look().listed
+            && self.objects.as_ref().is_none_or(|shelf| shelf.look().listed)
     }
+}
+
+/// How a service is now.
+fn seen(gateway: &Gateway, name: &str) -> Seen {
+    let configured = gateway.registry.ask(|members| members.configured(name).is_some());
+    let services = gateway.services.load();
+    let Some(service) = services.iter().find(|service| *service.name == *name) else {
+        return Seen { configured, ..Seen::default() };
+    };
+    let (replicas, ready, why) = service.standing();
+    Seen { replicas, ready, why, configured }
 }
 
 /// The API server, and what we show it.

@@ -26,7 +26,8 @@ fn found(named: Named, slices: &[Slice]) -> (Vec<String>, Vec<String>) {
     let keys: Vec<_> = (0..slices.len()).map(|at| key(&format!("files-{at}"))).collect();
     let services = BTreeMap::from([(key("files"), named)]);
     let reading = Reading { port: 8443, any_address: false };
-    let (all, wrong) = replicas(&services, keys.iter().zip(slices), reading);
+    let (selected, mut wrong) = annotated(&services);
+    let all = replicas(&selected, keys.iter().zip(slices), reading, &mut wrong);
     let all = all.into_iter().map(|(service, at)| format!("{service} {at}")).collect();
     (all, wrong.into_iter().map(|wrong| wrong.what).collect())
 }
