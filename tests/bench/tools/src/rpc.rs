@@ -17,17 +17,66 @@ pub enum Era {
     Legacy,
 }
 
-/// A `tools/call`: about 300 bytes of JSON, as agents send them; less in a session, which was told who calls.
-pub fn call(id: usize, tool: &str, era: Era) -> String {
-    let mut params = json!({ "name": tool, "arguments": { "query": "x".repeat(40), "limit": 10 } });
-    if era == Era::Modern {
-        params["_meta"] = json!({
-            "io.modelcontextprotocol/protocolVersion": REVISION,
-            "io.modelcontextprotocol/clientInfo": { "name": "load", "version": "1" },
-            "io.modelcontextprotocol/clientCapabilities": {},
-        });
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Asks {
+    /// `tools/call`, answered at once.
+    #[default]
+    Call,
+    /// `tools/call`, answered with an event stream without end: one event in so many microseconds, or with 0 as many as are read.
+    Events(u64),
+    /// `tools/list`, of which the first answer must hold so many tools.
+    List(usize),
+}
+
+impl Asks {
+    /// The method, which is also in the head.
+    fn method(self) -> &'static str {
+        match self {
+            Self::Call | Self::Events(_) => "tools/call",
+            Self::List(_) => "tools/list",
+        }
     }
-    json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }).to_string()
+
+    /// The request. A `tools/call` has about 300 bytes of JSON, as agents send them; less in a session, which was told who calls.
+    pub fn body(self, id: usize, tool: &str, era: Era) -> String {
+        let mut params = match self {
+            Self::Call => json!({ "name": tool, "arguments": { "query": "x".repeat(40), "limit": 10 } }),
+            Self::Events(micros) => json!({
+                "name": tool,
+                "arguments": { "query": "x".repeat(40), "limit": 10, "micros": micros },
+                "_meta": { "progressToken": id },
+            }),
+            Self::List(_) => json!({}),
+        };
+        if era == Era::Modern {
+            let meta = &mut params["_meta"];
+            meta["io.modelcontextprotocol/protocolVersion"] = REVISION.into();
+            meta["io.modelcontextprotocol/clientInfo"] = json!({ "name": "load", "version": "1" });
+            meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+        }
+        json!({ "jsonrpc": "2.0", "id": id, "method": self.method(), "params": params }).to_string()
+    }
+
+    /// The head's lines.
+    pub fn head(self, tool: &str, era: Era, session: &str) -> String {
+        let method = self.method();
+        match (era, self) {
+            (Era::Legacy, _) => format!("mcp-protocol-version: {LEGACY_REVISION}\r\nmcp-session-id: {session}\r\n"),
+            (Era::Modern, Self::List(_)) => format!("mcp-protocol-version: {REVISION}\r\nmcp-method: {method}\r\n"),
+            (Era::Modern, _) => {
+                format!("mcp-protocol-version: {REVISION}\r\nmcp-method: {method}\r\nmcp-name: {tool}\r\n")
+            }
+        }
+    }
+}
+
+/// One event of such a stream: about 130 bytes, each as long as the others.
+pub fn event(token: &str, progress: u64) -> String {
+    format!(
+        "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\
+         \"params\":{{\"progressToken\":{token},\"progress\":{progress:>10},\"message\":\"working\"}}}}\n\n"
+    )
 }
 
 /// The two messages that begin a session.
@@ -50,16 +99,6 @@ pub fn post(path: &str, head: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The head's lines of a `tools/call`.
-pub fn call_head(tool: &str, era: Era, session: &str) -> String {
-    match era {
-        Era::Modern => {
-            format!("mcp-protocol-version: {REVISION}\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n")
-        }
-        Era::Legacy => format!("mcp-protocol-version: {LEGACY_REVISION}\r\nmcp-session-id: {session}\r\n"),
-    }
-}
-
 /// The upstream's tools. `name` tells apart those of several upstreams behind one ingress.
 pub fn tools(count: usize) -> Value {
     let tool = |number| {
@@ -79,11 +118,12 @@ pub fn tools(count: usize) -> Value {
     (0..count).map(tool).collect()
 }
 
-/// The upstream's answer to anything but `tools/call`; `None` for a notification.
-pub fn answer(request: &Value, tools: &Value, era: Era) -> Option<Value> {
+/// The answer of an upstream that speaks these to anything but `tools/call`; `None` for a notification.
+pub fn answer(request: &Value, tools: &Value, eras: &[Era]) -> Option<Value> {
+    let (modern, legacy) = (eras.contains(&Era::Modern), eras.contains(&Era::Legacy));
     let id = request.get("id").filter(|id| !id.is_null())?;
     let complete = |mut result: Value| {
-        if era == Era::Modern {
+        if modern {
             result["resultType"] = "complete".into();
             result["ttlMs"] = 60_000.into();
             result["cacheScope"] = "public".into();
@@ -92,13 +132,13 @@ pub fn answer(request: &Value, tools: &Value, era: Era) -> Option<Value> {
     };
     let info = json!({ "name": "bench-upstream", "version": "1" });
     Some(match request["method"].as_str().unwrap_or_default() {
-        "initialize" if era == Era::Legacy => complete(json!({
+        "initialize" if legacy => complete(json!({
             "protocolVersion": LEGACY_REVISION,
             "capabilities": { "tools": {} },
             "serverInfo": info,
         })),
-        "ping" if era == Era::Legacy => complete(json!({})),
-        "server/discover" if era == Era::Modern => complete(json!({
+        "ping" if legacy => complete(json!({})),
+        "server/discover" if modern => complete(json!({
             "supportedVersions": [REVISION],
             "capabilities": { "tools": {} },
             "_meta": { "io.modelcontextprotocol/serverInfo": info },

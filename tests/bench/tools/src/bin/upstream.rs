@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, Result, Write};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use clap::Parser;
 use outrigger_bench_tools::http1::{fill_past, fill_to, find, read_head};
@@ -18,23 +19,27 @@ use tokio::task::LocalSet;
 
 /// Written at once when bytes are all that is asked for.
 const CHUNK: usize = 256 * 1024;
+/// Events that are written at once when they are asked for without a pause: as many as a server on hyper does.
+const EVENTS_AT_ONCE: u64 = 16;
 /// The result of every call: about 200 bytes.
 const CONTENT: &str = r#"{"content":[{"type":"text","text":"01234567890123456789012345678901234567890123456789012345678901234567890123456789"}],"isError":false"#;
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
 const NO_SUCH: &[u8] = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n";
 const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+const PROGRESS: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 
 #[derive(Parser)]
 struct Arguments {
-    /// Loopback port to accept on; without it, stdio.
+    /// Loopback port to accept on, or several; without one, stdio.
     #[arg(long)]
-    port: Option<u16>,
+    port: Vec<u16>,
     /// How many tools to offer.
     #[arg(long, default_value_t = 50)]
     tools: usize,
-    /// What it speaks.
+    /// What it speaks; given twice, both.
     #[arg(long, value_enum, default_value = "modern")]
-    era: Era,
+    era: Vec<Era>,
     /// HTTP+SSE, with the event stream at `/sse`.
     #[arg(long)]
     sse: bool,
@@ -46,7 +51,7 @@ struct Arguments {
 /// What every connection needs.
 struct Server {
     tools: Value,
-    era: Era,
+    eras: Vec<Era>,
     sse: bool,
     /// Event streams of HTTP+SSE, by the number in their endpoint.
     streams: RefCell<HashMap<usize, UnboundedSender<String>>>,
@@ -56,41 +61,48 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let server = Server {
         tools: rpc::tools(arguments.tools),
-        era: arguments.era,
+        eras: arguments.era,
         sse: arguments.sse,
         streams: RefCell::default(),
     };
-    match (arguments.port, arguments.bytes) {
-        (Some(port), Some(bytes)) => listen(port, async move |stream| send(stream, bytes).await),
-        (Some(port), None) => {
+    match (arguments.port.as_slice(), arguments.bytes) {
+        ([], _) => server.lines(),
+        (ports, Some(bytes)) => listen(ports, async move |stream| send(stream, bytes).await),
+        (ports, None) => {
             let server = Rc::new(server);
-            listen(port, async move |stream| server.serve(stream).await)
+            listen(ports, async move |stream| server.serve(stream).await)
         }
-        (None, _) => server.lines(),
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn listen(port: u16, serve: impl AsyncFn(TcpStream) -> Result<()> + 'static) -> Result<()> {
+async fn listen(ports: &[u16], serve: impl AsyncFn(TcpStream) -> Result<()> + 'static) -> Result<()> {
     let serve = Rc::new(serve);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    let connections = async {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                continue;
-            };
-            let serve = serve.clone();
-            tokio::task::spawn_local(async move { serve(stream).await });
-        }
-    };
-    LocalSet::new().run_until(connections).await
+    let tasks = LocalSet::new();
+    for port in ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).await?;
+        let serve = serve.clone();
+        tasks.spawn_local(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
+                let serve = serve.clone();
+                tokio::task::spawn_local(async move { serve(stream).await });
+            }
+        });
+    }
+    tasks.await;
+    Ok(())
 }
 
 /// Sends so many bytes after the first words of the client, and waits for it to leave.
 async fn send(mut stream: TcpStream, bytes: u64) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut heard = [0; 4096];
-    stream.read(&mut heard).await?;
+    if stream.read(&mut heard).await? == 0 {
+        return Ok(());
+    }
     let (chunk, mut left) = (vec![b'o'; CHUNK], bytes);
     while left > 0 {
         let now = left.min(CHUNK as u64) as usize;
@@ -132,6 +144,11 @@ impl Server {
             if self.sse && line.starts_with(b"GET /sse ") {
                 return self.events(stream).await;
             }
+            if let (Some(micros), Some(token)) = (number(body, b"\"micros\":"), number(body, b"\"progressToken\":")) {
+                let token = String::from_utf8_lossy(token).into_owned();
+                let micros = std::str::from_utf8(micros).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                return progress(stream, &token, micros).await;
+            }
             let answer = match session(line) {
                 Some(number) if self.sse => self.post(number, body),
                 _ if self.sse || line.starts_with(b"GET ") => NO_SUCH.to_vec(),
@@ -169,20 +186,48 @@ impl Server {
 
     fn reply(&self, body: &[u8]) -> Option<String> {
         if find(body, b"\"tools/call\"").is_some() {
-            let id = String::from_utf8_lossy(raw_id(body).unwrap_or(b"1"));
-            let kind = if self.era == Era::Modern { r#","resultType":"complete""# } else { "" };
+            let id = String::from_utf8_lossy(number(body, b"\"id\":").unwrap_or(b"1"));
+            let kind = if self.eras.contains(&Era::Modern) { r#","resultType":"complete""# } else { "" };
             return Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{CONTENT}{kind}}}}}"#));
         }
         let start = body.iter().position(|byte| *byte == b'{').unwrap_or(0);
         let request = serde_json::Deserializer::from_slice(&body[start..]).into_iter::<Value>().next();
-        Some(rpc::answer(&request?.ok()?, &self.tools, self.era)?.to_string())
+        Some(rpc::answer(&request?.ok()?, &self.tools, &self.eras)?.to_string())
     }
 
     fn json(&self, body: &str) -> Vec<u8> {
         let length = body.len();
-        let session = if self.era == Era::Legacy { "mcp-session-id: bench\r\n" } else { "" };
+        let session = if self.eras == [Era::Legacy] { "mcp-session-id: bench\r\n" } else { "" };
         format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{session}content-length: {length}\r\n\r\n{body}")
             .into_bytes()
+    }
+}
+
+/// Tells of the progress of a call that never ends, until its reader leaves.
+async fn progress(mut stream: TcpStream, token: &str, micros: u64) -> Result<()> {
+    stream.write_all(PROGRESS).await?;
+    let mut pace = (micros > 0).then(|| {
+        let mut pace = tokio::time::interval(Duration::from_micros(micros));
+        // What a slow moment made late is not made up for: a burst would be another load.
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        pace
+    });
+    let (mut made, mut chunks) = (0, Vec::new());
+    loop {
+        let now = match &mut pace {
+            Some(pace) => {
+                pace.tick().await;
+                1
+            }
+            None => EVENTS_AT_ONCE,
+        };
+        chunks.clear();
+        for _ in 0..now {
+            made += 1;
+            let event = rpc::event(token, made);
+            write!(chunks, "{:x}\r\n{event}\r\n", event.len())?;
+        }
+        stream.write_all(&chunks).await?;
     }
 }
 
@@ -193,9 +238,9 @@ fn session(head: &[u8]) -> Option<usize> {
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }
 
-/// The bytes of the first `id`: a number, or a string without commas, which is all that proxies send.
-fn raw_id(body: &[u8]) -> Option<&[u8]> {
-    let rest = &body[find(body, b"\"id\":")? + 5..];
+/// What follows a name and its colon: a number, or a string without commas, which is all that proxies send.
+fn number<'a>(body: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = &body[find(body, name)? + name.len()..];
     let end = rest.iter().position(|byte| matches!(byte, b',' | b'}'))?;
     Some(&rest[..end])
 }

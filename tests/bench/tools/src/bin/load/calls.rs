@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use outrigger_bench_tools::Error;
+use outrigger_bench_tools::rpc::Asks;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
@@ -24,8 +25,8 @@ const FINEST_TICK_NANOS: i64 = 100_000;
 ///
 /// # Errors
 /// The certificates cannot be read or no timer is to be had.
-pub async fn run(common: Common, rate: Option<u32>) -> Result<Value, Error> {
-    let target = Target::new(&common.target)?;
+pub async fn run(common: Common, asks: Asks, rate: Option<u32>) -> Result<Value, Error> {
+    let target = Target::new(&common.target, asks)?;
     let (tally, slots) = (Tally::default(), Slots::default());
     for _ in 0..common.connections {
         spawn_local(worker(target.clone(), tally.clone(), rate.map(|_| slots.clone())));

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use outrigger_bench_tools::Error;
+use outrigger_bench_tools::rpc::Asks;
 use serde_json::Value;
 use tokio::task::spawn_local;
 
@@ -16,7 +17,7 @@ use crate::window::{Tally, measure};
 /// # Errors
 /// The certificates cannot be read.
 pub async fn run(common: Common) -> Result<Value, Error> {
-    let target = Target::new(&common.target)?;
+    let target = Target::new(&common.target, Asks::Call)?;
     let tally = Tally::default();
     for _ in 0..common.connections {
         spawn_local(worker(target.clone(), tally.clone()));

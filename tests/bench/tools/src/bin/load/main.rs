@@ -2,6 +2,7 @@
 //! around its own timed window, so that nobody has to line up two clocks.
 
 mod calls;
+mod events;
 mod handshakes;
 mod idle;
 mod start;
@@ -11,6 +12,7 @@ mod window;
 
 use clap::{Args, Parser, Subcommand};
 use outrigger_bench_tools::Error;
+use outrigger_bench_tools::rpc::Asks;
 use tokio::task::LocalSet;
 
 use crate::target::TargetArguments;
@@ -31,6 +33,17 @@ enum Mode {
         /// Requests per second, open loop: each is timed from the moment it was due.
         #[arg(long)]
         rate: Option<u32>,
+        /// Asks for the list of tools, which must hold so many, instead of calling one.
+        #[arg(long)]
+        list: Option<usize>,
+    },
+    /// Calls that are answered with event streams without end, one on each connection.
+    Events {
+        #[command(flatten)]
+        common: Common,
+        /// One event in so many microseconds; 0: as many as are read.
+        #[arg(long, default_value_t = 0)]
+        micros: u64,
     },
     /// A new connection, one request, close, over and over.
     Handshakes {
@@ -41,6 +54,9 @@ enum Mode {
     Idle {
         #[command(flatten)]
         common: Common,
+        /// Opens more afterwards, until there are so many.
+        #[arg(long, default_value_t = 0)]
+        at_last: usize,
     },
     /// Starts a program and says when its first answer came and what that cost.
     Start {
@@ -99,9 +115,10 @@ struct Common {
 async fn main() -> Result<(), Error> {
     let measure = async {
         match Arguments::parse().mode {
-            Mode::Calls { common, rate } => calls::run(common, rate).await,
+            Mode::Calls { common, rate, list } => calls::run(common, list.map_or(Asks::Call, Asks::List), rate).await,
+            Mode::Events { common, micros } => events::run(common, micros).await,
             Mode::Handshakes { common } => handshakes::run(common).await,
-            Mode::Idle { common } => idle::run(common).await,
+            Mode::Idle { common, at_last } => idle::run(common, at_last).await,
             Mode::Start { target, command } => start::run(target, &command).await,
             Mode::Tunnels { tunnel, connections, seconds } => tunnels::run(&tunnel, connections, seconds).await,
             Mode::Bulk { tunnel, mib } => tunnels::bulk(&tunnel, mib).await,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_bench_tools::Error;
 use outrigger_bench_tools::process::{cpu_nanos, memory};
+use outrigger_bench_tools::rpc::Asks;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// The program cannot be started, or does not answer.
 pub async fn run(target: TargetArguments, command: &[String]) -> Result<Value, Error> {
-    let target = Target::new(&target)?;
+    let target = Target::new(&target, Asks::Call)?;
     let (program, arguments) = command.split_first().ok_or("no program")?;
     let began = Instant::now();
     let mut child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

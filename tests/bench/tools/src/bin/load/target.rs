@@ -7,15 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
-use outrigger_bench_tools::http1::{Response, fill_past, find, read_head, read_response};
-use outrigger_bench_tools::rpc::Era;
+use outrigger_bench_tools::http1::{Response, fill_past, find, read_head, read_response, status};
+use outrigger_bench_tools::rpc::{Asks, Era};
 use outrigger_bench_tools::{Error, rpc, tls};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
+
+/// Bytes of events that are read at once.
+const MANY_EVENTS: usize = 64 * 1024;
+
+/// Bytes of events that may wait to be read, on each connection.
+const EVENTS_BUFFER: u32 = 128 * 1024;
 
 #[derive(Args, Clone)]
 pub struct TargetArguments {
@@ -45,6 +51,7 @@ pub struct Target {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
     arguments: TargetArguments,
+    asks: Asks,
     /// The session of all connections, which begins with the first. Over HTTP+SSE each has its own.
     session: Arc<OnceCell<String>>,
     /// In a session, requests that are at work have different ids.
@@ -60,14 +67,20 @@ pub struct Connection {
     surplus: Vec<u8>,
     request: Vec<u8>,
     events: Option<Events>,
+    /// How many tools the next answer must list.
+    tools: Option<usize>,
+    /// What events are read into, and whether it ended within a blank line.
+    room: Vec<u8>,
+    half: bool,
 }
 
 impl Target {
-    pub fn new(arguments: &TargetArguments) -> Result<Self, Error> {
+    pub fn new(arguments: &TargetArguments, asks: Asks) -> Result<Self, Error> {
         Ok(Self {
             address: (Ipv4Addr::LOCALHOST, arguments.port).into(),
             tls: arguments.certs.as_deref().map(tls::client).transpose()?,
             arguments: arguments.clone(),
+            asks,
             session: Arc::default(),
             ids: Arc::new(AtomicUsize::new(1)),
         })
@@ -76,7 +89,15 @@ impl Target {
     pub async fn open(&self) -> io::Result<Connection> {
         let TargetArguments { path, tool, era, sse, .. } = &self.arguments;
         let (stream, surplus) = (self.connect().await?, Vec::with_capacity(4096));
-        let mut connection = Connection { stream, surplus, request: Vec::new(), events: None };
+        let mut connection = Connection {
+            stream,
+            surplus,
+            request: Vec::new(),
+            events: None,
+            tools: None,
+            room: Vec::new(),
+            half: false,
+        };
         let mut path = path.clone();
         let mut session = "";
         if *sse {
@@ -88,13 +109,21 @@ impl Target {
             session = self.session.get_or_try_init(|| connection.greet(&path)).await?;
         }
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let head = if *sse { String::new() } else { rpc::call_head(tool, *era, session) };
-        connection.request = rpc::post(&path, &head, &rpc::call(id, tool, *era));
+        let head = if *sse { String::new() } else { self.asks.head(tool, *era, session) };
+        connection.request = rpc::post(&path, &head, &self.asks.body(id, tool, *era));
+        if let Asks::List(count) = self.asks {
+            connection.tools = Some(count);
+        }
         Ok(connection)
     }
 
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        let tcp = TcpStream::connect(self.address).await?;
+        let tcp = TcpSocket::new_v4()?;
+        if matches!(self.asks, Asks::Events(_)) {
+            // The kernel would hold so many events that a second passes in which the proxy has nothing to do.
+            tcp.set_recv_buffer_size(EVENTS_BUFFER)?;
+        }
+        let tcp = tcp.connect(self.address).await?;
         tcp.set_nodelay(true)?;
         let Some(config) = &self.tls else { return Ok(Box::new(tcp)) };
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
@@ -124,11 +153,48 @@ impl Connection {
         // A JSON-RPC error comes with status 200 as well.
         let has_result = find(&response.body, b"\"result\"").is_some();
         if response.status == 200 && has_result {
+            if let Some(expected) = self.tools.take() {
+                let found = count(&response.body, b"\"inputSchema\"");
+                if found != expected {
+                    return Err(io::Error::other(format!("a list of {found} tools, not {expected}")));
+                }
+            }
             return Ok(response);
         }
         let start = String::from_utf8_lossy(&response.body[..response.body.len().min(200)]).into_owned();
         Err(io::Error::other(format!("status {}: {start}", response.status)))
     }
+}
+
+impl Connection {
+    /// Sends the request, whose answer is a stream of events, and reads its head.
+    pub async fn begin_events(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.request).await?;
+        let length = read_head(&mut self.stream, &mut self.surplus).await?.length;
+        let head: Vec<u8> = self.surplus.drain(..length).collect();
+        match (status(&head), find(&head, b"text/event-stream")) {
+            (200, Some(_)) => Ok(()),
+            (status, _) => Err(io::Error::other(format!("status {status} or no event stream"))),
+        }
+    }
+
+    /// How many events end in what arrives next. Chunks are not put together: a blank line is only ever the end of an event.
+    pub async fn events(&mut self) -> io::Result<usize> {
+        // Zeroed once: TLS would zero what a fresh buffer has, for each record.
+        self.room.resize(MANY_EVENTS, 0);
+        let read = self.stream.read(&mut self.room).await?;
+        let arrived = &self.room[..read];
+        let Some(first) = arrived.first() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let rest_of_half = self.half && *first == b'\n';
+        // The second half of a blank line may come later.
+        self.half = arrived.ends_with(b"\n") && !arrived.ends_with(b"\n\n") && !(rest_of_half && read == 1);
+        Ok(count(arrived, b"\n\n") + usize::from(rest_of_half))
+    }
+}
+
+/// How often `needle` is in `haystack`.
+fn count(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).filter(|window| *window == needle).count()
 }
 
 /// An event stream of HTTP+SSE. Chunks are not put together: a blank line is only ever the end of an event.
