@@ -51,6 +51,8 @@ scripts:
 	$(call step,shell and Python scripts parse)
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -n 1 bash -n
 	@git ls-files -z '*.py' | xargs -0 -r python3 -c 'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]'
+	$(call step,what the benchmarks report)
+	@PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tests/bench
 
 clippy:
 	$(call step,cargo clippy)

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
 """What the mesh costs: direct, through a sidecar, through ingress and sidecar, and through installed peers, in one run.
 
-    bench.py [--runs 3] [--seconds 2] [--peers outrigger-sidecar,nginx] [--suites calls,chain,pairs,...]
+    bench.py [--runs 3] [--seconds 2] [--peers outrigger-sidecar,nginx] [--suites calls,chain,pairs,...] [--write]
 
-Peers are interleaved within each pass, because a virtual core changes its speed from minute to minute. Results are
-appended to DIR/results.jsonl and printed as tables; compare inside one run only. README.md says how to read them.
+Peers are interleaved within each pass, because a virtual core changes its speed from minute to minute. Results go to
+DIR/results.json and are printed as tables; compare inside one run only. README.md says how to read them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -18,17 +17,26 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+from about import about
+from installed import missing
 from machine import LOAD_CPU, PROXY_CPU, Broken, Machine, Program
-from peers import SERVICE, Peers, Ports
-from report import report
+from peers import ROUTED, SERVICE, TOOLS, Peers, Ports, Router
+from report import report, write
+from results import Results
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[1] / "target"
 CHAIN = "ingress + sidecar"
 # What most sidecars do most of the time, against what they can do at most.
 STEADY_RATE = 1000
+# Of what a peer can do at most: busy, with room for what a slow moment leaves behind.
+BUSY_SHARE = 0.7
 HANDSHAKE_CONNECTIONS = 16
 IDLE_CONNECTIONS = 1000
+IDLE_CONNECTIONS_AT_LAST = 5000
+STREAMS = 100
+# Of each stream; as long as one of a tool that tells of its progress, and often.
+PACED_MICROS = 10_000
 BULK_MIB = 1024
 # Each client over HTTP+SSE has a session of its own, of which one principal may have so many.
 PAIR_CONNECTIONS = 16
@@ -39,22 +47,24 @@ ONCE = {"pairs"}
 class Bench:
     """One run: the machine, the programs, and where results go."""
 
-    def __init__(self, machine: Machine, peers: Peers, results: Path, seconds: float, only: set[str]):
+    def __init__(self, machine: Machine, peers: Peers, results: Results, seconds: float, only: set[str]):
         self.machine = machine
         self.peers = peers
         self.results = results
+        self.number = 0
         self.window = ["--seconds", seconds]
         self.sidecars = {name: p for name, p in peers.sidecars().items() if not only or name in only}
         self.forward_proxies = {n: p for n, p in peers.forward_proxies().items() if not only or n in only}
+        self.routers = {name: r for name, r in peers.routers().items() if not only or name in only}
         self.with_chain = not only or CHAIN in only
         self.tls = ["--port", peers.ports.tls, "--certs", peers.certs]
         self.broken = 0
 
     def calls(self) -> None:
         upstream = self.machine.start("upstream", self.peers.upstream(), LOAD_CPU)
-        self.two_rates("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
+        self.three_rates("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
         self.machine.stop(upstream)
-        self.each_sidecar("calls", lambda name, pid: self.two_rates(name, self.tls, [pid]))
+        self.each_sidecar("calls", lambda name, pid: self.three_rates(name, self.tls, [pid]))
 
     def chain(self) -> None:
         if not self.with_chain:
@@ -66,8 +76,8 @@ class Bench:
             service = ["--port", self.peers.ports.ingress, "--path", f"/s/{SERVICE}/mcp"]
             merged = ["--port", self.peers.ports.ingress, "--tool", f"{SERVICE}__tool_7"]
             self.wait_until_answered(service)
-            self.two_rates(CHAIN, service, pids)
-            self.two_rates(f"{CHAIN}, merged", merged, pids)
+            self.three_rates(CHAIN, service, pids)
+            self.three_rates(f"{CHAIN}, merged", merged, pids)
             idle = self.machine.load("idle", *service, "--connections", 1, *self.window, "--pid", ingress.pid)
             self.record("memory", "outrigger-ingress", idle)
 
@@ -94,12 +104,61 @@ class Bench:
         self.each_sidecar("handshakes", measure)
 
     def idle(self) -> None:
-        connections = ["--connections", IDLE_CONNECTIONS]
+        connections = ["--connections", IDLE_CONNECTIONS, "--at-last", IDLE_CONNECTIONS_AT_LAST]
 
         def measure(name: str, pid: int) -> None:
             self.record("memory", name, self.machine.load("idle", *self.tls, *connections, *self.window, "--pid", pid))
 
         self.each_sidecar("idle", measure)
+
+    def sse(self) -> None:
+        """Calls that are answered with streams of progress, at a tool's pace and without any."""
+        upstream = self.machine.start("upstream", self.peers.upstream(), LOAD_CPU)
+        self.streams("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
+        self.machine.stop(upstream)
+        self.each_sidecar("sse", lambda name, pid: self.streams(name, self.tls, [pid]))
+        if self.with_chain:
+            with self.trouble_of("sse", CHAIN), self.upstream():
+                sidecar = self.machine.start("chain-sidecar", self.peers.sidecar(), PROXY_CPU)
+                ingress = self.machine.start("chain-ingress", self.peers.ingress(), PROXY_CPU)
+                service = ["--port", self.peers.ports.ingress, "--path", f"/s/{SERVICE}/mcp"]
+                self.wait_until_answered(service)
+                self.paced(CHAIN, service, [ingress.pid, sidecar.pid])
+
+    def streams(self, name: str, place: list, pids: list[int]) -> None:
+        self.paced(name, place, pids)
+        options = [*place, "--connections", STREAMS, *self.window, *of(pids)]
+        self.record("sse-flood", name, self.machine.load("events", *options))
+
+    def paced(self, name: str, place: list, pids: list[int]) -> None:
+        options = [*place, "--connections", STREAMS, "--micros", PACED_MICROS, *self.window, *of(pids)]
+        self.record("sse-paced", name, self.machine.load("events", *options))
+
+    def router(self) -> None:
+        """One address for the tools of ten servers: calls of one tool, and the list of all."""
+        if self.routers:
+            with self.upstream(self.peers.backends()):
+                # What a client pays that goes to one of the servers itself.
+                direct = ["--port", self.peers.ports.routed, "--era", "legacy"]
+                upstream = self.machine.children[-1].pid
+                self.two_rates("direct", direct, [upstream], ("router-call", "router-steady"))
+        for name, router in self.routers.items():
+            # Their clients come in sessions; ours also without, as the newest revision does.
+            for era, client in (("legacy", "2025-11-25"), ("modern", "2026-07-28")):
+                with self.trouble_of("router", name), self.upstream(self.peers.backends()):
+                    self.routed(f"{name}, {client}", router, era)
+
+    def routed(self, name: str, router: Router, era: str) -> None:
+        # The servers that it reaches run before it; it is the last to start and the first to be named.
+        pids = []
+        for number, program in reversed(list(enumerate(router.programs))):
+            pids.insert(0, self.machine.start(f"router-{number}", program, PROXY_CPU).pid)
+        place = ["--port", router.port, "--era", era]
+        listing = [*place, "--list", TOOLS * len(ROUTED), "--connections", 1]
+        self.wait_until_listed(listing)
+        calls = [*place, "--tool", router.tool]
+        self.two_rates(name, calls, pids, ("router-call", "router-steady"))
+        self.record("router-list", name, self.machine.load("calls", *listing, *self.window, *of(pids)))
 
     def egress(self) -> None:
         """Tunnels through forward proxies with an allowlist of a thousand names."""
@@ -124,11 +183,20 @@ class Bench:
                 command = ["env", *settings, "taskset", "-c", PROXY_CPU, *program.argv]
                 self.record("start", name, self.machine.load("start", *self.tls, "--", *command))
 
-    def two_rates(self, name: str, place: list, pids: list[int], suites: tuple[str, str] = ("most", "steady")) -> None:
-        measured = [option for pid in pids for option in ("--pid", pid)]
-        self.record(suites[0], name, self.machine.load("calls", *place, *self.window, *measured))
-        steady = self.machine.load("calls", *place, *self.window, *measured, "--rate", STEADY_RATE)
+    def three_rates(self, name: str, place: list, pids: list[int]) -> None:
+        """Also at a share of what this peer has just shown to be its most."""
+        rate = int(self.two_rates(name, place, pids) * BUSY_SHARE)
+        if rate:
+            busy = self.machine.load("calls", *place, *self.window, *of(pids), "--rate", rate)
+            self.record("busy", name, busy)
+
+    def two_rates(self, name: str, place: list, pids: list[int], suites: tuple[str, str] = ("most", "steady")) -> float:
+        """Returns how many requests per second there were at most."""
+        most = self.machine.load("calls", *place, *self.window, *of(pids))
+        self.record(suites[0], name, most)
+        steady = self.machine.load("calls", *place, *self.window, *of(pids), "--rate", STEADY_RATE)
         self.record(suites[1], name, steady)
+        return most["rps"]
 
     def each_sidecar(self, suite: str, measure: Callable[[str, int], None]) -> None:
         for name, program in self.sidecars.items():
@@ -147,6 +215,16 @@ class Bench:
             except Broken:
                 if time.monotonic() > deadline:
                     raise
+
+    def wait_until_listed(self, listing: list) -> None:
+        """A router that answers may not have learned all of its servers yet."""
+        deadline = time.monotonic() + 20
+        while True:
+            done = self.machine.load("calls", *listing, "--seconds", 0.01)
+            if not done["errors"]:
+                return
+            if time.monotonic() > deadline:
+                raise Broken(f"no whole list: {done['last_error']}")
 
     @contextmanager
     def upstream(self, *programs: Program | None):
@@ -173,14 +251,18 @@ class Bench:
         if measured.get("errors"):
             self.broken += 1
             print(f"BROKEN {suite} {peer}: {measured['errors']} errors, last {measured['last_error']}", flush=True)
-        with open(self.results, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"suite": suite, "peer": peer, **measured}) + "\n")
+        self.results.add({"suite": suite, "peer": peer, "pass": self.number, **measured})
         print(f"  {suite:<14}{peer}", flush=True)
+
+
+def of(pids: list[int]) -> list:
+    """The processes whose CPU time and memory count."""
+    return [option for pid in pids for option in ("--pid", pid)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    suites = ["calls", "chain", "pairs", "handshakes", "idle", "start", "egress"]
+    suites = ["calls", "chain", "pairs", "handshakes", "idle", "start", "sse", "router", "egress"]
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a timed window")
     parser.add_argument("--peers", default="", help="only these, by name; default: all that are installed")
@@ -188,25 +270,35 @@ def main() -> int:
     parser.add_argument("--tools", type=Path, default=TARGET / "bench-tools" / "release")
     parser.add_argument("--bin", type=Path, default=TARGET / "release", help="folder with our release binaries")
     parser.add_argument("--dir", type=Path, default=TARGET / "bench", help="certificates, configuration, logs, results")
+    parser.add_argument("--ports", type=int, default=0, help="added to each port, for a run beside another one")
+    parser.add_argument("--write", action="store_true", help="also docs/PERFORMANCE.md and its picture")
     args = parser.parse_args()
     if unknown := set(args.suites.split(",")) - set(suites):
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
 
+    began = time.time()
+    args.all_suites = ",".join(suites)
     run = args.dir.resolve()
     run.mkdir(parents=True, exist_ok=True)
     subprocess.run([HERE / "mkcerts.sh", run / "certs"], check=True)
-    peers = Peers(run, args.tools.resolve(), args.bin.resolve(), Ports())
-    results = run / "results.jsonl"
-    results.unlink(missing_ok=True)
+    peers = Peers(run, args.tools.resolve(), args.bin.resolve(), Ports().moved(args.ports))
+    # While it runs the rows are in a file of their own, so that a run that is broken off is not lost.
+    results = Results.begin(run)
+    for name, install in missing().items():
+        print(f"MISSING {name}: {install}", flush=True)
     only = set(filter(None, args.peers.split(",")))
     with Machine(args.tools.resolve(), run) as machine:
         bench = Bench(machine, peers, results, args.seconds, only)
         for number in range(args.runs):
+            bench.number = number + 1
             print(f"pass {number + 1} of {args.runs}", flush=True)
             for suite in args.suites.split(","):
                 if number == 0 or suite not in ONCE:
                     getattr(bench, suite)()
-    print(report(results, peers.ours / "outrigger-sidecar"))
+    document = results.end(about(began, args, peers.ours))
+    print(report(document))
+    if args.write:
+        write(document)
     return 1 if bench.broken else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -44,6 +45,9 @@ class Machine:
         self.children: list[subprocess.Popen] = []
 
     def __enter__(self) -> Machine:
+        # Thousands of connections, in each of the programs that this one starts.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         return self
 
     def __exit__(self, *_: object) -> None:

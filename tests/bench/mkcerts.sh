@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes an ECDSA P-256 authority and certificates for server, client and ingress in DIR, unless they are there and fresh.
+# Makes an ECDSA P-256 authority and certificates for a server, a client and ten services of a router in DIR, unless they are there and fresh.
 # Each names one SPIFFE id, and "localhost" for peers that verify host names.
 set -euo pipefail
 dir="${1:?usage: mkcerts.sh DIR}"
@@ -7,7 +7,7 @@ trust_domain=bench.outrigger.local
 mkdir -p "$dir"
 cd "$dir"
 # Good for another day, or made anew.
-openssl x509 -checkend 86400 -noout -in ca.pem >/dev/null 2>&1 && exit 0
+openssl x509 -checkend 86400 -noout -in ca.pem >/dev/null 2>&1 && [ -e b9.pem ] && exit 0
 
 openssl ecparam -name prime256v1 -genkey -noout -out ca.key
 openssl req -x509 -new -key ca.key -sha256 -days 30 -subj "/CN=bench-ca" -out ca.pem \
@@ -25,6 +25,9 @@ issue() { # NAME SERVICE
 }
 issue server bench
 issue client ingress
+for number in 0 1 2 3 4 5 6 7 8 9; do
+  issue "b$number" "b$number"
+done
 # HAProxy wants both in one file.
 cat server.pem server.key > server-bundle.pem
 # nginx reads them after it has dropped its privileges.

@@ -1,14 +1,13 @@
-"""What is measured: our programs, the yardstick, and the proxies that are installed."""
+"""What is measured: our programs, the yardstick, and the proxies that are installed (`installed.py` finds those)."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from installed import program
 from machine import LOAD_CPU, Program
 
 HERE = Path(__file__).resolve().parent
@@ -16,8 +15,18 @@ TRUST_DOMAIN = "bench.outrigger.local"
 # The service name that the server certificate carries.
 SERVICE = "bench"
 
+# What a router has behind it, with as many tools each as the upstream offers.
+ROUTED = [f"b{number}" for number in range(10)]
+TOOLS = 50
+
 # What forward proxies let through.
 ALLOWED = [f"d{number}.allowed.test" for number in range(999)] + ["localhost"]
+
+ENVOY_OPTIONS = ["--concurrency", "1", "-l", "off", "--disable-hot-restart", "-c"]
+# What makes Envoy comparable: it reads the JSON-RPC message, as a mesh for MCP must.
+MCP_FILTER = """\
+- name: envoy.filters.http.mcp
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.mcp.v3.Mcp, traffic_mode: PASS_THROUGH}"""
 
 # Everything allowed: what a decision costs is measured, not what a refusal costs.
 POLICY = """\
@@ -49,6 +58,16 @@ class Pairing:
 
 
 @dataclass(frozen=True)
+class Router:
+    """One address for the tools of ten servers. The first program is the one that clients reach."""
+
+    programs: list[Program]
+    port: int
+    # Of a tool of one server.
+    tool: str = f"{ROUTED[3]}__tool_7"
+
+
+@dataclass(frozen=True)
 class Ports:
     """Loopback ports of one run."""
 
@@ -61,6 +80,15 @@ class Ports:
     # Behind tunnels: one answers with a few bytes, one with as many as are read.
     tunnelled: int = 19100
     bulk: int = 19101
+    router: int = 18070
+    # The first of ten each.
+    routed: int = 19200
+    routed_tls: int = 18450
+    routed_admin: int = 18030
+
+    def moved(self, by: int) -> Ports:
+        """For a run beside another one."""
+        return Ports(**{each.name: getattr(self, each.name) + by for each in fields(self)})
 
 
 class Peers:
@@ -84,31 +112,37 @@ class Peers:
     def sidecars(self) -> dict[str, Program]:
         """Everything that can stand beside a server with mTLS, by name: ours first, then what is installed."""
         found = {"outrigger-sidecar": self.sidecar(), "hyper": self.floor()}
-        if nginx := shutil.which("nginx"):
+        if nginx := program("nginx"):
             found["nginx"] = self.configured("nginx.conf", [nginx, "-c"])
-        if haproxy := shutil.which("haproxy"):
+        if haproxy := program("haproxy"):
             found["haproxy"] = self.configured("haproxy.cfg", [haproxy, "-db", "-f"])
-        # PyPI has Envoy as a script around the program; measure the program.
-        if envoy := shutil.which(os.environ.get("ENVOY", "envoy")):
-            options = ["--concurrency", "1", "-l", "off", "--disable-hot-restart", "-c"]
-            found["envoy+mcp"] = self.configured("envoy.yaml", [envoy, *options])
+        if envoy := program("envoy"):
+            found["envoy"] = self.configured("envoy.yaml", [envoy, *ENVOY_OPTIONS], values={"MCP": ""})
+            found["envoy+mcp"] = self.configured("envoy.yaml", [envoy, *ENVOY_OPTIONS], "envoy-mcp.yaml", {"MCP": MCP_FILTER})
         return found
 
     def sidecar(self, server: dict[str, str] | None = None) -> Program:
+        upstream = {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp"}
+        return self.sidecar_of(SERVICE, "server", self.ports.tls, self.ports.sidecar_admin, server or upstream)
+
+    def sidecar_of(self, service: str, identity: str, port: int, admin: int, server: dict[str, str]) -> Program:
         env = {
             **self.common_settings(),
-            "OUTRIGGER_SERVICE": SERVICE,
-            "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.tls}",
-            "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{self.ports.sidecar_admin}",
-            **(server or {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{self.ports.upstream}/mcp"}),
-            **self.identity("server"),
+            "OUTRIGGER_SERVICE": service,
+            "OUTRIGGER_LISTEN": f"127.0.0.1:{port}",
+            "OUTRIGGER_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+            # The default is made for callers that share connections; the peers have no limit that is nearer.
+            "OUTRIGGER_LIMIT_CONNECTIONS": "20000",
+            **server,
+            **self.identity(identity),
         }
-        return Program([str(self.ours / "outrigger-sidecar")], env, self.ports.tls)
+        return Program([str(self.ours / "outrigger-sidecar")], env, port)
 
-    def ingress(self) -> Program:
-        file = self.write(
-            "ingress.yaml", f"services: {{ {SERVICE}: {{ addresses: ['127.0.0.1:{self.ports.tls}'] }} }}\n"
-        )
+    def ingress(self, services: dict[str, int] | None = None) -> Program:
+        """In front of services on these ports; without them, of the one sidecar."""
+        services = services or {SERVICE: self.ports.tls}
+        known = {name: {"addresses": [f"127.0.0.1:{port}"]} for name, port in services.items()}
+        file = self.write(f"ingress-{len(known)}.yaml", json.dumps({"services": known}))
         env = {
             **self.common_settings(),
             "OUTRIGGER_LISTEN": f"127.0.0.1:{self.ports.ingress}",
@@ -118,6 +152,33 @@ class Peers:
             **self.identity("client"),
         }
         return Program([str(self.ours / "outrigger-ingress"), "--config", str(file)], env, self.ports.ingress)
+
+    def routers(self) -> dict[str, Router]:
+        """Ours with a sidecar beside each server, and what is installed, which reaches the servers without TLS."""
+        ports = self.ports
+        services, sidecars = {}, []
+        for number, name in enumerate(ROUTED):
+            server = {"OUTRIGGER_UPSTREAM": f"http://127.0.0.1:{ports.routed + number}/mcp"}
+            services[name] = ports.routed_tls + number
+            sidecars.append(self.sidecar_of(name, name, services[name], ports.routed_admin + number, server))
+        found = {f"ingress + {len(ROUTED)} sidecars": Router([self.ingress(services), *sidecars], ports.ingress)}
+        if envoy := program("envoy"):
+            backends = {name: ports.routed + number for number, name in enumerate(ROUTED)}
+            values = {
+                "SERVERS": json.dumps([router_server(name) for name in backends]),
+                "CLUSTERS": json.dumps([router_cluster(name, port) for name, port in backends.items()]),
+            }
+            argv = [envoy, *ENVOY_OPTIONS]
+            started = self.configured("envoy-router.yaml", argv, values=values, port=ports.router)
+            found["envoy mcp_router"] = Router([started], ports.router)
+        return found
+
+    def backends(self) -> Program:
+        """The servers behind a router, in one process; they speak both eras, because Envoy's router opens sessions."""
+        numbers = [str(self.ports.routed + number) for number in range(len(ROUTED))]
+        listen = [option for number in numbers for option in ("--port", number)]
+        eras = ["--era", "modern", "--era", "legacy", "--tools", str(TOOLS)]
+        return Program([str(self.tools / "upstream"), *listen, *eras], {}, self.ports.routed)
 
     def pairings(self) -> list[Pairing]:
         """Clients of both eras with servers of both over each transport, and clients over HTTP+SSE."""
@@ -148,15 +209,15 @@ class Peers:
         found = {"outrigger-sidecar": self.egress(self.egress_rule()), "outrigger-sidecar, raw": self.egress(self.egress_rule(raw=True))}
         self.write("allow.txt", "\n".join(ALLOWED) + "\n")
         self.write("allow.regex", "".join(f"^{host.replace('.', '[.]')}$\n" for host in ALLOWED))
-        if squid := shutil.which("squid"):
+        if squid := program("squid"):
             # What an earlier one left in shared memory keeps the next one from starting.
-            start = ["sh", "-c", 'rm -f /dev/shm/squidbench-*; exec "$@"', "sh"]
-            found["squid"] = self.configured("squid.conf", [*start, squid, "-N", "-n", "squidbench", "-f"], port)
-        if tinyproxy := shutil.which("tinyproxy"):
-            found["tinyproxy"] = self.configured("tinyproxy.conf", [tinyproxy, "-d", "-c"], port)
-        if envoy := shutil.which(os.environ.get("ENVOY", "envoy")):
-            options = ["--concurrency", "1", "-l", "off", "--disable-hot-restart", "-c"]
-            found["envoy"] = self.configured("envoy-egress.yaml", [envoy, *options], port)
+            name = f"squidbench{port}"
+            start = ["sh", "-c", f'rm -f /dev/shm/{name}-*; exec "$@"', "sh"]
+            found["squid"] = self.configured("squid.conf", [*start, squid, "-N", "-n", name, "-f"], port=port)
+        if tinyproxy := program("tinyproxy"):
+            found["tinyproxy"] = self.configured("tinyproxy.conf", [tinyproxy, "-d", "-c"], port=port)
+        if envoy := program("envoy"):
+            found["envoy"] = self.configured("envoy-egress.yaml", [envoy, *ENVOY_OPTIONS], port=port)
         return found
 
     def egress_rule(self, **more: bool) -> dict:
@@ -188,20 +249,23 @@ class Peers:
         argv = ["--listen", str(self.ports.tls), "--to", str(self.ports.upstream), "--certs", str(self.certs)]
         return Program([str(self.tools / "floor"), *argv], {}, self.ports.tls)
 
-    def configured(self, template: str, argv: list[str], port: int | None = None) -> Program:
+    def configured(
+        self, template: str, argv: list[str], file: str = "", values: dict[str, str] | None = None, port: int | None = None
+    ) -> Program:
         """A peer that reads a file: `@NAME@` in its template is filled in."""
         text = (HERE / "configs" / template).read_text(encoding="utf-8")
-        values = {
+        known = {
             "TLS": self.ports.tls,
             "UP": self.ports.upstream,
             "CERTS": self.certs,
             "RUN": self.run,
-            "EGRESS": port or self.ports.egress,
+            "EGRESS": self.ports.egress,
+            "ROUTER": self.ports.router,
             "ALLOWED": json.dumps([f"{host}:{to}" for host in ALLOWED for to in (self.ports.tunnelled, self.ports.bulk)]),
         }
-        for name, value in values.items():
+        for name, value in (known | (values or {})).items():
             text = text.replace(f"@{name}@", str(value))
-        return Program([*argv, str(self.write(template, text))], {}, port or self.ports.tls)
+        return Program([*argv, str(self.write(file or template, text))], {}, port or self.ports.tls)
 
     def write(self, name: str, text: str) -> Path:
         file = self.run / name
@@ -209,3 +273,23 @@ class Peers:
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
         return file
+
+
+def router_server(name: str) -> dict:
+    return {"name": name, "mcp_cluster": {"cluster": name, "path": "/mcp", "timeout": "30s"}}
+
+
+def router_cluster(name: str, port: int) -> dict:
+    """A cluster of one server, without limits that a benchmark would meet."""
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    limits = {"max_connections": 20000, "max_requests": 20000, "max_pending_requests": 20000}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [limits]},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }

@@ -1,20 +1,33 @@
-"""Turns results.jsonl into tables: the median of the passes, and their range."""
+"""Turns results.json into Markdown: what ran, targets, tables. As a command, `report.py results.json [--write]`."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
-Row = dict
-Column = tuple[str, Callable[[Row], float | None], int]
+import picture
+import targets
+from results import Document, Row, Value, field, load, of, spread, values
 
-MIB = 1024 * 1024
+Column = tuple[str, Value, int]
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "PERFORMANCE.md"
+PICTURE = DOCS / "images" / "performance.svg"
+IMAGE = f"![What a request costs beside the peers, and how near each target is]({PICTURE.relative_to(DOCS)})"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
-def field(name: str, divisor: float = 1.0) -> Callable[[Row], float | None]:
-    return lambda row: None if row.get(name) is None else row[name] / divisor
+def share(first: int, last: int | None) -> Value:
+    """CPU time of some of the processes; nothing where there is only one."""
+
+    def value(row: Row) -> float | None:
+        each = row.get("cpu_us_each") or []
+        return sum(each[first:last]) if len(each) > 1 else None
+
+    return value
 
 
 CALLS: list[Column] = [
@@ -22,12 +35,27 @@ CALLS: list[Column] = [
     ("requests/s", field("rps"), 0),
     ("CPU %", field("cpu_percent"), 0),
     ("p50 us", field("p50_us"), 0),
+    ("p90 us", field("p90_us"), 0),
     ("p99 us", field("p99_us"), 0),
+    ("p99.9 us", field("p999_us"), 0),
     ("RSS MiB", field("rss_kib", 1024), 1),
+]
+ROUTED: list[Column] = [
+    ("CPU us/request", field("cpu_us"), 1),
+    ("of it the ingress", share(0, 1), 1),
+    ("the sidecars", share(1, None), 1),
+    *CALLS[1:],
+]
+EVENTS: list[Column] = [
+    ("CPU us/event", field("cpu_us"), 2),
+    ("events/s", field("rps"), 0),
+    ("CPU %", field("cpu_percent"), 0),
+    ("RSS after, MiB", field("rss_kib", 1024), 1),
 ]
 TABLES: dict[str, tuple[str, list[Column]]] = {
     "most": ("As many calls as possible, 64 connections", CALLS),
     "steady": ("1,000 calls per second, open loop", CALLS),
+    "busy": ("70 % of what each can do at most, open loop", CALLS),
     "pairs": ("Each pairing of client and server through ingress and sidecar, 16 connections", CALLS),
     "pairs-steady": ("The same at 1,000 calls per second", CALLS),
     "handshakes": (
@@ -43,10 +71,17 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         [
             ("idle RSS MiB", field("rss_kib", 1024), 1),
             ("idle PSS MiB", field("pss_kib", 1024), 1),
-            ("KiB/connection", field("kib_per_connection"), 1),
+            ("KiB/connection at 1,000", field("kib_per_connection"), 1),
+            ("at 5,000", field("kib_per_connection_at_last"), 1),
+            ("RSS with 5,000, MiB", field("rss_at_last_kib", 1024), 0),
             ("idle CPU %", field("idle_cpu_percent"), 2),
         ],
     ),
+    "sse-paced": ("Server-sent events: 100 streams, 100 events/s each", EVENTS),
+    "sse-flood": ("Server-sent events: 100 streams, as fast as they are read", EVENTS),
+    "router-call": ("Ten servers of 50 tools behind one address: `tools/call`, as many as possible", ROUTED),
+    "router-steady": ("The same at 1,000 calls per second", ROUTED),
+    "router-list": ("The merged `tools/list` of 500 tools, one client", ROUTED),
     "tunnels": (
         "CONNECT tunnels by an allowlist of 1,000 names: open, one answer, close; 16 at once",
         [
@@ -80,6 +115,10 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ("KiB/tunnel", field("kib_per_connection"), 1),
         ],
     ),
+    "scale": (
+        "A call through the ingress, by the number of its services",
+        [("services", field("services"), 0), ("CPU us/call", field("cpu_us"), 1)],
+    ),
     "start": (
         "From start to first answer",
         [
@@ -99,41 +138,99 @@ BUDGETS = [
 BINARY_BUDGET_MIB = 12.0
 
 
-def report(results: Path, sidecar: Path) -> str:
-    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
-    parts = [table(name, rows) for name in TABLES if any(row["suite"] == name for row in rows)]
-    return "\n\n".join([*parts, budgets(rows, sidecar)])
+def report(document: Document) -> str:
+    rows = document["rows"]
+    parts = [*absent(document["about"]), what_ran(document["about"]), targets.table(rows)]
+    parts += [table(name, rows) for name in TABLES if any(row["suite"] == name for row in rows)]
+    return "\n\n".join([*parts, budgets(document)])
+
+
+def absent(about: dict) -> list[str]:
+    """Above everything else: a table without a peer looks like one that is whole."""
+    lines = [f"- {name}: `{install}`" for name, install in about["missing"].items()]
+    return ["\n".join(["**Not measured, because not installed:**", "", *lines])] if lines else []
+
+
+def what_ran(about: dict) -> str:
+    machine = about["machine"]
+    lines = [
+        f"Measured on {about['date']} in {about['minutes']:.0f} minutes, medians of {about['passes']}, windows of "
+        f"{about['seconds']:g} s, at commit `{about['commit']}`:",
+        "",
+        "```sh",
+        about["command"],
+        "```",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB; {machine['system']}, Linux {machine['kernel']}. "
+        f"Load average of the last minute at the end: {about['load_average']:.1f}; the run by itself is about 1.",
+        *([] if machine["as_root"] else ["Not as root: priorities were not raised, which makes figures noisier."]),
+        "",
+        "| program | version | MiB |",
+        "|---|---|---|",
+        *(f"| {name} | {found['version']} | {found['mib']:.1f} |" for name, found in about["versions"].items()),
+        "",
+        *(f"- {line}" for line in about["method"]),
+    ]
+    return "\n".join(lines)
 
 
 def table(name: str, rows: list[Row]) -> str:
     title, columns = TABLES[name]
-    lines = [f"### {title}", "", "| | " + " | ".join(c[0] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for peer in dict.fromkeys(row["peer"] for row in rows if row["suite"] == name):
-        of_peer = [row for row in rows if (row["suite"], row["peer"]) == (name, peer)]
-        lines.append(f"| {peer} | " + " | ".join(cell(of_peer, value, digits) for _, value, digits in columns) + " |")
+    rows = [row for row in rows if row["suite"] == name]
+    peers = dict.fromkeys((row["peer"], row.get("services")) for row in rows)
+    kept = [column for column in columns if any(values(rows, column[1]))]
+    lines = [f"### {title}", "", "| | " + " | ".join(c[0] for c in kept) + " |", "|---" * (len(kept) + 1) + "|"]
+    for peer, services in peers:
+        of_peer = [row for row in rows if (row["peer"], row.get("services")) == (peer, services)]
+        cells = [spread(values(of_peer, value), digits) for _, value, digits in kept]
+        lines.append(f"| {peer} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def cell(rows: list[Row], value: Callable[[Row], float | None], digits: int) -> str:
-    values = [v for v in map(value, rows) if v is not None]
-    if not values:
-        return "-"
-    middle = f"{statistics.median(values):.{digits}f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
-def budgets(rows: list[Row], sidecar: Path) -> str:
+def budgets(document: Document) -> str:
     lines = ["### Budgets of the sidecar", "", "| | measured | at most | |", "|---|---|---|---|"]
     for name, column, most in BUDGETS:
         value = next(v for title, v, _ in TABLES[name][1] if title == column)
-        ours = [row for row in rows if (row["suite"], row["peer"]) == (name, "outrigger-sidecar")]
-        measured = [v for v in map(value, ours) if v is not None]
+        measured = values(of(document["rows"], name, "outrigger-sidecar"), value)
         if measured:
             lines.append(budget_line(f"{TABLES[name][0]}: {column}", statistics.median(measured), most))
-    if sidecar.exists():
-        lines.append(budget_line("binary, MiB", sidecar.stat().st_size / MIB, BINARY_BUDGET_MIB))
+    if sidecar := document["about"]["versions"].get("outrigger-sidecar"):
+        lines.append(budget_line("binary, MiB", sidecar["mib"], BINARY_BUDGET_MIB))
     return "\n".join(lines)
 
 
 def budget_line(name: str, measured: float, most: float) -> str:
     return f"| {name} | {measured:.1f} | {most:.0f} | {'ok' if measured <= most else 'OVER'} |"
+
+
+def write(document: Document) -> None:
+    """Rewrites the part of the page that is generated, and its picture."""
+    page = PAGE.read_text(encoding="utf-8")
+    text = f"{IMAGE}\n\n{report(document)}"
+    PAGE.write_text(between_marks(page, text), encoding="utf-8")
+    PICTURE.write_text(picture.draw(document), encoding="utf-8")
+    print(f"wrote {PAGE} and {PICTURE}")
+
+
+def between_marks(page: str, text: str) -> str:
+    before, found, rest = page.partition(BEGIN)
+    _, also_found, after = rest.partition(END)
+    if not (found and also_found):
+        raise SystemExit(f"{PAGE} has no place for results: {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--write", action="store_true", help="docs/PERFORMANCE.md and its picture, too")
+    args = parser.parse_args()
+    document = load(args.results)
+    print(report(document))
+    if args.write:
+        write(document)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds release binaries and the tools, then measures. Arguments go to bench.py.
+# Builds release binaries and the tools, then measures. Arguments go to bench.py; peers that are not installed are named
+# with the command that installs them.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -7,6 +8,8 @@ for tool in openssl taskset chrt pgrep; do
   command -v "$tool" >/dev/null || { echo "bench needs $tool: sudo apt-get install -y openssl util-linux procps" >&2; exit 1; }
 done
 cd "$root"
+# Where Debian has servers, and others than root do not look.
+export PATH="$PATH:/usr/sbin:/sbin"
 # One at a time: together, cargo would give each the features that the other needs.
 cargo build --locked --release --package outrigger-sidecar
 cargo build --locked --release --package outrigger-ingress
