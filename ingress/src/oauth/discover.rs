@@ -44,6 +44,8 @@ pub(super) async fn discover(fetcher: &Fetcher, issuer: &str) -> Result<Metadata
     let mut failed = None;
     for url in metadata_urls(issuer) {
         match fetcher.get(&url).await {
+            // The same server is behind all of them: callers who wait for it need not do so three times.
+            Err(error @ (FetchError::Connect(..) | FetchError::Slow(..))) => return Err(error),
             Err(error) => failed = failed.or(Some(error)),
             Ok(body) => {
                 let said: Said = serde_json::from_slice(&body)

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyOperations, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{KeyFetchOutcome, KeyFetches};
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -41,6 +43,12 @@ pub(crate) struct Provider {
     /// Held while keys are fetched, so that callers who need them wait for one answer together. What failed last, and when.
     fetching: Mutex<Option<(Instant, Result<(), FetchError>)>>,
     fetches: KeyFetches,
+}
+
+/// The document of a provider (RFC 7517 section 5).
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
 }
 
 struct Keys {
@@ -162,17 +170,12 @@ impl Provider {
             None => discover(&self.fetcher, &self.config.issuer).await?.jwks_uri()?,
         };
         let body = self.fetcher.get(&uri).await?;
-        let set: JwkSet = serde_json::from_slice(&body).map_err(|error| FetchError::Content(uri, error.to_string()))?;
-        Ok(Keys::of(&set, body))
+        let set: KeySet = serde_json::from_slice(&body).map_err(|error| FetchError::Content(uri, error.to_string()))?;
+        Ok(Keys { keys: set.keys.into_iter().filter_map(Key::of).take(MAX_KEYS).collect(), document: body })
     }
 }
 
 impl Keys {
-    /// Those that check signatures. Others are passed over: a set may hold keys of kinds that we do not know.
-    fn of(set: &JwkSet, document: Bytes) -> Self {
-        Self { document, keys: set.keys.iter().filter_map(Key::of).take(MAX_KEYS).collect() }
-    }
-
     /// The key of this id; without an id, the only one that fits.
     fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<Arc<DecodingKey>> {
         let mut fitting = self
@@ -190,7 +193,10 @@ impl Keys {
 }
 
 impl Key {
-    fn of(jwk: &Jwk) -> Option<Self> {
+    /// Those that check signatures. Others are passed over: a set may hold keys of kinds that nobody here knows
+    /// (RFC 7517 section 5), and one of them must not take the others away.
+    fn of(value: Value) -> Option<Self> {
+        let jwk: Jwk = serde_json::from_value(value).ok()?;
         let common = &jwk.common;
         let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
         let verifies = common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
@@ -206,7 +212,7 @@ impl Key {
             Some(named) => Some(named.to_string().parse().ok()?),
             None => None,
         };
-        let key = Arc::new(DecodingKey::from_jwk(jwk).ok()?);
+        let key = Arc::new(DecodingKey::from_jwk(&jwk).ok()?);
         (signs && verifies).then(|| Self { id: common.key_id.clone(), family, algorithm, key })
     }
 }

@@ -41,6 +41,10 @@ pub(super) fn claimed(token: &str) -> Result<Claimed, TokenRefused> {
     if !matches!(kind.as_deref(), None | Some("jwt" | "at+jwt")) {
         return Err(invalid("its type is not one of access tokens"));
     }
+    // RFC 7515 section 4.1.11: whoever does not understand what it names must not believe it, and nothing is understood here.
+    if header.crit.is_some() {
+        return Err(invalid("its header has extensions that must be understood"));
+    }
     let unproven: Unproven = insecure_decode_claims(token).map_err(|error| invalid(&format!("its claims: {error}")))?;
     Ok(Claimed { issuer: unproven.iss, kid: header.kid, algorithm: header.alg })
 }

@@ -92,6 +92,10 @@ async fn tokens_that_are_not_good_here_are_refused() {
         ("no signature", forged(json!({ "alg": "none" }), &|_| String::new())),
         ("a public key as a secret", forged(json!({ "alg": "HS256", "kid": "k1" }), &hmac)),
         ("a type for something else", forged(json!({ "alg": "ES256", "kid": "k1", "typ": "logout+jwt" }), &own)),
+        (
+            "an extension that must be understood",
+            forged(json!({ "alg": "ES256", "kid": "k1", "crit": ["only-once"], "only-once": true }), &own),
+        ),
         ("a changed claim", format!("{}A.{signature}", &head[..head.len() - 1]).leak()),
         ("nothing", ".."),
         ("nonsense", "a.b.c"),
@@ -147,6 +151,68 @@ async fn a_provider_that_is_away_is_told_and_known_keys_go_on() {
     let family = "outrigger_identity_provider_fetches_total";
     let failed = metrics.lines().find(|line| line.starts_with(family) && line.contains("failed"));
     assert!(failed.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_answer_is_given_up_once_for_all_who_wait() {
+    let key = Key::new("k1");
+    let provider = Provider::start(&[&key]).await;
+    provider.state.silent.store(true, Ordering::SeqCst);
+    let mesh = mesh(&provider).await;
+    let people = |n: usize| changed(&provider.claims(), "sub", json!(format!("user-{n}")));
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let client = mesh.client.with_token(Some(key.sign(&people(n))));
+            tokio::spawn(async move { client.ask("/mcp", "tools/list", json!({})).await })
+        })
+        .collect();
+    eventually("it is asked", || async { provider.state.unanswered.load(Ordering::SeqCst) > 0 }).await;
+    assert_eq!(mesh.client.as_bob().tools().await, ["a__read"], "who needs no provider does not wait for one");
+    for answer in waiting {
+        let refused = answer.await.unwrap();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.json()["error"]["data"]["reason"], "identity_provider");
+    }
+    let asked = provider.state.unanswered.load(Ordering::SeqCst);
+    assert!(asked < 20, "{asked} requests for 20 callers at once");
+    provider.state.silent.store(false, Ordering::SeqCst);
+    let token = key.sign(&provider.claims());
+    eventually("it answers again", || async { status(&mesh.client, token).await == 200 }).await;
+}
+
+#[tokio::test]
+async fn keys_that_nobody_can_use_are_passed_over() {
+    let key = Key::new("k1");
+    let provider = Provider::start(&[]).await;
+    let strange = [
+        json!({ "kty": "AKP", "kid": "quantum", "alg": "ML-DSA-65", "pub": "AAAA" }),
+        json!({ "kty": "EC", "kid": "curve", "crv": "secp256k1", "x": "AAAA", "y": "AAAA" }),
+        json!({ "kty": "RSA", "kid": "half", "n": "AQAB" }),
+        json!({ "kty": "oct", "kid": "secret", "k": "AAAA" }),
+        json!({ "kty": "EC", "kid": "broken", "crv": "P-256", "x": "?", "y": "?" }),
+        json!({ "kid": "nothing" }),
+        json!("no key at all"),
+        key.public(),
+    ];
+    *provider.state.keys.lock().unwrap() = strange.into();
+    let mesh = mesh(&provider).await;
+    assert_eq!(status(&mesh.client, key.sign(&provider.claims())).await, 200);
+    assert_eq!(status(&mesh.client, Key::new("broken").sign(&provider.claims())).await, 401);
+}
+
+#[tokio::test]
+async fn clocks_may_differ_by_what_the_settings_say_and_no_more() {
+    let key = Key::new("k1");
+    let provider = Provider::start(&[&key]).await;
+    let mesh =
+        Mesh::with(&[("a", health(tools(&["read", "write"])))], POLICY, &provider.settings_with("clock_skew: 2m"))
+            .await;
+    let at = |name: &str, time: u64| key.sign(&changed(&provider.claims(), name, json!(time)));
+    assert_eq!(status(&mesh.client, at("exp", now() - 30)).await, 200);
+    assert_eq!(status(&mesh.client, at("exp", now() - 130)).await, 401);
+    // The minutes above the bound are for a machine that is slow between here and there.
+    assert_eq!(status(&mesh.client, at("nbf", now() + 100)).await, 200);
+    assert_eq!(status(&mesh.client, at("nbf", now() + 900)).await, 401);
 }
 
 #[tokio::test]

@@ -33,6 +33,10 @@ pub struct State {
     pub keys: Mutex<Vec<Value>>,
     pub fetches: AtomicUsize,
     pub broken: AtomicBool,
+    /// It takes requests and answers none.
+    pub silent: AtomicBool,
+    /// Requests that it took while it was.
+    pub unanswered: AtomicUsize,
     /// What it says of opaque tokens; nothing is known of others.
     pub opaque: Mutex<HashMap<String, Value>>,
     /// Questions about them.
@@ -78,6 +82,10 @@ impl Provider {
                     async move {
                         let (head, body) = request.into_parts();
                         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                        if state.silent.load(Ordering::SeqCst) {
+                            state.unanswered.fetch_add(1, Ordering::SeqCst);
+                            std::future::pending::<()>().await;
+                        }
                         Ok::<_, Infallible>(state.answer(address, &head, &body))
                     }
                 });
@@ -103,7 +111,12 @@ impl Provider {
     }
 
     pub fn settings(&self) -> String {
-        let issuer = format!("{{ issuer: \"{}\", clock_skew: 0s }}", self.issuer());
+        self.settings_with("clock_skew: 0s")
+    }
+
+    /// The same, with these settings of the issuer.
+    pub fn settings_with(&self, more: &str) -> String {
+        let issuer = format!("{{ issuer: \"{}\", {more} }}", self.issuer());
         format!("public_url: {PUBLIC}\noauth: {{ scopes: [all], issuers: [ {issuer} ] }}\n")
     }
 }
