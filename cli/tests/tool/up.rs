@@ -188,13 +188,27 @@ fn a_policy_that_is_wrong_starts_nothing_and_one_that_is_right_decides() {
         "ingress: {{ listen: 127.0.0.1:0, token: {{ scopes: [special] }} }}\npolicy: [\"{}\"]\nservices: {{ vector: {{ example: vector }} }}\n",
         path.display()
     );
-    let mesh = Mesh::start(&manifest, &[]);
+    let mut mesh = Mesh::start(&manifest, &[]);
     let token = mesh.token();
     let (_, allowed) = mesh.call(Some(&token), "vector__search", json!({"query": "x"}));
     assert!(allowed.get("result").is_some(), "{allowed}");
     let (_, hidden) = mesh.call(Some(&token), "vector__addDocument", json!({"id": "a", "text": "b"}));
     let (_, unknown) = mesh.call(Some(&token), "vector__noSuchTool", json!({}));
     assert_eq!(hidden["error"]["code"], unknown["error"]["code"], "{hidden} {unknown}");
+
+    // What the next version would have answered to the calls that were recorded.
+    mesh.signal("TERM");
+    assert_eq!(mesh.wait(), Some(0), "{}", mesh.output());
+    let next =
+        fs::read_to_string(&path).unwrap().replace(rule, "{ name: w, services: [vector], capabilities: [\"add*\"] }");
+    let (next_path, audit) = (dir.path().join("next.yaml"), mesh.state().join("logs/ingress.audit.jsonl"));
+    fs::write(&next_path, next).unwrap();
+    let [old, new, audit] = [&path, &next_path, &audit].map(|path| path.to_str().unwrap());
+    let diff = run(dir.path(), &["policy", "diff", old, new, "--audit-log", audit]);
+    let told = stdout(&diff);
+    assert!(told.contains("gains tool vector.addDocument (asked for once)"), "{told}");
+    assert!(told.contains("loses tool vector.search (asked for once)"), "{told}");
+    assert!(told.contains("1 gained, 1 lost, 0 undecidable"), "{told}");
 }
 
 #[test]
