@@ -192,14 +192,20 @@ fn read_join(f: &mut Fields<'_>) -> Option<Option<Join>> {
     Some(Some(Join { dir, services, uses: u32::try_from(uses).unwrap_or(super::tokens::MAX_USES), ttl }))
 }
 
-/// A DNS name.
+/// A DNS name (RFC 1123 section 2.1).
 fn host() -> Kind<String> {
     kinds::checked(Checked {
         name: "host name",
-        pattern: "^[a-z0-9.-]{1,253}$",
+        pattern: r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$",
         accepts: |name| {
-            let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
-            !name.is_empty() && name.len() <= 253 && name.bytes().all(good) && !name.starts_with(['.', '-'])
+            let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            let is_label = |label: &str| {
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(good)
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+            };
+            name.len() <= 253 && name.split('.').all(is_label)
         },
         hint: "a DNS name in lower case: outrigger-injector.outrigger-system.svc",
     })
@@ -290,5 +296,17 @@ mod tests {
         let all = "kubernetes: { rules: [ { namespace: a, service_account: \"*\", service: fs } ] }\n";
         assert!(found(all).contains("same service"));
         assert!(found("join: { services: [fs] }\n").contains("join.dir"));
+    }
+
+    #[test]
+    fn host_names_are_those_of_dns() {
+        let hosts = |name: &str| parse(&format!("hosts: {{ fs: \"{name}\" }}\n")).map(|config| config.hosts);
+        for good in ["a", "fs.mesh.svc", "1a.b-c", &"a".repeat(63)] {
+            assert_eq!(hosts(good).unwrap(), [("fs".to_owned(), good.to_owned())]);
+        }
+        let long = [&*"a".repeat(64), &"a.".repeat(127)].map(str::to_owned);
+        for bad in ["", "a..b", ".a", "a.", "-a", "a-", "a.-b", "a-.b", "A", "a_b", "*.a", &long[0], &long[1]] {
+            assert!(hosts(bad).unwrap_err().to_string().contains("host name"), "{bad:?}");
+        }
     }
 }
