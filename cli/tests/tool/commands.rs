@@ -323,6 +323,34 @@ fn a_starter_is_copied_out_and_never_over_anything() {
 }
 
 #[test]
+fn a_token_keeps_its_grants_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = |more: &[&str]| {
+        let kept =
+            ["token", "--token-file", "t/token", "--tokens-file", "tokens.yaml", "--role", "reader", "--role", "b"];
+        run(dir.path(), &[&kept[..], more].concat())
+    };
+    assert!(token(&[]).status.success());
+    let kept = || fs::read_to_string(dir.path().join("tokens.yaml")).unwrap();
+    let (before, of_client) = (kept(), fs::read_to_string(dir.path().join("t/token")).unwrap());
+    assert!(before.contains("\"roles\":[\"reader\",\"b\"]"), "{before}");
+    assert!(token(&["--role", "b"]).status.success(), "the same again changes nothing");
+    for other in [["--role", "admin"], ["--scope", "write"], ["--subject", "ada"]] {
+        let refused = token(&other);
+        let told = stderr(&refused);
+        assert!(
+            !refused.status.success() && told.contains("has this token for user:local, with roles [b, reader]"),
+            "{told}"
+        );
+        assert!(told.contains(other[1]) && !told.contains(of_client.trim()), "{told}");
+    }
+    fs::remove_file(dir.path().join("t/token")).unwrap();
+    let refused = token(&[]);
+    assert!(stderr(&refused).contains("has other tokens: add this one"), "{}", stderr(&refused));
+    assert_eq!(kept(), before);
+}
+
+#[test]
 fn help_and_mistakes_go_where_they_belong() {
     let dir = tempfile::tempdir().unwrap();
     let help = run(dir.path(), &["--help"]);
