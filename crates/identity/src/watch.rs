@@ -172,11 +172,19 @@ impl Contents {
     fn digest(&self) -> Digest {
         let mut hash = Context::new(&SHA256);
         hash.update(&self.key.mark());
-        let foreign = self.federation.iter().flat_map(|it| [Some(&it.bundle), it.crl.as_ref()]);
-        for file in [Some(&self.cert), self.ca.as_ref(), self.crl.as_ref()].into_iter().chain(foreign).flatten() {
-            // The length keeps two files with a moved boundary apart.
-            hash.update(&(file.content().len() as u64).to_be_bytes());
-            hash.update(file.content());
+        let mut add = |part: Option<&[u8]>| {
+            // The length keeps two parts with a moved boundary apart, and one that is not there from one that is empty.
+            hash.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
+            hash.update(part.unwrap_or_default());
+        };
+        let content = Loaded::content;
+        for file in [Some(&self.cert), self.ca.as_ref(), self.crl.as_ref()] {
+            add(file.map(content));
+        }
+        for foreign in &self.federation {
+            add(Some(foreign.trust_domain.as_str().as_bytes()));
+            add(Some(content(&foreign.bundle)));
+            add(foreign.crl.as_ref().map(content));
         }
         hash.finish()
     }
