@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_telemetry::Metrics;
 use outrigger_telemetry::metrics::{Listener as ListenerLabel, TEXT_FORMAT};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,8 @@ use crate::ready::Readiness;
 
 /// Connections at once: a kubelet, a few scrapers, a person. More wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
+/// Requests that one handler works on at once. It may take long, and what a process says of its health must not wait for it.
+const MAX_AT_WORK: usize = 16;
 /// For the head of a request, and between requests of one connection. A scraper that comes less often connects again,
 /// which is cheaper than a place held for it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,10 +88,15 @@ pub type Answering = Pin<Box<dyn Future<Output = AdminPage> + Send>>;
 type PageFn = Box<dyn Fn() -> AdminPage + Send + Sync>;
 type HandlerFn = Box<dyn Fn(AdminRequest) -> Answering + Send + Sync>;
 
+struct Handler {
+    answer: HandlerFn,
+    places: Semaphore,
+}
+
 /// The pages by path. Add pages, then serve.
 pub struct AdminServer {
     pages: BTreeMap<&'static str, PageFn>,
-    handlers: BTreeMap<&'static str, HandlerFn>,
+    handlers: BTreeMap<&'static str, Handler>,
     metrics: Arc<Metrics>,
 }
 
@@ -143,7 +151,8 @@ impl AdminServer {
         path: &'static str,
         handler: impl Fn(AdminRequest) -> Answering + Send + Sync + 'static,
     ) -> Self {
-        self.handlers.insert(path, Box::new(handler));
+        let handler = Handler { answer: Box::new(handler), places: Semaphore::new(MAX_AT_WORK) };
+        self.handlers.insert(path, handler);
         self
     }
 
@@ -194,7 +203,7 @@ impl AdminServer {
         }
     }
 
-    fn handler_of(&self, path: &str) -> Option<&HandlerFn> {
+    fn handler_of(&self, path: &str) -> Option<&Handler> {
         let below = || self.handlers.iter().find(|(own, _)| own.ends_with('/') && path.starts_with(**own));
         self.handlers.get(path).or_else(|| below().map(|(_, handler)| handler))
     }
@@ -222,14 +231,18 @@ impl std::fmt::Debug for AdminServer {
 }
 
 /// Reads the body, which is small, and asks.
-async fn handle(handler: &HandlerFn, request: Request<Incoming>, peer: IpAddr) -> AdminPage {
+async fn handle(handler: &Handler, request: Request<Incoming>, peer: IpAddr) -> AdminPage {
+    let Ok(_place) = handler.places.try_acquire() else {
+        return AdminPage::text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n");
+    };
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect();
     let Ok(Ok(body)) = tokio::time::timeout(HEADER_TIMEOUT, body).await else {
         return AdminPage::text(StatusCode::BAD_REQUEST, "the body is too large, too slow, or broke off\n");
     };
     let path = head.uri.path().to_owned();
-    handler(AdminRequest { method: head.method, path, headers: head.headers, body: body.to_bytes(), peer }).await
+    (handler.answer)(AdminRequest { method: head.method, path, headers: head.headers, body: body.to_bytes(), peer })
+        .await
 }
 
 type Connection<S> = http1::Connection<TokioIo<TcpStream>, S>;

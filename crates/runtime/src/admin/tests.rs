@@ -65,6 +65,40 @@ async fn readiness_is_503_with_reasons_and_then_200() {
 }
 
 #[tokio::test]
+async fn handlers_that_wait_leave_room_for_the_pages() {
+    let (readiness, asked) = (Readiness::new(), Arc::new(Semaphore::new(0)));
+    let (waiting, open) = (Arc::clone(&asked), Arc::new(Semaphore::new(0)));
+    let may = Arc::clone(&open);
+    let server = AdminServer::new(Metrics::new(Role::Sidecar).unwrap(), readiness).handler("/slow/", move |_| {
+        waiting.add_permits(1);
+        let may = Arc::clone(&may);
+        Box::pin(async move {
+            let _ = may.acquire().await;
+            AdminPage::ok(TEXT, "done")
+        })
+    });
+    let listener = Listener::bind(ListenOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), "admin.listen")).unwrap();
+    let address = listener.address();
+    tokio::spawn(server.serve(listener, CancellationToken::new()));
+    let at_work: Vec<_> = (0..MAX_AT_WORK).map(|n| tokio::spawn(exchange_at(address, n))).collect();
+    let _ = asked.acquire_many(MAX_AT_WORK.try_into().unwrap()).await.unwrap();
+    let more: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|n| tokio::spawn(exchange_at(address, n))).collect();
+    for refused in more {
+        assert!(refused.await.unwrap().starts_with("HTTP/1.1 503 "));
+    }
+    assert!(exchange(address, "GET /healthz").await.starts_with("HTTP/1.1 200 "));
+    assert!(exchange(address, "GET /metrics").await.starts_with("HTTP/1.1 200 "));
+    open.close();
+    for done in at_work {
+        assert!(done.await.unwrap().starts_with("HTTP/1.1 200 "));
+    }
+}
+
+async fn exchange_at(address: SocketAddr, n: usize) -> String {
+    exchange(address, &format!("GET /slow/{n}")).await
+}
+
+#[tokio::test]
 async fn metrics_are_prometheus_text() {
     let server = start();
     let reply = exchange(server.address, "GET /metrics?x=1").await;
