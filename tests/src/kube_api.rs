@@ -35,6 +35,8 @@ pub enum Mood {
     Away,
     /// It answers nothing.
     Silent,
+    /// Its lists have an object too many, of which they do not say what it is.
+    Mangled,
 }
 
 struct Shared {
@@ -171,7 +173,7 @@ impl Shared {
     async fn answer(self: Arc<Self>, asked: Received) -> Response<OutBody> {
         let mood = self.lock().mood;
         match mood {
-            Mood::Good => {}
+            Mood::Good | Mood::Mangled => {}
             Mood::Away => return status(503, "the server is currently unable to handle the request"),
             Mood::Silent => std::future::pending().await,
         }
@@ -282,8 +284,10 @@ impl State {
         let all: Vec<&Value> = self.objects.get(path).into_iter().flat_map(BTreeMap::values).filter(fits).collect();
         // A page may be empty although others follow: here the first one of policies is.
         let limit = if path.ends_with("/securitypolicies") && !query.contains_key("continue") { 0 } else { limit };
-        let page: Vec<_> = all.iter().skip(from).take(limit).collect();
+        let mut page: Vec<_> = all.iter().skip(from).take(limit).copied().collect();
         let end = from + page.len();
+        let nobody = value!({"spec": {}});
+        page.extend((self.mood == Mood::Mangled).then_some(&nobody));
         let more = if end < all.len() { format!("from {end}") } else { String::new() };
         let page = value!({"kind": "List", "apiVersion": "v1", "items": page,
             "metadata": {"resourceVersion": self.version.to_string(), "continue": more}});

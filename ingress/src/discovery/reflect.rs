@@ -212,7 +212,9 @@ impl<T: Object> Reflector<T> {
             self.metrics.contact();
             let before = objects.len();
             for mut item in page.items.unwrap_or_default() {
-                let Some((key, _, object)) = read::<T>(&mut item) else { continue };
+                // Passed over, it would be gone: a replica that nobody calls any more, a policy that denies nothing any more.
+                let unread = || ContactError::Content("a list with an object that has no metadata".to_owned());
+                let (key, _, object) = read::<T>(&mut item).ok_or_else(unread)?;
                 if objects.len() < self.most {
                     objects.insert(key, object);
                 } else {
