@@ -27,20 +27,20 @@ pub(crate) enum Origin {
 /// Why somebody cannot register.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
-    /// As many services are here already.
-    #[error("{0} services are here beside those of the settings, and `registration.max_services` allows no more")]
+    /// As many services came the same way already.
+    #[error("{0} services came this way beside those of the settings, and `registration.max_services` allows no more")]
     Services(usize),
-    /// As many replicas of this service are.
+    /// As many replicas of this service did.
     #[error(
-        "{0} replicas of this service are here, and `registration.max_replicas`, or `max_replicas` of its MeshService, allows no more"
+        "{0} replicas of this service came this way, and `registration.max_replicas`, or `max_replicas` of its MeshService, allows no more"
     )]
     Replicas(usize),
 }
 
-/// How much there may be, and how long what left is remembered.
+/// How much of each origin there may be, so that neither crowds out the other, and how long what left is remembered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Services that registered.
+    /// Services beside those of the settings.
     pub(crate) services: usize,
     /// Replicas of each.
     pub(crate) replicas: usize,
@@ -113,8 +113,9 @@ impl Members {
         origin: Origin,
         now: Instant,
     ) -> Result<Lease, Full> {
-        let services = self.joined.len();
-        if services >= self.bounds.services && !self.joined.contains_key(&settings.name) {
+        let came = |joined: &[Joined]| joined.iter().any(|one| one.origin == origin);
+        let services = self.joined.values().filter(|joined| came(joined)).count();
+        if services >= self.bounds.services && !self.joined.get(&settings.name).is_some_and(|joined| came(joined)) {
             return Err(Full::Services(services));
         }
         let lease = Lease(self.next);
@@ -123,10 +124,11 @@ impl Members {
         let joined = self.joined.entry(settings.name.clone()).or_default();
         // Whoever left made room.
         joined.retain(|other| other.left.is_none());
-        let others: HashSet<_> = joined.iter().map(|one| &one.address).filter(|other| **other != address).collect();
+        let alike = || joined.iter().filter(|one| one.origin == origin);
+        let others: HashSet<_> = alike().map(|one| &one.address).filter(|other| **other != address).collect();
         // Twice as many registrations: each may be renewing its own.
-        if others.len() >= most || joined.len() >= 2 * most {
-            return Err(Full::Replicas(joined.len()));
+        if others.len() >= most || alike().count() >= 2 * most {
+            return Err(Full::Replicas(alike().count()));
         }
         joined.push(Joined { settings, address, origin, lease, left: None });
         self.next += 1;
@@ -330,6 +332,22 @@ mod tests {
         members.describe(BTreeMap::new());
         join(&mut members, "b", "x:2").unwrap();
         assert_eq!(members.now(now)[1].safety, crate::config::Safety::default());
+    }
+
+    #[test]
+    fn those_who_register_and_those_who_are_found_leave_each_other_room() {
+        let mut members = members(&[]);
+        let mut find = |name: &str, address: &str| {
+            members.join(service(name, &[]), HostPort::parse(address).unwrap(), Origin::Found, Instant::now())
+        };
+        for (name, address) in [("b", "x:1"), ("b", "x:2"), ("c", "x:1")] {
+            find(name, address).unwrap();
+        }
+        assert_eq!((find("b", "x:3"), find("d", "x:1")), (Err(Full::Replicas(2)), Err(Full::Services(2))));
+        join(&mut members, "b", "x:3").unwrap();
+        join(&mut members, "d", "x:1").unwrap();
+        assert_eq!(join(&mut members, "c", "x:1"), Err(Full::Services(2)));
+        assert_eq!(shown(&mut members, Instant::now()), ["b x:1 x:2 x:3", "c x:1", "d x:1"]);
     }
 
     #[test]
