@@ -215,16 +215,19 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
 /// dropped. Beside [`keep`], because it takes a while: nobody waits for it.
 pub(crate) async fn look_through(gateway: Arc<Gateway>) {
     let mut generation = gateway.generation.subscribe();
-    let mut scanned: Vec<Arc<Catalog>> = Vec::new();
+    let mut scanned = Vec::new();
     while gateway.integrity.scans() {
         let snapshot = gateway.snapshot.load_full();
-        let same = snapshot.offered.len() == scanned.len()
-            && snapshot.offered.iter().zip(&scanned).all(|(now, before)| now.fingerprint() == before.fingerprint());
-        if !same {
-            scanned.clone_from(&snapshot.offered);
+        let services: Vec<_> = snapshot.services.iter().cloned().zip(snapshot.offered.iter().cloned()).collect();
+        drop(snapshot);
+        // With the names: the same definitions mean something else beside those of other services.
+        let now: Vec<_> = services
+            .iter()
+            .map(|(service, catalog)| (service.name.clone(), catalog.fingerprint().to_owned()))
+            .collect();
+        if now != scanned {
+            scanned = now;
             let integrity = Arc::clone(&gateway.integrity);
-            let services: Vec<_> = snapshot.services.iter().cloned().zip(snapshot.offered.iter().cloned()).collect();
-            drop(snapshot);
             // A panic in there must not end the looking.
             let _ = tokio::task::spawn_blocking(move || integrity.scan(&services)).await;
         }
