@@ -23,7 +23,7 @@ METHOD = [
 OURS = ["outrigger-sidecar", "outrigger-ingress"]
 
 
-def about(began: float, args: argparse.Namespace, ours: Path) -> dict:
+def about(began: float, args: argparse.Namespace, ours: Path, broken: list[str]) -> dict:
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
         "minutes": round((time.time() - began) / 60, 1),
@@ -37,6 +37,7 @@ def about(began: float, args: argparse.Namespace, ours: Path) -> dict:
         "load_average": round(os.getloadavg()[0], 2),
         "versions": {**our_versions(ours), **versions()},
         "missing": missing(),
+        "broken": broken,
         "method": METHOD,
     }
 

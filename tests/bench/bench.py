@@ -10,6 +10,7 @@ DIR/results.json and are printed as tables; compare inside one run only. README.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -58,12 +59,12 @@ class Bench:
         self.routers = {name: r for name, r in peers.routers().items() if not only or name in only}
         self.with_chain = not only or CHAIN in only
         self.tls = ["--port", peers.ports.tls, "--certs", peers.certs]
-        self.broken = 0
+        # What did not work, in words: in the results as well, because a table does not show what it lacks.
+        self.broken: list[str] = []
 
     def calls(self) -> None:
-        upstream = self.machine.start("upstream", self.peers.upstream(), LOAD_CPU)
-        self.three_rates("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
-        self.machine.stop(upstream)
+        with self.trouble_of("calls", "direct"), self.upstream() as [upstream]:
+            self.three_rates("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
         self.each_sidecar("calls", lambda name, pid: self.three_rates(name, self.tls, [pid]))
 
     def chain(self) -> None:
@@ -113,9 +114,8 @@ class Bench:
 
     def sse(self) -> None:
         """Calls that are answered with streams of progress, at a tool's pace and without any."""
-        upstream = self.machine.start("upstream", self.peers.upstream(), LOAD_CPU)
-        self.streams("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
-        self.machine.stop(upstream)
+        with self.trouble_of("sse", "direct"), self.upstream() as [upstream]:
+            self.streams("direct", ["--port", self.peers.ports.upstream], [upstream.pid])
         self.each_sidecar("sse", lambda name, pid: self.streams(name, self.tls, [pid]))
         if self.with_chain:
             with self.trouble_of("sse", CHAIN), self.upstream():
@@ -137,11 +137,10 @@ class Bench:
     def router(self) -> None:
         """One address for the tools of ten servers: calls of one tool, and the list of all."""
         if self.routers:
-            with self.upstream(self.peers.backends()):
+            with self.trouble_of("router", "direct"), self.upstream(self.peers.backends()) as [backends]:
                 # What a client pays that goes to one of the servers itself.
                 direct = ["--port", self.peers.ports.routed, "--era", "legacy"]
-                upstream = self.machine.children[-1].pid
-                self.two_rates("direct", direct, [upstream], ("router-call", "router-steady"))
+                self.two_rates("direct", direct, [backends.pid], ("router-call", "router-steady"))
         for name, router in self.routers.items():
             # Their clients come in sessions; ours also without, as the newest revision does.
             for era, client in (("legacy", "2025-11-25"), ("modern", "2026-07-28")):
@@ -230,10 +229,9 @@ class Bench:
     def upstream(self, *programs: Program | None):
         """A fresh upstream, unless `None` says that there is none; whatever was started meanwhile ends with it."""
         before = list(self.machine.children)
-        for program in filter(None, programs or [self.peers.upstream()]):
-            self.machine.start("upstream", program, LOAD_CPU)
         try:
-            yield
+            wanted = filter(None, programs or [self.peers.upstream()])
+            yield [self.machine.start("upstream", program, LOAD_CPU) for program in wanted]
         finally:
             for child in [c for c in reversed(self.machine.children) if c not in before]:
                 self.machine.stop(child)
@@ -244,13 +242,15 @@ class Bench:
         try:
             yield
         except Broken as problem:
-            self.broken += 1
-            print(f"BROKEN {suite} {name}: {problem}", flush=True)
+            self.trouble(f"{suite} {name}: {problem}")
+
+    def trouble(self, problem: str) -> None:
+        self.broken.append(f"pass {self.number}: {problem}")
+        print(f"BROKEN {problem}", flush=True)
 
     def record(self, suite: str, peer: str, measured: dict) -> None:
         if measured.get("errors"):
-            self.broken += 1
-            print(f"BROKEN {suite} {peer}: {measured['errors']} errors, last {measured['last_error']}", flush=True)
+            self.trouble(f"{suite} {peer}: {measured['errors']} errors, last {measured['last_error']}")
         self.results.add({"suite": suite, "peer": peer, "pass": self.number, **measured})
         print(f"  {suite:<14}{peer}", flush=True)
 
@@ -287,6 +287,8 @@ def main() -> int:
     for name, install in missing().items():
         print(f"MISSING {name}: {install}", flush=True)
     only = set(filter(None, args.peers.split(",")))
+    # Whoever ends the run ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     with Machine(args.tools.resolve(), run) as machine:
         bench = Bench(machine, peers, results, args.seconds, only)
         for number in range(args.runs):
@@ -295,7 +297,7 @@ def main() -> int:
             for suite in args.suites.split(","):
                 if number == 0 or suite not in ONCE:
                     getattr(bench, suite)()
-    document = results.end(about(began, args, peers.ours))
+    document = results.end(about(began, args, peers.ours, bench.broken))
     print(report(document))
     if args.write:
         write(document)

@@ -51,7 +51,8 @@ def compare(old: Document, new: Document) -> tuple[str, int]:
         own = ratio / drift if figure.startswith("cpu") else ratio * drift if figure.startswith("mib") else ratio
         word = verdict(figure, own, before, after)
         dearer += word == "DEARER" and ours(peer)
-        cells = [peer, f"{suite} {figure}", spread(before, 1), spread(after, 1), f"{ratio:.2f}", f"{own:.2f}", word]
+        digits = 1 if statistics.median(before) >= 10 else 3
+        cells = [peer, f"{suite} {figure}", spread(before, digits), spread(after, digits), f"{ratio:.2f}", f"{own:.2f}", word]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines), dearer
 

@@ -56,6 +56,8 @@ class Machine:
 
     def start(self, name: str, program: Program, cpu: str) -> subprocess.Popen:
         """Runs a program and returns when its port is open."""
+        if answers(program.port):
+            raise Broken(f"{name}: something else listens on port {program.port}; end it, or move this run: --ports 3000")
         with open(self.logs / f"{name}.log", "w", encoding="utf-8") as log:
             child = subprocess.Popen(
                 ["taskset", "-c", cpu, *NICE, *program.argv],
@@ -73,9 +75,8 @@ class Machine:
     def wait_for(self, name: str, child: subprocess.Popen, port: int) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
+            if answers(port):
+                return
             if child.poll() is not None or time.monotonic() > deadline:
                 tail = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-1500:]
                 raise Broken(f"{name} did not open port {port}:\n{tail}")
@@ -117,6 +118,11 @@ class Machine:
         for child in self.children:
             for pid in descendants(child.pid):
                 subprocess.run(["chrt", "-a", *policy, str(pid)], capture_output=True, check=False)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def descendants(pid: int) -> list[int]:

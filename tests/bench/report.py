@@ -140,7 +140,7 @@ BINARY_BUDGET_MIB = 12.0
 
 def report(document: Document) -> str:
     rows = document["rows"]
-    parts = [*absent(document["about"]), what_ran(document["about"]), targets.table(rows)]
+    parts = [*absent(document["about"]), *broken(document["about"]), what_ran(document["about"]), targets.table(rows)]
     parts += [table(name, rows) for name in TABLES if any(row["suite"] == name for row in rows)]
     return "\n\n".join([*parts, budgets(document)])
 
@@ -149,6 +149,12 @@ def absent(about: dict) -> list[str]:
     """Above everything else: a table without a peer looks like one that is whole."""
     lines = [f"- {name}: `{install}`" for name, install in about["missing"].items()]
     return ["\n".join(["**Not measured, because not installed:**", "", *lines])] if lines else []
+
+
+def broken(about: dict) -> list[str]:
+    """One line each: logs are beside the results."""
+    lines = [f"- {problem.splitlines()[0][:200]}" for problem in about["broken"]]
+    return ["\n".join(["**Broken in this run:**", "", *lines])] if lines else []
 
 
 def what_ran(about: dict) -> str:

@@ -25,6 +25,7 @@ ABOUT = {
     "versions": {"outrigger-sidecar": {"version": "0.1.0", "mib": 11.9}, "nginx": {"version": "1.22.1", "mib": 1.2}},
     "missing": {"squid": "apt-get install squid"},
     "load_average": 1.0,
+    "broken": [],
     "method": ["On loopback."],
 }
 
@@ -80,6 +81,10 @@ class Report(unittest.TestCase):
     def test_what_is_missing_is_said_first(self) -> None:
         text = report.report(document(MOST))
         self.assertTrue(text.startswith("**Not measured, because not installed:**\n\n- squid: `apt-get install squid`"))
+
+    def test_what_is_broken_is_said_as_well(self) -> None:
+        found = document(MOST) | {"about": ABOUT | {"missing": {}, "broken": ["pass 1: sse x: 3 errors\nand a log"]}}
+        self.assertTrue(report.report(found).startswith("**Broken in this run:**\n\n- pass 1: sse x: 3 errors\n\n"))
 
     def test_a_table_has_median_and_range_and_no_empty_column(self) -> None:
         text = report.table("most", MOST)
