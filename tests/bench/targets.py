@@ -10,7 +10,7 @@ from results import Row, Value, field, of, spread, values
 SIDECAR = "outrigger-sidecar"
 ROUTER = "ingress + 10 sidecars"
 ENVOY_ROUTER = "envoy mcp_router"
-# The revision with sessions is the one that Envoy's router opens by itself.
+# Clients in sessions, which are what Envoy's router knows, and clients without, which it lets through.
 SESSIONS = "2025-11-25"
 NEWEST = "2026-07-28"
 
@@ -82,7 +82,8 @@ def sidecar(figure: str, suite: str, theirs: str, value: Value, target: float | 
 
 
 def router(figure: str, suite: str, revision: str, value: Value, target: float | None, stretch: float | None) -> Target:
-    return Target(figure, suite, f"{ROUTER}, {revision}", f"{ENVOY_ROUTER}, {SESSIONS}", value, target, stretch)
+    """For the same client."""
+    return Target(figure, suite, f"{ROUTER}, {revision}", f"{ENVOY_ROUTER}, {revision}", value, target, stretch)
 
 
 TARGETS: list[Target] = [

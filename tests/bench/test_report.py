@@ -71,7 +71,7 @@ class Targets(unittest.TestCase):
 
     def test_the_ingress_is_told_apart_from_its_sidecars(self) -> None:
         found = rows("router-call", "ingress + 10 sidecars, 2026-07-28", "cpu_us", [50.0], cpu_us_each=[30.0, 20.0])
-        found += rows("router-call", "envoy mcp_router, 2025-11-25", "cpu_us", [100.0], cpu_us_each=[99.0])
+        found += rows("router-call", "envoy mcp_router, 2026-07-28", "cpu_us", [100.0], cpu_us_each=[99.0])
         by_figure = {each.figure: each.ratios(found) for each in targets.TARGETS}
         self.assertEqual(by_figure["ingress alone: `tools/call`, 2026-07-28"], [0.3])
         self.assertEqual(by_figure["ingress + sidecar: `tools/call`, 2026-07-28"], [0.5])
