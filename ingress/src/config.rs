@@ -160,7 +160,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let http_sse = sections::http_sse(f, Some("OUTRIGGER_HTTP_SSE"));
     let policy = read_policy(f, discovery.as_ref().is_some_and(Discovery::has_policies));
     let text = "A Redis or Valkey in which ingresses count limits and budgets of the policy together; without this section each counts for itself.";
-    let quota_store = f.optional_section("quota_store", text, quota::read);
+    let quota_store = f.optional_section_or("quota_store", text, quota::VARIABLE, quota::read);
     let text = "Calls that a person has to approve (`approval` of policy rules).";
     let approvals = f.section("approvals", text, approvals::read);
     let text = "Definitions of tools, prompts and resources, held to those that somebody approved.";

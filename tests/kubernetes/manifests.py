@@ -3,6 +3,7 @@
 programs that they start."""
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -18,6 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The oldest that docs/KUBERNETES.md promises, and a new one.
 VERSIONS = ["1.29", "1.36"]
 COMPONENTS = sorted(path.name for path in (ROOT / "k8s/components").iterdir())
+# Those that say something to the ingress, and by which variable at least.
+OF_THE_INGRESS = {
+    "consul": "OUTRIGGER_CONSUL", "discovery": "OUTRIGGER_DISCOVERY_NAMESPACES", "high-availability": "OUTRIGGER_QUOTA_STORE",
+}
 NAMESPACE = "outrigger-system"
 # Kinds of others, whose schemas nobody here has.
 FOREIGN = {"Issuer", "Certificate", "ServiceMonitor", "PodMonitor"}
@@ -71,15 +76,33 @@ def render(kubectl, directory):
     return [each for each in yaml.safe_load_all(out.stdout) if each]
 
 
-def overlay(scratch, component):
+def overlay(scratch, components):
     """A kustomization as people write one."""
-    directory = scratch / component
+    directory = scratch / "+".join(components)
     directory.mkdir()
     up = os.path.relpath(ROOT / "k8s", directory)
     (directory / "kustomization.yaml").write_text(
-        yaml.safe_dump({"resources": [f"{up}/base"], "components": [f"{up}/components/{component}"]})
+        yaml.safe_dump({"resources": [f"{up}/base"], "components": [f"{up}/components/{each}" for each in components]})
     )
     return directory
+
+
+def combinations():
+    """Each by itself, each pair in both orders where they change the same Deployment, and all together."""
+    yield from ([each] for each in COMPONENTS)
+    for pair in itertools.permutations(OF_THE_INGRESS, 2):
+        yield list(pair)
+    # What takes policies away is last, or it would miss those that come after it.
+    yield sorted(COMPONENTS, key=lambda each: each == "no-network-policy")
+
+
+def check_combined(objects, components):
+    """What each component says is still there beside the others."""
+    deployment = objects.one("Deployment", "outrigger-ingress", "k8s/base")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    names = {each["name"] for each in container["env"]}
+    for component, variable in OF_THE_INGRESS.items():
+        expect((variable in names) == (component in components), f"{variable} is there without {component}, or not with it")
 
 
 class Objects:
@@ -316,7 +339,8 @@ def check_programs(objects, outrigger, scratch):
             capture_output=True, text=True, env=clean, check=False,
         )
         expect(checked.returncode == 0, f"{why}: {checked.stdout}{checked.stderr}")
-        check_files(why, yaml.safe_load(text), container, volumes)
+        values = [*strings(yaml.safe_load(text)), *env.values()]
+        check_files(why, values, container, volumes)
         said = {int(value.rpartition(":")[2]) for value in listens(yaml.safe_load(text))}
         expect(said == set(ports_of(workload).values()), f"{why} listens at {said}, and its ports are {ports_of(workload)}")
 
@@ -329,9 +353,9 @@ def listens(settings):
             yield from listens(value)
 
 
-def check_files(why, settings, container, volumes):
-    """Files that settings name are mounted, and are in what is mounted there."""
-    for value in strings(settings):
+def check_files(why, values, container, volumes):
+    """Files that settings and variables name are mounted, and are in what is mounted there."""
+    for value in values:
         if not value.startswith("/"):
             continue
         path = pathlib.PurePosixPath(value)
@@ -473,11 +497,13 @@ def main():
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        renderings = {"base": ROOT / "k8s/base"} | {each: overlay(scratch, each) for each in COMPONENTS}
-        for name, directory in renderings.items():
+        renderings = [("base", ROOT / "k8s/base", [])]
+        renderings += [(" + ".join(each), overlay(scratch, each), each) for each in combinations()]
+        for name, directory, components in renderings:
             try:
                 objects = Objects(render(args.kubectl, directory))
                 check(objects, args.outrigger, scratch)
+                check_combined(objects, components)
                 if name == "base":
                     check_policies(objects, args.outrigger, scratch)
                     check_services(objects)

@@ -21,6 +21,8 @@
 mod nested;
 mod reading;
 
+pub use nested::OPTIONAL_OR;
+
 use std::cell::RefCell;
 
 use crate::describe::{Segment, SettingDoc, path_text};

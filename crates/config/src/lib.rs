@@ -20,7 +20,7 @@ pub mod suggest;
 
 pub use describe::{SettingDoc, Settings, describe};
 pub use diagnostics::{Diagnostic, Diagnostics};
-pub use fields::{Doc, Env, Fields, Loaded, doc, load};
+pub use fields::{Doc, Env, Fields, Loaded, OPTIONAL_OR, doc, load};
 pub use kinds::{Kind, Mistake};
 pub use node::{Document, Entry, Node, Position, Scalar, Value};
 pub use secret::Secret;

@@ -10,6 +10,10 @@ use outrigger_config::{Fields, doc, kinds};
 const API: &str = "kubernetes.default.svc";
 /// Where the kubelet puts what a pod needs to speak to the API server.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Has services of a cluster looked up.
+const NAMESPACES: &str = "OUTRIGGER_DISCOVERY_NAMESPACES";
+/// Has a Consul catalog looked up.
+const CONSUL: &str = "OUTRIGGER_CONSUL";
 /// Where sidecars listen unless somebody says otherwise.
 const SIDECAR: u64 = 8443;
 
@@ -98,15 +102,15 @@ fn consul_address(text: &str) -> Option<(Scheme, &str)> {
 /// Reads the `discovery` section.
 pub(super) fn read(f: &mut Fields<'_>) -> Option<Discovery> {
     let text = "Services of a Kubernetes cluster: those with the annotation or label `outrigger.dev/service`, and their ready endpoints.";
-    let kubernetes = f.optional_section("kubernetes", text, kubernetes);
+    let kubernetes = f.optional_section_or("kubernetes", text, NAMESPACES, kubernetes);
     let text = "Services of a Consul catalog: those with a tag, where all checks of an instance pass.";
-    let consul = f.optional_section("consul", text, consul);
+    let consul = f.optional_section_or("consul", text, CONSUL, consul);
     Some(Discovery { kubernetes, consul })
 }
 
 fn kubernetes(f: &mut Fields<'_>) -> Option<Kubernetes> {
     let text = doc("Namespaces whose services are found; `*` alone for all, which takes a ClusterRole.");
-    let text = text.because("that of this pod: a Role there is enough").example("[tools, search]");
+    let text = text.because("that of this pod: a Role there is enough").env(NAMESPACES).example("[tools, search]");
     let namespaces = f.with_default("namespaces", text, kinds::list_of(namespace()), Vec::new());
     if namespaces.len() > 1 && namespaces.iter().any(|name| name == "*") {
         f.mistake("namespaces", "`*` stands for all namespaces", "keep it alone, or name namespaces");
@@ -191,16 +195,28 @@ fn consul(f: &mut Fields<'_>) -> Option<Consul> {
         },
         hint: "consul://host:8500, or consul+tls://host:8501; the token goes into `token_file`",
     };
-    let text = doc("The HTTP API of an agent or a server; `consul+tls` for TLS.").example("consul://127.0.0.1:8500");
+    let text = doc("The HTTP API of an agent or a server; `consul+tls` for TLS.");
+    let text = text.env(CONSUL).example("consul://127.0.0.1:8500");
     let address = f.required("address", text, kinds::checked(rule));
     let text = doc("Services with this tag are found.").because("others are none of the mesh");
     let tag = f.with_default("tag", text, kinds::text(), "outrigger".to_owned());
     let datacenter = f.optional("datacenter", doc("The datacenter, if it is not that of the agent."), kinds::text());
     let text =
         doc("A file with the ACL token, which needs `service:read` and `node:read`. Read again for every question.");
-    let token_file = f.optional("token_file", text, kinds::path());
+    let token_file = f.optional("token_file", text.env("OUTRIGGER_CONSUL_TOKEN_FILE"), kinds::path());
+    let clear = address
+        .as_ref()
+        .and_then(|address| consul_address(address))
+        .and_then(|(scheme, rest)| HostPort::parse(rest).filter(|at| scheme == Scheme::Http && !is_here(&at.host)));
+    if token_file.is_some() && clear.is_some() {
+        f.mistake(
+            "token_file",
+            "the token would be sent in clear",
+            "write consul+tls://host:8501; consul:// only for an agent on this machine",
+        );
+    }
     let text = doc("Who signs its certificate (PEM); without it, those that the machine believes.");
-    let ca = f.optional("ca", text, kinds::path());
+    let ca = f.optional("ca", text.env("OUTRIGGER_CONSUL_CA"), kinds::path());
     let text = doc(
         "Whether instances may have loopback and link-local addresses, as those of a development agent do, and names instead of addresses.",
     );

@@ -7,6 +7,9 @@ use outrigger_config::kinds::Checked;
 use outrigger_config::sections::{MINUTE, SECOND};
 use outrigger_config::{Fields, doc, kinds};
 
+/// Has limits counted in a store.
+pub(super) const VARIABLE: &str = "OUTRIGGER_QUOTA_STORE";
+
 /// A store that several ingresses share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuotaStore {
@@ -54,8 +57,9 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<QuotaStore> {
         hint: "redis://host:6379/0, rediss://host:6379 for TLS, or unix:///run/redis.sock; the password goes into `password_file`",
     };
     let text = doc("Where it is: one Redis or Valkey that every ingress reaches; `rediss` for TLS.");
-    let url = f.required("url", text.example("rediss://quota.internal:6379/0"), kinds::checked(rule));
-    let password_file = f.optional("password_file", doc("A file with its password."), kinds::path());
+    let url = f.required("url", text.env(VARIABLE).example("rediss://quota.internal:6379/0"), kinds::checked(rule));
+    let text = doc("A file with its password.").env("OUTRIGGER_QUOTA_PASSWORD_FILE");
+    let password_file = f.optional("password_file", text, kinds::path());
     let text = doc("Who signs its certificate (PEM); without it, those that the machine believes.");
     let ca = f.optional("ca", text, kinds::path());
     let text = doc("Certificate (PEM) that is shown to a store that asks for one, with `key`.");

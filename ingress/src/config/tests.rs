@@ -104,6 +104,21 @@ fn the_token_of_an_account_is_not_sent_in_clear() {
 }
 
 #[test]
+fn the_token_of_consul_is_not_sent_in_clear() {
+    for (address, clear) in [
+        ("consul://consul.internal:8500", true),
+        ("consul://127.0.0.1:8500", false),
+        ("consul+tls://consul.internal:8501", false),
+    ] {
+        let shown = mistakes(&format!(
+            "{IDENTITY}discovery:\n  consul: {{ address: '{address}', token_file: /t, nobody: 1 }}\n"
+        ));
+        let wrong = "discovery.consul.token_file: the token would be sent in clear";
+        assert_eq!(shown.contains(wrong), clear, "{address}: {shown}");
+    }
+}
+
+#[test]
 fn mistakes_about_identity_providers_are_told() {
     let shown = mistakes(&format!(
         "{IDENTITY}oauth:\n  issuers:\n    - {{ issuer: 'http://id.example.com' }}\n    - {{ issuer: 'https://a.test' }}\n    \

@@ -1,8 +1,11 @@
 //! What holds other settings: sections, maps with free names, lists.
 
-use super::Fields;
+use super::{Fields, doc};
 use crate::describe::Segment;
 use crate::kinds::{Kind, Mistake};
+
+/// What [`Fields::optional_section_or`] reads, in documentation.
+pub const OPTIONAL_OR: &str = "optional section, or its variable";
 
 impl<'a> Fields<'a> {
     /// A section that always exists; absent from the file it has its defaults and its environment variables.
@@ -31,6 +34,24 @@ impl<'a> Fields<'a> {
             return None;
         }
         Fields::within(self.recorder, self.child(name), node, true, read).flatten()
+    }
+
+    /// The same, which also exists when `variable` is set: that of a setting without which it would be nothing. Then the
+    /// variables of its other settings count, too.
+    pub fn optional_section_or<T>(
+        &mut self,
+        name: &'static str,
+        text: &'static str,
+        variable: &'static str,
+        read: impl FnOnce(&mut Fields<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.describe_section(name, text, OPTIONAL_OR, None);
+        let node = self.take(name);
+        let set = self.variable(doc("").env(variable)).is_some();
+        if node.is_none() && !set && !self.is_describing() {
+            return None;
+        }
+        Fields::within(self.recorder, self.child(name), node, self.file_alone, read).flatten()
     }
 
     /// Sections under names of the operator's choice, without environment variables. `key` says which names are good. In file order.

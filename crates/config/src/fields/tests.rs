@@ -149,6 +149,26 @@ fn a_section_that_gives_up_silently_is_still_an_error() {
 }
 
 #[test]
+fn a_section_can_be_there_because_of_its_variable() {
+    let section = |f: &mut Fields<'_>| {
+        let url = f.required("url", doc("Url.").env("STORE"), kinds::text());
+        let ca = f.optional("ca", doc("Ca.").env("STORE_CA"), kinds::text());
+        Some((url?, ca))
+    };
+    let read = |text: &str, set: &'static [(&str, &str)]| {
+        let env = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let read = |f: &mut Fields<'_>| Some(f.optional_section_or("store", "Store.", "STORE", section));
+        load(Some(("f", text)), &env, read).map(|loaded| loaded.value).map_err(|wrong| wrong.to_string())
+    };
+    let (here, of_file) = (Some(("here".to_owned(), None)), Some(("there".to_owned(), Some("c".to_owned()))));
+    assert_eq!(read("{}", &[]), Ok(None));
+    assert_eq!(read("{}", &[("STORE_CA", "c")]), Ok(None), "it says nothing by itself");
+    assert_eq!(read("{}", &[("STORE", "here")]), Ok(here));
+    assert_eq!(read("store: { url: there }", &[("STORE_CA", "c")]), Ok(of_file));
+    assert!(read("store: {}", &[]).unwrap_err().contains("set STORE"));
+}
+
+#[test]
 fn warnings_stop_nothing() {
     let loaded = load(Some(("f", "a: 1\n")), NONE, |f| {
         f.warn("a", "old", "new");
