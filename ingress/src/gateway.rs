@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -80,6 +81,8 @@ pub struct Gateway {
     pub(crate) services: ArcSwap<Vec<Arc<Service>>>,
     /// Who is a member; it makes [`Gateway::services`].
     pub(crate) registry: Registry,
+    /// How many ways by which services come are not known to have brought all yet: this process has just started.
+    pub(crate) coming: AtomicUsize,
     /// Told when [`Gateway::services`], or replicas of one, are others.
     pub(crate) services_changed: Notify,
     pub(crate) header_checks: HeaderChecks,
@@ -246,8 +249,20 @@ impl Gateway {
                 let known = snapshot.services.iter().find(|service| &*service.name == *name);
                 let usable =
                     known.filter(|service| caller.policy.rules.may_use_service(&caller.principal, &service.name));
-                usable.map(|service| Route::Service(Arc::clone(&service.name))).ok_or(Failure::UnknownPath(PATHS))
+                let route = usable.map(|service| Route::Service(Arc::clone(&service.name)));
+                route.ok_or_else(|| self.or_coming(Failure::UnknownPath(PATHS)))
             }
+        }
+    }
+
+    /// As long as services may still be coming, nobody can say that something does not exist. Said of all that is not to be had,
+    /// so that what is hidden still looks like what is not there.
+    fn or_coming(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::UnknownCapability { .. } | Failure::UnknownPath(_) if self.coming.load(Ordering::Relaxed) > 0 => {
+                Failure::Starting
+            }
+            other => other,
         }
     }
 
@@ -299,7 +314,7 @@ impl Gateway {
         } else {
             match self.dispatch(caller, route, message, &span, sent, &mut record).await {
                 Ok(reply) => self.reply(reply, message, &record).await,
-                Err(failure) => Err(failure),
+                Err(failure) => Err(self.or_coming(failure)),
             }
         };
         let response = replied.unwrap_or_else(|failure| {
@@ -513,6 +528,7 @@ impl Gateway {
         let mut record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
         let sent = Sent { headers: None, accepts: Accepts { json: true, stream: true } };
         let answered = self.dispatch(caller, route, &message, &span, sent, &mut record).await;
+        let answered = answered.map_err(|failure| self.or_coming(failure));
         let (upstream, service, rewriter) = match answered.inspect_err(|failure| record.failed(failure))? {
             Reply::Own(pieces) => {
                 record.settle(Outcome::Ok);

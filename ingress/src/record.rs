@@ -339,9 +339,11 @@ pub(crate) fn outcome(failure: &Failure) -> Outcome {
         Failure::UnknownCapability { .. } | Failure::CallerRefused | Failure::Denied { .. } => Outcome::Denied,
         Failure::Limited { .. } => Outcome::Limited,
         Failure::Unauthenticated(_) | Failure::InvalidToken => Outcome::Unauthenticated,
-        Failure::Unavailable { .. } | Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Draining => {
-            Outcome::Unavailable
-        }
+        Failure::Unavailable { .. }
+        | Failure::Broken { .. }
+        | Failure::ReplyTooLarge { .. }
+        | Failure::Starting
+        | Failure::Draining => Outcome::Unavailable,
         Failure::Timeout { .. } | Failure::Deadline { .. } => Outcome::Timeout,
         Failure::Internal(_) => Outcome::Internal,
         Failure::Interaction(_) => Outcome::RpcError,

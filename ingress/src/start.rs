@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -385,6 +386,7 @@ impl Running {
             if tokio::time::timeout(FIRST_ANSWERS, first).await.is_err() {
                 tracing::warn!("services have not been looked up, or have not answered yet; serving what is known");
             }
+            gateway.coming.fetch_sub(1, Ordering::Relaxed);
             drop(waiting);
         });
         self.spawn("discovery", sources.run(Arc::clone(&self.gateway), known));
@@ -396,6 +398,7 @@ impl Running {
             (Arc::clone(&self.gateway), self.readiness.block("registrations", "sidecars are still coming"));
         self.spawn("first registrations", async move {
             let _ = tokio::time::timeout(FIRST_ANSWERS, registered(&gateway)).await;
+            gateway.coming.fetch_sub(1, Ordering::Relaxed);
             drop(waiting);
         });
         let (bounds, credentials) = (&config.registration, Arc::clone(&parts.credentials));
@@ -568,6 +571,9 @@ fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWatcher) -> Re
         },
         services: ArcSwap::new(services),
         registry: Registry::new(Members::new(config.services.clone(), bounds(config)), Arc::clone(&parts.credentials)),
+        coming: AtomicUsize::new(
+            usize::from(config.discovery.is_on()) + usize::from(config.registration.listen.is_some()),
+        ),
         services_changed: Notify::new(),
         snapshot: InOrder::new(snapshot),
         policy: ArcSwap::from_pointee(PolicyState::new(policies.first()?)),

@@ -160,9 +160,6 @@ class Client:
     def call(self, tool: str, **arguments: object) -> str:
         """The text of the result."""
         reply = self.request("tools/call", tool, {"name": tool, "arguments": arguments})
-        if reply.get("error", {}).get("message", "").startswith("Unknown tool"):
-            # An ingress that has just started does not know services whose sidecars have not registered again.
-            raise NotBegun(tool)
         if "error" in reply:
             raise Broken(f"{tool}: {reply['error']}")
         return "".join(part.get("text", "") for part in reply["result"]["content"])

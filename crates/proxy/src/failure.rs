@@ -187,6 +187,9 @@ pub enum Failure {
     /// The audit must have a line of every call, and cannot take one now.
     #[error("refused, because no call is made that cannot be recorded; the log of this proxy says why")]
     Unaudited,
+    /// What is asked for may be of a service that has yet to make itself known: this process has just started.
+    #[error("this ingress has just started, and services are still making themselves known; try again in a second")]
+    Starting,
     /// We are shutting down.
     #[error("shutting down: connect again")]
     Draining,
@@ -205,7 +208,11 @@ impl Failure {
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
             | Failure::Interaction(_) => Side::Upstream,
-            Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining | Failure::Internal(_) => Side::Us,
+            Failure::NoTokenKeys
+            | Failure::Unaudited
+            | Failure::Starting
+            | Failure::Draining
+            | Failure::Internal(_) => Side::Us,
             _ => Side::Downstream,
         }
     }
@@ -248,6 +255,7 @@ impl Failure {
             Failure::ReplyTooLarge { .. } => "reply_too_large",
             Failure::Interaction(_) => "interaction",
             Failure::Unaudited => "audit_unavailable",
+            Failure::Starting => "starting",
             Failure::Draining => "draining",
             Failure::Internal(_) => "internal",
         }
@@ -262,9 +270,11 @@ impl Failure {
             | Failure::UnknownCapability { .. }
             | Failure::Denied { .. } => Outcome::Denied,
             Failure::Limited { .. } => Outcome::Limited,
-            Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
-                Outcome::Unavailable
-            }
+            Failure::Unavailable { .. }
+            | Failure::NoTokenKeys
+            | Failure::Unaudited
+            | Failure::Starting
+            | Failure::Draining => Outcome::Unavailable,
             Failure::Timeout { .. } | Failure::Deadline { .. } => Outcome::Timeout,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) => Outcome::RpcError,
             Failure::Internal(_) => Outcome::Internal,
@@ -333,9 +343,11 @@ impl Failure {
             | Failure::Denied { .. }
             | Failure::Interaction(_) => StatusCode::OK,
             Failure::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Failure::Unavailable { .. }
+            | Failure::NoTokenKeys
+            | Failure::Unaudited
+            | Failure::Starting
+            | Failure::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Timeout { .. } | Failure::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } => StatusCode::BAD_GATEWAY,
             Failure::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -354,6 +366,7 @@ impl Failure {
             | Failure::Broken { .. }
             | Failure::ReplyTooLarge { .. }
             | Failure::Unaudited
+            | Failure::Starting
             | Failure::Internal(_) => StatusCode::OK,
             other => other.status(),
         }
@@ -375,9 +388,11 @@ impl Failure {
             | Failure::Unauthenticated(_)
             | Failure::InvalidToken => error::DENIED,
             Failure::Limited { .. } => error::LIMITED,
-            Failure::Unavailable { .. } | Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => {
-                error::UNAVAILABLE
-            }
+            Failure::Unavailable { .. }
+            | Failure::NoTokenKeys
+            | Failure::Unaudited
+            | Failure::Starting
+            | Failure::Draining => error::UNAVAILABLE,
             Failure::Timeout { .. } | Failure::Deadline { .. } => error::TIMEOUT,
             Failure::Broken { .. } | Failure::ReplyTooLarge { .. } | Failure::Interaction(_) | Failure::Internal(_) => {
                 error::INTERNAL
@@ -463,7 +478,7 @@ impl Failure {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Failure::Limited { retry_after, .. } => Some(retry_after.as_millis().div_ceil(1000).max(1) as u64),
-            Failure::NoTokenKeys | Failure::Unaudited | Failure::Draining => Some(1),
+            Failure::NoTokenKeys | Failure::Unaudited | Failure::Starting | Failure::Draining => Some(1),
             _ => None,
         }
     }
