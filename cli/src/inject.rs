@@ -32,6 +32,7 @@ use crate::args::{InjectArgs, InjectCommand};
 pub(crate) fn main(args: InjectArgs) -> anyhow::Result<Exit> {
     match args.command {
         Some(InjectCommand::Serve { config }) => serve::main(config),
+        None if args.uninject => manifests::uninject(&args.files),
         None => manifests::main(&manifests::Wanted {
             files: args.files,
             all: args.all,

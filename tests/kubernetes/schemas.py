@@ -167,7 +167,7 @@ def can_fail():
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
     can_fail()
-    done = f"{injected('inject', VERSIONS)} injected files, {injected('inject/plain', OLD_VERSIONS)} for older clusters, {manifests()} manifests"
+    done = f"{injected('inject', VERSIONS) + injected('inject/agent', VERSIONS)} injected files, {injected('inject/plain', OLD_VERSIONS)} for older clusters, {manifests()} manifests"
     for text in problems:
         print(text)
     print(f"{done}; {count} validations: {len(problems)} problems")

@@ -21,6 +21,9 @@ pub(crate) struct InjectArgs {
     /// Also what does not ask for it, unless it says `outrigger.dev/inject: "false"`.
     #[arg(long)]
     pub(crate) all: bool,
+    /// Take out again what was added to these manifests; what has no sidecar stays as it is.
+    #[arg(long, conflicts_with_all = ["all", "config", "kubernetes_version"])]
+    pub(crate) uninject: bool,
     /// Settings (YAML) of the injector. Without it everything comes from OUTRIGGER_* variables, which also override the file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

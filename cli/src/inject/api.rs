@@ -9,6 +9,7 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use outrigger_inject::review::{VERSION, is_exempt, question};
 use outrigger_inject::{Namespace, Settings};
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::reply;
@@ -59,14 +60,14 @@ impl Api {
             Ok(body) => serde_json::from_slice::<Value>(&body).unwrap_or_default(),
             Err(refused) => return refused,
         };
-        let Some((uid, question)) = review::question(&review) else {
+        let Some((uid, question)) = question(&review) else {
             self.metrics.injection(InjectionOutcome::Invalid);
             return refuse(StatusCode::BAD_REQUEST, "not an AdmissionReview of admission.k8s.io/v1 with a request");
         };
         let answered = match self.answer(uid, question).await {
             Ok(answered) => answered,
             Err(unknown) => {
-                self.metrics.injection(InjectionOutcome::Refused);
+                self.metrics.injection(InjectionOutcome::Unanswered);
                 let why = format!("what the namespace of the pod says is not known: {}", unknown.why());
                 return refuse(StatusCode::INTERNAL_SERVER_ERROR, &why);
             }
@@ -80,13 +81,13 @@ impl Api {
             None if answered.outcome == InjectionOutcome::Injected => tracing::info!(namespace, pod, "injected"),
             None => tracing::debug!(namespace, pod, outcome = answered.outcome.as_str(), "left alone"),
         }
-        let answer = json!({"apiVersion": review::VERSION, "kind": "AdmissionReview", "response": answered.response});
+        let answer = json!({"apiVersion": VERSION, "kind": "AdmissionReview", "response": answered.response});
         reply::json(StatusCode::OK, answer.to_string())
     }
 
     /// An error is no answer: `failurePolicy` decides then what becomes of a pod whose namespace may want a sidecar for it.
     async fn answer(&self, uid: &str, question: &Value) -> Result<Answered, Unknown> {
-        if review::is_exempt(question, &self.exempt) {
+        if is_exempt(question, &self.exempt) {
             return Ok(review::untouched(uid, InjectionOutcome::Exempt));
         }
         let name = question["namespace"].as_str().unwrap_or_default();

@@ -49,12 +49,15 @@ pub(crate) async fn get(
             Ok(Own { tls: Arc::new(move || credentials.server_config()), roots: None })
         }
         Certificate::Enrolled { service, proof, dir } => {
-            let known_by = match &config.mesh.anchor {
+            let authority = config.mesh.authority.as_ref();
+            let authority =
+                authority.context("the webhook's certificate is to be of the authority: set `mesh.ca_url`")?;
+            let known_by = match &authority.anchor {
                 Anchor::File(path) => sections::Anchor::File(path.clone()),
                 Anchor::Digest(digest) => sections::Anchor::Digest(*digest),
             };
             let enroll = Enroll {
-                authority: config.mesh.authority.clone(),
+                authority: authority.at.clone(),
                 known_by,
                 proof: proof.clone(),
                 life: None,

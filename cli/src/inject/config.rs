@@ -9,10 +9,12 @@ use outrigger_config::sections::{
     self, KIB, Log, MIB, MINUTE, SECOND, any_duration, how_many, service_name, trust_domain,
 };
 use outrigger_config::{Diagnostic, Diagnostics, Env, Fields, Kind, Settings, doc, load};
-use outrigger_inject::{Egress, Images, Resources};
+use outrigger_inject::{AgentVolume, Egress, Images, Resources, WorkloadApi};
 
 use crate::kubernetes::ApiServer;
 
+/// Has sidecars ask an agent.
+const AGENT: &str = "OUTRIGGER_WORKLOAD_API";
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// All settings of an injector.
@@ -20,6 +22,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) struct Config {
     /// What pods get.
     pub(crate) mesh: Mesh,
+    pub(crate) workload_api: Option<WorkloadApi>,
     pub(crate) images: Images,
     pub(crate) resources: Resources,
     /// Seconds.
@@ -41,10 +44,17 @@ pub(crate) struct Config {
 #[derive(Debug, Clone)]
 pub(crate) struct Mesh {
     pub(crate) trust_domain: String,
-    pub(crate) authority: HostPort,
-    pub(crate) anchor: Anchor,
+    /// May be absent where an agent gives certificates.
+    pub(crate) authority: Option<Authority>,
     pub(crate) ingress: Vec<HostPort>,
     pub(crate) address: std::net::IpAddr,
+}
+
+/// The authority of the mesh.
+#[derive(Debug, Clone)]
+pub(crate) struct Authority {
+    pub(crate) at: HostPort,
+    pub(crate) anchor: Anchor,
 }
 
 /// How the authority is known.
@@ -119,7 +129,10 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
         let text = text.because("it runs in a pod, and the kubelet asks from outside of it; nothing there is secret");
         Some(f.with_default("listen", text, kinds::listen(), (Ipv4Addr::UNSPECIFIED, 9444).into()))
     });
-    let mesh = f.section("mesh", "What sidecars are told of their mesh.", read_mesh);
+    let text = "Sidecars have their certificates from an agent of the SPIFFE Workload API on their node, such as SPIRE's, where their pods do not say otherwise.";
+    let workload_api = f.optional_section_or("workload_api", text, AGENT, read_workload_api);
+    let of_agent = workload_api.is_some();
+    let mesh = f.section("mesh", "What sidecars are told of their mesh.", |f| read_mesh(f, of_agent));
     let images = f.section("images", "Container images of what is injected.", read_images);
     let resources = f.section("resources", "What a sidecar asks of its node; annotations change it.", read_resources);
     let token = f.section("token", "The service-account token by which a sidecar proves itself.", read_token);
@@ -146,6 +159,7 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let serve = Serve { listen, admin, certificate, webhook, exempt, connections, body_bytes, handshake, body, drain };
     Some(Config {
         mesh: mesh?,
+        workload_api,
         images: images?,
         resources: resources?,
         token_life,
@@ -160,12 +174,44 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     })
 }
 
-fn read_mesh(f: &mut Fields<'_>) -> Option<Mesh> {
+fn read_workload_api(f: &mut Fields<'_>) -> Option<WorkloadApi> {
+    let rule = Checked {
+        name: "volume of an agent",
+        pattern: "^(csi:[^\\s:/]+|/[^\\s:]*)$",
+        accepts: |text| {
+            let driver = text.strip_prefix("csi:").is_some_and(|name| !name.is_empty() && !name.contains([':', '/']));
+            (driver || text.starts_with('/')) && !text.contains([' ', '\t', '\n']) && (driver || !text.contains(':'))
+        },
+        hint: "csi:csi.spiffe.io for a CSI driver, or the directory on the nodes: /run/spire/agent-sockets",
+    };
+    let text = doc(
+        "How the directory with its socket comes into pods: `csi:` and the name of a driver, or a directory of the node (`hostPath`), which takes namespaces of the Pod Security level `privileged`.",
+    );
+    let volume = f.required("volume", text.env(AGENT).example("csi:csi.spiffe.io"), kinds::checked(rule))?;
+    let file = Checked {
+        name: "name of a file",
+        pattern: "^[A-Za-z0-9._-]+$",
+        accepts: |text| {
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            !text.is_empty() && ![".", ".."].contains(&text) && text.bytes().all(good)
+        },
+        hint: "the name alone, without a directory: spire-agent.sock",
+    };
+    let text = doc("The name of the socket in that directory.").because("what SPIRE's charts and its CSI driver have");
+    let socket = f.with_default("socket", text, kinds::checked(file), "spire-agent.sock".to_owned());
+    let volume = match volume.strip_prefix("csi:") {
+        Some(driver) => AgentVolume::Csi(driver.to_owned()),
+        None => AgentVolume::Host(volume),
+    };
+    Some(WorkloadApi { volume, socket })
+}
+
+fn read_mesh(f: &mut Fields<'_>, of_agent: bool) -> Option<Mesh> {
     let text = doc("The mesh that injected sidecars belong to.").env("OUTRIGGER_TRUST_DOMAIN");
     let domain = f.required("trust_domain", text.example("demo.outrigger.local"), trust_domain());
     let text = doc("Where sidecars, and the webhook itself, ask for certificates.").env("OUTRIGGER_CA_URL");
     let text = text.example("https://outrigger-ca.outrigger-system.svc:8440");
-    let url = f.required("ca_url", text, kinds::url());
+    let url = f.optional("ca_url", text, kinds::url());
     if url.as_ref().is_some_and(|url| url.scheme != Scheme::Https || url.path != "/") {
         f.mistake("ca_url", "an authority is asked over TLS, at a path of its own", "write https://host:port");
     }
@@ -178,11 +224,23 @@ fn read_mesh(f: &mut Fields<'_>) -> Option<Mesh> {
     let anchor = match (ca, ca_sha256) {
         (Some(path), None) => Some(Anchor::File(path)),
         (None, Some(digest)) => Some(Anchor::Digest(digest)),
+        (None, None) if url.is_none() => None,
         (given, _) => {
             let what = if given.is_some() { "both given" } else { "both missing" };
             f.mistake("ca", format!("`ca` and `ca_sha256` are {what}"), "give one of them");
             None
         }
+    };
+    let authority = match (url, anchor) {
+        (Some(url), Some(anchor)) => Some(Authority { at: url.authority, anchor }),
+        (None, None) if of_agent => None,
+        (None, _) => {
+            let hint = "for example `ca_url: https://outrigger-ca.outrigger-system.svc:8440`, or set OUTRIGGER_CA_URL; or `workload_api`";
+            f.mistake("ca_url", "this setting is missing", hint);
+            None
+        }
+        // It was said what is wrong.
+        (Some(_), None) => None,
     };
     let text = doc("Ingresses where sidecars register themselves. A headless service stands for all its ingresses.");
     let text = text.env("OUTRIGGER_INGRESS").example("[outrigger-ingress.outrigger-system.svc:8444]");
@@ -190,7 +248,7 @@ fn read_mesh(f: &mut Fields<'_>) -> Option<Mesh> {
     let text = doc("The address that sidecars listen on: `0.0.0.0`, or `::` where pods have addresses of IPv6.");
     let text = text.because("most clusters have IPv4").env("OUTRIGGER_SIDECAR_ADDRESS");
     let address = f.with_default("address", text, address_kind(), Ipv4Addr::UNSPECIFIED.into());
-    Some(Mesh { trust_domain: domain?, authority: url?.authority, anchor: anchor?, ingress, address })
+    Some(Mesh { trust_domain: domain?, authority, ingress, address })
 }
 
 fn read_images(f: &mut Fields<'_>) -> Option<Images> {

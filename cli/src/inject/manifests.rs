@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use outrigger_inject::workload::{HOLDERS, inject_object};
-use outrigger_inject::{Namespace, Settings, Verdict};
+use outrigger_inject::workload::{HOLDERS, inject_object, uninject_object};
+use outrigger_inject::{Namespace, Refusal, Settings, Verdict};
 use outrigger_runtime::Exit;
 use serde_json::Value;
 
@@ -43,27 +43,12 @@ pub(crate) fn main(wanted: &Wanted) -> anyhow::Result<Exit> {
         Native::Auto => wanted.version.is_none_or(|version| version >= Version::NATIVE_SIDECARS),
     };
     let settings = settings::compile(&config, None, native)?;
-    let texts = wanted.files.iter().map(|path| Ok((name(path), read(path)?))).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut pieces = Vec::new();
-    for (file, text) in &texts {
-        for part in yaml::split(text) {
-            let value = if may_matter(part.text()) { part.read(file)? } else { None };
-            pieces.push(Piece { file, part, value });
-        }
-    }
+    let texts = texts(&wanted.files)?;
+    let mut pieces = pieces(&texts)?;
     let namespaces = namespaces(&pieces);
     let mut found = Found::default();
-    let mut out = String::new();
-    for piece in &mut pieces {
-        let text = piece.injected(&namespaces, wanted.all, &settings, &mut found);
-        if !out.is_empty() && !out.ends_with('\n') {
-            out.push('\n');
-        }
-        if !out.is_empty() && !text.starts_with("---") {
-            out.push_str("---\n");
-        }
-        out.push_str(&text);
-    }
+    let out: Vec<_> =
+        pieces.iter_mut().map(|piece| piece.injected(&namespaces, wanted.all, &settings, &mut found)).collect();
     found.warnings.iter().for_each(|warning| output::say(&format!("warning: {warning}")));
     if !found.refusals.is_empty() {
         found.refusals.iter().for_each(|refusal| output::say(refusal));
@@ -75,8 +60,54 @@ pub(crate) fn main(wanted: &Wanted) -> anyhow::Result<Exit> {
             "nothing here asks for a sidecar: annotate pods with `outrigger.dev/inject: \"true\"`, or use --all",
         );
     }
-    output::result(out.trim_end_matches('\n'));
+    output::result(&joined(&out));
     Ok(Exit::Clean)
+}
+
+/// Reads, takes sidecars out, writes. Nothing is written when that cannot be done for one of the pods.
+pub(crate) fn uninject(files: &[PathBuf]) -> anyhow::Result<Exit> {
+    let texts = texts(files)?;
+    let mut refusals = Vec::new();
+    let out: Vec<_> = pieces(&texts)?.iter_mut().map(|piece| piece.uninjected(&mut refusals)).collect();
+    if !refusals.is_empty() {
+        refusals.iter().for_each(|refusal| output::say(refusal));
+        output::say("nothing was written");
+        return Ok(Exit::Failed);
+    }
+    output::result(&joined(&out));
+    Ok(Exit::Clean)
+}
+
+/// The files, each with the name that mistakes have.
+fn texts(files: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
+    files.iter().map(|path| Ok((name(path), read(path)?))).collect()
+}
+
+fn pieces(texts: &[(String, String)]) -> anyhow::Result<Vec<Piece<'_>>> {
+    let mut pieces = Vec::new();
+    for (file, text) in texts {
+        for part in yaml::split(text) {
+            let value = if may_matter(part.text()) { part.read(file)? } else { None };
+            pieces.push(Piece { file, part, value });
+        }
+    }
+    Ok(pieces)
+}
+
+/// Documents as one file.
+fn joined(documents: &[String]) -> String {
+    let mut out = String::new();
+    for text in documents {
+        if !out.is_empty() && !out.ends_with('\n') {
+            out.push('\n');
+        }
+        if !out.is_empty() && !text.starts_with("---") {
+            out.push_str("---\n");
+        }
+        out.push_str(text);
+    }
+    out.truncate(out.trim_end_matches('\n').len());
+    out
 }
 
 /// What came of all pods.
@@ -115,6 +146,21 @@ impl Piece<'_> {
             }
         }
         if found.injected > before { self.part.replaced(value) } else { self.part.text().to_owned() }
+    }
+
+    /// The document without its sidecars.
+    fn uninjected(&mut self, refusals: &mut Vec<String>) -> String {
+        let Some(value) = &mut self.value else { return self.part.text().to_owned() };
+        let mut had = false;
+        for outcome in uninject_object(value) {
+            match outcome.verdict {
+                Ok(one) => had |= one,
+                // No pod has no sidecar.
+                Err(Refusal::NotAPod(_)) => {}
+                Err(refusal) => refusals.push(format!("{}: {}: {refusal}", self.file, outcome.name)),
+            }
+        }
+        if had { self.part.replaced(value) } else { self.part.text().to_owned() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the settings, and what they name, to what every pod gets.
 
 use anyhow::Context;
-use outrigger_inject::{Anchor, Settings};
+use outrigger_inject::{Anchor, Authority, Settings};
 
 use super::config::{self, Config};
 use crate::files;
@@ -9,17 +9,10 @@ use crate::files;
 /// Reads the files that the settings name. `roots` are those that the authority gave to this process, which are newer.
 pub(crate) fn compile(config: &Config, roots: Option<String>, native: bool) -> anyhow::Result<Settings> {
     let mesh = &config.mesh;
-    let anchor = match (&mesh.anchor, roots) {
-        (config::Anchor::Digest(digest), None) => {
-            Anchor::Digest(digest.iter().map(|byte| format!("{byte:02x}")).collect())
-        }
-        (_, Some(roots)) => Anchor::Bundle(roots),
-        (config::Anchor::File(path), None) => {
-            let text = files::read(path)?;
-            anyhow::ensure!(text.contains("-----BEGIN CERTIFICATE-----"), "{} has no certificate", path.display());
-            Anchor::Bundle(text)
-        }
-    };
+    let authority = mesh.authority.as_ref().map(|authority| {
+        let url = format!("https://{}", authority.at);
+        anyhow::Ok(Authority { url, anchor: anchor(&authority.anchor, roots)? })
+    });
     let policy = config.policy.as_deref().map(|path| {
         let text = files::read(path)?;
         let name = path.display().to_string();
@@ -29,8 +22,8 @@ pub(crate) fn compile(config: &Config, roots: Option<String>, native: bool) -> a
     });
     Ok(Settings {
         trust_domain: mesh.trust_domain.clone(),
-        authority: format!("https://{}", mesh.authority),
-        anchor,
+        authority: authority.transpose()?,
+        workload_api: config.workload_api.clone(),
         ingress: mesh.ingress.iter().map(ToString::to_string).collect(),
         audience: config.audience.clone(),
         token_seconds: config.token_life.as_secs(),
@@ -40,5 +33,19 @@ pub(crate) fn compile(config: &Config, roots: Option<String>, native: bool) -> a
         native,
         egress: config.egress,
         policy: policy.transpose()?,
+    })
+}
+
+fn anchor(configured: &config::Anchor, roots: Option<String>) -> anyhow::Result<Anchor> {
+    Ok(match (configured, roots) {
+        (config::Anchor::Digest(digest), None) => {
+            Anchor::Digest(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        }
+        (_, Some(roots)) => Anchor::Bundle(roots),
+        (config::Anchor::File(path), None) => {
+            let text = files::read(path)?;
+            anyhow::ensure!(text.contains("-----BEGIN CERTIFICATE-----"), "{} has no certificate", path.display());
+            Anchor::Bundle(text)
+        }
     })
 }

@@ -53,7 +53,67 @@ fn becomes(directory: &str, more: &[&str]) {
         fs::write(&injected, stdout(&output)).unwrap();
         let second = inject(&injected, more);
         assert_eq!(stdout(&second), stdout(&output), "{}: a second time", path.display());
+
+        let taken = uninject(&injected);
+        let before = again.path().join("before.yaml");
+        fs::write(&before, &taken).unwrap();
+        assert!(!taken.contains("outrigger.dev/injected"), "{}: something is left:\n{taken}", path.display());
+        assert_eq!(uninject(&before), taken, "{}: nothing is left to take", path.display());
+        let third = inject(&before, more);
+        assert_eq!(stdout(&third), stdout(&output), "{}: there and back again", path.display());
     }
+}
+
+/// What is left without sidecars. It takes no settings.
+fn uninject(path: &Path) -> String {
+    let output = run(path.parent().unwrap(), &["inject", "--uninject", "-f", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}: {}", path.display(), stderr(&output));
+    stdout(&output)
+}
+
+#[test]
+fn what_a_webhook_gave_is_not_taken_out_of_a_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let pod = "kind: Pod\nmetadata: {name: a, annotations: {outrigger.dev/injected: '1'}}\nspec: {containers: [{name: a}], volumes: [{name: \
+               outrigger-identity}]}\n";
+    fs::write(dir.path().join("a.yaml"), pod).unwrap();
+    let output = run(dir.path(), &["inject", "--uninject", "-f", "a.yaml"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()));
+    assert!(stderr(&output).contains("a.yaml: pod/a: this pod does not say what it was before"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_agent_of_the_node_can_give_certificates() {
+    let agents = home().join("inject/agent");
+    for (volume, part) in
+        [("csi:csi.spiffe.io", "driver: csi.spiffe.io"), ("/run/spire/agent-sockets", "path: /run/spire/agent-sockets")]
+    {
+        for path in manifests("inject/agent") {
+            let file = path.file_name().unwrap().to_str().unwrap();
+            let output = tool(&agents, &["inject", "-f", file])
+                .env("OUTRIGGER_TRUST_DOMAIN", "demo.outrigger.local")
+                .env("OUTRIGGER_WORKLOAD_API", volume)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}: {}", path.display(), stderr(&output));
+            assert!(stdout(&output).contains(part), "{}", stdout(&output));
+            let kind = if volume.starts_with("csi") { "yaml" } else { "host.yaml" };
+            compare(&path, kind, &stdout(&output));
+        }
+    }
+    // Where the authority is not known, no pod can have its certificate from there.
+    let dir = tempfile::tempdir().unwrap();
+    let pod = fs::read_to_string(agents.join("http.yaml"))
+        .unwrap()
+        .replace("outrigger.dev/inject", "outrigger.dev/identity: authority\n    outrigger.dev/inject");
+    fs::write(dir.path().join("a.yaml"), pod).unwrap();
+    let output = tool(dir.path(), &["inject", "-f", "a.yaml"])
+        .env("OUTRIGGER_TRUST_DOMAIN", "demo.outrigger.local")
+        .env("OUTRIGGER_WORKLOAD_API", "csi:csi.spiffe.io")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("have no `mesh.ca_url`"), "{}", stderr(&output));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 
-use outrigger_inject::{Anchor, Egress, Images, Namespace, Resources, Settings, Verdict, diff, inject};
+use outrigger_inject::{Anchor, Authority, Egress, Images, Namespace, Resources, Settings, Verdict, diff, inject};
 use serde_json::{Value, json};
 
 /// Injections that one figure is the mean of.
@@ -51,8 +51,11 @@ fn pod(containers: usize) -> Value {
 fn settings() -> Settings {
     Settings {
         trust_domain: "demo.outrigger.local".into(),
-        authority: "https://outrigger-ca.outrigger-system.svc:8440".into(),
-        anchor: Anchor::Digest("ab".repeat(32)),
+        authority: Some(Authority {
+            url: "https://outrigger-ca.outrigger-system.svc:8440".into(),
+            anchor: Anchor::Digest("ab".repeat(32)),
+        }),
+        workload_api: None,
         ingress: vec!["outrigger-ingress.outrigger-system.svc:8444".into()],
         audience: "outrigger".into(),
         token_seconds: 3600,

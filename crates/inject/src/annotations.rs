@@ -18,6 +18,8 @@ pub const INJECTED: &str = "outrigger.dev/injected";
 pub const POLICY_TEXT: &str = "outrigger.dev/sidecar-policy";
 /// The authority's roots for the sidecar. Set by the injector.
 pub const ROOTS: &str = "outrigger.dev/mesh-roots";
+/// What a manifest was before, so that it can be had again (`inject --uninject`). Set by the injector, in files alone.
+pub const BEFORE: &str = "outrigger.dev/before";
 /// The service as a label, for selectors.
 pub const SERVICE_LABEL: &str = "outrigger.dev/service";
 /// The one that is not ours: which capabilities a service offers to the mesh.
@@ -90,6 +92,17 @@ pub const KNOWN: &[Known] = &[
         "OUTRIGGER_EGRESS_ATTRIBUTION",
     ),
     passed("sandbox", "`strict`, `best-effort`, `off`", "confines a stdio server", "OUTRIGGER_SANDBOX"),
+    own(
+        "identity",
+        "`authority`, `workload-api`",
+        "from whom the sidecar has its certificate: the mesh's authority, or the node's agent of the [SPIFFE Workload API](IDENTITY.md#spire-and-other-agents-of-the-spiffe-workload-api) where the injector has `workload_api`, which is then usual",
+    ),
+    passed(
+        "spiffe-id",
+        "SPIFFE id",
+        "what the agent's certificate says, where that is not `spiffe://<trust domain>/<service>`",
+        "OUTRIGGER_SPIFFE_ID",
+    ),
     own("policy", "ConfigMap", "one whose `policy.yaml` is the sidecar's policy, instead of the injector's"),
     own("config", "ConfigMap", "one whose `sidecar.yaml` has further settings of the sidecar"),
     passed("allowed-callers", "SPIFFE ids", "who may connect at all", "OUTRIGGER_ALLOWED_CALLERS"),
@@ -129,7 +142,7 @@ pub const KNOWN: &[Known] = &[
 ];
 
 /// What the injector itself writes; not a mistake to find.
-const WRITTEN: [&str; 3] = [INJECTED, POLICY_TEXT, ROOTS];
+const WRITTEN: [&str; 4] = [INJECTED, POLICY_TEXT, ROOTS, BEFORE];
 
 /// What Kubernetes takes as an annotation.
 const TEXT: &str = "a text; put numbers and true or false into quotes";

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use crate::environment::AGENT_VARIABLE;
 use crate::names::{ALL_CONTAINERS, ALL_VOLUMES, IDENTITY_PATH, PROGRAM_PATH, USER};
-use crate::plan::Plan;
+use crate::plan::{Identity, Plan};
 use crate::pod::{all_containers, items, list, name_of};
 use crate::refusal::Refusal;
 use crate::settings::{Egress, Settings};
@@ -55,7 +56,7 @@ pub(crate) fn room(pod: &Value, plan: &Plan<'_>, settings: &Settings) -> Result<
     if let Some(server) = list(pod, "containers").get(plan.server.container) {
         own_files(server)?;
         if plan.is_stdio() {
-            variables(server)?;
+            variables(server, plan)?;
         }
     }
     match pod["spec"]["restartPolicy"].as_str() {
@@ -144,8 +145,9 @@ fn own_files(server: &Value) -> Result<(), Refusal> {
 }
 
 /// A stdio server's container is the sidecar's, too; what somebody sets there by hand would be lost or win by chance.
-fn variables(server: &Value) -> Result<(), Refusal> {
-    let set = items(&server["env"]).iter().map(name_of).find(|name| name.starts_with("OUTRIGGER_"));
+fn variables(server: &Value, plan: &Plan<'_>) -> Result<(), Refusal> {
+    let of_agent = |name: &str| name == AGENT_VARIABLE && matches!(plan.identity, Identity::WorkloadApi(_));
+    let set = items(&server["env"]).iter().map(name_of).find(|name| name.starts_with("OUTRIGGER_") || of_agent(name));
     match set {
         Some(variable) => {
             Err(Refusal::Variable { container: name_of(server).to_owned(), variable: variable.to_owned() })

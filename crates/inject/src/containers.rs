@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use crate::environment;
 use crate::names::{
-    COPIED_PROGRAM, COPY, IDENTITY_PATH, IDENTITY_VOLUME, POLICY_PATH, POLICY_VOLUME, PROGRAM, PROGRAM_PATH,
-    PROGRAM_VOLUME, REDIRECT, SETTINGS_PATH, SETTINGS_VOLUME, SIDECAR, USER,
+    AGENT_PATH, AGENT_VOLUME, COPIED_PROGRAM, COPY, IDENTITY_PATH, IDENTITY_VOLUME, POLICY_PATH, POLICY_VOLUME,
+    PROGRAM, PROGRAM_PATH, PROGRAM_VOLUME, REDIRECT, SETTINGS_PATH, SETTINGS_VOLUME, SIDECAR, USER,
 };
-use crate::plan::{Plan, Reached};
+use crate::plan::{Identity, Plan, Reached};
 use crate::pod;
 use crate::refusal::Refusal;
 use crate::settings::{Egress, Settings, is_quantity};
@@ -154,6 +154,9 @@ fn alive(plan: &Plan<'_>) -> Value {
 fn mounts(plan: &Plan<'_>) -> Vec<Value> {
     let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
     let mut all = vec![mount(IDENTITY_VOLUME, IDENTITY_PATH)];
+    if matches!(plan.identity, Identity::WorkloadApi(_)) {
+        all.push(mount(AGENT_VOLUME, AGENT_PATH));
+    }
     if plan.annotations.get("policy").is_some() {
         all.push(mount(POLICY_VOLUME, POLICY_PATH));
     }

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::annotations::KNOWN;
-use crate::names::{IDENTITY_PATH, POLICY_PATH, SETTINGS_PATH};
-use crate::plan::{Plan, Reached};
+use crate::names::{AGENT_PATH, IDENTITY_PATH, POLICY_PATH, SETTINGS_PATH};
+use crate::plan::{Identity, Plan, Reached};
 use crate::probes::Probe;
 use crate::settings::{Anchor, Egress, Settings};
+
+/// Where an agent of the SPIFFE Workload API listens (SPIFFE Workload Endpoint, section 4).
+pub(crate) const AGENT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// Names and values, in the order in which people read them.
 pub(crate) fn variables(plan: &Plan<'_>, probes: &[Probe], settings: &Settings) -> Vec<(&'static str, String)> {
@@ -20,12 +23,19 @@ pub(crate) fn variables(plan: &Plan<'_>, probes: &[Probe], settings: &Settings) 
         all.push(("OUTRIGGER_CONFIG", format!("{SETTINGS_PATH}/sidecar.yaml")));
     }
     all.push(("OUTRIGGER_TRUST_DOMAIN", settings.trust_domain.clone()));
-    all.push(("OUTRIGGER_CA_URL", settings.authority.clone()));
-    all.push(match &settings.anchor {
-        Anchor::Digest(digest) => ("OUTRIGGER_CA_SHA256", digest.clone()),
-        Anchor::Bundle(_) => ("OUTRIGGER_ENROLL_CA", format!("{IDENTITY_PATH}/ca.pem")),
-    });
-    all.push(("OUTRIGGER_KUBERNETES_TOKEN_FILE", format!("{IDENTITY_PATH}/token")));
+    match plan.identity {
+        Identity::Authority(authority) => {
+            all.push(("OUTRIGGER_CA_URL", authority.url.clone()));
+            all.push(match &authority.anchor {
+                Anchor::Digest(digest) => ("OUTRIGGER_CA_SHA256", digest.clone()),
+                Anchor::Bundle(_) => ("OUTRIGGER_ENROLL_CA", format!("{IDENTITY_PATH}/ca.pem")),
+            });
+            all.push(("OUTRIGGER_KUBERNETES_TOKEN_FILE", format!("{IDENTITY_PATH}/token")));
+        }
+        Identity::WorkloadApi(agent) => {
+            all.push((AGENT_VARIABLE, format!("unix://{AGENT_PATH}/{}", agent.socket)));
+        }
+    }
     let policy = if plan.annotations.get("policy").is_some() { POLICY_PATH } else { IDENTITY_PATH };
     all.push(("OUTRIGGER_POLICY", format!("{policy}/policy.yaml")));
     if !settings.ingress.is_empty() {

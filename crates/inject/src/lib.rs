@@ -19,7 +19,9 @@ mod plan;
 mod pod;
 mod probes;
 pub mod refusal;
+pub mod review;
 pub mod settings;
+mod undo;
 mod volumes;
 pub mod workload;
 
@@ -30,7 +32,7 @@ use annotations::{Annotations, INJECTED, asked};
 pub use patch::diff;
 use plan::Plan;
 pub use refusal::Refusal;
-pub use settings::{Anchor, Egress, Images, Resources, Settings, is_quantity};
+pub use settings::{AgentVolume, Anchor, Authority, Egress, Images, Resources, Settings, WorkloadApi, is_quantity};
 pub use volumes::usual_policy;
 
 /// What becomes of a pod.

@@ -16,11 +16,15 @@ pub const PROGRAM_VOLUME: &str = "outrigger-program";
 pub const SETTINGS_VOLUME: &str = "outrigger-settings";
 /// A policy of the pod's own.
 pub const POLICY_VOLUME: &str = "outrigger-policy";
-pub(crate) const ALL_VOLUMES: [&str; 4] = [IDENTITY_VOLUME, PROGRAM_VOLUME, SETTINGS_VOLUME, POLICY_VOLUME];
+/// The socket of an agent of the SPIFFE Workload API.
+pub const AGENT_VOLUME: &str = "outrigger-workload-api";
+pub(crate) const ALL_VOLUMES: [&str; 5] =
+    [IDENTITY_VOLUME, PROGRAM_VOLUME, SETTINGS_VOLUME, POLICY_VOLUME, AGENT_VOLUME];
 
 pub(crate) const IDENTITY_PATH: &str = "/var/run/secrets/outrigger";
 pub(crate) const PROGRAM_PATH: &str = "/opt/outrigger";
 pub(crate) const SETTINGS_PATH: &str = "/etc/outrigger/settings";
+pub(crate) const AGENT_PATH: &str = "/spiffe-workload-api";
 pub(crate) const POLICY_PATH: &str = "/etc/outrigger/policy";
 
 /// The program in our images.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::annotations::{Annotations, wrong};
 use crate::pod::{self, name_of};
 use crate::refusal::Refusal;
-use crate::settings::{Egress, Settings};
+use crate::settings::{Authority, Egress, Settings, WorkloadApi};
 
 /// Seconds between the end of the drain and the kubelet's patience, for stopping.
 const STOPPING: u64 = 5;
@@ -17,6 +17,7 @@ const GRACE: u64 = 30;
 pub(crate) struct Plan<'a> {
     pub(crate) annotations: Annotations<'a>,
     pub(crate) service: String,
+    pub(crate) identity: Identity<'a>,
     pub(crate) server: Server,
     pub(crate) ports: Ports,
     pub(crate) egress: Egress,
@@ -25,6 +26,13 @@ pub(crate) struct Plan<'a> {
     pub(crate) drain: u64,
     /// What the person should know.
     pub(crate) warnings: Vec<String>,
+}
+
+/// From whom the sidecar has its certificate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Identity<'a> {
+    Authority(&'a Authority),
+    WorkloadApi(&'a WorkloadApi),
 }
 
 /// The server, and how the sidecar reaches it.
@@ -52,9 +60,10 @@ pub(crate) struct Ports {
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn make(pod: &Value, annotations: Annotations<'a>, settings: &Settings) -> Result<Self, Refusal> {
+    pub(crate) fn make(pod: &Value, annotations: Annotations<'a>, settings: &'a Settings) -> Result<Self, Refusal> {
         let mut warnings = Vec::new();
-        let service = service(pod, &annotations, &mut warnings)?;
+        let identity = identity(&annotations, settings)?;
+        let service = service(pod, &annotations, identity, &mut warnings)?;
         let server = server(pod, &annotations)?;
         let ports = Ports {
             mesh: annotations.port("mesh-port", 8443)?,
@@ -67,7 +76,7 @@ impl<'a> Plan<'a> {
         let egress = egress(&annotations, &server, settings)?;
         let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE);
         let drain = grace.saturating_sub(STOPPING).max(1);
-        Ok(Self { annotations, service, server, ports, egress, rewrite_probes: rewrite, drain, warnings })
+        Ok(Self { annotations, service, identity, server, ports, egress, rewrite_probes: rewrite, drain, warnings })
     }
 
     pub(crate) fn is_stdio(&self) -> bool {
@@ -92,13 +101,29 @@ impl Ports {
     }
 }
 
-fn service(pod: &Value, annotations: &Annotations<'_>, warnings: &mut Vec<String>) -> Result<String, Refusal> {
+fn identity<'a>(annotations: &Annotations<'_>, settings: &'a Settings) -> Result<Identity<'a>, Refusal> {
+    let authority = settings.authority.as_ref().map(Identity::Authority);
+    let agent = settings.workload_api.as_ref().map(Identity::WorkloadApi);
+    match annotations.word("identity", &[("authority", false), ("workload-api", true)])? {
+        None => agent.or(authority).ok_or(Refusal::NotOffered("authority", "mesh.ca_url")),
+        Some(false) => authority.ok_or(Refusal::NotOffered("authority", "mesh.ca_url")),
+        Some(true) => agent.ok_or(Refusal::NotOffered("workload-api", "workload_api")),
+    }
+}
+
+fn service(
+    pod: &Value,
+    annotations: &Annotations<'_>,
+    identity: Identity<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<String, Refusal> {
     let account = pod["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty() && *name != "default");
     if let Some(service) = annotations.get("service") {
         if !is_service(service) {
             return Err(wrong("service", service, "1 to 20 of a-z, 0-9 and `-`, with a letter or digit at both ends"));
         }
-        if account != Some(service) {
+        // An agent has entries of its own.
+        if account != Some(service) && matches!(identity, Identity::Authority(_)) {
             let account = account.unwrap_or("default");
             warnings.push(format!(
                 "the authority knows pods by their service account: a rule (`kubernetes.rules`) must say that `{account}` of \

@@ -33,6 +33,24 @@ pub enum Refusal {
          whose name counts (1 to 20 of a-z, 0-9 and `-`)"
     )]
     NoService,
+    /// A way to a certificate that the injector was not told of.
+    #[error(
+        "no certificate for the sidecar: the pod wants one by `outrigger.dev/identity: {0}`, and the injector's settings have no `{1}`; \
+         set that there, or change the annotation"
+    )]
+    NotOffered(&'static str, &'static str),
+    /// Where a pod came from is not noted in it.
+    #[error(
+        "this pod does not say what it was before it got its sidecar: a webhook gave it that, or another version; take the \
+         annotation out of what the pod was made of"
+    )]
+    NotNoted,
+    /// What was noted does not fit.
+    #[error(
+        "this was changed after it got its sidecar, so that what was added cannot be taken away; use what it was made of, or undo \
+         the change"
+    )]
+    Changed,
     /// The pod uses the network of its node.
     #[error(
         "the pod uses the network of its node (`hostNetwork: true`), where a sidecar would stand in the way of other pods; \

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 pub struct Settings {
     /// The mesh: the part of a SPIFFE id after `spiffe://`.
     pub trust_domain: String,
-    /// Where sidecars ask for certificates: `https://host:port`.
-    pub authority: String,
-    /// How sidecars know it.
-    pub anchor: Anchor,
+    /// Where sidecars ask for certificates. Of this and `workload_api` at least one is there.
+    pub authority: Option<Authority>,
+    /// Where an agent of the SPIFFE Workload API gives them, to pods that do not say otherwise.
+    pub workload_api: Option<WorkloadApi>,
     /// Ingresses where sidecars register, as `host:port`; they do not without any.
     pub ingress: Vec<String>,
     /// For whom service-account tokens are made: `kubernetes.audience` of the authority.
@@ -29,6 +29,33 @@ pub struct Settings {
     pub egress: Egress,
     /// The policy of sidecars where the pod has none of its own: a YAML document.
     pub policy: Option<String>,
+}
+
+/// The authority of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// `https://host:port`.
+    pub url: String,
+    /// How sidecars know it.
+    pub anchor: Anchor,
+}
+
+/// An agent of the SPIFFE Workload API on each node, such as SPIRE's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApi {
+    /// How its directory comes into pods.
+    pub volume: AgentVolume,
+    /// The name of its socket there.
+    pub socket: String,
+}
+
+/// How the directory with the socket of an agent comes into pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentVolume {
+    /// By a CSI driver of this name: at every level of Pod Security.
+    Csi(String),
+    /// As this directory of the node, which takes the level `privileged`.
+    Host(String),
 }
 
 /// How a sidecar knows the authority at its first contact.

@@ -6,9 +6,9 @@
 use serde_json::{Value, json};
 
 use crate::annotations::{INJECTED, POLICY_TEXT, ROOTS, SERVICE_LABEL};
-use crate::names::{IDENTITY_VOLUME, POLICY_VOLUME, PROGRAM_VOLUME, SETTINGS_VOLUME};
-use crate::plan::Plan;
-use crate::settings::{Anchor, Settings};
+use crate::names::{AGENT_VOLUME, IDENTITY_VOLUME, POLICY_VOLUME, PROGRAM_VOLUME, SETTINGS_VOLUME};
+use crate::plan::{Identity, Plan};
+use crate::settings::{AgentVolume, Anchor, Authority, Settings};
 
 /// The most bytes of the program that is copied, and a reserve for the next version.
 const PROGRAM_SIZE: &str = "64Mi";
@@ -17,17 +17,19 @@ const MODE: u32 = 0o444;
 
 /// The volumes of the pod.
 pub(crate) fn volumes(plan: &Plan<'_>, settings: &Settings) -> Vec<Value> {
-    let mut sources = vec![json!({"serviceAccountToken": {
-        "path": "token", "audience": settings.audience, "expirationSeconds": settings.token_seconds}})];
+    let token = json!({"serviceAccountToken": {
+        "path": "token", "audience": settings.audience, "expirationSeconds": settings.token_seconds}});
+    let mut sources: Vec<Value> =
+        matches!(plan.identity, Identity::Authority(_)).then_some(token).into_iter().collect();
     let written: Vec<Value> = annotations(plan, settings)
         .into_iter()
         .filter_map(|(name, _)| {
-            let file = if name == POLICY_TEXT {
-                "policy.yaml"
-            } else if name == ROOTS {
-                "ca.pem"
-            } else {
-                return None;
+            let file = match name {
+                POLICY_TEXT => "policy.yaml",
+                ROOTS => "ca.pem",
+                // A volume has to have something in it.
+                INJECTED if sources.is_empty() => "injected",
+                _ => return None,
             };
             let field = format!("metadata.annotations['{name}']");
             Some(json!({"path": file, "fieldRef": {"apiVersion": "v1", "fieldPath": field}}))
@@ -43,6 +45,14 @@ pub(crate) fn volumes(plan: &Plan<'_>, settings: &Settings) -> Vec<Value> {
     }
     if let Some(name) = plan.annotations.get("config") {
         all.push(map(SETTINGS_VOLUME, name));
+    }
+    if let Identity::WorkloadApi(agent) = plan.identity {
+        all.push(match &agent.volume {
+            AgentVolume::Csi(driver) => json!({"name": AGENT_VOLUME, "csi": {"driver": driver, "readOnly": true}}),
+            AgentVolume::Host(path) => {
+                json!({"name": AGENT_VOLUME, "hostPath": {"path": path, "type": "Directory"}})
+            }
+        });
     }
     if plan.is_stdio() {
         all.push(json!({"name": PROGRAM_VOLUME, "emptyDir": {"sizeLimit": PROGRAM_SIZE}}));
@@ -60,7 +70,7 @@ pub(crate) fn annotations(plan: &Plan<'_>, settings: &Settings) -> Vec<(&'static
         };
         all.push((POLICY_TEXT, policy));
     }
-    if let Anchor::Bundle(roots) = &settings.anchor {
+    if let Identity::Authority(Authority { anchor: Anchor::Bundle(roots), .. }) = plan.identity {
         all.push((ROOTS, roots.clone()));
     }
     all

@@ -5,18 +5,18 @@ use serde_json::Value;
 use crate::annotations::Namespace;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
-use crate::{Verdict, inject};
+use crate::{Verdict, inject, undo};
 
 /// Lists in lists are not followed further.
 const MAX_DEPTH: usize = 4;
 
 /// What became of one pod of an object.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Outcome<T = Verdict> {
     /// What people call the object: `deployment/fs`.
     pub name: String,
     /// What came of it.
-    pub verdict: Result<Verdict, Refusal>,
+    pub verdict: Result<T, Refusal>,
 }
 
 /// Gives the pods of an object their sidecars, in place. `namespace` says what is known of a namespace by its name, which is
@@ -28,22 +28,36 @@ pub fn inject_object<'n>(
     settings: &Settings,
 ) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
-    descend(object, namespace, all, settings, MAX_DEPTH, &mut outcomes);
+    descend(object, MAX_DEPTH, &mut outcomes, &|pod, of| {
+        let verdict = inject(pod, namespace(of), all, settings);
+        if let Ok(Verdict::Injected(injection)) = &verdict {
+            let before = std::mem::replace(pod, injection.pod.clone());
+            undo::note(pod, &before);
+        }
+        verdict
+    });
     outcomes
 }
 
-fn descend<'n>(
+/// Takes the sidecars out of the pods of an object again, in place; says of each pod whether it had one. What [`inject_object`] made
+/// is what it was before, and what has no sidecar stays as it is.
+pub fn uninject_object(object: &mut Value) -> Vec<Outcome<bool>> {
+    let mut outcomes = Vec::new();
+    descend(object, MAX_DEPTH, &mut outcomes, &|pod, _| undo::uninject(pod));
+    outcomes
+}
+
+/// Goes through the pods of an object; `change` is told each pod's namespace.
+fn descend<T>(
     object: &mut Value,
-    namespace: &impl Fn(&str) -> &'n Namespace,
-    all: bool,
-    settings: &Settings,
     depth: usize,
-    outcomes: &mut Vec<Outcome>,
+    outcomes: &mut Vec<Outcome<T>>,
+    change: &impl Fn(&mut Value, &str) -> Result<T, Refusal>,
 ) {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     if kind == "List" && depth > 0 {
         for item in object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
-            descend(item, namespace, all, settings, depth - 1, outcomes);
+            descend(item, depth - 1, outcomes, change);
         }
         return;
     }
@@ -51,16 +65,12 @@ fn descend<'n>(
     let metadata = &object["metadata"];
     let name = metadata["name"].as_str().or_else(|| metadata["generateName"].as_str()).unwrap_or_default();
     let name = format!("{}/{name}", kind.to_lowercase());
-    let namespace = namespace(metadata["namespace"].as_str().unwrap_or_default());
+    let namespace = metadata["namespace"].as_str().unwrap_or_default().to_owned();
     let Some(pod) = object.pointer_mut(path) else {
         let verdict = Err(Refusal::NotAPod("it has no `template`"));
         return outcomes.push(Outcome { name, verdict });
     };
-    let verdict = inject(pod, namespace, all, settings);
-    if let Ok(Verdict::Injected(injection)) = &verdict {
-        *pod = injection.pod.clone();
-    }
-    outcomes.push(Outcome { name, verdict });
+    outcomes.push(Outcome { name, verdict: change(pod, &namespace) });
 }
 
 /// The kinds of objects that hold pods.

@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use outrigger_inject::annotations::KNOWN;
-use outrigger_inject::{Anchor, Egress, Images, Namespace, Resources, Settings, Verdict, diff, inject};
+use outrigger_inject::workload::{inject_object, uninject_object};
+use outrigger_inject::{Anchor, Authority, Egress, Images, Namespace, Resources, Settings, Verdict, diff, inject};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn settings(native: bool, egress: Egress) -> Settings {
     Settings {
         trust_domain: "demo.outrigger.local".into(),
-        authority: "https://ca:8440".into(),
-        anchor: Anchor::Bundle("-----BEGIN CERTIFICATE-----\n".into()),
+        authority: Some(Authority {
+            url: "https://ca:8440".into(),
+            anchor: Anchor::Bundle("-----BEGIN CERTIFICATE-----\n".into()),
+        }),
+        workload_api: None,
         ingress: vec!["ingress:8444".into()],
         audience: "outrigger".into(),
         token_seconds: 3600,
@@ -155,6 +159,17 @@ fn holds(pod: &Value, native: bool, egress: Egress) -> Result<(), TestCaseError>
     for again in [injection.pod.clone(), defaulted(&injection.pod)] {
         prop_assert_eq!(inject(&again, &namespace, false, &settings), Ok(Verdict::Present));
     }
+    // In a file, it can be taken out again.
+    let mut object = pod.clone();
+    object["kind"] = "Pod".into();
+    let written = object.clone();
+    inject_object(&mut object, &|_| &namespace, false, &settings);
+    prop_assert_eq!(inject(&object, &namespace, false, &settings), Ok(Verdict::Present));
+    for there_was in [true, false] {
+        let taken = uninject_object(&mut object);
+        prop_assert_eq!(taken.into_iter().map(|one| one.verdict).collect::<Vec<_>>(), vec![Ok(there_was)]);
+        prop_assert_eq!(&object, &written);
+    }
     Ok(())
 }
 
@@ -180,6 +195,25 @@ proptest! {
         let mut patched = before.clone();
         json_patch::patch(&mut patched, &patch).unwrap();
         prop_assert_eq!(patched, after);
+    }
+}
+
+#[test]
+fn what_was_changed_since_is_not_taken_apart() {
+    let (settings, namespace) = (settings(true, Egress::Off), Namespace::default());
+    let pod = json!({"kind": "Pod", "metadata": {"annotations": {"outrigger.dev/inject": "true"}},
+        "spec": {"serviceAccountName": "fs", "containers": [{"name": "server", "ports": [{"containerPort": 1}]}]}});
+    let mut injected = pod.clone();
+    inject_object(&mut injected, &|_| &namespace, false, &settings);
+    let mut moved = injected.clone();
+    moved["spec"]["initContainers"].as_array_mut().unwrap().insert(0, json!({"name": "first"}));
+    let mut unknown = injected.clone();
+    unknown["metadata"]["annotations"].as_object_mut().unwrap().remove("outrigger.dev/before");
+    for mut other in [moved, unknown] {
+        let before = other.clone();
+        let outcome = uninject_object(&mut other).remove(0).verdict;
+        assert!(outcome.is_err(), "{outcome:?}");
+        assert_eq!(other, before);
     }
 }
 

@@ -173,8 +173,14 @@ fn an_api_server_that_knows_the_authority_gets_pods_with_sidecars() {
     for (body, expected) in [("{}".to_owned(), 400), ("[".repeat(100_000), 400), (" ".repeat(5 << 20), 413)] {
         assert_eq!(ask(&injector, &bundle, &body).0, expected);
     }
-    for (outcome, count) in [("injected", 2.0), ("present", 1.0), ("not_asked", 2.0), ("exempt", 1.0), ("refused", 3.0)]
-    {
+    for (outcome, count) in [
+        ("injected", 2.0),
+        ("present", 1.0),
+        ("not_asked", 2.0),
+        ("exempt", 1.0),
+        ("refused", 2.0),
+        ("unanswered", 1.0),
+    ] {
         let line = format!("outrigger_injections_total{{outcome=\"{outcome}\"}}");
         assert_eq!(injector.metric(&line), count, "{outcome}");
     }

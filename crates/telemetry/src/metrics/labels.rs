@@ -189,6 +189,8 @@ closed_label! {
         Exempt = "exempt",
         /// It asks for what it cannot have.
         Refused = "refused",
+        /// What its namespace says is not known: `failurePolicy` decides.
+        Unanswered = "unanswered",
         /// The question was none.
         Invalid = "invalid",
     }
