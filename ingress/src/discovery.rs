@@ -19,8 +19,9 @@ mod mesh_services;
 mod policies;
 mod reflect;
 mod status;
+mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,40 @@ impl Sources {
         known.send_replace(true);
         while tasks.join_next().await.is_some() {}
     }
+}
+
+/// Reads bytes as what an API server sends of each kind of object, and makes of them what would be made. Says whether all replicas
+/// among that have a name and an address that they may have. For the fuzz target `watch`.
+pub fn read_anything(data: &[u8]) -> bool {
+    let (mut services, mut slices, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+    let lines = || data.split(|byte| *byte == b'\n');
+    services.extend(lines().flat_map(read_as::<endpoints::Named>));
+    slices.extend(lines().flat_map(read_as::<endpoints::Slice>));
+    objects.extend(lines().flat_map(read_as::<mesh_services::ServiceObject>));
+    lines().flat_map(read_as::<policies::PolicyObject>).for_each(drop);
+    let (services, objects) = (services.into_iter().collect(), objects.into_iter().collect::<BTreeMap<_, _>>());
+    let mut described = mesh_services::read(objects.iter(), false);
+    let (mut selected, mut mistakes) = endpoints::annotated(&services);
+    described.select(&mut selected);
+    let reading = endpoints::Reading { port: 8443, any_address: false };
+    let slices = slices.iter().map(|(key, slice)| (key, slice));
+    let replicas = endpoints::replicas(&selected, slices, reading, &mut mistakes);
+    let good = replicas.iter().chain(&described.replicas).all(|(service, at)| {
+        outrigger_mcp::names::check_service(service).is_ok() && at.host.parse().is_ok_and(endpoints::is_of_a_pod)
+    });
+    described.blame(&mistakes);
+    described.statuses(|_| mesh_services::Seen::default());
+    good
+}
+
+/// A page of a list, or an event of a watch.
+fn read_as<T: wire::Object>(data: &[u8]) -> Vec<(wire::Key, T)> {
+    let page = wire::page::<T>(data).map(|page| page.objects).unwrap_or_default();
+    let event = match wire::event::<T>(data) {
+        wire::Event::Kept(key, _, object) => Some((key, object)),
+        _ => None,
+    };
+    page.into_iter().chain(event).collect()
 }
 
 /// Doubles, with a random part so that many ingresses do not come back at once.

@@ -35,7 +35,7 @@ pub mod command;
 pub mod config;
 pub mod core;
 mod describe;
-mod discovery;
+pub mod discovery;
 mod entrance;
 mod forward;
 pub mod gateway;

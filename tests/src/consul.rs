@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Response, StatusCode};
 use outrigger_proxy::body::OutBody;
+use outrigger_proxy::handshake::ServerTlsProvider;
 use outrigger_proxy::reply::json;
 use serde_json::{Value, json as value};
 use tokio::sync::watch;
@@ -37,11 +38,21 @@ struct State {
 impl Consul {
     /// Starts one without services.
     pub fn start() -> Self {
+        Self::over(None)
+    }
+
+    /// The same, over TLS.
+    pub fn over(tls: Option<ServerTlsProvider>) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), news: watch::Sender::new(0) });
         shared.lock().index = 50;
         let answering = Arc::clone(&shared);
-        let server = HttpServer::start(move |asked| Arc::clone(&answering).answer(asked));
+        let server = HttpServer::over(tls, move |asked| Arc::clone(&answering).answer(asked));
         Self { server, shared }
+    }
+
+    /// Its address, without a scheme.
+    pub fn authority(&self) -> String {
+        self.server.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned()
     }
 
     /// The settings of an ingress that finds its services here.

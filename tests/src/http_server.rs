@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use outrigger_proxy::{
     accept::{ListenerSettings, run},
     body::{BodySender, OutBody},
+    handshake::ServerTlsProvider,
     reply::{event_stream, json},
 };
 use outrigger_runtime::{
@@ -63,6 +64,17 @@ impl HttpServer {
     where
         R: Future<Output = Response<OutBody>> + Send + 'static,
     {
+        Self::over(None, answer)
+    }
+
+    /// The same, over TLS with this certificate and key.
+    pub fn over<R>(
+        tls: Option<ServerTlsProvider>,
+        answer: impl Fn(Received) -> R + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        R: Future<Output = Response<OutBody>> + Send + 'static,
+    {
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         let listener = Listener::bind(ListenOptions::new(any, "test")).unwrap();
         let url = format!("http://{}/mcp", listener.address());
@@ -80,7 +92,8 @@ impl HttpServer {
                 answer(received).await
             }
         };
-        tokio::spawn(run(listener, ListenerSettings::new("test"), drain, service));
+        let settings = ListenerSettings { tls, ..ListenerSettings::new("test") };
+        tokio::spawn(run(listener, settings, drain, service));
         Self { url, received, _drain: trigger }
     }
 

@@ -10,6 +10,10 @@ use outrigger_identity::{
     Authority, AuthorityOptions, CredentialOptions, Credentials, IdentityFiles, SpiffeId, TrustDomain,
     install_provider, write_leaf,
 };
+use outrigger_proxy::handshake::ServerTlsProvider;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 
 /// How long certificates live unless a test says otherwise.
@@ -70,6 +74,21 @@ impl Mesh {
             ca: self.authority.certificate_path(),
             crl: Some(self.authority.dir().join("crl.pem")),
         }
+    }
+
+    /// What a server shows whose certificate is for this host, by the authority of this mesh.
+    pub fn server_tls(&self, host: &str) -> ServerTlsProvider {
+        let issued = self.authority.issue("server", LIFE, &[host]).unwrap();
+        let chain = CertificateDer::pem_slice_iter(issued.cert_chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain.unwrap(), key).unwrap();
+        let config = Arc::new(config);
+        Arc::new(move || Arc::clone(&config))
+    }
+
+    /// The file with its roots.
+    pub fn roots(&self) -> PathBuf {
+        self.authority.certificate_path()
     }
 
     /// The identity of `name`, for a client.

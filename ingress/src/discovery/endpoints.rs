@@ -12,7 +12,7 @@ use outrigger_policy::egress::address::{Special, embedded, special};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reflect::{Key, Meta, Object};
+use super::wire::{Key, Meta, Object};
 
 /// The name in the mesh: an annotation or a label of a Service.
 pub(super) const SERVICE: &str = "outrigger.dev/service";

@@ -10,8 +10,8 @@ use outrigger_mcp::names::check_service;
 use serde_json::{Map, Value, json};
 
 use super::endpoints::{Mistake, Replica, Selected, is_of_a_pod};
-use super::reflect::{Key, Meta, Object};
 use super::status::{Condition, Wanted};
+use super::wire::{Key, Meta, Object};
 use crate::config::MeshService;
 
 /// The collection, in a namespace.

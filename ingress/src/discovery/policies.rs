@@ -18,8 +18,9 @@ use tokio::time::sleep;
 
 use self::settle::{Candidate, Settled, Standing, settle};
 use super::contact::Contact;
-use super::reflect::{Key, Meta, Object, Reflector, Shelf};
+use super::reflect::{Reflector, Shelf};
 use super::status::{self, Condition, Wanted};
+use super::wire::{Key, Meta, Object};
 use super::{AGAIN, GATHER, Told, kubernetes};
 use crate::config::Kubernetes;
 use crate::gateway::Gateway;

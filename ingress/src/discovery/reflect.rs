@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use outrigger_telemetry::metrics::DiscoveryMetrics;
-use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::contact::{Answer, Contact, ContactError};
+use super::wire::{Event, Key, Object, event, page};
 use super::{encode, pause};
 
 /// Objects in one page of a list.
@@ -39,42 +38,6 @@ const WATCH: (u64, u64) = (60, 90);
 const STEADY: Duration = Duration::from_secs(5);
 /// For the end of a watch to arrive.
 const MARGIN: Duration = Duration::from_secs(10);
-
-/// An object's namespace and name.
-pub(super) type Key = (String, String);
-
-/// What is kept of an object.
-pub(super) trait Object: Send + 'static {
-    /// Reads it; what is wrong with it is for it to keep.
-    fn read(meta: Meta, object: &mut Value) -> Self;
-}
-
-/// What every object says of itself (`ObjectMeta`).
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Meta {
-    /// Its name.
-    #[serde(default)]
-    pub(super) name: String,
-    /// Where it is.
-    #[serde(default)]
-    pub(super) namespace: String,
-    /// Which of its states this is.
-    #[serde(default)]
-    resource_version: String,
-    /// How often what is wanted of it changed.
-    #[serde(default)]
-    pub(super) generation: i64,
-    /// When it was made.
-    #[serde(default)]
-    pub(super) creation_timestamp: String,
-    /// For selectors.
-    #[serde(default)]
-    pub(super) labels: BTreeMap<String, String>,
-    /// For people and programs.
-    #[serde(default)]
-    pub(super) annotations: BTreeMap<String, String>,
-}
 
 /// A copy of the objects, for others to read.
 #[derive(Debug)]
@@ -106,28 +69,6 @@ pub(super) struct Reflector<T> {
     pub(super) most: usize,
     pub(super) shelf: Arc<Shelf<T>>,
     pub(super) metrics: DiscoveryMetrics,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    metadata: PageMeta,
-    // Absent and null both mean none.
-    items: Option<Vec<Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageMeta {
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    more: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    #[serde(rename = "type")]
-    kind: String,
-    object: Value,
 }
 
 /// Why watching ends.
@@ -208,20 +149,17 @@ impl<T: Object> Reflector<T> {
             let path = format!("{}?limit={PAGE}{}{from}", self.path, self.selecting());
             let answer = self.contact.get(&path, PATIENCE).await?;
             let body = answer.whole(MAX_PAGE, PATIENCE).await?;
-            let page: Page = serde_json::from_slice(&body).map_err(|error| ContactError::Content(error.to_string()))?;
+            let page = page::<T>(&body).map_err(ContactError::Content)?;
             self.metrics.contact();
             let before = objects.len();
-            for mut item in page.items.unwrap_or_default() {
-                // Passed over, it would be gone: a replica that nobody calls any more, a policy that denies nothing any more.
-                let unread = || ContactError::Content("a list with an object that has no metadata".to_owned());
-                let (key, _, object) = read::<T>(&mut item).ok_or_else(unread)?;
+            for (key, object) in page.objects {
                 if objects.len() < self.most {
                     objects.insert(key, object);
                 } else {
                     left_out += 1;
                 }
             }
-            let next = page.metadata.more.filter(|more| !more.is_empty() && left_out == 0);
+            let next = page.more.filter(|_| left_out == 0);
             // A page may be empty although others follow; but there is an end to that.
             idle = if objects.len() > before { 0 } else { idle + 1 };
             if next.is_some() && (next == more || idle > MAX_IDLE) {
@@ -229,8 +167,8 @@ impl<T: Object> Reflector<T> {
             }
             more = next;
             if more.is_none() {
-                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
-                let version = version.ok_or_else(|| ContactError::Content("a list without a version".to_owned()))?;
+                let version =
+                    page.version.ok_or_else(|| ContactError::Content("a list without a version".to_owned()))?;
                 *self.shelf.look() = Kept { objects, listed: true, left_out };
                 self.shelf.changed.notify_one();
                 return Ok(version);
@@ -271,29 +209,26 @@ impl<T: Object> Reflector<T> {
                 Err(error @ ContactError::Line(_)) => return End::Relist(error.to_string()),
                 Err(error) => return End::Failed(error),
             };
-            let Ok(mut event) = serde_json::from_slice::<Event>(&line) else {
-                return End::Relist("an event that cannot be read".to_owned());
-            };
+            let event = event::<T>(&line);
             self.metrics.contact();
-            if event.kind == "ERROR" {
-                // A `Status`, mostly with code 410: nothing else is promised to be repairable either.
-                return End::Relist(event.object["message"].as_str().unwrap_or("an error").to_owned());
-            }
-            let Some((key, at, object)) = read::<T>(&mut event.object) else {
-                return End::Relist("an event without an object".to_owned());
-            };
-            *version = at;
-            match event.kind.as_str() {
-                "BOOKMARK" => continue,
-                "DELETED" => {
+            match event {
+                Event::Relist(why) => return End::Relist(why),
+                Event::Bookmark(at) => {
+                    *version = at;
+                    continue;
+                }
+                Event::Deleted(key, at) => {
+                    *version = at;
                     let mut kept = self.shelf.look();
                     kept.objects.remove(&key);
                     if kept.left_out > 0 {
                         return End::Relist("there may be room for more".to_owned());
                     }
                 }
-                "ADDED" | "MODIFIED" => self.keep(key, object),
-                other => return End::Relist(format!("an event of type {other:?}")),
+                Event::Kept(key, at, object) => {
+                    *version = at;
+                    self.keep(key, object);
+                }
             }
             self.shelf.changed.notify_one();
         }
@@ -307,11 +242,4 @@ impl<T: Object> Reflector<T> {
             kept.left_out += 1;
         }
     }
-}
-
-/// An object with its key and its version; nothing if it has none.
-fn read<T: Object>(object: &mut Value) -> Option<(Key, String, T)> {
-    let meta: Meta = serde_json::from_value(object.get_mut("metadata")?.take()).ok()?;
-    let (key, version) = ((meta.namespace.clone(), meta.name.clone()), meta.resource_version.clone());
-    (!version.is_empty()).then(|| (key, version, T::read(meta, object)))
 }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::contact::{Contact, ContactError};
 use super::pause;
-use super::reflect::Key;
+use super::wire::Key;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::discovery::reflect::Key;
+use crate::discovery::wire::Key;
 use crate::policy::{PolicyError, load};
 
 /// Characters of a mistake that are shown.
