@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from pathlib import Path
 
 from checks import Checks
 from images import docker
@@ -13,7 +14,9 @@ from project import Client, Load, Project, eventually
 SERVICES = {"fs": "listDir", "time": "get_current_time", "vector": "search"}
 GONE = "a sidecar that had registered is gone"
 # Of ours, each container that a caller's request goes through, and what replaces it.
-PARTS = ["ca", "ingress", "time", "vector-sidecar"]
+PARTS = ["ca", "ingress", "time", "vector-sidecar", "vector"]
+# The most memory of a sidecar that has nothing to do.
+IDLE = 8 << 20
 
 
 def run(checks: Checks) -> None:
@@ -27,6 +30,7 @@ def run(checks: Checks) -> None:
         every_service(checks, project, client)
         checks.official_clients(client)
         containers(checks, project)
+        memory(checks, project)
         rotation(checks, project, client)
         replicas(checks, project, client)
         replacing(checks, project, client)
@@ -54,6 +58,15 @@ def containers(checks: Checks, project: Project) -> None:
         checks.that(f"{service} is nobody, with a file system to read", host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and said["Config"]["User"] == "1337:1337")
     shell = subprocess.run(["docker", "exec", project.container("ingress"), "sh", "-c", "true"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     checks.that("there is no shell in the ingress", shell.returncode != 0, shell.stdout)
+
+
+def memory(checks: Checks, project: Project) -> None:
+    """What a sidecar beside an HTTP server has for itself: not the pages of its program, which the kernel may drop."""
+    pid = docker("inspect", "--format", "{{.State.Pid}}", project.container("vector-sidecar"))
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    own = int(fields["RssAnon"].split()[0]) << 10
+    print(f"     a sidecar without calls has {own / (1 << 20):.1f} MiB, and {int(fields['RssFile'].split()[0]) / 1024:.1f} MiB of its program in memory", flush=True)
+    checks.that("a sidecar without calls has less than 8 MiB of its own", own < IDLE, own)
 
 
 def rotation(checks: Checks, project: Project, client: Client) -> None:

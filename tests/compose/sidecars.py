@@ -13,7 +13,9 @@ from project import Client, Project, eventually
 
 # A question for `evil.test`, as it is on the wire.
 QUESTION = "123401000001000000000000" + "046576696c0474657374" + "0000010001"
-WORLD = "20.20.30.9"
+# A network of the open internet that is this run's alone: engines refuse networks that overlap, and two runs may go on at once.
+NET = f"20.{20 + os.getpid() // 256 % 200}.{os.getpid() % 256}"
+WORLD = f"{NET}.9"
 # Which version of Landlock the kernel of containers has: landlock_create_ruleset(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION).
 LANDLOCK = "import ctypes, platform; print(ctypes.CDLL(None).syscall(444, None, 0, 1), platform.release())"
 LANDLOCK_WANTED = 6
@@ -22,7 +24,7 @@ LANDLOCK_WANTED = 6
 def run(checks: Checks) -> None:
     files = ["compose/quickstart.yaml", "compose/add-a-sidecar.yaml", "tests/compose/world.yaml"]
     more = {
-        "WEB_ALLOW": "allowed.test:80", "READER_ALLOW": "allowed.test:80", "DNS": WORLD,
+        "WORLD": WORLD, "WORLD_NET": f"{NET}.0/24", "WEB_ALLOW": "allowed.test:80", "READER_ALLOW": "allowed.test:80", "DNS": WORLD,
         "READER_COMMAND": "python3 /tests/server.py",
     }
     on_stdio = ["reader", "confined"] if can_confine() else ["reader"]
