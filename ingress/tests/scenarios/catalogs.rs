@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::fake::{Fake, health, tools};
+use crate::fake::{Fake, health, per_caller, tools};
 use crate::mesh::{Mesh, eventually};
 
 #[tokio::test]
@@ -134,4 +134,15 @@ async fn the_admin_page_shows_everything() {
     assert_eq!(mesh.admin("/readyz").await.status, 200);
     let metrics = String::from_utf8(mesh.admin("/metrics").await.body.to_vec()).unwrap();
     assert!(metrics.contains("outrigger_catalog_state{service=\"a\",state=\"fresh\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_service_of_which_the_caller_may_use_nothing_is_asked_nothing() {
+    let lists = || per_caller(tools(&["read", "write"]));
+    let mesh = Mesh::start(&[("a", lists()), ("b", lists())]).await;
+    assert_eq!(mesh.client.as_bob().tools().await, ["a__read"]);
+    assert!(!mesh.fake("a").seen().is_empty(), "its lists are the caller's own");
+    assert!(mesh.fake("b").seen().is_empty());
+    assert_eq!(mesh.client.tools().await, ["a__read", "a__write", "b__read", "b__write"]);
+    assert!(!mesh.fake("b").seen().is_empty());
 }
