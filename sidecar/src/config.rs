@@ -35,6 +35,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health, metrics and the catalog are shown, in plain text.
     pub admin: SocketAddr,
+    /// Whether hooks of containers may have it drain, at the admin port.
+    pub drain_hook: bool,
     /// Probes that are made for a kubelet which does not reach the server, under the ends of their paths.
     pub probes: Vec<(String, Probe)>,
     /// The server behind this sidecar.
@@ -141,12 +143,13 @@ fn read(f: &mut Fields<'_>) -> Option<Config> {
     let mesh = f.section("mesh", "Where other services are, for what the server calls.", mesh::read);
     let trace = f.section("trace", "Trace context (W3C).", sections::trace);
     let threads = read_threads(f);
-    let (admin, probes) = admin?;
+    let admin = admin?;
     Some(Config {
         service: service?,
         listen,
-        admin,
-        probes,
+        admin: admin.listen,
+        drain_hook: admin.drain,
+        probes: admin.probes,
         upstream: upstream?,
         sandbox: sandbox?,
         era,
@@ -182,12 +185,24 @@ fn read_listen(f: &mut Fields<'_>) -> SocketAddr {
     f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::UNSPECIFIED, 8443).into())
 }
 
-fn read_admin(f: &mut Fields<'_>) -> Option<(SocketAddr, Vec<(String, Probe)>)> {
+struct Admin {
+    listen: SocketAddr,
+    drain: bool,
+    probes: Vec<(String, Probe)>,
+}
+
+fn read_admin(f: &mut Fields<'_>) -> Option<Admin> {
     let text = doc("Where `/healthz`, `/readyz`, `/metrics` and `/catalog` are served.").env("OUTRIGGER_ADMIN_LISTEN");
     let reason =
         "it is not encrypted: kubelet and Prometheus in other network namespaces need `0.0.0.0:15020`, set by choice";
     let listen = f.with_default("listen", text.because(reason), kinds::listen(), (Ipv4Addr::LOCALHOST, 15020).into());
-    Some((listen, probes::read(f)))
+    let text =
+        doc("Whether `/drain` is served there, for hooks of containers: a `POST` from loopback has the sidecar drain.");
+    let text = text
+        .because("every process that shares the network namespace could end the service")
+        .env("OUTRIGGER_ADMIN_DRAIN");
+    let drain = f.with_default("drain", text, kinds::boolean(), false);
+    Some(Admin { listen, drain, probes: probes::read(f) })
 }
 
 fn read_threads(f: &mut Fields<'_>) -> usize {

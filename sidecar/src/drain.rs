@@ -2,7 +2,7 @@
 //!
 //! `POST /drain`, from loopback alone (`outrigger-sidecar drain`, the sidecar's hook), begins the drain. `GET /drain` (the
 //! server's hook, which the kubelet asks) waits for its end: only then is the server told to stop. Both are answered when no
-//! call is left, or the deadline has passed.
+//! call is left, or the deadline has passed. Only where `admin.drain` is set.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -85,13 +85,17 @@ pub(crate) async fn ask(mut admin: SocketAddr) -> Exit {
             .await?;
         let mut answer = Vec::new();
         stream.take(1024).read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
+        std::io::Result::Ok(answer)
     };
     match asked.await {
-        Ok(true) => Exit::Clean,
+        Ok(answer) if answer.starts_with(b"HTTP/1.1 200") => Exit::Clean,
         other => {
             use std::io::Write;
-            let why = other.err().map_or_else(|| "it refused".to_owned(), |error| error.to_string());
+            let why = match other {
+                Ok(answer) if answer.starts_with(b"HTTP/1.1 404") => "its setting `admin.drain` is off".to_owned(),
+                Ok(_) => "it refused".to_owned(),
+                Err(error) => error.to_string(),
+            };
             let _ = writeln!(std::io::stderr(), "the sidecar at {admin} does not drain: {why}");
             Exit::Failed
         }

@@ -44,7 +44,7 @@ use crate::{
     authorize::{Gate, Hints},
     caller_lists::CallerLists,
     child::ChildSpec,
-    config::{Command, Config, Egress, Probe, SessionScope, Source, Upstream as UpstreamConfig},
+    config::{Command, Config, Egress, SessionScope, Source, Upstream as UpstreamConfig},
     drain::{self, Stage, Stages},
     health::{HealthDocument, ready},
     inbound::Inbound,
@@ -123,7 +123,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let shown = Arc::new(OnceLock::new());
     let stages = Stages::new();
     let pages = admin_pages(&shown, &metrics, readiness.clone());
-    tasks.spawn("admin", hooks(pages, &stages, config.probes.clone()).serve(admin, tasks.stopping()));
+    tasks.spawn("admin", hooks(pages, &config, &stages).serve(admin, tasks.stopping()));
     let Obtained { credentials, keeper } = identity(&config, admin_address, &readiness, &metrics).await?;
     metrics.certificate_expiry("workload", credentials.not_after());
     let (trigger, drain) = channel();
@@ -214,9 +214,12 @@ impl Sidecar {
 }
 
 /// Adds what a kubelet asks besides.
-fn hooks(pages: AdminServer, stages: &Stages, probes: Vec<(String, Probe)>) -> AdminServer {
-    let (stages, probes) = (stages.clone(), Arc::new(probes));
-    let pages = pages.handler(drain::PATH, move |request| Box::pin(stages.clone().answer(request)));
+fn hooks(mut pages: AdminServer, config: &Config, stages: &Stages) -> AdminServer {
+    if config.drain_hook {
+        let stages = stages.clone();
+        pages = pages.handler(drain::PATH, move |request| Box::pin(stages.clone().answer(request)));
+    }
+    let probes = Arc::new(config.probes.clone());
     pages.handler(probes::PREFIX, move |request| Box::pin(probes::answer(Arc::clone(&probes), request)))
 }
 

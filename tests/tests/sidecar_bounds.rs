@@ -321,3 +321,12 @@ async fn without_refusal_calls_go_on_and_what_is_missing_is_counted() {
     }
     sidecar.stop().await;
 }
+
+#[tokio::test]
+async fn a_sidecar_is_drained_by_hooks_only_where_it_is_told_to() {
+    let (mesh, backend) = (Mesh::new(), HttpBackend::start("legacy").await);
+    let sidecar = TestSidecar::start(&mesh, &format!("upstream: {}\n", backend.url)).await;
+    assert_eq!(sidecar.admin("/drain").await.0, 404);
+    assert_eq!(sidecar.admin("/healthz").await.0, 200);
+    sidecar.stop().await;
+}

@@ -44,6 +44,10 @@ pub(crate) fn variables(plan: &Plan<'_>, probes: &[Probe], settings: &Settings) 
     let at = |port| SocketAddr::new(settings.address, port).to_string();
     all.push(("OUTRIGGER_LISTEN", at(plan.ports.mesh)));
     all.push(("OUTRIGGER_ADMIN_LISTEN", at(plan.ports.admin)));
+    if matches!(plan.server.reached, Reached::At(_)) {
+        // For the hooks of both containers.
+        all.push(("OUTRIGGER_ADMIN_DRAIN", "true".to_owned()));
+    }
     all.push(("OUTRIGGER_DRAIN_TIMEOUT", format!("{}s", plan.drain)));
     if plan.egress != Egress::Off {
         all.push(("OUTRIGGER_EGRESS_LISTEN", format!("127.0.0.1:{}", plan.ports.egress)));

@@ -53,7 +53,7 @@ fn read(f: &mut Fields<'_>, asks_for_admin: bool) -> Option<EgressOnly> {
     let admin = admin?;
     Some(EgressOnly {
         service,
-        admin: asks_for_admin.then_some(admin.0),
+        admin: asks_for_admin.then_some(admin.listen),
         egress: egress?,
         log: log?,
         threads,

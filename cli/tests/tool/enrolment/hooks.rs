@@ -64,6 +64,7 @@ fn a_kubelet_probes_through_the_sidecar_and_waits_for_its_drain() {
         .env("OUTRIGGER_LISTEN", "127.0.0.1:0")
         .env("OUTRIGGER_ADMIN_LISTEN", "127.0.0.1:0")
         .env("OUTRIGGER_PROBES", probes)
+        .env("OUTRIGGER_ADMIN_DRAIN", "true")
         .env("OUTRIGGER_REPORT", world.path("hooks.at"))
         .stderr(log)
         .spawn()
