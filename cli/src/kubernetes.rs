@@ -13,8 +13,7 @@ use outrigger_config::kinds::Url;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::dial::{ClientTls, Endpoint};
 use outrigger_proxy::pool::{Pool, PoolSettings};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
@@ -108,9 +107,7 @@ impl ApiServer {
 
 fn tls(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(files::read(ca)?.as_bytes()) {
-        roots.add(certificate.map_err(|_| anyhow::anyhow!("{} holds broken PEM", ca.display()))?)?;
-    }
+    outrigger_identity::add_roots(&mut roots, ca)?;
     let provider = Arc::new(outrigger_identity::provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();

@@ -66,6 +66,7 @@ pub mod start;
 mod subscribe;
 mod task_news;
 mod trace;
+mod trust;
 mod view;
 mod watch;
 

@@ -11,12 +11,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use outrigger_config::kinds::{Scheme, Url};
+use outrigger_identity::RootsError;
 use outrigger_proxy::body::{ReadError, read_bounded};
 use outrigger_proxy::dial::{ClientTls, DialError, Endpoint, dial};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::trust;
 
 /// For a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,6 +38,9 @@ pub(super) enum ContactError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The file that says whom to believe.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// Nobody there, or somebody else.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -146,8 +151,8 @@ impl Contact {
         }
         let ca = self.ca.clone();
         // Reads files.
-        let config = tokio::task::spawn_blocking(move || trust(ca.as_deref())).await;
-        let config = config.unwrap_or_else(|error| Err(ContactError::Content(error.to_string())))?;
+        let config = tokio::task::spawn_blocking(move || trust::client(ca.as_deref())).await;
+        let config = config.map_err(|error| ContactError::Content(error.to_string()))??;
         let server_name = ServerName::try_from(at.host.clone());
         let server_name = server_name.map_err(|error| ContactError::Content(error.to_string()))?;
         let config = Arc::new(config);
@@ -184,20 +189,6 @@ impl Answer {
             }
         }
     }
-}
-
-fn trust(ca: Option<&Path>) -> Result<ClientConfig, ContactError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca {
-        let failed =
-            |error: &dyn std::fmt::Display| ContactError::File { path: path.to_owned(), cause: error.to_string() };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-            roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
-        }
-    } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn token(path: &Path, shown: Shown) -> Result<(HeaderName, HeaderValue), ContactError> {

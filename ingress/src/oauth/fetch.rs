@@ -8,12 +8,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use crate::trust;
 
 /// A provider that needs longer than this keeps callers waiting for nothing.
 const TIME: Duration = Duration::from_secs(5);
@@ -54,16 +55,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Believes the authorities in a file, or those of the system.
     pub(super) fn new(ca: Option<&Path>) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        if let Some(path) = ca {
-            let failed = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-                roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
-            }
-        } else {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = trust::client(ca).map_err(|error| error.to_string())?;
         Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
