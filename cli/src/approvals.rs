@@ -11,7 +11,7 @@ use outrigger_runtime::Exit;
 use outrigger_telemetry::log::{self, LogFormat};
 use serde_json::{Value, json};
 
-use crate::args::{ApprovalsCommand, DeskArgs};
+use crate::args::{ApprovalsCommand, DeskArgs, UrlArgs};
 use crate::connect::client::Client;
 use crate::connect::target::{Target, at_admin};
 use crate::output;
@@ -48,7 +48,9 @@ pub(crate) fn main(command: ApprovalsCommand) -> anyhow::Result<Exit> {
 async fn ask(desk: &DeskArgs, word: Option<&(String, bool)>) -> anyhow::Result<Value> {
     let path = if word.is_some() { "/approvals/decide" } else { "/approvals/list" };
     let url = at_admin(&desk.ingress, path)?;
-    let target = Target::of(&url, Some(&desk.token_file), desk.ca_file.as_deref(), &[])?;
+    let asked =
+        UrlArgs { token_file: Some(desk.token_file.clone()), ca_file: desk.ca_file.clone(), headers: Vec::new() };
+    let target = Target::of(&url, &asked)?;
     if target.sends_token_in_the_clear() {
         output::say("warning: the token is sent over a network without TLS");
     }

@@ -144,21 +144,28 @@ pub(crate) struct UpArgs {
 /// "--token-file", "..."]}}}`
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectArgs {
-    /// The MCP endpoint. Without it, the mesh that `outrigger up` runs in DIR.
+    /// The MCP endpoint. Without it, the mesh that `outrigger up` runs in DIR, with its token and its authority.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// A file with the bearer token. Without --url, the one of the running mesh.
+    #[command(flatten)]
+    pub(crate) asked: UrlArgs,
+    /// Where `outrigger up` keeps its state.
+    #[arg(long, value_name = "DIR", default_value = ".outrigger")]
+    pub(crate) dir: PathBuf,
+}
+
+/// How a URL is asked.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct UrlArgs {
+    /// A file with a bearer token for the URL.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Certificates (PEM) of authorities to believe, besides those of the system.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// A header to send with every request, as `Name: value`. Repeatable.
+    /// A header to send to the URL with every request, as `Name: value`. Repeatable.
     #[arg(long = "header", value_name = "HEADER")]
     pub(crate) headers: Vec<String>,
-    /// Where `outrigger up` keeps its state.
-    #[arg(long, value_name = "DIR", default_value = ".outrigger")]
-    pub(crate) dir: PathBuf,
 }
 
 /// Looks at an MCP server: what it speaks, what it offers, what will give trouble.
@@ -171,15 +178,8 @@ pub(crate) struct DoctorArgs {
     /// The URL of a server, or the program that is one, with its arguments.
     #[arg(value_name = "URL|COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) server: Vec<String>,
-    /// A file with a bearer token for the URL.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// Certificates (PEM) of authorities to believe, besides those of the system.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// A header to send to the URL with every request, as `Name: value`. Repeatable.
-    #[arg(long = "header", value_name = "HEADER")]
-    pub(crate) headers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) asked: UrlArgs,
     /// The name that the service would have in the mesh, for checking the length of exposed names.
     #[arg(long, value_name = "NAME", default_value = "service")]
     pub(crate) service: String,

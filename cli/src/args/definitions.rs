@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{IngressArgs, KindName, duration};
+use super::{IngressArgs, KindName, UrlArgs, duration};
 
 /// Where definitions come from.
 #[derive(Debug, clap::Args)]
@@ -13,15 +13,8 @@ pub(crate) struct SourceArgs {
     /// Ask one server itself instead of a mesh: its name in the mesh. The server is given at the end.
     #[arg(long, value_name = "NAME", requires = "server")]
     pub(crate) service: Option<String>,
-    /// A file with a bearer token for the URL of a server.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// Certificates (PEM) of authorities to believe, besides those of the system.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// A header to send to the URL of a server with every request, as `Name: value`. Repeatable.
-    #[arg(long = "header", value_name = "HEADER")]
-    pub(crate) headers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) asked: UrlArgs,
     /// How long to wait for each answer of a server.
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub(crate) timeout: Duration,

@@ -8,12 +8,11 @@ use anyhow::{Context, anyhow, bail};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use outrigger_proxy::dial::{ClientTls, Endpoint};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
-use crate::args::{ConnectArgs, IngressArgs};
+use crate::args::{ConnectArgs, IngressArgs, UrlArgs};
 use crate::{files, up::token};
 
 /// A mesh to talk to.
@@ -42,30 +41,28 @@ impl Target {
     /// # Errors
     /// A wrong URL, header or file, or no mesh that runs.
     pub(crate) fn resolve(args: &ConnectArgs) -> anyhow::Result<Self> {
-        let (url, token_file, ca_file) = match &args.url {
-            Some(url) => (url.clone(), args.token_file.clone(), args.ca_file.clone()),
+        let mut asked = args.asked.clone();
+        let url = match &args.url {
+            Some(url) => url.clone(),
             None => {
                 let up = running(&args.dir, "--url")?;
-                (up.mcp, args.token_file.clone().or(up.token_file), args.ca_file.clone().or(up.ca_file))
+                asked.token_file = asked.token_file.or(up.token_file);
+                asked.ca_file = asked.ca_file.or(up.ca_file);
+                up.mcp
             }
         };
-        Self::of(&url, token_file.as_deref(), ca_file.as_deref(), &args.headers)
+        Self::of(&url, &asked)
     }
 
     /// Where a URL is, and how to be let in.
     ///
     /// # Errors
     /// A wrong URL, header or file.
-    pub(crate) fn of(
-        url: &str,
-        token: Option<&Path>,
-        ca_file: Option<&Path>,
-        given: &[String],
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn of(url: &str, asked: &UrlArgs) -> anyhow::Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
-        let endpoint = endpoint(&uri, ca_file).with_context(|| format!("cannot use the URL {url}"))?;
+        let endpoint = endpoint(&uri, asked.ca_file.as_deref()).with_context(|| format!("cannot use the URL {url}"))?;
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Ok(Self { endpoint, path, headers: headers(given, token)? })
+        Ok(Self { endpoint, path, headers: headers(&asked.headers, asked.token_file.as_deref())? })
     }
 
     /// Whether a token is sent over a network without TLS.
@@ -129,14 +126,7 @@ fn tls(ca_file: Option<&Path>) -> anyhow::Result<ClientConfig> {
     // Some systems carry certificates that nobody can read; the others are good.
     roots.add_parsable_certificates(system.certs);
     if let Some(path) = ca_file {
-        let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let certificates = certificates.map_err(|error| anyhow!("cannot read {}: {error}", path.display()))?;
-        if certificates.is_empty() {
-            bail!("{} holds no certificate", path.display());
-        }
-        for certificate in certificates {
-            roots.add(certificate).with_context(|| format!("cannot use {}", path.display()))?;
-        }
+        outrigger_identity::add_roots(&mut roots, path)?;
     }
     if roots.is_empty() {
         bail!("this system has no certificates of authorities; name one with --ca-file");
@@ -175,13 +165,7 @@ mod tests {
     use super::*;
 
     fn args(url: Option<&str>, dir: &Path) -> ConnectArgs {
-        ConnectArgs {
-            url: url.map(str::to_owned),
-            token_file: None,
-            ca_file: None,
-            headers: Vec::new(),
-            dir: dir.to_owned(),
-        }
+        ConnectArgs { url: url.map(str::to_owned), asked: UrlArgs::default(), dir: dir.to_owned() }
     }
 
     #[test]
@@ -207,10 +191,10 @@ mod tests {
             assert!(Target::resolve(&args(Some(bad), dir.path())).is_err(), "{bad}");
         }
         let mut with_header = args(Some("http://example.com/mcp"), dir.path());
-        with_header.headers = vec!["X-Key hunter2".to_owned()];
+        with_header.asked.headers = vec!["X-Key hunter2".to_owned()];
         let refused = format!("{:#}", Target::resolve(&with_header).err().unwrap());
         assert!(refused.contains("number 1") && !refused.contains("hunter2"), "{refused}");
-        with_header.headers = vec!["Authorization: Bearer x".to_owned()];
+        with_header.asked.headers = vec!["Authorization: Bearer x".to_owned()];
         assert!(Target::resolve(&with_header).unwrap().sends_token_in_the_clear());
     }
 }

@@ -38,7 +38,7 @@ impl Subject {
             if args.server.len() > 1 {
                 anyhow::bail!("after the URL comes nothing; options go before it");
             }
-            let target = Target::of(first, args.token_file.as_deref(), args.ca_file.as_deref(), &args.headers)?;
+            let target = Target::of(first, &args.asked)?;
             Kind::Url(Box::new(target))
         } else {
             Kind::Program(args.server.clone())

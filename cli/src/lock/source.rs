@@ -13,7 +13,7 @@ use outrigger_telemetry::log::{self, LogFormat};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::args::{DoctorArgs, SourceArgs};
+use crate::args::{DoctorArgs, SourceArgs, UrlArgs};
 use crate::connect::client::Client;
 use crate::connect::target::{Target, at_admin};
 use crate::doctor;
@@ -59,7 +59,9 @@ pub(super) fn offered(args: &SourceArgs) -> anyhow::Result<Vec<Offered>> {
 
 async fn of_ingress(args: &SourceArgs) -> anyhow::Result<Vec<Offered>> {
     let url = at_admin(&args.ingress, "/definitions")?;
-    let client = Client::new(Target::of(&url, None, args.ca_file.as_deref(), &[])?);
+    // The rest is for the URL of a server.
+    let asked = UrlArgs { ca_file: args.asked.ca_file.clone(), ..UrlArgs::default() };
+    let client = Client::new(Target::of(&url, &asked)?);
     let answer = client.get(HeaderMap::new()).await.map_err(|error| anyhow::anyhow!("{}", error.message))?;
     if !answer.status().is_success() {
         bail!("{url} answered with HTTP status {}: is it the admin port of an ingress?", answer.status().as_u16());
@@ -82,9 +84,7 @@ async fn of_server(args: &SourceArgs) -> anyhow::Result<Vec<Offered>> {
     };
     let asked = DoctorArgs {
         server: args.server.clone(),
-        token_file: args.token_file.clone(),
-        ca_file: args.ca_file.clone(),
-        headers: args.headers.clone(),
+        asked: args.asked.clone(),
         service: name.clone(),
         timeout: args.timeout,
         json: false,
