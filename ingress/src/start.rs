@@ -216,10 +216,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let gateway = Arc::clone(&running.gateway);
         running.spawn("members", async move { gateway.registry.keep(Arc::clone(&gateway)).await });
     }
+    let (for_clients, for_sidecars) = room(&config);
     if let Some(listener) = registration {
-        running.serve_sidecars(listener, &config, &parts);
+        running.serve_sidecars(listener, &config, &parts, for_sidecars);
     }
-    running.serve_clients(mcp, &config, &parts);
+    running.serve_clients(mcp, &config, &parts, for_clients);
     tracing::info!(mcp = %running.mcp, admin = %running.admin, services = gateway.services.load().len(), "the ingress listens");
     Ok(running)
 }
@@ -344,13 +345,13 @@ impl Running {
         });
     }
 
-    fn serve_clients(&self, listener: Listener, config: &Config, parts: &Parts) {
+    fn serve_clients(&self, listener: Listener, config: &Config, parts: &Parts, room: usize) {
         let (limits, timeouts) = (&config.limits.entrance, &config.timeouts.common);
         let tls = parts.public.clone().map(|public| -> outrigger_proxy::handshake::ServerTlsProvider {
             Arc::new(move || public.server_config())
         });
         let settings = ListenerSettings {
-            max_connections: descriptors::room_for(limits.connections, 1, "limits.connections"),
+            max_connections: room,
             tls,
             peers: parts.peers.clone(),
             handshake_timeout: timeouts.handshake,
@@ -393,7 +394,7 @@ impl Running {
     }
 
     /// Where sidecars say that they are there.
-    fn serve_sidecars(&self, listener: Listener, config: &Config, parts: &Parts) {
+    fn serve_sidecars(&self, listener: Listener, config: &Config, parts: &Parts, room: usize) {
         let (gateway, waiting) =
             (Arc::clone(&self.gateway), self.readiness.block("registrations", "sidecars are still coming"));
         self.spawn("first registrations", async move {
@@ -402,11 +403,8 @@ impl Running {
             drop(waiting);
         });
         let (bounds, credentials) = (&config.registration, Arc::clone(&parts.credentials));
-        // And those that hear that they cannot register, or register anew with another certificate.
-        let most = bounds.max_services.saturating_mul(bounds.max_replicas).saturating_add(STRANGERS);
-        let most = most.min(config.limits.entrance.connections);
         let settings = ListenerSettings {
-            max_connections: descriptors::room_for(most, 1, "limits.connections"),
+            max_connections: room,
             tls: Some(Arc::new(move || credentials.server_config())),
             peers: Some(Arc::clone(&parts.registered)),
             handshake_timeout: config.timeouts.common.handshake,
@@ -653,6 +651,18 @@ async fn identity(
     }
     let waiting = Waiting { readiness: readiness.clone(), metrics: Arc::clone(metrics) };
     obtain(&config.identity, None, waiting).await
+}
+
+/// Connections of clients, and of sidecars that register.
+fn room(config: &Config) -> (usize, usize) {
+    const SETTING: &str = "limits.connections";
+    let (clients, bounds) = (config.limits.entrance.connections, &config.registration);
+    if bounds.listen.is_none() {
+        return (descriptors::room_for(clients, 1, SETTING), 0);
+    }
+    // And those that hear that they cannot register, or register anew with another certificate.
+    let sidecars = bounds.max_services.saturating_mul(bounds.max_replicas).saturating_add(STRANGERS);
+    descriptors::room_for_both(clients, sidecars.min(clients), SETTING)
 }
 
 fn load_public(config: &Config) -> Result<Option<Arc<PublicCredentials>>, Error> {
