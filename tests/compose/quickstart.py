@@ -14,7 +14,7 @@ from project import Client, Load, Project, eventually
 SERVICES = {"fs": "listDir", "time": "get_current_time", "vector": "search"}
 GONE = "a sidecar that had registered is gone"
 # Of ours, each container that a caller's request goes through, and what replaces it.
-PARTS = ["ca", "ingress", "time", "vector-sidecar", "vector"]
+PARTS = ["ca", "ingress", "time", "vector-sidecar"]
 # The most memory of a sidecar that has nothing to do.
 IDLE = 8 << 20
 
