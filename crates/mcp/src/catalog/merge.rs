@@ -8,7 +8,7 @@ mod build;
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use thiserror::Error;
@@ -108,17 +108,19 @@ enum Owner {
 
 type Owners = HashMap<Box<str>, Owner>;
 
-/// All services as one, immutable.
-#[derive(Debug)]
-pub struct Merged {
-    services: Vec<ServiceView>,
-    /// `None`: one service, whose names and URIs stay as they are.
-    naming: Option<Naming>,
-    by_name: HashMap<Arc<str>, u32>,
-    /// Shortened names of (service, kind) and the items that they stand for.
-    shortened: HashMap<(u32, Kind), HashMap<Box<str>, u32>>,
+/// Names of one service that do not fit: tools, then prompts. Depends on that service alone.
+#[derive(Debug, Default)]
+struct Shortened {
+    /// Shortened names and the items that they stand for.
+    names: [HashMap<Box<str>, u32>; 2],
     /// Items that have no name of their own here.
-    omitted: HashSet<(u32, Kind, u32)>,
+    omitted: HashSet<(Kind, u32)>,
+    warnings: Vec<String>,
+}
+
+/// Who claims which URI: the one thing for which a service depends on the others.
+#[derive(Debug, Default)]
+pub(super) struct Uris {
     resources: Owners,
     templates: Owners,
     /// What expansions of templates start with, and the lengths of that, longest first.
@@ -126,18 +128,42 @@ pub struct Merged {
     prefix_lengths: Vec<usize>,
     /// The service that offers resources, when there is exactly one.
     only_resources: Option<u32>,
+    /// Items that cannot be told from those of other services.
+    omitted: HashSet<(u32, Kind, u32)>,
     warnings: Vec<String>,
+}
+
+/// All services as one, immutable. What has not changed is shared with the one before ([`Merged::renewed`]).
+#[derive(Debug)]
+pub struct Merged {
+    services: Vec<ServiceView>,
+    /// `None`: one service, whose names and URIs stay as they are.
+    naming: Option<Naming>,
+    by_name: Arc<HashMap<Arc<str>, u32>>,
+    /// In the order of the services; none where names stay as they are.
+    shortened: Vec<Arc<Shortened>>,
+    uris: Arc<Uris>,
+    warnings: Vec<String>,
+    /// By kind; made when first asked for.
+    lasting: [OnceLock<Lasting>; 4],
 }
 
 impl Merged {
     /// Merges services in their order. Their names must be valid and distinct.
     pub fn new(services: Vec<ServiceView>, naming: Naming) -> Self {
-        Self::build(services, Some(naming))
+        Self::build(services, Some(naming), None)
+    }
+
+    /// The same for what services offer now. What has not changed is not made again: a change of one service costs what that
+    /// service is large, and a glance at each of the others.
+    #[must_use]
+    pub fn renewed(&self, services: Vec<ServiceView>) -> Self {
+        Self::build(services, self.naming, Some(self))
     }
 
     /// One service under its own names and URIs, as `/s/<service>/mcp` offers it.
     pub fn single(service: ServiceView) -> Self {
-        Self::build(vec![service], None)
+        Self::build(vec![service], None, None)
     }
 
     /// The services, in the order of configuration.
@@ -157,15 +183,26 @@ impl Merged {
 
     /// Everything of one kind in its stable order: services as configured, inside a service as it lists them.
     pub fn exposed(&self, kind: Kind) -> impl Iterator<Item = Exposed<'_>> {
-        self.listed().flat_map(move |(at, service)| {
+        (0..self.services.len()).flat_map(move |at| self.exposed_by(at, kind))
+    }
+
+    /// What one service, by its index, has of that.
+    pub fn exposed_by(&self, at: usize, kind: Kind) -> impl Iterator<Item = Exposed<'_>> {
+        let listed = self.services.get(at).filter(|service| service.is_listed());
+        listed.into_iter().flat_map(move |service| {
             let items = service.catalog.list(kind).items().iter().enumerate();
-            items.filter(move |(i, _)| !self.omitted.contains(&(at, kind, *i as u32))).map(move |(_, item)| Exposed {
-                at: at as usize,
+            items.filter(move |(i, _)| !self.omits(at as u32, kind, *i as u32)).map(move |(_, item)| Exposed {
+                at,
                 service,
                 item,
                 name: self.exposed_name(service, kind, item.key()),
             })
         })
+    }
+
+    /// Who claims which URI; another one whenever that changes.
+    pub(super) fn uris(&self) -> Arc<Uris> {
+        Arc::clone(&self.uris)
     }
 
     /// Where a call of a tool or prompt goes. Works for names that no list has shown, as long as the service exists.
@@ -182,8 +219,9 @@ impl Merged {
         if target.item.is_some() {
             return Ok(target);
         }
-        let long = self.shortened.get(&(service, kind)).and_then(|names| names.get(local));
-        let item = long.and_then(|at| self.services[service as usize].catalog.list(kind).items().get(*at as usize));
+        let shortened = self.shortened.get(service as usize).and_then(|shortened| shortened.of(kind));
+        let item = shortened.and_then(|names| names.get(local));
+        let item = item.and_then(|at| self.services[service as usize].catalog.list(kind).items().get(*at as usize));
         Ok(item.map_or(target, |item| Target { original: item.key(), item: Some(item), ..target }))
     }
 
@@ -196,7 +234,7 @@ impl Merged {
         if let Some(target) = self.resolve_certain(Kind::Resource, uri) {
             return target;
         }
-        let service = self.by_prefix(uri).or(self.only_resources.map(Owner::One));
+        let service = self.by_prefix(uri).or(self.uris.only_resources.map(Owner::One));
         self.owned(service, Kind::Resource, uri).unwrap_or(Err(ResolveError::Unknown))
     }
 
@@ -219,39 +257,52 @@ impl Merged {
             Ok(target) => target.service == service && !target.wrapped,
             Err(_) => false,
         };
-        let keep = readable || (web && self.resources.get(uri) != Some(&Owner::Several));
+        let keep = readable || (web && self.uris.resources.get(uri) != Some(&Owner::Several));
         if keep { None } else { uri::wrap(name, uri) }
     }
 
     /// The least fresh and most private of what a list is made of. `default_ttl_ms` stands in for servers that do not
     /// say, and bounds lists from which a service is missing.
     pub fn freshness(&self, kind: Kind, now_ms: u64, default_ttl_ms: u64) -> Freshness {
-        let mut merged = Freshness { ttl_ms: default_ttl_ms, scope: CacheScope::Public };
-        let mut known: Option<u64> = None;
-        for service in &self.services {
-            let list = service.catalog.list(kind);
-            let (ttl, scope) = match service.state {
-                ServiceState::Missing => (default_ttl_ms, Some(CacheScope::Private)),
-                _ if !service.catalog.offers(kind) => continue,
-                ServiceState::Stale => (0, list.cache_scope()),
-                ServiceState::Fresh => {
-                    let until = list.ttl_ms().map(|ttl| service.catalog.fetched_at_ms().saturating_add(ttl));
-                    (until.map_or(default_ttl_ms, |until| until.saturating_sub(now_ms)), list.cache_scope())
-                }
-            };
-            known = Some(known.map_or(ttl, |least| least.min(ttl)));
-            if scope != Some(CacheScope::Public) {
-                merged.scope = CacheScope::Private;
+        let lasting = self.lasting[kind as usize].get_or_init(|| self.lasting(kind));
+        let ttls = [
+            lasting.default.then_some(default_ttl_ms),
+            lasting.stale.then_some(0),
+            lasting.until.map(|until| until.saturating_sub(now_ms)),
+        ];
+        match ttls.into_iter().flatten().min() {
+            Some(ttl_ms) => {
+                let scope = if lasting.private { CacheScope::Private } else { CacheScope::Public };
+                Freshness { ttl_ms, scope }
             }
-        }
-        match known {
-            Some(ttl_ms) => Freshness { ttl_ms, ..merged },
-            None => Freshness { scope: CacheScope::Private, ..merged },
+            None => Freshness { ttl_ms: default_ttl_ms, scope: CacheScope::Private },
         }
     }
 
-    fn listed(&self) -> impl Iterator<Item = (u32, &ServiceView)> {
-        (0..).zip(&self.services).filter(|(_, service)| service.state != ServiceState::Missing)
+    fn lasting(&self, kind: Kind) -> Lasting {
+        let mut all = Lasting::default();
+        for service in &self.services {
+            let list = service.catalog.list(kind);
+            match service.state {
+                ServiceState::Missing => (all.default, all.private) = (true, true),
+                _ if !service.catalog.offers(kind) => continue,
+                ServiceState::Stale => all.stale = true,
+                ServiceState::Fresh => match list.ttl_ms() {
+                    None => all.default = true,
+                    Some(ttl) => {
+                        let until = service.catalog.fetched_at_ms().saturating_add(ttl);
+                        all.until = Some(all.until.map_or(until, |first| first.min(until)));
+                    }
+                },
+            }
+            all.private |= list.cache_scope() != Some(CacheScope::Public);
+        }
+        all
+    }
+
+    fn omits(&self, at: u32, kind: Kind, index: u32) -> bool {
+        self.uris.omitted.contains(&(at, kind, index))
+            || self.shortened.get(at as usize).is_some_and(|own| own.omitted.contains(&(kind, index)))
     }
 
     fn target<'a>(&'a self, service: u32, kind: Kind, original: &'a str, wrapped: bool) -> Target<'a> {
@@ -267,7 +318,7 @@ impl Merged {
         if let Some((service, original)) = self.unwrap(uri) {
             return Some(Ok(self.target(service, kind, original, true)));
         }
-        let owners = if kind == Kind::Template { &self.templates } else { &self.resources };
+        let owners = if kind == Kind::Template { &self.uris.templates } else { &self.uris.resources };
         self.owned(owners.get(uri).copied(), kind, uri)
     }
 
@@ -279,8 +330,8 @@ impl Merged {
     }
 
     fn by_prefix(&self, uri: &str) -> Option<Owner> {
-        let heads = self.prefix_lengths.iter().filter_map(|length| uri.get(..*length));
-        heads.filter_map(|head| self.prefixes.get(head)).next().copied()
+        let heads = self.uris.prefix_lengths.iter().filter_map(|length| uri.get(..*length));
+        heads.filter_map(|head| self.uris.prefixes.get(head)).next().copied()
     }
 
     /// Takes the service off a URI, if it is one of ours.
@@ -300,12 +351,21 @@ impl Merged {
         }
     }
 
-    /// Whether a listed URI cannot stand for itself: another service lists it too, or it looks as if it were wrapped,
-    /// which would send reads to the service that it names.
     fn must_wrap(&self, kind: Kind, key: &str) -> bool {
-        let owners = if kind == Kind::Template { &self.templates } else { &self.resources };
-        owners.get(key) == Some(&Owner::Several) || self.unwrap(key).is_some()
+        self.uris.must_wrap(kind, key, &self.by_name)
     }
+}
+
+/// Of what a list's freshness is made, whatever the time.
+#[derive(Debug, Default)]
+struct Lasting {
+    /// A service does not say, or is missing.
+    default: bool,
+    /// A service's list is stale.
+    stale: bool,
+    /// The first end of those that say, as a Unix time in milliseconds.
+    until: Option<u64>,
+    private: bool,
 }
 
 #[cfg(test)]

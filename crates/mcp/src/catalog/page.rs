@@ -1,23 +1,31 @@
 //! Lists as bytes, prepared once per audience: what a `*/list` request costs is a lookup and a few reference counts.
+//!
+//! Neighbouring services are joined in groups, which are what is made anew when one of them changes.
+
+use std::{cell::Cell, sync::Arc};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
     ToolHeaders,
-    merge::{Freshness, Merged},
+    merge::{Freshness, Merged, ServiceView, Uris},
 };
 use crate::{catalog_kind::Kind, json::write_string};
 
 /// The usual size of a page, bytes. Below it a list is one page, because many clients read only the first.
 pub const PAGE_BYTES: usize = 1 << 20;
 
+/// Services whose definitions are joined: few enough that a change of one costs little, enough that a page is a few pieces.
+const GROUP: usize = 16;
+
 /// One list as one audience sees it.
 #[derive(Debug, Clone)]
 pub struct PreparedList {
     kind: Kind,
-    /// The definitions of each page, joined by commas, and the index of its first item.
-    pages: Vec<(u32, Bytes)>,
+    groups: Vec<Arc<Group>>,
+    /// The index of the first item of each page, and its definitions.
+    pages: Vec<(u32, Vec<Bytes>)>,
     items: u32,
     fingerprint: [u8; 16],
     hidden: Vec<String>,
@@ -27,9 +35,33 @@ pub struct PreparedList {
 /// One page of a prepared list.
 #[derive(Debug, Clone)]
 pub struct Page {
-    items: Bytes,
+    /// Definitions, with the commas between them.
+    items: Vec<Bytes>,
     /// Offset of the next page, for the cursor; `None` on the last page.
     pub next: Option<u32>,
+}
+
+/// Some services of a list.
+#[derive(Debug)]
+struct Group {
+    /// Identifies what these services list, and under which names.
+    made_of: [u8; 16],
+    /// Who claims which URI, where that matters here.
+    claims: Option<Arc<Uris>>,
+    /// How many definitions each piece has, joined by commas.
+    pieces: Vec<(u32, Bytes)>,
+    /// What identifies the definitions of each service that has any.
+    seen: Vec<[u8; 16]>,
+    filtered: bool,
+}
+
+/// What makes lists of one audience.
+struct Audience<'a, V> {
+    merged: &'a Merged,
+    kind: Kind,
+    modern_http: bool,
+    visible: V,
+    page_bytes: usize,
 }
 
 impl PreparedList {
@@ -43,35 +75,41 @@ impl PreparedList {
         visible: impl Fn(&str, Kind, &str) -> bool,
         page_bytes: usize,
     ) -> Self {
-        let (mut pages, mut page, mut page_start, mut items, mut hidden) =
-            (Vec::new(), Vec::new(), 0, 0_u32, Vec::new());
-        let mut filtered = false;
-        for exposed in merged.exposed(kind) {
-            let service = &*exposed.service.name;
-            if !visible(service, kind, exposed.item.key()) {
-                filtered = true;
-                continue;
-            }
-            if let (true, ToolHeaders::Invalid(reason)) = (modern_http, exposed.item.headers()) {
-                hidden.push(format!("{service}.{}: {reason}", exposed.item.key()));
-                continue;
-            }
-            let before = page.len();
-            if before > 0 {
-                page.push(b',');
-            }
-            exposed.item.write_as(&exposed.name, |uri| merged.expose_uri(exposed.at, uri), &mut page);
-            if before > 0 && page.len() > page_bytes {
-                let next = page.split_off(before + 1);
-                page.truncate(before);
-                pages.push((page_start, Bytes::from(std::mem::replace(&mut page, next))));
-                page_start = items;
-            }
-            items += 1;
+        Self::join(&Audience { merged, kind, modern_http, visible, page_bytes }, &[])
+    }
+
+    /// The same list of another merge, for the same audience: `modern_http`, `visible` and `page_bytes` must be what they
+    /// were. Only groups with services that list something else are joined anew.
+    #[must_use]
+    pub fn renewed(
+        &self,
+        merged: &Merged,
+        modern_http: bool,
+        visible: impl Fn(&str, Kind, &str) -> bool,
+        page_bytes: usize,
+    ) -> Self {
+        Self::join(&Audience { merged, kind: self.kind, modern_http, visible, page_bytes }, &self.groups)
+    }
+
+    fn join(audience: &Audience<'_, impl Fn(&str, Kind, &str) -> bool>, before: &[Arc<Group>]) -> Self {
+        let (mut groups, mut hidden) = (Vec::new(), Vec::new());
+        for (at, services) in audience.merged.services().chunks(GROUP).enumerate() {
+            let made_of = made_of(services);
+            let same = before.get(at).filter(|group| group.is_still(&made_of, audience.merged));
+            groups.push(same.cloned().unwrap_or_else(|| Arc::new(Group::of(audience, at, made_of, &mut hidden))));
         }
-        page.shrink_to_fit();
-        pages.push((page_start, Bytes::from(page)));
-        Self { fingerprint: fingerprint(kind, &pages), kind, pages, items, hidden, filtered }
+        let (pages, items) = pages(groups.iter().flat_map(|group| &group.pieces), audience.page_bytes);
+        let filtered = groups.iter().any(|group| group.filtered);
+        let seen = groups.iter().flat_map(|group| &group.seen);
+        Self {
+            fingerprint: fingerprint(audience.kind, seen),
+            kind: audience.kind,
+            groups,
+            pages,
+            items,
+            hidden,
+            filtered,
+        }
     }
 
     /// Changes when, and only when, the audience would see something else.
@@ -94,7 +132,8 @@ impl PreparedList {
         self.filtered
     }
 
-    /// Tools that were left out because of invalid annotations, each with the reason, for a log.
+    /// Tools that were left out because of invalid annotations, each with the reason, for a log. Those of what was joined
+    /// anew, where the list is a renewed one.
     pub fn hidden(&self) -> &[String] {
         &self.hidden
     }
@@ -115,8 +154,112 @@ impl PreparedList {
             end.extend_from_slice(b",\"nextCursor\":");
             write_string(&mut end, cursor);
         }
-        vec![opening(self.kind), page.items.clone(), Bytes::from(end), suffix.clone(), Bytes::from_static(b"}")]
+        let mut pieces = Vec::with_capacity(page.items.len() + 4);
+        pieces.push(opening(self.kind));
+        pieces.extend_from_slice(&page.items);
+        pieces.extend([Bytes::from(end), suffix.clone(), Bytes::from_static(b"}")]);
+        pieces
     }
+}
+
+impl Group {
+    /// Joins the definitions of the `at`-th group. What is left out is added to `hidden`.
+    fn of(
+        audience: &Audience<'_, impl Fn(&str, Kind, &str) -> bool>,
+        at: usize,
+        made_of: [u8; 16],
+        hidden: &mut Vec<String>,
+    ) -> Self {
+        let Audience { merged, kind, modern_http, visible, page_bytes } = audience;
+        let mut joined = Joined { page_bytes: *page_bytes, pieces: Vec::new(), piece: Vec::new(), items: 0 };
+        let (mut seen, mut filtered, uris_matter) = (Vec::new(), false, Cell::new(false));
+        for service in (at * GROUP..merged.services().len()).take(GROUP) {
+            let (mut hash, mut any) = (Sha256::new(), false);
+            for exposed in merged.exposed_by(service, *kind) {
+                let (name, key) = (&*exposed.service.name, exposed.item.key());
+                if !visible(name, *kind, key) {
+                    filtered = true;
+                    continue;
+                }
+                if let (true, ToolHeaders::Invalid(reason)) = (*modern_http, exposed.item.headers()) {
+                    hidden.push(format!("{name}.{key}: {reason}"));
+                    continue;
+                }
+                let expose = |uri: &str| {
+                    uris_matter.set(true);
+                    merged.expose_uri(exposed.at, uri)
+                };
+                let written = joined.add(|out| exposed.item.write_as(&exposed.name, expose, out));
+                hash.update((written.len() as u64).to_be_bytes());
+                hash.update(written);
+                any = true;
+            }
+            seen.extend(any.then(|| short(hash)));
+        }
+        let uris_matter = uris_matter.get() || matches!(kind, Kind::Resource | Kind::Template);
+        Self { made_of, claims: uris_matter.then(|| merged.uris()), pieces: joined.finish(), seen, filtered }
+    }
+
+    fn is_still(&self, made_of: &[u8; 16], merged: &Merged) -> bool {
+        self.made_of == *made_of && self.claims.as_ref().is_none_or(|claims| Arc::ptr_eq(claims, &merged.uris()))
+    }
+}
+
+/// Definitions that are being joined.
+struct Joined {
+    page_bytes: usize,
+    pieces: Vec<(u32, Bytes)>,
+    piece: Vec<u8>,
+    items: u32,
+}
+
+impl Joined {
+    /// Adds what is written, and shows it. Begins another piece where this one would become larger than a page.
+    fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+        let before = self.piece.len();
+        if before > 0 {
+            self.piece.push(b',');
+        }
+        let mut start = self.piece.len();
+        write(&mut self.piece);
+        if before > 0 && self.piece.len() > self.page_bytes {
+            let next = self.piece.split_off(start);
+            self.piece.truncate(before);
+            let piece = std::mem::replace(&mut self.piece, next);
+            self.pieces.push((self.items, Bytes::from(piece)));
+            (self.items, start) = (0, 0);
+        }
+        self.items += 1;
+        self.piece.get(start..).unwrap_or_default()
+    }
+
+    fn finish(mut self) -> Vec<(u32, Bytes)> {
+        if self.items > 0 {
+            self.piece.shrink_to_fit();
+            self.pieces.push((self.items, Bytes::from(self.piece)));
+        }
+        self.pieces
+    }
+}
+
+/// Pages of so many bytes at most, where a piece is not larger by itself; and how many items there are.
+fn pages<'a>(pieces: impl Iterator<Item = &'a (u32, Bytes)>, page_bytes: usize) -> (Vec<(u32, Vec<Bytes>)>, u32) {
+    let (mut pages, mut page, mut start, mut size, mut items) = (Vec::new(), Vec::new(), 0, 0, 0);
+    for (count, piece) in pieces {
+        if !page.is_empty() && size + 1 + piece.len() > page_bytes {
+            pages.push((start, std::mem::take(&mut page)));
+            (start, size) = (items, 0);
+        }
+        if !page.is_empty() {
+            page.push(Bytes::from_static(b","));
+            size += 1;
+        }
+        page.push(piece.clone());
+        size += piece.len();
+        items += count;
+    }
+    pages.push((start, page));
+    (pages, items)
 }
 
 /// Members of a list result that follow the items: `ttlMs`, `cacheScope` and `resultType` for modern clients (legacy
@@ -144,14 +287,27 @@ fn opening(kind: Kind) -> Bytes {
     })
 }
 
-fn fingerprint(kind: Kind, pages: &[(u32, Bytes)]) -> [u8; 16] {
+/// Identifies what services list, and under which names: not whether that is stale.
+fn made_of(services: &[ServiceView]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for service in services {
+        hash.update((service.name.len() as u64).to_be_bytes());
+        hash.update(&*service.name);
+        // Of a fixed length, where there is one.
+        hash.update(if service.is_listed() { service.catalog.fingerprint() } else { "-" });
+    }
+    hash.update((services.len() as u64).to_be_bytes());
+    short(hash)
+}
+
+fn fingerprint<'a>(kind: Kind, seen: impl Iterator<Item = &'a [u8; 16]>) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update(kind.as_str());
-    for (start, items) in pages {
-        hash.update(start.to_be_bytes());
-        hash.update((items.len() as u64).to_be_bytes());
-        hash.update(items);
-    }
+    seen.for_each(|service| hash.update(service));
+    short(hash)
+}
+
+fn short(hash: Sha256) -> [u8; 16] {
     let mut out = [0; 16];
     out.copy_from_slice(&hash.finalize()[..16]);
     out

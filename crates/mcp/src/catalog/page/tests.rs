@@ -35,6 +35,10 @@ fn parse(pieces: &[Bytes]) -> Value {
     serde_json::from_slice(&pieces.concat()).unwrap()
 }
 
+fn size(page: &Page) -> usize {
+    page.items.iter().map(Bytes::len).sum()
+}
+
 fn names(result: &Value) -> Vec<String> {
     result["tools"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap().to_owned()).collect()
 }
@@ -112,8 +116,53 @@ fn a_thousand_services_merge_without_quadratic_work() {
     let merged = merged(all);
     let list = PreparedList::build(&merged, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
     assert_eq!(list.len(), 50_000);
-    assert!(list.page(0).unwrap().items.len() <= PAGE_BYTES);
+    assert!(size(&list.page(0).unwrap()) <= PAGE_BYTES);
     assert_eq!(merged.resolve_name(Kind::Tool, "s999__t49").unwrap().item.unwrap().key(), "t49");
+}
+
+/// A service by what it lists: how many tools, which resources, how many prompts; nothing when it is missing.
+type Offers = (u8, Vec<u8>, u8, bool);
+
+fn offering(at: usize, (tools, resources, prompts, missing): &Offers) -> ServiceView {
+    let list = |kind: Kind, items: Vec<String>| {
+        let text = format!("{{\"{}\":[{}]}}", kind.list_member(), items.join(","));
+        let mut collector = Collector::new(kind, Limits::default());
+        collector.add(ListPage::parse(kind, &Bytes::from(text)).unwrap());
+        collector.finish()
+    };
+    // One tool has a page, which is a resource: whose that is matters to the list of tools.
+    let tool = |n: u8| match n {
+        0 => r#"{"name":"t0","_meta":{"ui":{"resourceUri":"ui://0"}}}"#.to_owned(),
+        n => format!(r#"{{"name":"t{n}{}"}}"#, "x".repeat(usize::from(n) * 12)),
+    };
+    let catalog = Catalog::new(
+        list(Kind::Tool, (0..*tools).map(tool).collect()),
+        list(Kind::Prompt, (0..*prompts).map(|n| format!(r#"{{"name":"p{n}"}}"#)).collect()),
+        list(Kind::Resource, resources.iter().map(|n| format!(r#"{{"uri":"ui://{n}","name":"r"}}"#)).collect()),
+        List::default(),
+        About::default(),
+        0,
+    );
+    let state = if *missing { ServiceState::Missing } else { ServiceState::Fresh };
+    ServiceView { name: format!("s{at}").into(), catalog: Arc::new(catalog), state }
+}
+
+fn all_services(offers: &[Offers]) -> Vec<ServiceView> {
+    offers.iter().enumerate().map(|(at, offers)| offering(at, offers)).collect()
+}
+
+#[test]
+fn a_change_of_one_service_leaves_the_groups_of_others() {
+    let mut services: Vec<_> = (0..100).map(|i| service(&format!("s{i}"), &tools(&[200; 50]))).collect();
+    let before = merged(services.clone());
+    let list = PreparedList::build(&before, Kind::Tool, true, |_, _, _| true, PAGE_BYTES);
+    services[40] = service("s40", &tools(&[200; 49]));
+    let after = before.renewed(services);
+    let renewed = list.renewed(&after, true, |_, _, _| true, PAGE_BYTES);
+    let same = list.groups.iter().zip(&renewed.groups).filter(|(old, new)| Arc::ptr_eq(old, new)).count();
+    assert_eq!((same, list.groups.len()), (6, 7));
+    assert_ne!(list.fingerprint(), renewed.fingerprint());
+    assert_eq!(renewed.len(), 4_999);
 }
 
 fn mac(bytes: &[u8]) -> [u8; 16] {
@@ -125,7 +174,7 @@ fn mac(bytes: &[u8]) -> [u8; 16] {
 proptest! {
     #[test]
     fn paging_gives_every_item_once_and_in_order(
-        sizes in proptest::collection::vec(proptest::collection::vec(0_usize..60, 0..12), 0..6), page_bytes in 1_usize..200
+        sizes in proptest::collection::vec(proptest::collection::vec(0_usize..60, 0..12), 0..40), page_bytes in 1_usize..200
     ) {
         let services = sizes.iter().enumerate().map(|(i, sizes)| service(&format!("s{i}"), &tools(sizes))).collect();
         let merged = merged(services);
@@ -138,11 +187,41 @@ proptest! {
             cursor = page.next.map(|offset| Cursor { offset, ..here }.seal(&mac));
             let pieces = list.result(&page, cursor.as_deref(), &suffix(None, None));
             let found = names(&parse(&pieces));
-            prop_assert!(page.items.len() <= page_bytes || found.len() == 1);
+            prop_assert!(size(&page) <= page_bytes || found.len() == 1);
             got.extend(found);
             if cursor.is_none() { break; }
         }
         let expected: Vec<_> = merged.exposed(Kind::Tool).map(|e| e.name.into_owned()).collect();
         prop_assert_eq!(got, expected);
     }
+
+    #[test]
+    fn what_is_renewed_is_as_if_made_anew(
+        mut offers in proptest::collection::vec(any::<Offers>().prop_map(small), 1..40),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<Offers>().prop_map(small)), 1..6),
+        more in proptest::option::of(any::<Offers>().prop_map(small)),
+    ) {
+        let build = |merged: &Merged, kind| PreparedList::build(merged, kind, true, |_, _, _| true, 300);
+        let mut merged = merged(all_services(&offers));
+        let mut lists = Kind::ALL.map(|kind| build(&merged, kind));
+        for (at, change) in changes {
+            let at = at.index(offers.len());
+            offers[at] = change;
+            let anew = super::Merged::new(all_services(&offers), Naming::default());
+            merged = merged.renewed(all_services(&offers));
+            for list in &mut lists {
+                *list = list.renewed(&merged, true, |_, _, _| true, 300);
+                let expected = build(&anew, list.kind);
+                prop_assert_eq!(list.fingerprint(), expected.fingerprint());
+                prop_assert_eq!(&list.pages, &expected.pages);
+            }
+            offers.extend(more.clone());
+        }
+        let anew = super::Merged::new(merged.services().to_vec(), Naming::default());
+        prop_assert_eq!(merged.warnings(), anew.warnings());
+    }
+}
+
+fn small((tools, resources, prompts, missing): Offers) -> Offers {
+    (tools % 4, resources.into_iter().take(3).map(|n| n % 4).collect(), prompts % 3, missing)
 }
