@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -46,11 +47,27 @@ pub(crate) struct Integrity {
     remembered: Mutex<Memory>,
     /// By service.
     findings: Mutex<BTreeMap<Arc<str>, Vec<Finding>>>,
+    scanned: Mutex<Scanned>,
     recorder: Arc<Recorder>,
 }
 
-/// By service.
-type Memory = HashMap<Arc<str>, Vec<Remembered>>;
+/// What is remembered.
+#[derive(Default)]
+struct Memory {
+    /// By name.
+    services: HashMap<Arc<str>, Vec<Remembered>>,
+    /// How many are swept for catalogs that are gone: each time that there are twice as many as were left.
+    swept_at: usize,
+}
+
+/// What was looked through last.
+#[derive(Default)]
+struct Scanned {
+    /// Identifies the names of all services and of what they offer: what is found in one service depends on them.
+    names: u64,
+    /// Fingerprints of catalogs, by service.
+    catalogs: HashMap<Arc<str>, String>,
+}
 
 /// A catalog that was compared with a lock.
 struct Remembered {
@@ -107,7 +124,14 @@ impl Integrity {
             Some(path) => Some(read_lock(path)?),
         };
         let lock = lock.map(ArcSwap::from_pointee);
-        Ok(Self { settings, lock, remembered: Mutex::default(), findings: Mutex::default(), recorder })
+        Ok(Self {
+            settings,
+            lock,
+            remembered: Mutex::default(),
+            findings: Mutex::default(),
+            scanned: Mutex::default(),
+            recorder,
+        })
     }
 
     /// Another lock is in force. Whoever calls this takes a new snapshot.
@@ -135,7 +159,7 @@ impl Integrity {
             std::ptr::eq(one.catalog.as_ptr(), Arc::as_ptr(catalog))
                 && std::ptr::eq(one.lock.as_ptr(), Arc::as_ptr(lock))
         };
-        if let Some(known) = self.lock().get(&service.name).and_then(|all| all.iter().find(|one| same(one))) {
+        if let Some(known) = self.lock().services.get(&service.name).and_then(|all| all.iter().find(|one| same(one))) {
             return Arc::clone(&known.checked);
         }
         // Outside the mutex: it takes as long as the catalog is large.
@@ -179,20 +203,41 @@ impl Integrity {
         }
         let given: Vec<(&str, &Catalog)> =
             services.iter().map(|(service, catalog)| (&*service.name, &**catalog)).collect();
+        let changed = self.changed(services);
+        if changed.is_empty() {
+            return;
+        }
         let scan = Scan::of(&given);
-        self.found().retain(|known, _| services.iter().any(|(service, _)| service.name == *known));
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some((service, _)) = services.get(at) else { return };
-                self.note(service, scan.service(at));
+                let Some(at) = changed.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                let Some((service, _)) = services.get(*at) else { return };
+                self.note(service, scan.service(*at));
             }
         };
         std::thread::scope(|scope| {
-            (1..AT_ONCE.min(services.len())).for_each(|_| drop(scope.spawn(work)));
+            (1..AT_ONCE.min(changed.len())).for_each(|_| drop(scope.spawn(work)));
             work();
         });
+    }
+
+    /// The services that have to be looked through, as indices: all, where names have changed. Forgets those that are gone.
+    fn changed(&self, services: &[(Arc<Service>, Arc<Catalog>)]) -> Vec<usize> {
+        let names = names(services);
+        let catalogs =
+            services.iter().map(|(service, catalog)| (Arc::clone(&service.name), catalog.fingerprint().to_owned()));
+        let now = Scanned { names, catalogs: catalogs.collect() };
+        let before = std::mem::replace(&mut *self.scanned.lock().unwrap_or_else(PoisonError::into_inner), now);
+        if before.names != names {
+            let here: HashSet<_> = services.iter().map(|(service, _)| &service.name).collect();
+            self.found().retain(|known, _| here.contains(known));
+            return (0..services.len()).collect();
+        }
+        let changed = |(service, catalog): &(Arc<Service>, Arc<Catalog>)| {
+            before.catalogs.get(&service.name).is_none_or(|known| known != catalog.fingerprint())
+        };
+        services.iter().enumerate().filter(|(_, one)| changed(one)).map(|(at, _)| at).collect()
     }
 
     /// Tells of what was found in a service, and keeps it for the admin port.
@@ -228,25 +273,38 @@ impl Integrity {
         self.lock.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Remembered>>> {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
         // Entries are pushed whole.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Remembers one more catalog of a service, and forgets all that are gone. Whether its deviations were told of already.
+/// Remembers one more catalog of a service, and forgets those of it that are gone. Whether its deviations were told of already.
 fn keep(memory: &mut Memory, service: &Arc<str>, one: Remembered) -> bool {
-    let before = memory.get(service).into_iter().flatten();
-    let told = before.into_iter().any(|known| known.checked.deviations == one.checked.deviations);
-    memory.retain(|_, all| {
-        all.retain(|one| one.catalog.strong_count() > 0 && one.lock.strong_count() > 0);
-        !all.is_empty()
-    });
-    let all = memory.entry(Arc::clone(service)).or_default();
+    let lives = |one: &Remembered| one.catalog.strong_count() > 0 && one.lock.strong_count() > 0;
+    if memory.services.len() > memory.swept_at {
+        memory.services.retain(|name, all| name == service || all.iter().any(lives));
+        memory.swept_at = 2 * memory.services.len() + MAX_REMEMBERED;
+    }
+    let all = memory.services.entry(Arc::clone(service)).or_default();
+    let told = all.iter().any(|known| known.checked.deviations == one.checked.deviations);
+    all.retain(lives);
     // The oldest makes room.
     all.drain(..(all.len() + 1).saturating_sub(MAX_REMEMBERED));
     all.push(one);
     told
+}
+
+/// Identifies the names of services, and of what they offer.
+fn names(services: &[(Arc<Service>, Arc<Catalog>)]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (service, catalog) in services {
+        service.name.hash(&mut hasher);
+        for kind in [Kind::Tool, Kind::Prompt] {
+            catalog.list(kind).items().iter().for_each(|item| (kind, item.key()).hash(&mut hasher));
+        }
+    }
+    hasher.finish()
 }
 
 fn handling(settings: &config::Integrity, verdict: Verdict) -> Handling {
@@ -400,26 +458,27 @@ mod tests {
         let clean = catalog("read");
         let mut lock = Lock::default();
         lock.set("a", ServiceLock::of(&clean, &[Kind::Tool]));
-        let (lock, mut memory) = (Arc::new(lock), Memory::new());
+        let (lock, mut memory) = (Arc::new(lock), Memory::default());
         let one = compared(&lock, &clean);
         assert!(one.checked.lists(Kind::Tool, "read") && !one.checked.lists(Kind::Tool, "write"));
         assert!(!keep(&mut memory, &a, one));
         // The next one comes when the last has gone: the same is told once, and a clean one does not live on.
         drop(clean);
         let other = catalog("write");
-        assert!(!keep(&mut memory, &a, compared(&lock, &other)) && memory[&a].len() == 1);
+        assert!(!keep(&mut memory, &a, compared(&lock, &other)) && memory.services[&a].len() == 1);
         drop(other);
         let again = catalog("write");
-        assert!(keep(&mut memory, &a, compared(&lock, &again)) && memory[&a].len() == 1);
+        assert!(keep(&mut memory, &a, compared(&lock, &again)) && memory.services[&a].len() == 1);
         drop(again);
         let held = catalog("read");
+        memory.swept_at = 0;
         keep(&mut memory, &b, compared(&lock, &held));
-        assert!(!memory.contains_key(&a), "a service that is gone is forgotten");
+        assert!(!memory.services.contains_key(&a), "a service that is gone is forgotten");
         let many: Vec<_> = (0..300).map(|_| catalog("read")).collect();
         many.iter().for_each(|one| {
             keep(&mut memory, &a, compared(&lock, one));
         });
-        let last = memory[&a].last().unwrap().catalog.upgrade().unwrap();
-        assert!(memory[&a].len() == MAX_REMEMBERED && Arc::ptr_eq(&last, &many[299]));
+        let last = memory.services[&a].last().unwrap().catalog.upgrade().unwrap();
+        assert!(memory.services[&a].len() == MAX_REMEMBERED && Arc::ptr_eq(&last, &many[299]));
     }
 }

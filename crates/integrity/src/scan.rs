@@ -6,6 +6,8 @@ mod hidden;
 mod names;
 mod phrases;
 
+use std::collections::HashMap;
+
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog_kind::Kind;
 use serde::Serialize;
@@ -76,14 +78,18 @@ pub struct Finding {
 pub struct Scan<'a> {
     services: &'a [(&'a str, &'a Catalog)],
     names: Names<'a>,
-    look_alikes: Vec<Finding>,
+    /// By service.
+    look_alikes: HashMap<String, Vec<Finding>>,
 }
 
 impl<'a> Scan<'a> {
     /// Learns the names of everything that these services offer, each under its own name.
     pub fn of(services: &'a [(&'a str, &'a Catalog)]) -> Self {
         let names = Names::of(services);
-        let look_alikes = names.look_alikes();
+        let mut look_alikes = HashMap::<String, Vec<Finding>>::new();
+        for one in names.look_alikes() {
+            look_alikes.entry(one.service.clone()).or_default().push(one);
+        }
         Self { services, names, look_alikes }
     }
 
@@ -91,7 +97,7 @@ impl<'a> Scan<'a> {
     pub fn service(&self, at: usize) -> Vec<Finding> {
         let Some((service, catalog)) = self.services.get(at) else { return Vec::new() };
         let mut findings: Vec<Finding> =
-            self.look_alikes.iter().filter(|one| one.service == *service).take(MAX_FINDINGS).cloned().collect();
+            self.look_alikes.get(*service).into_iter().flatten().take(MAX_FINDINGS).cloned().collect();
         if let Some(text) = &catalog.about().instructions {
             let mut place = Place::new(service, "instructions", "", &self.names);
             place.text("", text);

@@ -29,34 +29,41 @@ const TELLS: &[&str] = &[
     "always use",
 ];
 
+/// Service, kind and name of what looks like something.
+type Looks<'a> = (&'a str, &'static str, &'a str);
+
 /// The names of everything that is called by name.
 pub(super) struct Names<'a> {
     /// Looks of names, with those that have them.
-    looks: BTreeMap<String, BTreeSet<(&'a str, &'static str, &'a str)>>,
-    /// Names that are no words, with the services that have them; and names under which the mesh lists things.
-    named: HashMap<String, Vec<&'a str>>,
+    looks: BTreeMap<String, BTreeSet<Looks<'a>>>,
+    /// Names that are no words, with the services that have them.
+    named: HashMap<&'a str, Vec<&'a str>>,
+    /// Whose names are put before them where the mesh lists things.
+    services: HashMap<&'a str, &'a Catalog>,
     /// The phrases of [`TELLS`] in the form of texts.
     tells: Vec<String>,
 }
 
 impl<'a> Names<'a> {
     pub(super) fn of(services: &[(&'a str, &'a Catalog)]) -> Self {
-        let (mut looks, mut named) = (BTreeMap::<_, BTreeSet<_>>::new(), HashMap::<String, Vec<&str>>::new());
+        let (mut looks, mut named) = (BTreeMap::<_, BTreeSet<_>>::new(), HashMap::<_, Vec<&str>>::new());
         for (service, catalog) in services {
             looks.entry(plain(service)).or_default().insert((*service, "service", *service));
             for kind in [Kind::Tool, Kind::Prompt] {
                 for item in catalog.list(kind).items() {
                     looks.entry(plain(item.key())).or_default().insert((*service, kind.as_str(), item.key()));
-                    for joiner in ["__", "."] {
-                        named.entry(format!("{service}{joiner}{}", item.key())).or_default().push(service);
-                    }
                     if is_no_word(item.key()) {
-                        named.entry(item.key().to_owned()).or_default().push(service);
+                        named.entry(item.key()).or_default().push(*service);
                     }
                 }
             }
         }
-        Self { looks, named, tells: TELLS.iter().map(|text| plain(text)).collect() }
+        Self {
+            looks,
+            named,
+            services: services.iter().copied().collect(),
+            tells: TELLS.iter().map(|text| plain(text)).collect(),
+        }
     }
 
     /// Names that differ and look the same, and names in which scripts are mixed.
@@ -67,9 +74,11 @@ impl<'a> Names<'a> {
             findings.push(Finding { service, kind, name, at: "name".into(), class: Class::LookAlike, what });
         };
         for same in self.looks.values() {
+            let (services, others): (Vec<_>, Vec<_>) = same.iter().partition(|one| one.1 == "service");
+            let firsts = [first_two(&others), first_two(&services)];
             for one in same {
-                let other =
-                    same.iter().find(|other| other.2 != one.2 && (other.1 == "service") == (one.1 == "service"));
+                let firsts = firsts[usize::from(one.1 == "service")].into_iter().flatten();
+                let other = firsts.into_iter().find(|other| other.2 != one.2);
                 if let Some((service, kind, name)) = other {
                     find(*one, format!("it looks like the {kind} `{}` of {service}", visible(name, MAX_SHOWN)));
                 } else if !one.2.is_single_script() {
@@ -88,12 +97,29 @@ impl<'a> Names<'a> {
         let words = text.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')));
         let mut words = words.map(|word| word.trim_matches('.')).filter(|word| !word.is_empty());
         words.find_map(|word| {
-            let owners = self.named.get(word)?;
-            let other = owners.iter().find(|owner| **owner != service)?;
-            let own = owners.contains(&service);
+            let owners = self.named.get(word).map_or(&[][..], Vec::as_slice);
+            let listed = self.listed_as(word);
+            let other = owners.iter().copied().chain(listed).find(|owner| *owner != service)?;
+            let own = listed == Some(service) || owners.contains(&service);
             (!own).then(|| format!("it speaks of `{}` of {other}", visible(word, MAX_SHOWN)))
         })
     }
+
+    /// The service of which the mesh lists something under this name.
+    fn listed_as(&self, name: &str) -> Option<&'a str> {
+        ["__", "."].into_iter().find_map(|joiner| {
+            let (service, own) = name.split_once(joiner)?;
+            let (service, catalog) = self.services.get_key_value(service)?;
+            let has = |kind| catalog.find(kind, own).is_some();
+            (has(Kind::Tool) || has(Kind::Prompt)).then_some(*service)
+        })
+    }
+}
+
+/// The first, and the first that has another name: whoever looks for one of another name finds the first of these two.
+fn first_two<'a, 'b>(same: &[&'b Looks<'a>]) -> [Option<&'b Looks<'a>>; 2] {
+    let first = same.first().copied();
+    [first, same.iter().copied().find(|one| first.is_some_and(|first| first.2 != one.2))]
 }
 
 /// Whether a name would not stand in a sentence by chance.
