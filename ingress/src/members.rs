@@ -3,7 +3,7 @@
 //!
 //! Pure, over a clock that is handed in; [`crate::registry`] puts what comes out in force.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use outrigger_config::kinds::HostPort;
@@ -79,9 +79,9 @@ impl Members {
     /// Other settings. Who registered stays where `still` says that it is who it must be now.
     pub(crate) fn configure(&mut self, configured: Vec<Service>, still: impl Fn(&Service) -> bool) {
         self.configured = configured;
-        let named = &self.configured;
+        let named: HashMap<&str, &Service> = self.configured.iter().map(|one| (&*one.name, one)).collect();
         for (name, joined) in &mut self.joined {
-            let wanted = named.iter().find(|service| service.name == *name);
+            let wanted = named.get(&**name);
             joined.retain(|one| wanted.map_or_else(|| still(&one.settings), |w| w.spiffe_id == one.settings.spiffe_id));
         }
     }
@@ -156,6 +156,7 @@ impl Members {
             joined.retain(|one| one.left.is_none_or(|left| left + grace > now));
         }
         self.joined.retain(|_, joined| !joined.is_empty());
+        let named: HashSet<&str> = self.configured.iter().map(|service| &*service.name).collect();
         let mut services = self.configured.clone();
         for service in &mut services {
             let more = self.joined.get(&service.name).into_iter().flatten();
@@ -166,7 +167,7 @@ impl Members {
             }
         }
         for (name, joined) in &self.joined {
-            if self.configured(name).is_none()
+            if !named.contains(&**name)
                 && let Some(first) = joined.first()
             {
                 let mut addresses: Vec<HostPort> = Vec::with_capacity(joined.len());

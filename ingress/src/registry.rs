@@ -18,6 +18,9 @@ use crate::snapshot::refresh;
 
 /// Changes gathered before they are put in force: many sidecars come at once when an ingress starts.
 const GATHER: Duration = Duration::from_millis(10);
+/// They are gathered so many times as long as it took to put the last ones in force, if that is longer: with thousands of
+/// services that come at once, this must not be all that the ingress does.
+const REST: u32 = 4;
 
 /// The members, and what it takes to reach them.
 #[derive(Debug)]
@@ -153,6 +156,7 @@ impl Registry {
 
     /// Puts in force who came and went, and forgets those whose time is over, until the future is dropped.
     pub(crate) async fn keep(&self, gateway: Arc<Gateway>) {
+        let mut took = Duration::ZERO;
         loop {
             let next = self.ask(Members::next_end);
             let over = async {
@@ -163,12 +167,14 @@ impl Registry {
             };
             tokio::select! {
                 () = over => {}
-                () = self.changed.notified() => sleep(GATHER).await,
+                () = self.changed.notified() => sleep(GATHER.max(took * REST)).await,
             }
+            let began = Instant::now();
             if let Err(error) = self.apply(&gateway) {
                 // Who registers has proved such a name, what is found was checked, and so were the settings.
                 tracing::error!(%error, "the services cannot be put in force");
             }
+            took = began.elapsed();
         }
     }
 }
