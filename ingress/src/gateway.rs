@@ -235,8 +235,8 @@ impl Gateway {
     /// What becomes of mirrored headers on a route.
     fn header_checks(&self, route: &Route) -> HeaderChecks {
         let Route::Service(name) = route else { return self.header_checks };
-        let known = self.services.load();
-        let known = known.iter().find(|service| service.name == *name);
+        let snapshot = self.snapshot.load();
+        let known = snapshot.merged.service(name).and_then(|at| snapshot.services.get(at));
         known.map_or(self.header_checks, |service| service.header_checks)
     }
 
@@ -246,7 +246,7 @@ impl Gateway {
             Endpoint::Merged => Ok(Route::Merged),
             Endpoint::Service(name) => {
                 let snapshot = self.snapshot.load();
-                let known = snapshot.services.iter().find(|service| &*service.name == *name);
+                let known = snapshot.merged.service(name).and_then(|at| snapshot.services.get(at));
                 let usable =
                     known.filter(|service| caller.policy.rules.may_use_service(&caller.principal, &service.name));
                 let route = usable.map(|service| Route::Service(Arc::clone(&service.name)));
@@ -624,7 +624,8 @@ impl Gateway {
             Route::Service(name) => service.name == *name,
         };
         let may = |service: &Service| caller.policy.rules.may_use_service(&caller.principal, &service.name);
-        let found = snapshot.services.iter().filter(|service| here(service) && service.stateful() && may(service));
+        let stateful = snapshot.stateful.iter().filter_map(|at| snapshot.services.get(*at));
+        let found = stateful.filter(|service| here(service) && may(service));
         found.map(|service| Arc::clone(&service.name)).collect()
     }
 

@@ -90,6 +90,19 @@ impl Document {
             catalog: catalog.transpose()?.filter(|catalog| catalog.fetched_at_ms() > 0).map(Arc::new),
         })
     }
+
+    /// With the catalog that is known already, if that is the same: whoever has it need not look at another one.
+    pub(crate) fn with_known(mut self, known: Option<&Arc<Catalog>>) -> Self {
+        let same = |old: &Catalog, new: &Catalog| {
+            old.fingerprint() == new.fingerprint() && old.fetched_at_ms() == new.fetched_at_ms()
+        };
+        if let (Some(new), Some(old)) = (&mut self.catalog, known)
+            && same(old, new)
+        {
+            *new = Arc::clone(old);
+        }
+        self
+    }
 }
 
 #[cfg(test)]

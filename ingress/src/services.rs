@@ -5,7 +5,7 @@ mod standing;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
@@ -30,6 +30,9 @@ use crate::config;
 use crate::health::{Document, Status};
 use crate::places::Places;
 use crate::retry::Budget;
+
+/// The catalog of a service of which nothing is listed: one for all, because making it takes a hash.
+static NOTHING: LazyLock<Arc<Catalog>> = LazyLock::new(|| Arc::new(Catalog::empty()));
 
 /// One service.
 #[derive(Debug)]
@@ -78,6 +81,15 @@ pub(crate) struct Replica {
     health: ArcSwap<Health>,
     /// Not earlier than then its connections are replaced again, in milliseconds since 1970. Written by one task.
     rested: AtomicU64,
+    /// Of what its connections showed: read once for each, for it is asked every second. Written by the same task.
+    lives: Mutex<Vec<Life>>,
+}
+
+/// Until when a connection is good.
+struct Life {
+    shown: Arc<[CertificateDer<'static>]>,
+    /// When its other end should have another certificate, and when this one ends; none for what is no certificate.
+    replaced_by: Option<(SystemTime, SystemTime)>,
 }
 
 /// What is known of a replica.
@@ -186,7 +198,7 @@ impl Service {
         let healths: Vec<_> = self.replicas().iter().map(|replica| replica.health()).collect();
         let view = |catalog: Option<&Arc<Catalog>>, state| ServiceView {
             name: Arc::clone(&self.name),
-            catalog: catalog.cloned().unwrap_or_else(|| Arc::new(Catalog::empty())),
+            catalog: catalog.unwrap_or(&NOTHING).clone(),
             state,
         };
         if let Some(catalog) = healths.iter().filter(|health| health.live()).find_map(|health| health.catalog()) {
@@ -324,6 +336,7 @@ impl Replica {
             breaker: Breaker::new(breaker),
             health: ArcSwap::default(),
             rested: AtomicU64::new(0),
+            lives: Mutex::default(),
         }
     }
 
@@ -340,9 +353,18 @@ impl Replica {
     /// Lets new calls use new connections when the sidecar should have another certificate than the one with which the
     /// present ones began, so that no call is under way on one whose certificate ends. To be called every second or so.
     pub(crate) fn refresh(&self, now: SystemTime) {
-        let shown = self.pool.certificates();
-        let lives = shown.iter().filter_map(|chain| replaced_by(chain.first()?));
-        let over = lives.filter(|(by, _)| *by <= now).map(|(_, end)| end.duration_since(now).unwrap_or_default());
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = std::mem::take(&mut *lives);
+        let life = |shown: Arc<[CertificateDer<'static>]>| {
+            let known = known.iter().find(|life| Arc::ptr_eq(&life.shown, &shown)).map(|life| life.replaced_by);
+            Life { replaced_by: known.unwrap_or_else(|| replaced_by(shown.first()?)), shown }
+        };
+        lives.extend(self.pool.certificates().into_iter().map(life));
+        let over = lives
+            .iter()
+            .filter_map(|life| life.replaced_by)
+            .filter(|(by, _)| *by <= now)
+            .map(|(_, end)| end.duration_since(now).unwrap_or_default());
         let Some(left) = over.min() else { return };
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let since_epoch = millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
@@ -373,7 +395,8 @@ impl Replica {
     /// Notes what it said; `None` that nothing has changed since. Only its watcher calls this.
     pub(crate) fn answered(&self, document: Option<Document>) {
         let old = self.health();
-        let document = document.map(Arc::new).or_else(|| old.document.clone());
+        let known = old.catalog();
+        let document = document.map(|document| Arc::new(document.with_known(known))).or_else(|| old.document.clone());
         if old.unreachable.is_some() {
             self.breaker.seen_again(Instant::now());
         }

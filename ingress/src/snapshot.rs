@@ -1,7 +1,8 @@
 //! What all services offer at one moment, and what each class of callers sees of it, as bytes ready to send.
 //!
-//! A snapshot is immutable; a change of any service or of the policy makes another one. Lists are joined when the first
-//! caller of a class asks and kept for the rest of it.
+//! A snapshot is immutable; a change of any service or of the policy makes another one, which shares with the one before what
+//! has not changed. Lists are joined when the first caller of a class asks and kept for the rest of it; those of the next
+//! snapshot begin with them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::names::Naming;
 use outrigger_telemetry::metrics::CatalogState;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::core::{Caller, Era, Route};
 use crate::gateway::Gateway;
@@ -24,6 +25,13 @@ use crate::view::View;
 
 /// Classes of callers whose lists are kept. Meshes have a handful of roles; beyond this, lists are joined anew.
 const MAX_VIEWS: usize = 64;
+/// Changes after which lists that nobody asks for are forgotten.
+const MAX_AGE: u32 = 64;
+/// Beyond the time that a snapshot takes, the next one is not taken for so many times as long: with thousands of services that
+/// all have news, merging must not be all that the ingress does.
+const REST: u32 = 4;
+/// The same for looking through definitions, for which nobody waits.
+const SCAN_REST: u32 = 9;
 
 /// The next [`Snapshot::serial`].
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -38,20 +46,32 @@ pub(crate) struct Snapshot {
     /// Each service by itself, in the same order.
     pub(crate) singles: Vec<Arc<Merged>>,
     /// What callers are told of each, in the same order.
-    pub(crate) conditions: Vec<Condition>,
+    pub(crate) conditions: Arc<Vec<Condition>>,
     /// What each offers, in the same order: of that, [`Snapshot::merged`] has what may be listed.
     pub(crate) offered: Vec<Arc<Catalog>>,
     /// What calls are held to, in the same order; nothing without a lock.
     checked: Vec<Option<Arc<Checked>>>,
     /// The services whose lists depend on who asks, as indices.
     pub(crate) varying: Vec<usize>,
+    /// The services whose servers have sessions, by what is known, as indices.
+    pub(crate) stateful: Vec<usize>,
+    /// Whether each had answered.
+    answered: Vec<bool>,
     /// Tells snapshots apart.
     pub(crate) serial: u64,
     naming: Naming,
     /// Pages of lists are cut at this size.
     page_bytes: usize,
     integrity: Arc<Integrity>,
-    views: Mutex<HashMap<ViewKey, Arc<View>>>,
+    views: Mutex<HashMap<ViewKey, Kept>>,
+}
+
+/// Lists that were asked for, of this snapshot or one before.
+#[derive(Debug, Clone)]
+struct Kept {
+    view: Arc<View>,
+    /// How many snapshots ago.
+    age: u32,
 }
 
 /// Whom a view is for: a class of callers, on an endpoint (`None` is the merged one), of an era.
@@ -60,6 +80,7 @@ type ViewKey = (u64, Option<usize>, Era);
 impl Snapshot {
     /// What is known now, and when that changes by itself because a grace period ends.
     pub(crate) fn take(
+        before: Option<&Self>,
         services: &Arc<Vec<Arc<Service>>>,
         naming: Naming,
         grace: Duration,
@@ -69,7 +90,10 @@ impl Snapshot {
         let now = Instant::now();
         let (mut views, mut conditions, mut next) = (Vec::new(), Vec::new(), None::<Instant>);
         let (mut offered, mut checked) = (Vec::new(), Vec::new());
+        let mut answered = Vec::with_capacity(services.len());
         for service in services.iter() {
+            // Before it is looked at: what it answers meanwhile is for the next one.
+            answered.push(service.asked());
             let (mut view, condition, until) = service.view(now, grace);
             next = [next, until].into_iter().flatten().min();
             offered.push(Arc::clone(&view.catalog));
@@ -82,33 +106,61 @@ impl Snapshot {
             (listed && service.per_caller()).then_some(at)
         };
         let varying = services.iter().enumerate().filter_map(fresh).collect();
-        let singles = views.iter().cloned().map(Merged::single).map(Arc::new).collect();
-        let services = Arc::clone(services);
-        let merged = Merged::new(views, naming);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let views = Mutex::default();
-        let integrity = Arc::clone(integrity);
+        let stateful = services.iter().enumerate().filter(|(_, service)| service.stateful()).map(|(at, _)| at);
+        let single = |(at, view): (usize, &ServiceView)| {
+            let known = before.and_then(|before| before.single(at, view));
+            known.unwrap_or_else(|| Arc::new(Merged::single(view.clone())))
+        };
         let snapshot = Self {
-            services,
-            merged,
-            singles,
-            conditions,
+            stateful: stateful.collect(),
+            singles: views.iter().enumerate().map(single).collect(),
+            conditions: before
+                .and_then(|before| before.told(services, &conditions))
+                .unwrap_or_else(|| Arc::new(conditions)),
+            merged: match before {
+                Some(before) => before.merged.renewed(views),
+                None => Merged::new(views, naming),
+            },
+            services: Arc::clone(services),
             offered,
             checked,
             varying,
-            serial,
+            answered,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             naming,
             page_bytes,
-            integrity,
-            views,
+            integrity: Arc::clone(integrity),
+            views: Mutex::new(before.map(|before| before.handed_on(services)).unwrap_or_default()),
         };
         (snapshot, next)
+    }
+
+    /// The service by itself, if it is known as it is now.
+    fn single(&self, at: usize, view: &ServiceView) -> Option<Arc<Merged>> {
+        let at = self.merged.services().get(at).filter(|old| old.name == view.name).map(|_| at);
+        let single = self.singles.get(at.or_else(|| self.merged.service(&view.name))?)?;
+        let same = |old: &ServiceView| Arc::ptr_eq(&old.catalog, &view.catalog) && old.state == view.state;
+        single.services().first().is_some_and(same).then(|| Arc::clone(single))
+    }
+
+    /// What callers are told, if that is the same of the same services: views go by that.
+    fn told(&self, services: &Arc<Vec<Arc<Service>>>, conditions: &[Condition]) -> Option<Arc<Vec<Condition>>> {
+        let same = Arc::ptr_eq(&self.services, services) && *self.conditions == conditions;
+        same.then(|| Arc::clone(&self.conditions))
+    }
+
+    /// Lists with which the next snapshot begins. Those of single services are known by place.
+    fn handed_on(&self, services: &Arc<Vec<Arc<Service>>>) -> HashMap<ViewKey, Kept> {
+        let placed = Arc::ptr_eq(&self.services, services);
+        let views = self.lock();
+        let young = views.iter().filter(|((_, at, _), kept)| kept.age < MAX_AGE && (placed || at.is_none()));
+        young.map(|(key, kept)| (*key, Kept { view: Arc::clone(&kept.view), age: kept.age + 1 })).collect()
     }
 
     /// The same with other lists of some services: as one caller sees it.
     pub(crate) fn with(&self, others: &[(usize, ServiceView, Condition)]) -> Self {
         let (mut views, mut singles) = (self.merged.services().to_vec(), self.singles.clone());
-        let mut conditions = self.conditions.clone();
+        let mut conditions = (*self.conditions).clone();
         let (mut offered, mut checked) = (self.offered.clone(), self.checked.clone());
         for (at, view, condition) in others {
             let slots = (views.get_mut(*at), singles.get_mut(*at), conditions.get_mut(*at));
@@ -126,9 +178,10 @@ impl Snapshot {
         }
         Self {
             services: Arc::clone(&self.services),
-            merged: Merged::new(views, self.naming),
+            merged: self.merged.renewed(views),
             singles,
-            conditions,
+            conditions: Arc::new(conditions),
+            stateful: self.stateful.clone(),
             offered,
             checked,
             varying: self.varying.clone(),
@@ -136,7 +189,8 @@ impl Snapshot {
             naming: self.naming,
             page_bytes: self.page_bytes,
             integrity: Arc::clone(&self.integrity),
-            views: Mutex::default(),
+            answered: self.answered.clone(),
+            views: Mutex::new(self.handed_on(&self.services)),
         }
     }
 
@@ -165,6 +219,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether a service, if it is one, had answered when this was taken.
+    pub(crate) fn has_answer_of(&self, service: &str) -> bool {
+        self.merged.service(service).is_none_or(|at| self.answered.get(at).copied().unwrap_or_default())
+    }
+
     /// What calls of a service are held to.
     pub(crate) fn checked(&self, at: usize) -> Option<&Arc<Checked>> {
         self.checked.get(at)?.as_ref()
@@ -174,20 +233,24 @@ impl Snapshot {
     pub(crate) fn view(&self, caller: &Caller, route: &Route) -> Option<Arc<View>> {
         let (catalog, at) = self.catalog(route)?;
         let key = (caller.class(), at, caller.era);
-        if let Some(view) = self.lock().get(&key) {
-            return Some(Arc::clone(view));
-        }
-        // Built outside the lock: it takes as long as the catalog is large, and others want theirs meanwhile.
-        let view = Arc::new(View::build(catalog, &self.conditions, at, caller, self.page_bytes, self.varies(route)));
+        let kept = self.lock().get(&key).cloned();
+        let before = match kept {
+            Some(Kept { view, age: 0 }) => return Some(view),
+            older => older.map(|kept| kept.view),
+        };
+        // Built outside the lock: it takes as long as what has changed is large, and others want theirs meanwhile.
+        let varies = self.varies(route);
+        let view = View::build(catalog, &self.conditions, at, caller, self.page_bytes, varies, before.as_deref());
+        let view = Arc::new(view);
         let mut views = self.lock();
-        if views.len() >= MAX_VIEWS {
+        if views.len() >= MAX_VIEWS && !views.contains_key(&key) {
             views.clear();
         }
-        views.insert(key, Arc::clone(&view));
+        views.insert(key, Kept { view: Arc::clone(&view), age: 0 });
         Some(view)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ViewKey, Arc<View>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ViewKey, Kept>> {
         // Views are inserted whole.
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,7 +260,9 @@ impl Snapshot {
 /// while it works are taken together.
 pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
     loop {
+        let began = Instant::now();
         let until = refresh(&gateway);
+        sleep(began.elapsed() * REST).await;
         let expiry = async {
             match until {
                 Some(until) => sleep_until(until).await,
@@ -228,8 +293,10 @@ pub(crate) async fn look_through(gateway: Arc<Gateway>) {
         if now != scanned {
             scanned = now;
             let integrity = Arc::clone(&gateway.integrity);
+            let began = Instant::now();
             // A panic in there must not end the looking.
             let _ = tokio::task::spawn_blocking(move || integrity.scan(&services)).await;
+            sleep(began.elapsed() * SCAN_REST).await;
         }
         if generation.changed().await.is_err() {
             return;
@@ -241,12 +308,13 @@ pub(crate) async fn look_through(gateway: Arc<Gateway>) {
 pub(crate) fn refresh(gateway: &Gateway) -> Option<Instant> {
     let until = gateway.snapshot.replace(|| {
         let (services, grace) = (gateway.services.load_full(), gateway.timeouts.stale_grace);
-        let (snapshot, until) =
-            Snapshot::take(&services, gateway.naming, grace, gateway.limits.page_bytes, &gateway.integrity);
+        let before = gateway.snapshot.load_full();
+        let (naming, page_bytes) = (gateway.naming, gateway.limits.page_bytes);
+        let (snapshot, until) = Snapshot::take(Some(&before), &services, naming, grace, page_bytes, &gateway.integrity);
         for warning in snapshot.merged.warnings() {
             tracing::debug!(warning, "left out of the merged catalog");
         }
-        report(&snapshot);
+        report(&snapshot, &before);
         (snapshot, until)
     });
     announce(&gateway.generation);
@@ -258,9 +326,12 @@ pub(crate) fn announce(generation: &watch::Sender<u64>) {
     generation.send_modify(|generation| *generation = generation.wrapping_add(1));
 }
 
-fn report(snapshot: &Snapshot) {
-    let services = snapshot.services.iter().zip(snapshot.merged.services());
-    for ((service, view), checked) in services.zip(&snapshot.checked) {
+/// Sets the series of services of which something else is known than before. The first snapshot of all says nothing, and
+/// neither did anybody of a service that was not there.
+fn report(snapshot: &Snapshot, before: &Snapshot) {
+    let aligned = Arc::ptr_eq(&snapshot.services, &before.services);
+    let services = snapshot.services.iter().zip(snapshot.merged.services()).zip(&snapshot.checked);
+    for (at, ((service, view), checked)) in services.enumerate() {
         let state = match view.state {
             ServiceState::Fresh => CatalogState::Fresh,
             ServiceState::Stale => CatalogState::Stale,
@@ -268,6 +339,14 @@ fn report(snapshot: &Snapshot) {
             ServiceState::Missing => CatalogState::Unknown,
         };
         service.metrics.set_catalog_state(state);
+        let old = before.merged.services().get(at).zip(before.checked.get(at)).filter(|_| aligned);
+        let same = |(old, was): (&ServiceView, &Option<Arc<Checked>>)| {
+            Arc::ptr_eq(&old.catalog, &view.catalog)
+                && was.as_ref().map(Arc::as_ptr) == checked.as_ref().map(Arc::as_ptr)
+        };
+        if old.is_some_and(same) {
+            continue;
+        }
         integrity::report(&service.metrics, checked.as_ref());
         for kind in Kind::ALL {
             service.metrics.set_catalog_items(kind, view.catalog.list(kind).items().len());

@@ -494,11 +494,9 @@ async fn first_answers(gateway: Arc<Gateway>, mut waiting: Vec<(Arc<Service>, ou
     let mut generation = gateway.generation.subscribe();
     let answers = async {
         loop {
-            if waiting.iter().any(|(service, _)| service.asked()) {
-                // Ready means that what it answered is listed.
-                refresh(&gateway);
-            }
-            waiting.retain(|(service, _)| !service.asked());
+            // Ready means that what it answered is listed.
+            let snapshot = gateway.snapshot.load_full();
+            waiting.retain(|(service, _)| !snapshot.has_answer_of(&service.name));
             if waiting.is_empty() || generation.changed().await.is_err() {
                 return;
             }

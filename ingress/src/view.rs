@@ -1,6 +1,6 @@
 //! What one class of callers sees on one endpoint: prepared lists, and what is told along with them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use outrigger_mcp::catalog::merge::{Merged, ServiceState, ServiceView};
@@ -24,7 +24,9 @@ pub(crate) struct View {
     /// Nobody else may be served these lists from a cache.
     pub(crate) private: bool,
     /// The services that the caller may use, as indices, and whether each is missing.
-    pub(crate) services: Vec<usize>,
+    pub(crate) services: Arc<[usize]>,
+    /// Those of which this tells.
+    conditions: Arc<Vec<Condition>>,
     /// Why nothing can be listed at all.
     pub(crate) unavailable: Option<(String, String)>,
     /// Capabilities and instructions, made when first asked for.
@@ -43,14 +45,16 @@ pub(crate) fn policy_kind(kind: Kind) -> CapabilityKind {
 
 impl View {
     /// Joins the lists, in pages of so many bytes. `at` is the one service of the endpoint, as an index of `conditions`;
-    /// `varies` says that servers list something else to others.
+    /// `varies` says that servers list something else to others. `before` is what the same class of callers saw on the same
+    /// endpoint: what of it has not changed is not made again.
     pub(crate) fn build(
         catalog: &Merged,
-        conditions: &[Condition],
+        conditions: &Arc<Vec<Condition>>,
         at: Option<usize>,
         caller: &Caller,
         page_bytes: usize,
         varies: bool,
+        before: Option<&View>,
     ) -> Self {
         let rules = &caller.policy.rules;
         let visible = |service: &str, kind: Kind, name: &str| {
@@ -59,12 +63,23 @@ impl View {
             rules.allows_in(&caller.principal, &what, &asked)
         };
         let modern = caller.era == Era::Modern;
-        let lists = Kind::ALL.map(|kind| PreparedList::build(catalog, kind, modern, visible, page_bytes));
+        let lists = Kind::ALL.map(|kind| match before {
+            Some(before) => before.list(kind).renewed(catalog, modern, visible, page_bytes),
+            None => PreparedList::build(catalog, kind, modern, visible, page_bytes),
+        });
         for hidden in lists.iter().flat_map(PreparedList::hidden) {
             tracing::warn!(tool = hidden, "not listed for modern clients: its x-mcp-header annotations are invalid");
         }
+        let private = varies || caller.class() != rules.visibility_class(&Principal::anonymous());
+        // Conditions of as many services: they are those of the same names, or others would be told of.
+        if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.conditions, conditions)) {
+            let View { meta, services, unavailable, .. } = before;
+            let (meta, services, unavailable) = (meta.clone(), Arc::clone(services), unavailable.clone());
+            let conditions = Arc::clone(conditions);
+            return Self { lists, meta, private, services, conditions, unavailable, description: OnceLock::new() };
+        }
         let used = catalog.services().iter().enumerate();
-        let services: Vec<usize> = used
+        let services: Arc<[usize]> = used
             .filter(|(_, service)| rules.may_use_service(&caller.principal, &service.name))
             .map(|(at, _)| at)
             .collect();
@@ -74,9 +89,10 @@ impl View {
         Self {
             lists,
             meta: meta(&told),
-            private: varies || caller.class() != rules.visibility_class(&Principal::anonymous()),
+            private,
             unavailable: all_missing(&told),
             services,
+            conditions: Arc::clone(conditions),
             description: OnceLock::new(),
         }
     }

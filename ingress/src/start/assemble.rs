@@ -69,7 +69,7 @@ pub(super) fn assemble(config: &Config, parts: &Parts, draining: drain::DrainWat
     let integrity = Integrity::start(config.integrity.clone(), Arc::clone(&recorder)).map_err(Error::Lock)?;
     let integrity = Arc::new(integrity);
     let (grace, page_bytes) = (config.timeouts.stale_grace, config.limits.page_bytes);
-    let (snapshot, _) = Snapshot::take(&services, config.naming, grace, page_bytes, &integrity);
+    let (snapshot, _) = Snapshot::take(None, &services, config.naming, grace, page_bytes, &integrity);
     Ok(Gateway {
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),
