@@ -2,6 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::http1::find;
+
+/// The result of every call: about 200 bytes.
+const CONTENT: &str = r#"{"content":[{"type":"text","text":"01234567890123456789012345678901234567890123456789012345678901234567890123456789"}],"isError":false"#;
+
 /// The revision that the benchmarks speak, unless they say otherwise.
 pub const REVISION: &str = "2026-07-28";
 
@@ -77,6 +82,21 @@ pub fn event(token: &str, progress: u64) -> String {
         "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\
          \"params\":{{\"progressToken\":{token},\"progress\":{progress:>10},\"message\":\"working\"}}}}\n\n"
     )
+}
+
+/// The answer to a `tools/call`, which is not parsed; `None` for anything else.
+pub fn called(body: &[u8], modern: bool) -> Option<String> {
+    find(body, b"\"tools/call\"")?;
+    let id = String::from_utf8_lossy(number(body, b"\"id\":").unwrap_or(b"1"));
+    let kind = if modern { r#","resultType":"complete""# } else { "" };
+    Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{CONTENT}{kind}}}}}"#))
+}
+
+/// What follows a name and its colon: a number, or a string without commas, which is all that proxies send.
+pub fn number<'a>(body: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = &body[find(body, name)? + name.len()..];
+    let end = rest.iter().position(|byte| matches!(byte, b',' | b'}'))?;
+    Some(&rest[..end])
 }
 
 /// The two messages that begin a session.

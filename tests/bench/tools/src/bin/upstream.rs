@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Parser;
-use outrigger_bench_tools::http1::{fill_past, fill_to, find, read_head};
+use outrigger_bench_tools::http1::{fill_past, fill_to, read_head};
 use outrigger_bench_tools::rpc::{self, Era};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,8 +21,6 @@ use tokio::task::LocalSet;
 const CHUNK: usize = 256 * 1024;
 /// Events that are written at once when they are asked for without a pause: as many as a server on hyper does.
 const EVENTS_AT_ONCE: u64 = 16;
-/// The result of every call: about 200 bytes.
-const CONTENT: &str = r#"{"content":[{"type":"text","text":"01234567890123456789012345678901234567890123456789012345678901234567890123456789"}],"isError":false"#;
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
 const NO_SUCH: &[u8] = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n";
 const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
@@ -144,7 +142,9 @@ impl Server {
             if self.sse && line.starts_with(b"GET /sse ") {
                 return self.events(stream).await;
             }
-            if let (Some(micros), Some(token)) = (number(body, b"\"micros\":"), number(body, b"\"progressToken\":")) {
+            if let (Some(micros), Some(token)) =
+                (rpc::number(body, b"\"micros\":"), rpc::number(body, b"\"progressToken\":"))
+            {
                 let token = String::from_utf8_lossy(token).into_owned();
                 let micros = std::str::from_utf8(micros).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
                 return progress(stream, &token, micros).await;
@@ -185,10 +185,8 @@ impl Server {
     }
 
     fn reply(&self, body: &[u8]) -> Option<String> {
-        if find(body, b"\"tools/call\"").is_some() {
-            let id = String::from_utf8_lossy(number(body, b"\"id\":").unwrap_or(b"1"));
-            let kind = if self.eras.contains(&Era::Modern) { r#","resultType":"complete""# } else { "" };
-            return Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{CONTENT}{kind}}}}}"#));
+        if let Some(answer) = rpc::called(body, self.eras.contains(&Era::Modern)) {
+            return Some(answer);
         }
         let start = body.iter().position(|byte| *byte == b'{').unwrap_or(0);
         let request = serde_json::Deserializer::from_slice(&body[start..]).into_iter::<Value>().next();
@@ -236,11 +234,4 @@ fn session(head: &[u8]) -> Option<usize> {
     let rest = head.strip_prefix(b"POST /message?s=")?;
     let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
-}
-
-/// What follows a name and its colon: a number, or a string without commas, which is all that proxies send.
-fn number<'a>(body: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let rest = &body[find(body, name)? + name.len()..];
-    let end = rest.iter().position(|byte| matches!(byte, b',' | b'}'))?;
-    Some(&rest[..end])
 }

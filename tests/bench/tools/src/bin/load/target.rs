@@ -43,6 +43,9 @@ pub struct TargetArguments {
     /// Name of the tool to call.
     #[arg(long, default_value = "tool_7")]
     tool: String,
+    /// So many services, named `s0`, `s1` and so on, each have the tool: calls go to one after the other.
+    #[arg(long)]
+    services: Option<usize>,
 }
 
 /// A place to send one prepared request to.
@@ -56,6 +59,14 @@ pub struct Target {
     session: Arc<OnceCell<String>>,
     /// In a session, requests that are at work have different ids.
     ids: Arc<AtomicUsize>,
+    /// Requests that take turns, of all connections.
+    turns: Arc<Turns>,
+}
+
+#[derive(Default)]
+struct Turns {
+    requests: Vec<Vec<u8>>,
+    next: AtomicUsize,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -66,6 +77,7 @@ pub struct Connection {
     stream: Box<dyn Stream>,
     surplus: Vec<u8>,
     request: Vec<u8>,
+    turns: Arc<Turns>,
     events: Option<Events>,
     /// How many tools the next answer must list.
     tools: Option<usize>,
@@ -83,6 +95,7 @@ impl Target {
             asks,
             session: Arc::default(),
             ids: Arc::new(AtomicUsize::new(1)),
+            turns: Arc::new(Turns::new(arguments)),
         })
     }
 
@@ -93,6 +106,7 @@ impl Target {
             stream,
             surplus,
             request: Vec::new(),
+            turns: Arc::clone(&self.turns),
             events: None,
             tools: None,
             room: Vec::new(),
@@ -131,6 +145,22 @@ impl Target {
     }
 }
 
+impl Turns {
+    fn new(arguments: &TargetArguments) -> Self {
+        let TargetArguments { path, tool, era, services, .. } = arguments;
+        let request = |at: usize| {
+            let tool = format!("s{at}__{tool}");
+            rpc::post(path, &Asks::Call.head(&tool, *era, ""), &Asks::Call.body(at, &tool, *era))
+        };
+        Self { requests: (0..services.unwrap_or(0)).map(request).collect(), next: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> Option<&Vec<u8>> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.requests.get(turn.checked_rem(self.requests.len())?)
+    }
+}
+
 impl Connection {
     /// Begins a session; returns its id, which is empty over HTTP+SSE.
     async fn greet(&mut self, path: &str) -> io::Result<String> {
@@ -145,7 +175,7 @@ impl Connection {
 
     /// Sends the request and reads its answer. An answer that is not a result is an error: refusals are cheap.
     pub async fn call(&mut self) -> io::Result<Response> {
-        self.stream.write_all(&self.request).await?;
+        self.stream.write_all(self.turns.next().unwrap_or(&self.request)).await?;
         let mut response = read_response(&mut self.stream, &mut self.surplus).await?;
         if let Some(events) = self.events.as_mut().filter(|_| response.status == 202) {
             (response.status, response.body) = (200, events.reply().await?);
