@@ -265,6 +265,10 @@ fn ready_page(readiness: &Readiness) -> AdminPage {
 }
 
 fn metrics_page(metrics: &Metrics) -> AdminPage {
+    // Nobody counts them; whoever asks is told how many there are now.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        metrics.set_tasks(runtime.metrics().num_alive_tasks());
+    }
     match metrics.encode() {
         Ok(text) => AdminPage::ok(TEXT_FORMAT, text),
         Err(error) => AdminPage::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

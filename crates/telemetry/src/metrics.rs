@@ -162,6 +162,12 @@ impl Metrics {
         OpenGuard::new(&self.sessions_open[kind as usize])
     }
 
+    /// Says how many tasks are alive.
+    pub fn set_tasks(&self, count: usize) {
+        let gauge = self.families.tasks.with_label_values::<&str>(&[]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Counts a parked call until the guard is dropped.
     pub fn call_parked(&self) -> OpenGuard {
         OpenGuard::new(&self.parked_calls)

@@ -181,6 +181,12 @@ const QUOTA_STORE: MetricDoc = doc(
 );
 const SESSIONS_OPEN: MetricDoc =
     doc("outrigger_sessions_open", Gauge, &["kind"], "Sessions of older revisions that are open.");
+const TASKS: MetricDoc = doc(
+    "outrigger_tasks",
+    Gauge,
+    &[],
+    "Tasks that are alive: what a process works on and waits for. It follows connections, streams and services; what grows without them is never ended.",
+);
 const PARKED_CALLS: MetricDoc =
     doc("outrigger_parked_calls", Gauge, &[], "Calls that wait for their client to answer a question of the server.");
 const LISTENS_OPEN: MetricDoc = doc(
@@ -313,6 +319,7 @@ pub fn describe() -> Vec<MetricDoc> {
         CHILD_UP,
         CHILD_RESTARTS,
         SESSIONS_OPEN,
+        TASKS,
         PARKED_CALLS,
         LISTENS_OPEN,
         LISTENS_FAILING,
@@ -371,6 +378,7 @@ pub(super) struct Families {
     pub(super) concurrency_limit: IntGaugeVec,
     pub(super) quota_store: IntCounterVec,
     pub(super) sessions_open: IntGaugeVec,
+    pub(super) tasks: IntGaugeVec,
     pub(super) parked_calls: IntGaugeVec,
     pub(super) listens_open: IntGaugeVec,
     pub(super) listens_failing: IntGaugeVec,
@@ -430,6 +438,7 @@ impl Families {
             concurrency_limit: gauge(registry, &CONCURRENCY_LIMIT)?,
             quota_store: counter(registry, &QUOTA_STORE)?,
             sessions_open: gauge(registry, &SESSIONS_OPEN)?,
+            tasks: gauge(registry, &TASKS)?,
             parked_calls: gauge(registry, &PARKED_CALLS)?,
             listens_open: gauge(registry, &LISTENS_OPEN)?,
             listens_failing: gauge(registry, &LISTENS_FAILING)?,

@@ -22,6 +22,7 @@ fn touched() -> Arc<Metrics> {
     metrics.egress_dropped();
     metrics.approval(ApprovalOutcome::Asked);
     metrics.set_approvals_waiting(0);
+    metrics.set_tasks(1);
     metrics.registrations(0);
     metrics.audit_sequence();
     metrics.key_fetches("https://id.example.com");
