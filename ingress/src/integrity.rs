@@ -60,13 +60,27 @@ struct Memory {
     swept_at: usize,
 }
 
-/// What was looked through last.
-#[derive(Default)]
-struct Scanned {
-    /// Identifies the names of all services and of what they offer: what is found in one service depends on them.
+/// What was looked through last, by service: what is found in one depends on the names of all.
+type Scanned = HashMap<Arc<str>, Seen>;
+
+/// A service and what it offers.
+pub(crate) type Offered = (Arc<Service>, Arc<Catalog>);
+
+/// What has to be looked through.
+#[derive(Debug)]
+pub(crate) struct Due {
+    /// Indices.
+    services: Vec<usize>,
+    /// Because names have changed.
+    renamed: bool,
+}
+
+/// A catalog that was looked through.
+#[derive(Clone)]
+struct Seen {
+    fingerprint: String,
+    /// Identifies the names in it.
     names: u64,
-    /// Fingerprints of catalogs, by service.
-    catalogs: HashMap<Arc<str>, String>,
 }
 
 /// A catalog that was compared with a lock.
@@ -196,53 +210,52 @@ impl Integrity {
         }
     }
 
-    /// Looks through what services offer. Takes a while: not for a thread that serves requests.
-    pub(crate) fn scan(&self, services: &[(Arc<Service>, Arc<Catalog>)]) {
-        if !self.settings.scan {
-            return;
+    /// What of it has to be looked through, if anything has, which counts as done from now on: what has changed, or all where
+    /// names have, because what is found in one service depends on the names of the others. Forgets services that are gone.
+    pub(crate) fn due(&self, services: &[Offered]) -> Option<Due> {
+        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *scanned);
+        let (mut changed, mut renamed) = (Vec::new(), before.len() != services.len());
+        for (at, (service, catalog)) in services.iter().enumerate() {
+            let known = before.get(&service.name);
+            let same = known.filter(|seen| seen.fingerprint == catalog.fingerprint());
+            let seen = same.cloned().unwrap_or_else(|| {
+                changed.push(at);
+                Seen { fingerprint: catalog.fingerprint().to_owned(), names: names(catalog) }
+            });
+            renamed |= known.is_none_or(|known| known.names != seen.names);
+            scanned.insert(Arc::clone(&service.name), seen);
         }
+        if renamed {
+            self.found().retain(|known, _| scanned.contains_key(known));
+            return Some(Due { services: (0..services.len()).collect(), renamed });
+        }
+        (!changed.is_empty()).then_some(Due { services: changed, renamed })
+    }
+
+    /// Looks through what is due. Takes a while: not for a thread that serves requests.
+    pub(crate) fn scan(&self, services: &[Offered], due: &Due) {
         let given: Vec<(&str, &Catalog)> =
             services.iter().map(|(service, catalog)| (&*service.name, &**catalog)).collect();
-        let changed = self.changed(services);
-        if changed.is_empty() {
-            return;
-        }
         let scan = Scan::of(&given);
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
-                let Some(at) = changed.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                let Some(at) = due.services.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                 let Some((service, _)) = services.get(*at) else { return };
-                self.note(service, scan.service(*at));
+                let before = self.found().get(&service.name).cloned().unwrap_or_default();
+                let found = if due.renamed { scan.service(*at) } else { scan.service_again(*at, &before) };
+                self.note(service, &before, found);
             }
         };
         std::thread::scope(|scope| {
-            (1..AT_ONCE.min(changed.len())).for_each(|_| drop(scope.spawn(work)));
+            (1..AT_ONCE.min(due.services.len())).for_each(|_| drop(scope.spawn(work)));
             work();
         });
     }
 
-    /// The services that have to be looked through, as indices: all, where names have changed. Forgets those that are gone.
-    fn changed(&self, services: &[(Arc<Service>, Arc<Catalog>)]) -> Vec<usize> {
-        let names = names(services);
-        let catalogs =
-            services.iter().map(|(service, catalog)| (Arc::clone(&service.name), catalog.fingerprint().to_owned()));
-        let now = Scanned { names, catalogs: catalogs.collect() };
-        let before = std::mem::replace(&mut *self.scanned.lock().unwrap_or_else(PoisonError::into_inner), now);
-        if before.names != names {
-            let here: HashSet<_> = services.iter().map(|(service, _)| &service.name).collect();
-            self.found().retain(|known, _| here.contains(known));
-            return (0..services.len()).collect();
-        }
-        let changed = |(service, catalog): &(Arc<Service>, Arc<Catalog>)| {
-            before.catalogs.get(&service.name).is_none_or(|known| known != catalog.fingerprint())
-        };
-        services.iter().enumerate().filter(|(_, one)| changed(one)).map(|(at, _)| at).collect()
-    }
-
     /// Tells of what was found in a service, and keeps it for the admin port.
-    fn note(&self, service: &Service, found: Vec<Finding>) {
-        let before = self.found().get(&service.name).cloned().unwrap_or_default();
+    fn note(&self, service: &Service, before: &[Finding], found: Vec<Finding>) {
         for finding in found.iter().filter(|finding| !before.contains(finding)).take(MAX_LINES) {
             let Finding { service, kind, name, at, class, what } = finding;
             tracing::warn!(service, kind, name, at, class = class.as_str(), what, "a definition is suspicious");
@@ -295,14 +308,11 @@ fn keep(memory: &mut Memory, service: &Arc<str>, one: Remembered) -> bool {
     told
 }
 
-/// Identifies the names of services, and of what they offer.
-fn names(services: &[(Arc<Service>, Arc<Catalog>)]) -> u64 {
+/// Identifies the names of what a catalog offers.
+fn names(catalog: &Catalog) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (service, catalog) in services {
-        service.name.hash(&mut hasher);
-        for kind in [Kind::Tool, Kind::Prompt] {
-            catalog.list(kind).items().iter().for_each(|item| (kind, item.key()).hash(&mut hasher));
-        }
+    for kind in [Kind::Tool, Kind::Prompt] {
+        catalog.list(kind).items().iter().for_each(|item| (kind, item.key()).hash(&mut hasher));
     }
     hasher.finish()
 }

@@ -280,22 +280,14 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, news: Arc<Notify>) {
 /// dropped. Beside [`keep`], because it takes a while: nobody waits for it.
 pub(crate) async fn look_through(gateway: Arc<Gateway>) {
     let mut generation = gateway.generation.subscribe();
-    let mut scanned = Vec::new();
     while gateway.integrity.scans() {
         let snapshot = gateway.snapshot.load_full();
         let services: Vec<_> = snapshot.services.iter().cloned().zip(snapshot.offered.iter().cloned()).collect();
         drop(snapshot);
-        // With the names: the same definitions mean something else beside those of other services.
-        let now: Vec<_> = services
-            .iter()
-            .map(|(service, catalog)| (service.name.clone(), catalog.fingerprint().to_owned()))
-            .collect();
-        if now != scanned {
-            scanned = now;
-            let integrity = Arc::clone(&gateway.integrity);
-            let began = Instant::now();
+        if let Some(due) = gateway.integrity.due(&services) {
+            let (integrity, began) = (Arc::clone(&gateway.integrity), Instant::now());
             // A panic in there must not end the looking.
-            let _ = tokio::task::spawn_blocking(move || integrity.scan(&services)).await;
+            let _ = tokio::task::spawn_blocking(move || integrity.scan(&services, &due)).await;
             sleep(began.elapsed() * SCAN_REST).await;
         }
         if generation.changed().await.is_err() {

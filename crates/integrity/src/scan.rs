@@ -7,6 +7,7 @@ mod names;
 mod phrases;
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog_kind::Kind;
@@ -78,26 +79,37 @@ pub struct Finding {
 pub struct Scan<'a> {
     services: &'a [(&'a str, &'a Catalog)],
     names: Names<'a>,
-    /// By service.
-    look_alikes: HashMap<String, Vec<Finding>>,
+    /// By service; learned when first asked for.
+    look_alikes: OnceLock<HashMap<String, Vec<Finding>>>,
 }
 
 impl<'a> Scan<'a> {
-    /// Learns the names of everything that these services offer, each under its own name.
+    /// Of what these services offer, each under its own name.
     pub fn of(services: &'a [(&'a str, &'a Catalog)]) -> Self {
-        let names = Names::of(services);
-        let mut look_alikes = HashMap::<String, Vec<Finding>>::new();
-        for one in names.look_alikes() {
-            look_alikes.entry(one.service.clone()).or_default().push(one);
-        }
-        Self { services, names, look_alikes }
+        Self { services, names: Names::of(services), look_alikes: OnceLock::new() }
     }
 
-    /// Looks through what the service at this place offers. Takes as long as that is large.
+    /// Looks through what the service at this place offers. Takes as long as that is large; the first time, as all is.
     pub fn service(&self, at: usize) -> Vec<Finding> {
-        let Some((service, catalog)) = self.services.get(at) else { return Vec::new() };
-        let mut findings: Vec<Finding> =
-            self.look_alikes.get(*service).into_iter().flatten().take(MAX_FINDINGS).cloned().collect();
+        let Some((service, _)) = self.services.get(at) else { return Vec::new() };
+        let look_alikes = self.look_alikes.get_or_init(|| {
+            let mut by_service = HashMap::<String, Vec<Finding>>::new();
+            for one in self.names.look_alikes() {
+                by_service.entry(one.service.clone()).or_default().push(one);
+            }
+            by_service
+        });
+        self.texts(at, look_alikes.get(*service).into_iter().flatten().take(MAX_FINDINGS).cloned().collect())
+    }
+
+    /// The same where no name has changed since `before` was found in this service: takes as long as that is large.
+    pub fn service_again(&self, at: usize, before: &[Finding]) -> Vec<Finding> {
+        self.texts(at, before.iter().filter(|one| one.class == Class::LookAlike).cloned().collect())
+    }
+
+    /// Adds what the texts of the service at this place say.
+    fn texts(&self, at: usize, mut findings: Vec<Finding>) -> Vec<Finding> {
+        let Some((service, catalog)) = self.services.get(at) else { return findings };
         if let Some(text) = &catalog.about().instructions {
             let mut place = Place::new(service, "instructions", "", &self.names);
             place.text("", text);
@@ -126,16 +138,16 @@ pub fn scan(services: &[(&str, &Catalog)]) -> Vec<Finding> {
 }
 
 /// One definition, and what was found in it.
-struct Place<'a> {
-    service: &'a str,
+struct Place<'p, 'a> {
+    service: &'p str,
     kind: &'static str,
-    name: &'a str,
-    names: &'a Names<'a>,
+    name: &'p str,
+    names: &'p Names<'a>,
     found: Vec<Finding>,
 }
 
-impl<'a> Place<'a> {
-    fn new(service: &'a str, kind: &'static str, name: &'a str, names: &'a Names<'a>) -> Self {
+impl<'p, 'a> Place<'p, 'a> {
+    fn new(service: &'p str, kind: &'static str, name: &'p str, names: &'p Names<'a>) -> Self {
         Self { service, kind, name, names, found: Vec::new() }
     }
 

@@ -1,6 +1,7 @@
 //! Names that pass for other names, and texts that speak of what belongs to another service.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use outrigger_mcp::catalog::Catalog;
 use outrigger_mcp::catalog_kind::Kind;
@@ -32,38 +33,41 @@ const TELLS: &[&str] = &[
 /// Service, kind and name of what looks like something.
 type Looks<'a> = (&'a str, &'static str, &'a str);
 
-/// The names of everything that is called by name.
+/// The names of everything that is called by name; what takes long is learned when first asked for.
 pub(super) struct Names<'a> {
-    /// Looks of names, with those that have them.
-    looks: BTreeMap<String, BTreeSet<Looks<'a>>>,
+    services: &'a [(&'a str, &'a Catalog)],
     /// Names that are no words, with the services that have them.
-    named: HashMap<&'a str, Vec<&'a str>>,
-    /// Whose names are put before them where the mesh lists things.
-    services: HashMap<&'a str, &'a Catalog>,
+    named: OnceLock<HashMap<&'a str, Vec<&'a str>>>,
+    /// Whose names are put before others where the mesh lists things.
+    catalogs: OnceLock<HashMap<&'a str, &'a Catalog>>,
     /// The phrases of [`TELLS`] in the form of texts.
     tells: Vec<String>,
 }
 
 impl<'a> Names<'a> {
-    pub(super) fn of(services: &[(&'a str, &'a Catalog)]) -> Self {
-        let (mut looks, mut named) = (BTreeMap::<_, BTreeSet<_>>::new(), HashMap::<_, Vec<&str>>::new());
-        for (service, catalog) in services {
-            looks.entry(plain(service)).or_default().insert((*service, "service", *service));
-            for kind in [Kind::Tool, Kind::Prompt] {
-                for item in catalog.list(kind).items() {
-                    looks.entry(plain(item.key())).or_default().insert((*service, kind.as_str(), item.key()));
-                    if is_no_word(item.key()) {
-                        named.entry(item.key()).or_default().push(*service);
-                    }
-                }
-            }
+    pub(super) fn of(services: &'a [(&'a str, &'a Catalog)]) -> Self {
+        let tells = TELLS.iter().map(|text| plain(text)).collect();
+        Self { services, named: OnceLock::new(), catalogs: OnceLock::new(), tells }
+    }
+
+    /// Service, kind and name of everything.
+    fn all(&self) -> impl Iterator<Item = Looks<'a>> + use<'a> {
+        self.services.iter().flat_map(|(service, catalog)| {
+            let kinds = [Kind::Tool, Kind::Prompt].into_iter();
+            kinds.flat_map(move |kind| {
+                catalog.list(kind).items().iter().map(move |item| (*service, kind.as_str(), item.key()))
+            })
+        })
+    }
+
+    /// Looks of names, with those that have them.
+    fn looks(&self) -> BTreeMap<String, BTreeSet<Looks<'a>>> {
+        let mut looks = BTreeMap::<_, BTreeSet<_>>::new();
+        let services = self.services.iter().map(|(service, _)| (*service, "service", *service));
+        for one in services.chain(self.all()) {
+            looks.entry(plain(one.2)).or_default().insert(one);
         }
-        Self {
-            looks,
-            named,
-            services: services.iter().copied().collect(),
-            tells: TELLS.iter().map(|text| plain(text)).collect(),
-        }
+        looks
     }
 
     /// Names that differ and look the same, and names in which scripts are mixed.
@@ -73,7 +77,7 @@ impl<'a> Names<'a> {
             let (service, name) = (service.to_owned(), visible(name, MAX_SHOWN));
             findings.push(Finding { service, kind, name, at: "name".into(), class: Class::LookAlike, what });
         };
-        for same in self.looks.values() {
+        for same in self.looks().values() {
             let (services, others): (Vec<_>, Vec<_>) = same.iter().partition(|one| one.1 == "service");
             let firsts = [first_two(&others), first_two(&services)];
             for one in same {
@@ -97,7 +101,7 @@ impl<'a> Names<'a> {
         let words = text.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')));
         let mut words = words.map(|word| word.trim_matches('.')).filter(|word| !word.is_empty());
         words.find_map(|word| {
-            let owners = self.named.get(word).map_or(&[][..], Vec::as_slice);
+            let owners = self.named().get(word).map_or(&[][..], Vec::as_slice);
             let listed = self.listed_as(word);
             let other = owners.iter().copied().chain(listed).find(|owner| *owner != service)?;
             let own = listed == Some(service) || owners.contains(&service);
@@ -105,11 +109,22 @@ impl<'a> Names<'a> {
         })
     }
 
+    fn named(&self) -> &HashMap<&'a str, Vec<&'a str>> {
+        self.named.get_or_init(|| {
+            let mut named = HashMap::<_, Vec<&str>>::new();
+            for (service, _, name) in self.all().filter(|(_, _, name)| is_no_word(name)) {
+                named.entry(name).or_default().push(service);
+            }
+            named
+        })
+    }
+
     /// The service of which the mesh lists something under this name.
     fn listed_as(&self, name: &str) -> Option<&'a str> {
         ["__", "."].into_iter().find_map(|joiner| {
             let (service, own) = name.split_once(joiner)?;
-            let (service, catalog) = self.services.get_key_value(service)?;
+            let catalogs = self.catalogs.get_or_init(|| self.services.iter().copied().collect());
+            let (service, catalog) = catalogs.get_key_value(service)?;
             let has = |kind| catalog.find(kind, own).is_some();
             (has(Kind::Tool) || has(Kind::Prompt)).then_some(*service)
         })
