@@ -145,7 +145,8 @@ async fn ask(replica: &Replica, etag: Option<&HeaderValue>, hold: Duration) -> R
             let etag = response.headers().get(header::ETAG).cloned();
             let body: Bytes =
                 read_bounded(response.into_body(), MAX_DOCUMENT, MARGIN).await.map_err(Unanswered::because)?;
-            let document = Document::parse(&body).map_err(Unanswered::because)?;
+            // What arrives lies in a buffer of the connection, all of which the catalog would keep.
+            let document = Document::parse(&Bytes::copy_from_slice(&body)).map_err(Unanswered::because)?;
             Ok(Answer::Changed(document, etag))
         }
         status => Err(Unanswered::because(format!("the health endpoint answered {status}"))),
