@@ -15,6 +15,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 FUZZ_SECONDS ?= 60
 # How long a fault of a drill is under load. (Make's own SECONDS would be the shell's clock.)
 DRILL_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),8)
+# How long the soak is.
+MINUTES ?= 30
 # Where the binaries of the last build are.
 BIN := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
@@ -26,7 +28,7 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods counts drills bench fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods counts drills bench scale soak fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +145,18 @@ drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for lon
 bench: ## Cost of the mesh beside a direct connection and installed peers; release build
 	$(call step,bench)
 	@tests/bench/run.sh
+
+scale: ## How the ingress's costs grow with services, listeners and calls at once; release build
+	$(call step,scale)
+	@cargo build --locked --release --package outrigger-ingress
+	@cargo build --locked --release --manifest-path tests/bench/tools/Cargo.toml --target-dir "$(BIN)/bench-tools"
+	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/scale.py --bin "$(BIN)/release"
+
+soak: subjects ## MINUTES of mixed load with faults, after which every process holds what it held before
+	$(call step,soak: $(MINUTES) minutes of mixed load with faults)
+	@cargo build --locked --package outrigger
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/soak/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)" \
+	  --minutes $(MINUTES) --json "$(BIN)/soak.json"
 
 fuzz: ## Each fuzz target for FUZZ_SECONDS with the nightly toolchain
 	$(call step,fuzz: $(FUZZ_SECONDS) s per target)
