@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Method, Response, StatusCode};
 use outrigger_proxy::body::{BodySender, OutBody};
-use outrigger_proxy::handshake::ServerTlsProvider;
 use outrigger_proxy::reply::json;
 use serde_json::{Value, json as value};
 use tokio::sync::watch;
@@ -36,8 +35,6 @@ pub enum Mood {
     Away,
     /// It answers nothing.
     Silent,
-    /// Its lists have an object too many, of which they do not say what it is.
-    Mangled,
 }
 
 struct Shared {
@@ -65,15 +62,10 @@ struct State {
 impl KubeApi {
     /// Starts one without objects.
     pub fn start() -> Self {
-        Self::over(None)
-    }
-
-    /// The same, over TLS.
-    pub fn over(tls: Option<ServerTlsProvider>) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), news: watch::Sender::new(0) });
         shared.lock().version = 100;
         let answering = Arc::clone(&shared);
-        let server = HttpServer::over(tls, move |asked| Arc::clone(&answering).answer(asked));
+        let server = HttpServer::start(move |asked| Arc::clone(&answering).answer(asked));
         Self { server, shared }
     }
 
@@ -179,7 +171,7 @@ impl Shared {
     async fn answer(self: Arc<Self>, asked: Received) -> Response<OutBody> {
         let mood = self.lock().mood;
         match mood {
-            Mood::Good | Mood::Mangled => {}
+            Mood::Good => {}
             Mood::Away => return status(503, "the server is currently unable to handle the request"),
             Mood::Silent => std::future::pending().await,
         }
@@ -290,10 +282,8 @@ impl State {
         let all: Vec<&Value> = self.objects.get(path).into_iter().flat_map(BTreeMap::values).filter(fits).collect();
         // A page may be empty although others follow: here the first one of policies is.
         let limit = if path.ends_with("/securitypolicies") && !query.contains_key("continue") { 0 } else { limit };
-        let mut page: Vec<_> = all.iter().skip(from).take(limit).copied().collect();
+        let page: Vec<_> = all.iter().skip(from).take(limit).collect();
         let end = from + page.len();
-        let nobody = value!({"spec": {}});
-        page.extend((self.mood == Mood::Mangled).then_some(&nobody));
         let more = if end < all.len() { format!("from {end}") } else { String::new() };
         let page = value!({"kind": "List", "apiVersion": "v1", "items": page,
             "metadata": {"resourceVersion": self.version.to_string(), "continue": more}});
