@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Method, Response, StatusCode};
 use outrigger_proxy::body::{BodySender, OutBody};
+use outrigger_proxy::handshake::ServerTlsProvider;
 use outrigger_proxy::reply::json;
 use serde_json::{Value, json as value};
 use tokio::sync::watch;
@@ -62,10 +63,15 @@ struct State {
 impl KubeApi {
     /// Starts one without objects.
     pub fn start() -> Self {
+        Self::over(None)
+    }
+
+    /// The same, over TLS.
+    pub fn over(tls: Option<ServerTlsProvider>) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), news: watch::Sender::new(0) });
         shared.lock().version = 100;
         let answering = Arc::clone(&shared);
-        let server = HttpServer::start(move |asked| Arc::clone(&answering).answer(asked));
+        let server = HttpServer::over(tls, move |asked| Arc::clone(&answering).answer(asked));
         Self { server, shared }
     }
 
