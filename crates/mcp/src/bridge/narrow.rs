@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use crate::{
+    catalog_kind::Kind,
     edit::Edits,
     envelope::{Field, Message},
     json::{Key, Span, decode_string, elements, member, members, quote},
@@ -30,6 +31,9 @@ use crate::{
 
 /// Members of results that only the stateless revision has.
 const MODERN: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+
+/// How many forms definitions have for older revisions: without any schema of results, and with those of objects.
+pub const LIST_FORMS: usize = 2;
 
 /// A result without what the client's revision has no form for; `None` when it can stay as it is.
 pub fn result(message: &Message, method: Method, revision: Revision) -> Option<Bytes> {
@@ -69,6 +73,25 @@ pub fn result(message: &Message, method: Method, revision: Revision) -> Option<B
     leave_out(&list, &drop, &mut edits);
     let narrowed = edits.apply_flat(body);
     (narrowed != *body).then_some(narrowed)
+}
+
+/// Which form of definitions a revision reads, below [`LIST_FORMS`]; `None` when it reads them as they are.
+pub fn list_form(revision: Revision) -> Option<usize> {
+    (!revision.is_modern()).then(|| usize::from(revision >= Revision::V2025_06_18))
+}
+
+/// Definitions, joined by commas, without what a revision has no form for; `None` when they can stay as they are.
+pub fn definitions(kind: Kind, joined: &[u8], revision: Revision) -> Option<Bytes> {
+    if kind != Kind::Tool || list_form(revision).is_none() {
+        return None;
+    }
+    let body = Bytes::from([b"[", joined, b"]"].concat());
+    let list = Span { start: 0, end: u32::try_from(body.len()).unwrap_or(u32::MAX) };
+    let mut edits = Edits::new();
+    let tools = elements(&body, list).unwrap_or_default();
+    tools.into_iter().for_each(|tool| without_schema(&body, tool, revision, &mut edits));
+    let narrowed = edits.apply_flat(&body);
+    (narrowed != body).then(|| narrowed.slice(1..narrowed.len() - 1))
 }
 
 /// The `params` of a server's question as the client's revision can read them; the same bytes where it can already.

@@ -2,7 +2,10 @@
 //!
 //! Neighbouring services are joined in groups, which are what is made anew when one of them changes.
 
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::Cell,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -11,7 +14,7 @@ use super::{
     ToolHeaders,
     merge::{Freshness, Merged, ServiceView, Uris},
 };
-use crate::{catalog_kind::Kind, json::write_string};
+use crate::{bridge::narrow, catalog_kind::Kind, json::write_string, revision::Revision};
 
 /// The usual size of a page, bytes. Below it a list is one page, because many clients read only the first.
 pub const PAGE_BYTES: usize = 1 << 20;
@@ -24,13 +27,15 @@ const GROUP: usize = 16;
 pub struct PreparedList {
     kind: Kind,
     groups: Vec<Arc<Group>>,
-    /// The index of the first item of each page, and its definitions.
-    pages: Vec<(u32, Vec<Bytes>)>,
+    pages: Pages,
     items: u32,
     fingerprint: [u8; 16],
     hidden: Vec<String>,
     filtered: bool,
 }
+
+/// The index of the first item of each page, and its definitions.
+type Pages = Vec<(u32, Vec<Arc<Piece>>)>;
 
 /// One page of a prepared list.
 #[derive(Debug, Clone)]
@@ -48,11 +53,22 @@ struct Group {
     made_of: [u8; 16],
     /// Who claims which URI, where that matters here.
     claims: Option<Arc<Uris>>,
-    /// How many definitions each piece has, joined by commas.
-    pieces: Vec<(u32, Bytes)>,
+    pieces: Vec<Arc<Piece>>,
     /// What identifies the definitions of each service that has any.
     seen: Vec<[u8; 16]>,
     filtered: bool,
+}
+
+/// Some definitions of a group.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq))]
+struct Piece {
+    /// How many they are.
+    count: u32,
+    /// Joined by commas.
+    items: Bytes,
+    /// The same as older revisions read them, in each form that there is; made when the first client of it asks.
+    older: [OnceLock<Bytes>; narrow::LIST_FORMS],
 }
 
 /// What makes lists of one audience.
@@ -140,9 +156,21 @@ impl PreparedList {
 
     /// The page that starts at an offset: 0, or one that [`Page::next`] gave. `None` for any other.
     pub fn page(&self, offset: u32) -> Option<Page> {
+        self.page_for(offset, Revision::MODERN)
+    }
+
+    /// The same page as a client of a revision reads it. Older clients of one list share what is made for the first of them.
+    pub fn page_for(&self, offset: u32, revision: Revision) -> Option<Page> {
         let at = self.pages.binary_search_by_key(&offset, |(start, _)| *start).ok()?;
-        let (_, items) = self.pages.get(at)?;
-        Some(Page { items: items.clone(), next: self.pages.get(at + 1).map(|(start, _)| *start) })
+        let (_, pieces) = self.pages.get(at)?;
+        let mut items = Vec::with_capacity(pieces.len() * 2);
+        for piece in pieces {
+            if !items.is_empty() {
+                items.push(Bytes::from_static(b","));
+            }
+            items.push(piece.items_for(self.kind, revision).clone());
+        }
+        Some(Page { items, next: self.pages.get(at + 1).map(|(start, _)| *start) })
     }
 
     /// The `result` of a list request as pieces that share memory with the list. `next_cursor` belongs to
@@ -205,10 +233,22 @@ impl Group {
     }
 }
 
+impl Piece {
+    fn new(count: u32, items: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { count, items: Bytes::from(items), older: Default::default() })
+    }
+
+    fn items_for(&self, kind: Kind, revision: Revision) -> &Bytes {
+        let Some(older) = narrow::list_form(revision).and_then(|form| self.older.get(form)) else { return &self.items };
+        // Where nothing has to go, it is the same memory.
+        older.get_or_init(|| narrow::definitions(kind, &self.items, revision).unwrap_or_else(|| self.items.clone()))
+    }
+}
+
 /// Definitions that are being joined.
 struct Joined {
     page_bytes: usize,
-    pieces: Vec<(u32, Bytes)>,
+    pieces: Vec<Arc<Piece>>,
     piece: Vec<u8>,
     items: u32,
 }
@@ -226,37 +266,34 @@ impl Joined {
             let next = self.piece.split_off(start);
             self.piece.truncate(before);
             let piece = std::mem::replace(&mut self.piece, next);
-            self.pieces.push((self.items, Bytes::from(piece)));
+            self.pieces.push(Piece::new(self.items, piece));
             (self.items, start) = (0, 0);
         }
         self.items += 1;
         self.piece.get(start..).unwrap_or_default()
     }
 
-    fn finish(mut self) -> Vec<(u32, Bytes)> {
+    fn finish(mut self) -> Vec<Arc<Piece>> {
         if self.items > 0 {
             self.piece.shrink_to_fit();
-            self.pieces.push((self.items, Bytes::from(self.piece)));
+            self.pieces.push(Piece::new(self.items, self.piece));
         }
         self.pieces
     }
 }
 
 /// Pages of so many bytes at most, where a piece is not larger by itself; and how many items there are.
-fn pages<'a>(pieces: impl Iterator<Item = &'a (u32, Bytes)>, page_bytes: usize) -> (Vec<(u32, Vec<Bytes>)>, u32) {
+fn pages<'a>(pieces: impl Iterator<Item = &'a Arc<Piece>>, page_bytes: usize) -> (Pages, u32) {
     let (mut pages, mut page, mut start, mut size, mut items) = (Vec::new(), Vec::new(), 0, 0, 0);
-    for (count, piece) in pieces {
-        if !page.is_empty() && size + 1 + piece.len() > page_bytes {
+    for piece in pieces {
+        if !page.is_empty() && size + 1 + piece.items.len() > page_bytes {
             pages.push((start, std::mem::take(&mut page)));
             (start, size) = (items, 0);
         }
-        if !page.is_empty() {
-            page.push(Bytes::from_static(b","));
-            size += 1;
-        }
-        page.push(piece.clone());
-        size += piece.len();
-        items += count;
+        // With the comma before it.
+        size += usize::from(!page.is_empty()) + piece.items.len();
+        page.push(Arc::clone(piece));
+        items += piece.count;
     }
     pages.push((start, page));
     (pages, items)

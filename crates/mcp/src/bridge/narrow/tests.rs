@@ -83,6 +83,25 @@ fn schemas_of_results_describe_objects() {
 }
 
 #[test]
+fn definitions_are_narrowed_as_in_results_and_once_for_each_form() {
+    let with = |schema: &str| format!(r#"{{"name":"a","outputSchema":{schema}}},{{"name":"b","title":"B"}}"#);
+    for tools in [with(r#"{"type":"object"}"#), with(r#"{"type":"array"}"#), r#"{"name":"b"}"#.into(), String::new()] {
+        let mut forms: [Option<String>; LIST_FORMS] = Default::default();
+        for revision in LEGACY {
+            let narrowed = definitions(Kind::Tool, tools.as_bytes(), revision);
+            let narrowed = narrowed.map_or_else(|| tools.clone(), |list| String::from_utf8(list.to_vec()).unwrap());
+            let whole = told(Method::ToolsList, &format!(r#"{{"tools":[{tools}]}}"#), revision);
+            assert_eq!(format!(r#"{{"tools":[{narrowed}]}}"#), whole, "{}", revision.as_str());
+            let form = forms[list_form(revision).unwrap()].get_or_insert_with(|| narrowed.clone());
+            assert_eq!(*form, narrowed, "{}", revision.as_str());
+            // Only tools have schemas of results.
+            assert!(definitions(Kind::Prompt, tools.as_bytes(), revision).is_none());
+        }
+        assert!(definitions(Kind::Tool, tools.as_bytes(), Revision::MODERN).is_none());
+    }
+}
+
+#[test]
 fn blocks_that_a_revision_does_not_know_become_text() {
     let text = r#"{"type":"text","text":"t"}"#;
     let link = r#"{"name":"n","uri":"a:\/b","type":"resource_link"}"#;

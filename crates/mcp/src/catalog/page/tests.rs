@@ -111,6 +111,35 @@ fn a_list_up_to_the_limit_is_one_page_and_offsets_are_checked() {
 }
 
 #[test]
+fn a_page_is_narrowed_once_for_all_older_clients_of_a_form() {
+    let tool = |schema: &str| format!(r#"{{"name":"t{}","outputSchema":{schema}}}"#, schema.len());
+    let both = [tool(r#"{"type":"object"}"#), tool(r#"{"type":"array"}"#)];
+    let merged = merged(vec![service("s", &both)]);
+    let list = PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true, 40);
+    let second = list.page(0).unwrap().next.unwrap();
+    // One piece each.
+    let items = |offset, revision| list.page_for(offset, revision).unwrap().items.remove(0);
+    for (revisions, objects) in [
+        ([Revision::V2024_11_05, Revision::V2025_03_26], &b"{\"name\":\"s__t17\"}"[..]),
+        ([Revision::V2025_06_18, Revision::V2025_11_25], &items(0, Revision::MODERN)),
+    ] {
+        for (offset, expected) in [(0, objects), (second, &b"{\"name\":\"s__t16\"}"[..])] {
+            let made = items(offset, revisions[0]);
+            assert_eq!(made, expected);
+            for revision in revisions {
+                let again = items(offset, revision);
+                assert_eq!((again.as_ptr(), again.len()), (made.as_ptr(), made.len()), "{}", revision.as_str());
+            }
+        }
+    }
+    // A list that is made of the same has it already.
+    let again = list.renewed(&merged, false, |_, _, _| true, 40).page_for(0, Revision::V2024_11_05).unwrap();
+    assert_eq!(again.items[0].as_ptr(), items(0, Revision::V2024_11_05).as_ptr());
+    // What can stay as it is takes no memory of its own.
+    assert_eq!(items(0, Revision::V2025_11_25).as_ptr(), items(0, Revision::MODERN).as_ptr());
+}
+
+#[test]
 fn a_thousand_services_merge_without_quadratic_work() {
     let all: Vec<_> = (0..1_000).map(|i| service(&format!("s{i}"), &tools(&[200; 50]))).collect();
     let merged = merged(all);
