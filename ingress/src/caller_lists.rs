@@ -24,7 +24,7 @@ use outrigger_telemetry::metrics::LimitKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::core::{Caller, Route};
+use crate::core::{Caller, Era, Route};
 use crate::gateway::Gateway;
 use crate::services::{Condition, Service};
 use crate::snapshot::Snapshot;
@@ -107,7 +107,7 @@ impl CallerLists {
             asking.spawn(async move { kept.refresh(&gateway, &caller, at, &service).await });
         }
         while asking.join_next().await.is_some() {}
-        let (seen, grown) = kept.snapshot(base);
+        let (seen, grown) = kept.snapshot(base, caller.era);
         if grown {
             this.make_room(&key(caller));
         }
@@ -120,7 +120,7 @@ impl CallerLists {
             return Arc::clone(base);
         }
         let kept = self.lock().get(&key(caller)).cloned();
-        kept.map_or_else(|| Arc::clone(base), |kept| kept.snapshot(base).0)
+        kept.map_or_else(|| Arc::clone(base), |kept| kept.snapshot(base, caller.era).0)
     }
 
     /// Whether anything was asked for on behalf of this caller.
@@ -206,7 +206,7 @@ impl Kept {
     }
 
     /// All services with the lists of this caller, and whether that had to be made.
-    fn snapshot(&self, base: &Arc<Snapshot>) -> (Arc<Snapshot>, bool) {
+    fn snapshot(&self, base: &Arc<Snapshot>, era: Era) -> (Arc<Snapshot>, bool) {
         let mut state = self.lock();
         state.used = Instant::now();
         let mut others = Vec::new();
@@ -228,9 +228,10 @@ impl Kept {
         }
         let seen = Arc::new(base.with(&others));
         let own: usize = others.iter().map(|(_, view, _)| size(&view.catalog)).sum();
-        // What is joined for this caller alone: at most each definition once.
+        // What is joined for this caller alone: at most each definition once, and once as its older revision reads it.
         let joined: usize = seen.merged.services().iter().map(|view| size(&view.catalog)).sum();
-        state.bytes = ENTRY_BYTES + own + joined;
+        let times = if era == Era::Legacy { 2 } else { 1 };
+        state.bytes = ENTRY_BYTES + own + joined * times;
         state.seen = Some((base.serial, Arc::clone(&seen)));
         (seen, true)
     }

@@ -22,6 +22,7 @@ use outrigger_mcp::envelope::{EnvelopeError, Message, Param, Shape};
 use outrigger_mcp::headers::PARAM_PREFIX;
 use outrigger_mcp::method::Method;
 use outrigger_mcp::names::Naming;
+use outrigger_mcp::revision::Revision;
 use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
 use outrigger_proxy::circumstances::hints;
 use outrigger_proxy::failure::Failure;
@@ -358,7 +359,8 @@ impl Gateway {
         };
         let message = passed.as_ref().and_then(|passed| passed.message.as_ref()).unwrap_or(message);
         if let Some(kind) = message.method.lists() {
-            return lists::list(&snapshot, &self.cursors.load(), caller, path, kind, message).map(Reply::Own);
+            let revision = Revision::MODERN;
+            return lists::list(&snapshot, &self.cursors.load(), caller, path, kind, message, revision).map(Reply::Own);
         }
         if message.method == Method::ServerDiscover {
             return lists::discover(&snapshot, caller, path, self.limits.instructions_bytes, message).map(Reply::Own);
@@ -545,6 +547,28 @@ impl Gateway {
         let body = self.read_answer(&service, upstream, rewriter.as_ref(), &record).await;
         let body = body.inspect_err(|failure| record.failed(failure))?;
         Ok(Answer::Message { body, status })
+    }
+
+    /// The reply to a modern request for a list as a client of an older revision reads it, in pieces that share memory with
+    /// the snapshot. Otherwise as [`Gateway::call`].
+    pub(crate) async fn list(
+        self: &Arc<Self>,
+        caller: &Caller,
+        path: &Route,
+        kind: Kind,
+        message: &Message,
+        revision: Revision,
+    ) -> Result<Vec<Bytes>, Failure> {
+        let span = trace::begin(&self.trace, &caller.trace, message);
+        let record = CallRecord::begin(&self.recorder, caller, message.method, span.context);
+        let mut snapshot = self.snapshot.load_full();
+        if snapshot.varies(path) {
+            snapshot = self.seen_by(snapshot, caller, path, message).await;
+        }
+        let listed = lists::list(&snapshot, &self.cursors.load(), caller, path, kind, message, revision);
+        let listed = listed.map_err(|failure| self.or_coming(failure)).inspect_err(|failure| record.failed(failure))?;
+        record.settle(Outcome::Ok);
+        Ok(listed)
     }
 
     /// Serves one modern message of a modern client, headers and all: the answer's bytes are relayed as they come.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Response, Uri};
 use outrigger_mcp::bridge::handshake::modern_params;
 use outrigger_mcp::envelope::Message;
 use outrigger_mcp::error::request;
 use outrigger_mcp::method::Method;
+use outrigger_mcp::revision::Revision;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::legacy::http_sse::{self, At};
@@ -62,6 +64,16 @@ impl Mesh for Door {
                 Answer::Stream(stream) => Given::Stream(Box::new(stream)),
             })
         })
+    }
+
+    fn list<'a>(
+        &'a self,
+        route: &'a Route,
+        message: &'a Message,
+        revision: Revision,
+    ) -> Option<Later<'a, Result<Vec<Bytes>, Failure>>> {
+        let kind = message.method.lists()?;
+        Some(Box::pin(self.gateway.list(&self.caller, route, kind, message, revision)))
     }
 
     fn service(&self, route: &Route, message: &Message) -> Option<Arc<str>> {

@@ -11,6 +11,7 @@ use outrigger_mcp::catalog::page::suffix;
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::cursor::Cursor;
 use outrigger_mcp::envelope::{Message, Param};
+use outrigger_mcp::revision::Revision;
 use outrigger_proxy::failure::Failure;
 
 use crate::core::{Caller, Era, Route};
@@ -51,7 +52,7 @@ fn reply(id: &[u8], result: Vec<Bytes>) -> Vec<Bytes> {
     pieces
 }
 
-/// The reply to a `*/list` request.
+/// The reply to a `*/list` request, as clients of a revision read it.
 ///
 /// # Errors
 /// A cursor that is not ours or outdated; nothing to list because every service is away.
@@ -62,6 +63,7 @@ pub(crate) fn list(
     route: &Route,
     kind: Kind,
     message: &Message,
+    revision: Revision,
 ) -> Result<Vec<Bytes>, Failure> {
     let (catalog, view) = seen(snapshot, caller, route)?;
     if let Some((service, reason)) = &view.unavailable {
@@ -75,7 +77,8 @@ pub(crate) fn list(
         Some(text) => cursor.open(&text, &mac).map_err(|error| Failure::InvalidParams(error.to_string()))?,
     };
     // An offset that we sealed for this very list is the start of a page.
-    let page = list.page(offset).ok_or_else(|| Failure::InvalidParams("the cursor leads nowhere".into()))?;
+    let page =
+        list.page_for(offset, revision).ok_or_else(|| Failure::InvalidParams("the cursor leads nowhere".into()))?;
     let next = page.next.map(|offset| Cursor { offset, ..cursor }.seal(&mac));
     let freshness = (caller.era == Era::Modern).then(|| freshness(catalog, &view, kind));
     let suffix = suffix(freshness, Some(&view.meta));

@@ -14,7 +14,7 @@ use outrigger_mcp::json::quote;
 use outrigger_mcp::method::Method;
 
 use super::mesh::{Given, Messages};
-use super::outlet::{Turn, read};
+use super::outlet::{Answer, Turn, read};
 use super::seam::Caller;
 use super::session::{InFlight, Session};
 use super::{ask, service_name, tasks};
@@ -56,11 +56,17 @@ impl Call {
     }
 }
 
-async fn converse(session: &Arc<Session>, caller: &Caller, message: &Message, turn: &Turn) -> Result<Bytes, Failure> {
+async fn converse(session: &Arc<Session>, caller: &Caller, message: &Message, turn: &Turn) -> Result<Answer, Failure> {
     if let Some(of) = tasks::concerned(session, message) {
-        return Box::pin(tasks::serve(session, caller, message, turn, of)).await;
+        return Box::pin(tasks::serve(session, caller, message, turn, of)).await.map(Answer::Whole);
     }
-    exchange(session, caller, message, turn, None, false).await.map(|(bytes, _)| bytes)
+    if message.method.lists().is_some() {
+        let request = introduce(session, message, None, 0, false)?;
+        if let Some(kept) = caller.mesh.list(&session.route, &request, session.revision()) {
+            return kept.await.map(Answer::Pieces);
+        }
+    }
+    exchange(session, caller, message, turn, None, false).await.map(|(bytes, _)| Answer::Whole(bytes))
 }
 
 /// Asks the mesh, and the client as often as the mesh wants it asked; gives the reply for the client, and as it came.

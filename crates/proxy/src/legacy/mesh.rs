@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::failure::Failure;
 use bytes::Bytes;
 use outrigger_mcp::envelope::Message;
+use outrigger_mcp::revision::Revision;
 
 use super::seam::{Change, Declared, Route, Wanted};
 
@@ -22,6 +23,12 @@ pub trait Mesh: Send + Sync {
 
     /// Sends a message that a modern client would have sent. Dropping the future or the stream cancels the call.
     fn call<'a>(&'a self, route: &'a Route, message: Message) -> Later<'a, Result<Given, Failure>>;
+
+    /// The reply to such a message that asks for a list, in pieces and as clients of a revision read it. `None` where none is
+    /// kept: then it has to be sent.
+    fn list<'a>(&'a self, _: &'a Route, _: &'a Message, _: Revision) -> Option<Later<'a, Result<Vec<Bytes>, Failure>>> {
+        None
+    }
 
     /// The service that such a message goes to, for what is said of it; `None` when that cannot be told.
     fn service(&self, route: &Route, message: &Message) -> Option<Arc<str>>;

@@ -31,7 +31,7 @@ struct State {
     /// Requests at work.
     open: usize,
     /// Replies so far, while there is no stream.
-    replies: Vec<Bytes>,
+    replies: Vec<Answer>,
     /// What the only request failed with.
     failed: Option<(Failure, Option<Bytes>)>,
     /// Whether any request got a reply; a cancelled one gets none.
@@ -44,11 +44,35 @@ struct State {
 #[derive(Debug)]
 pub(super) enum First {
     /// These replies are all there is.
-    Replies(Vec<Bytes>),
+    Replies(Vec<Answer>),
     /// A failure is all there is, with the id of its request.
     Failed(Failure, Option<Bytes>),
     /// An event stream.
     Stream(Reader),
+}
+
+/// The reply to one request, as it is sent.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Made for this request.
+    Whole(Bytes),
+    /// In pieces, of which others get the same.
+    Pieces(Vec<Bytes>),
+}
+
+impl Answer {
+    fn flat(self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Pieces(pieces) => outrigger_mcp::edit::concat(&pieces),
+        }
+    }
+}
+
+impl From<Bytes> for Answer {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
 }
 
 /// The part of one request in the answer. Dropping it without a reply means that there is none.
@@ -97,7 +121,7 @@ impl Outlet {
         stream.prime();
         let reader = stream.attach(&self.session.closed);
         for reply in state.replies.drain(..) {
-            stream.push_first(&reply);
+            stream.push_first(&reply.flat());
         }
         state.stream = Some(Arc::clone(&stream));
         drop(state);
@@ -125,18 +149,18 @@ impl Turn {
     }
 
     /// Sends the reply.
-    pub(super) async fn reply(self, reply: Bytes) {
+    pub(super) async fn reply(self, reply: impl Into<Answer>) {
+        let reply = reply.into();
         let stream = {
             let mut state = self.0.lock();
             state.replied = true;
-            if state.stream.is_none() {
-                state.replies.push(reply.clone());
-            }
-            state.stream.clone()
+            let Some(stream) = state.stream.clone() else {
+                state.replies.push(reply);
+                return;
+            };
+            stream
         };
-        if let Some(stream) = stream {
-            stream.push(&reply).await;
-        }
+        stream.push(&reply.flat()).await;
     }
 
     /// Sends a failure as the reply.
@@ -189,7 +213,7 @@ pub(super) fn response(session: &Arc<Session>, first: First, array: bool) -> Res
     match first {
         First::Stream(reader) => stream_response(session, reader, None),
         First::Failed(failure, id) if !array => reply::failure(&failure, id.as_deref(), Dialect::Legacy),
-        First::Failed(failure, id) => replies_response(vec![failure.rpc().reply(id.as_deref())], array),
+        First::Failed(failure, id) => replies_response(vec![failure.rpc().reply(id.as_deref()).into()], array),
         First::Replies(replies) => replies_response(replies, array),
     }
 }
@@ -206,17 +230,21 @@ pub(super) fn stream_response(session: &Arc<Session>, reader: Reader, place: Opt
     reply::event_stream(body)
 }
 
-fn replies_response(mut replies: Vec<Bytes>, array: bool) -> Response<OutBody> {
+fn replies_response(mut replies: Vec<Answer>, array: bool) -> Response<OutBody> {
     match replies.pop() {
         // Every request was cancelled, and a cancelled request gets no reply.
         None => reply::event_stream(OutBody::empty()),
-        Some(only) if !array => reply::json(http::StatusCode::OK, only),
+        Some(Answer::Whole(only)) if !array => reply::json(http::StatusCode::OK, only),
+        Some(Answer::Pieces(pieces)) if !array => reply::json_pieces(http::StatusCode::OK, pieces),
         Some(last) => {
             replies.push(last);
             let mut pieces = Vec::with_capacity(replies.len() * 2 + 1);
             for (i, one) in replies.into_iter().enumerate() {
                 pieces.push(Bytes::from_static(if i == 0 { b"[" } else { b"," }));
-                pieces.push(one);
+                match one {
+                    Answer::Whole(bytes) => pieces.push(bytes),
+                    Answer::Pieces(of_one) => pieces.extend(of_one),
+                }
             }
             pieces.push(Bytes::from_static(b"]"));
             reply::json_pieces(http::StatusCode::OK, pieces)

@@ -1,6 +1,9 @@
 //! Answers to POST: JSON or an event stream, batches, cancellation, ids.
 
+use std::sync::Arc;
+
 use crate::failure::Failure;
+use bytes::Bytes;
 
 use super::support::{BOUNDS, World, call, message};
 
@@ -45,6 +48,32 @@ async fn case_39_a_slow_answer_becomes_a_stream_with_signs_of_life() {
     asked.result("{}");
     let text = slow.text().await;
     assert!(text.starts_with(": keep-alive\n\n") && text.ends_with("\"result\":{}}\n\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_kept_list_is_neither_read_nor_copied_for_its_reply() {
+    // Were it narrowed for this revision, the schema would go.
+    let tool = r#"{"name":"t","outputSchema":{"type":"array"}}"#;
+    // Small bodies are joined into one piece.
+    let result = format!(r#"{{"tools":[{}]}}"#, vec![tool; 200].join(","));
+    let list = |id: u8| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
+    let told = |id: u8| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+    let mut world = World::new();
+    let kept = Bytes::from(result.clone());
+    Arc::get_mut(&mut world.mesh).unwrap().kept = Some(kept.clone());
+    let client = world.client("2025-03-26", "{}").await;
+    for id in [1, 2] {
+        let pieces = client.post(&list(id)).await.pieces().await;
+        assert_eq!(pieces.concat(), told(id).as_bytes());
+        assert!(pieces.iter().any(|piece| piece.as_ptr() == kept.as_ptr()), "copied for request {id}");
+    }
+    let mut stream = client.with("accept", "text/event-stream").post(&list(3)).await;
+    assert_eq!(stream.next_text().await, told(3));
+    let batch =
+        client.post(&format!("[{},{}]", list(4), list(4).replace("tools/", "prompts/").replace('4', "5"))).await;
+    let batch = batch.text().await;
+    assert!(batch == format!("[{},{}]", told(4), told(5)) || batch == format!("[{},{}]", told(5), told(4)), "{batch}");
+    assert!(world.quiet(), "asked for besides");
 }
 
 #[tokio::test(start_paused = true)]

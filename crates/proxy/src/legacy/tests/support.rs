@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::BodyExt;
 use outrigger_mcp::envelope::Message;
 use outrigger_mcp::json::decode_string;
+use outrigger_mcp::revision::Revision;
 use outrigger_mcp::sse::{Event, Parser};
 use outrigger_policy::Principal;
 use outrigger_telemetry::{Metrics, Role};
@@ -40,6 +41,8 @@ pub(super) struct Script {
     tag: Arc<str>,
     calls: mpsc::UnboundedSender<Asked>,
     listens: mpsc::UnboundedSender<Listening>,
+    /// The result of every list, where lists are kept.
+    pub(super) kept: Option<Bytes>,
     /// The tags of sessions that their clients have ended.
     pub(super) ended: watch::Sender<Vec<String>>,
 }
@@ -79,6 +82,17 @@ impl Mesh for Script {
             self.calls.send(Asked { message, tag: self.tag.to_string(), route: route.clone(), answer }).ok();
             given.await.unwrap_or_else(|_| Err(Failure::Internal("the script ended".into())))
         })
+    }
+
+    fn list<'a>(
+        &'a self,
+        _: &'a Route,
+        message: &'a Message,
+        _: Revision,
+    ) -> Option<Later<'a, Result<Vec<Bytes>, Failure>>> {
+        let (kept, id) = (self.kept.clone()?, message.id().unwrap());
+        let head = [br#"{"jsonrpc":"2.0","id":"#, &*id, br#","result":"#].concat();
+        Some(Box::pin(async move { Ok(vec![head.into(), kept, Bytes::from_static(b"}")]) }))
     }
 
     fn service(&self, _: &Route, _: &Message) -> Option<Arc<str>> {
@@ -213,6 +227,7 @@ impl World {
             sessions: Arc::new(Sessions::new(settings, Keys::random().unwrap(), &metrics, merged)),
             mesh: Arc::new(Script {
                 tag: "p.x".into(),
+                kept: None,
                 calls: call_sender,
                 listens: listen_sender,
                 ended: watch::Sender::default(),
@@ -345,6 +360,15 @@ impl Reply {
     /// The whole body.
     pub(super) async fn text(self) -> String {
         String::from_utf8(self.body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    /// The whole body in the pieces that it is sent in.
+    pub(super) async fn pieces(mut self) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        while let Some(frame) = self.body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+        }
+        pieces
     }
 
     /// The whole body as a message.
