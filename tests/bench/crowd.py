@@ -12,7 +12,7 @@ from itertools import count
 
 REVISION = "2026-07-28"
 # For the last of very many to hear something.
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 180
 
 
 class Lost(Exception):

@@ -5,7 +5,6 @@ from __future__ import annotations
 # Title, member, and how it is written.
 GROWTH = [
     ("CPU until all is listed, ms", "listed_cpu_ms", "{:,.0f}"),
-    ("... and looked through, CPU ms", "settled_cpu_ms", "{:,.0f}"),
     ("ready after, s", "ready_s", "{:.2f}"),
     ("memory (RSS), MiB", "rss_mib", "{:,.0f}"),
     ("CPU at rest, %", "idle_cpu_percent", "{:.2f}"),

@@ -49,14 +49,15 @@ def soak(args: argparse.Namespace, bed: Bed) -> dict:
                     # Something is just being started again.
                     pass
     wrong += traffic.faults
-    found = reloads.rewrite(bed, args.rules, args.reload_seconds)
-    wrong += found["wrong"]
     rest = time.monotonic()
     wait_for(lambda: not left(bed, before), REST_SECONDS, 2)
     moments["after"] = stock.take(bed)
     wrong += stock.excess(before, moments["after"])
     taken = {when: {name: {"pid": one.pid, **one.held} for name, one in at.items()} for when, at in moments.items()}
     print(f"rested {time.monotonic() - rest:.0f} s\n")
+    # Afterwards: what is read and thrown away here is more than all the rest.
+    found = reloads.rewrite(bed, args.rules, args.reload_seconds)
+    wrong += found["wrong"]
     print(stock.table(moments))
     print(reloads.table(found))
     print(traffic.summary())
