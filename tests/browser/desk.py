@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "acceptance"))
 
-from mesh import Processes, Subjects, free_port, start_mesh  # noqa: E402
+from mesh import Processes, Subjects, start_mesh  # noqa: E402
+
+# For the browser with all that it does, and for a call that waits for it: a loaded machine takes minutes to start one.
+PATIENCE = 300
 
 POLICY = """apiVersion: mcpx.io/v1
 kind: SecurityPolicy
@@ -42,10 +47,25 @@ def call(url: str, token: str, arguments: dict) -> dict:
         "Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2026-07-28",
         "Mcp-Method": "tools/call", "Mcp-Name": "fs__readFileText",
     }
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=90) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=PATIENCE) as answer:
         text = answer.read().decode()
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith(("data: ", "{"))]
     return json.loads(lines[-1])
+
+
+def drive(argv: list[str], folder: Path) -> tuple[int, str, str]:
+    """Runs the browser's driver; nothing is left of either, nor of the profile in `folder`, however it ends."""
+    child = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(folder)}
+    )
+    try:
+        out, err = child.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        # The browser holds the same pipes: they end with the whole group.
+        os.killpg(child.pid, signal.SIGKILL)
+        out, err = child.communicate()
+        err += f"\nkilled after {PATIENCE} seconds"
+    return child.returncode, out, err
 
 
 def main() -> int:
@@ -57,7 +77,7 @@ def main() -> int:
     subjects = Subjects(options.subjects.resolve())
     subjects.check()
     binary = str(Path(options.start).resolve())
-    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs", {"PATH": "/usr/bin:/bin"}) as processes:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Processes(Path(folder) / "logs", {"PATH": "/usr/bin:/bin"}) as processes:
         root = Path(folder)
         (root / "files").mkdir()
         (root / "files" / "hello.txt").write_text("hello from a file")
@@ -75,9 +95,10 @@ def main() -> int:
         for name in ("cert", "key"):
             found = list((root / "state" / "identity").rglob(Path(identity[name]).name))
             identity[name] = str(found[0])
-        listen, admin = free_port(), free_port()
         settings = {
-            "listen": f"127.0.0.1:{listen}", "admin": {"listen": f"127.0.0.1:{admin}"}, "tokens": tokens,
+            "listen": "127.0.0.1:0", "admin": {"listen": "127.0.0.1:0"}, "tokens": tokens,
+            # The calls wait while the browser starts.
+            "approvals": {"hold": "10m"},
             "identity": {"trust_domain": "demo.outrigger.local", **identity}, "policy": [str(root / "policy.yaml")],
             "services": {"fs": {"addresses": [up["services"]["fs"]["sidecar"]]}}, "audit": str(root / "audit.jsonl"),
         }
@@ -85,32 +106,36 @@ def main() -> int:
         if domain:
             settings["identity"]["trust_domain"] = domain
         (root / "ingress.yaml").write_text(json.dumps(settings))
-        child = processes.start("second", [binary, "ingress", "--config", str(root / "ingress.yaml")])
+        report = root / "second.at"
+        child = processes.start(
+            "second", [binary, "ingress", "--config", str(root / "ingress.yaml")], {"OUTRIGGER_REPORT": str(report)}
+        )
 
         def ready() -> bool:
+            if not report.exists():
+                return False
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=2) as answer:
+                with urllib.request.urlopen(f"http://{json.loads(report.read_text())['admin']}/readyz", timeout=2) as answer:
                     return answer.status == 200
             except OSError:
                 return False
 
         processes.wait_until("second", child, ready)
+        at = json.loads(report.read_text())
         answers: list[dict] = []
-        url = f"http://127.0.0.1:{listen}/mcp"
+        url = f"http://{at['mcp']}/mcp"
         evil = "hello.txt<img src=x onerror=document.title='owned'>\u202e"
         paths = ["hello.txt", evil]
-        callers = [threading.Thread(target=lambda path=path: answers.append(call(url, "ada-token", {"path": path}))) for path in paths]
+        callers = [threading.Thread(target=lambda path=path: answers.append(call(url, "ada-token", {"path": path})), daemon=True) for path in paths]
         for caller in callers:
             caller.start()
-        ran = subprocess.run(
-            [subjects.node, str(HERE / "desk.mjs"), options.chromium, f"http://127.0.0.1:{admin}"],
-            capture_output=True, text=True, timeout=120,
-        )
-        lines = [line for line in ran.stdout.splitlines() if line.startswith(("ok  ", "FAIL"))]
-        if ran.returncode:
-            lines.append(f"FAIL the browser ended with {ran.returncode}: {ran.stderr[-800:]}")
+        code, out, err = drive([subjects.node, str(HERE / "desk.mjs"), options.chromium, f"http://{at['admin']}"], root)
+        lines = [line for line in out.splitlines() if line.startswith(("ok  ", "FAIL"))]
+        if code:
+            lines.append(f"FAIL the browser ended with {code}: {err[-800:]}")
         for caller in callers:
-            caller.join(60)
+            # Calls that nobody looked at wait on, to no purpose.
+            caller.join(1 if code else PATIENCE)
         texts = sorted(json.dumps(answer.get("result") or answer.get("error")) for answer in answers)
         good = len(texts) == 2 and any("hello from a file" in text for text in texts) and any("did not approve" in text for text in texts)
         lines.append(("ok  " if good else "FAIL") + " one call went on and the other did not" + ("" if good else f" {texts}"))

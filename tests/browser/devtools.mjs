@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 // The machine may be busy; a person would wait that long as well.
-const PATIENCE = 30_000;
+const PATIENCE = 60_000;
 
 export async function launch(chromium) {
   const profile = await mkdtemp(join(tmpdir(), "desk-"));
