@@ -4,7 +4,7 @@
 //! itself. It must answer when the proxy is in trouble,
 //! so it has bounds of its own and shares none with requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -32,9 +32,13 @@ use crate::listen::Listener;
 use crate::ready::Readiness;
 
 /// Connections at once: a kubelet, a few scrapers, a person. More wait in the backlog.
-const MAX_CONNECTIONS: usize = 64;
-/// Requests that one handler works on at once. It may take long, and what a process says of its health must not wait for it.
-const MAX_AT_WORK: usize = 16;
+const MAX_CONNECTIONS: usize = 128;
+/// Connections of one address; more are closed. A kubelet asks from an address of its own: who reaches this port and keeps
+/// it busy must not keep it from asking after the health of a pod, or from waiting for its drain.
+const MAX_OF_PEER: usize = 16;
+/// Requests that one handler works on at once: of more addresses than one, and fewer than there are connections. It may take
+/// long, and what a process says of its health must not wait for it.
+const MAX_AT_WORK: usize = 64;
 /// For the head of a request, and between requests of one connection. A scraper that comes less often connects again,
 /// which is cheaper than a place held for it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,13 +164,22 @@ impl AdminServer {
     pub async fn serve(self, listener: Listener, stop: CancellationToken) {
         let server = Arc::new(self);
         let mut connections = JoinSet::new();
+        let mut peers = HashMap::new();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = connections.join_next() => {}
+                Some(ended) = connections.join_next_with_id() => {
+                    peers.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
                 (stream, peer) = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                    connections.spawn(Arc::clone(&server).serve_connection(stream, peer.ip(), stop.clone()));
+                    let peer = peer.ip().to_canonical();
+                    if peers.values().filter(|other| **other == peer).count() >= MAX_OF_PEER {
+                        tracing::debug!(%peer, "too many admin connections of one address");
+                        continue;
+                    }
+                    let task = connections.spawn(Arc::clone(&server).serve_connection(stream, peer, stop.clone()));
+                    peers.insert(task.id(), peer);
                 }
             }
         }

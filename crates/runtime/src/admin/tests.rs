@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use outrigger_telemetry::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -30,7 +31,18 @@ fn start() -> Running {
 
 /// Sends a request on a connection of its own and returns all that comes back.
 async fn exchange(address: SocketAddr, head: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    exchange_on(TcpStream::connect(address).await.unwrap(), head).await
+}
+
+/// A connection of the nth address that is somebody else's.
+async fn connect_as(n: usize, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+    socket.bind(SocketAddr::from(([127, 1, high, low], 0))).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+async fn exchange_on(mut stream: TcpStream, head: &str) -> String {
     let request = format!("{head} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut reply = String::new();
@@ -64,12 +76,18 @@ async fn readiness_is_503_with_reasons_and_then_200() {
     assert!(exchange(server.address, "GET /readyz").await.starts_with("HTTP/1.1 200 "));
 }
 
-#[tokio::test]
-async fn handlers_that_wait_leave_room_for_the_pages() {
-    let (readiness, asked) = (Readiness::new(), Arc::new(Semaphore::new(0)));
-    let (waiting, open) = (Arc::clone(&asked), Arc::new(Semaphore::new(0)));
-    let may = Arc::clone(&open);
-    let server = AdminServer::new(Metrics::new(Role::Sidecar).unwrap(), readiness).handler("/slow/", move |_| {
+/// A server with a handler that waits until `open` is closed, and what counts who asked it.
+struct Slow {
+    address: SocketAddr,
+    asked: Arc<Semaphore>,
+    open: Arc<Semaphore>,
+}
+
+fn start_slow() -> Slow {
+    let (asked, open) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (waiting, may) = (Arc::clone(&asked), Arc::clone(&open));
+    let metrics = Metrics::new(Role::Sidecar).unwrap();
+    let server = AdminServer::new(metrics, Readiness::new()).handler("/slow/", move |_| {
         waiting.add_permits(1);
         let may = Arc::clone(&may);
         Box::pin(async move {
@@ -80,22 +98,64 @@ async fn handlers_that_wait_leave_room_for_the_pages() {
     let listener = Listener::bind(ListenOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), "admin.listen")).unwrap();
     let address = listener.address();
     tokio::spawn(server.serve(listener, CancellationToken::new()));
-    let at_work: Vec<_> = (0..MAX_AT_WORK).map(|n| tokio::spawn(exchange_at(address, n))).collect();
-    let _ = asked.acquire_many(MAX_AT_WORK.try_into().unwrap()).await.unwrap();
-    let more: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|n| tokio::spawn(exchange_at(address, n))).collect();
+    Slow { address, asked, open }
+}
+
+impl Slow {
+    /// Asks as the nth address.
+    fn ask_as(&self, n: usize) -> JoinHandle<String> {
+        let address = self.address;
+        tokio::spawn(async move { exchange_on(connect_as(n, address).await, &format!("GET /slow/{n}")).await })
+    }
+
+    async fn at_work(&self, count: usize) {
+        self.asked.acquire_many(count.try_into().unwrap()).await.unwrap().forget();
+    }
+}
+
+#[tokio::test]
+async fn handlers_that_wait_leave_room_for_the_pages() {
+    let slow = start_slow();
+    let at_work: Vec<_> = (0..MAX_AT_WORK).map(|n| slow.ask_as(n)).collect();
+    slow.at_work(MAX_AT_WORK).await;
+    let more: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|n| slow.ask_as(MAX_AT_WORK + n)).collect();
     for refused in more {
         assert!(refused.await.unwrap().starts_with("HTTP/1.1 503 "));
     }
-    assert!(exchange(address, "GET /healthz").await.starts_with("HTTP/1.1 200 "));
-    assert!(exchange(address, "GET /metrics").await.starts_with("HTTP/1.1 200 "));
-    open.close();
+    assert!(exchange(slow.address, "GET /healthz").await.starts_with("HTTP/1.1 200 "));
+    assert!(exchange(slow.address, "GET /metrics").await.starts_with("HTTP/1.1 200 "));
+    slow.open.close();
     for done in at_work {
         assert!(done.await.unwrap().starts_with("HTTP/1.1 200 "));
     }
 }
 
-async fn exchange_at(address: SocketAddr, n: usize) -> String {
-    exchange(address, &format!("GET /slow/{n}")).await
+#[tokio::test]
+async fn one_address_that_waits_everywhere_keeps_nobody_else_from_a_handler() {
+    let slow = start_slow();
+    let stranger: Vec<_> = (0..MAX_OF_PEER).map(|_| slow.ask_as(0)).collect();
+    slow.at_work(MAX_OF_PEER).await;
+    // One more of it is closed, whether or not it could send anything before.
+    assert_eq!(exchange_lossy(connect_as(0, slow.address).await).await, b"");
+    // A kubelet is let in, and its request is at work.
+    let kubelet = slow.ask_as(1);
+    slow.at_work(1).await;
+    assert!(exchange_on(connect_as(1, slow.address).await, "GET /healthz").await.starts_with("HTTP/1.1 200 "));
+    slow.open.close();
+    assert!(kubelet.await.unwrap().starts_with("HTTP/1.1 200 "));
+    for done in stranger {
+        assert!(done.await.unwrap().starts_with("HTTP/1.1 200 "));
+    }
+    // Its places are its own again, as soon as the server has seen the last connection end.
+    while exchange_lossy(connect_as(0, slow.address).await).await.is_empty() {}
+}
+
+/// What comes back, if anything does.
+async fn exchange_lossy(mut stream: TcpStream) -> Vec<u8> {
+    let mut reply = Vec::new();
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+    let _ = stream.read_to_end(&mut reply).await;
+    reply
 }
 
 #[tokio::test]
@@ -153,8 +213,8 @@ async fn a_silent_client_is_cut() {
 async fn connections_beyond_the_cap_wait_for_a_place() {
     let server = start();
     let mut held = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
+    for n in 0..MAX_CONNECTIONS {
+        let mut stream = connect_as(n, server.address).await;
         ask(&mut stream, "/healthz").await;
         held.push(stream);
     }
@@ -164,7 +224,7 @@ async fn connections_beyond_the_cap_wait_for_a_place() {
         ask(stream, "/healthz").await;
     }
     let metrics = ask(&mut held[0], "/metrics").await;
-    assert!(metrics.contains("outrigger_connections_open{listener=\"admin\"} 64\n"), "{metrics}");
+    assert!(metrics.contains("outrigger_connections_open{listener=\"admin\"} 128\n"), "{metrics}");
     held.pop();
     assert_eq!(ask(&mut late, "/healthz").await, "ok\n");
 }
