@@ -18,11 +18,16 @@ use crate::peers::Cuttable;
 use crate::tasks::TrackedExecutor;
 
 /// Flow-control window of one response, bytes: what a stream whose reader stalls may hold. At 0.5 ms of round trip it
-/// still allows 250 MB/s.
-const STREAM_WINDOW: u32 = 128 * 1024;
+/// still allows 125 MB/s.
+const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// Flow-control window of a connection, bytes: what all its stalled streams together may hold.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Flow-control window of a connection, bytes: larger than that of as many streams as are opened on one, so that readers that stall
+/// do not hold up the others.
+///
+/// Half of it is also h2's budget for small frames that nobody has read yet. Each costs what it lacks of 256 bytes, and a spent
+/// budget ends the connection with all its streams: with events of 100 bytes, when 80 readers stall. The budget must not
+/// be much larger, because each unread frame is also some 240 bytes here: 8 MB of frames of one byte.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Most bytes that hyper queues per stream of request bodies.
 const SEND_BUFFER: usize = 64 * 1024;

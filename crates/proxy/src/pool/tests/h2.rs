@@ -138,6 +138,50 @@ async fn http1_is_spoken_to_a_server_that_offers_nothing_else() {
 }
 
 #[tokio::test]
+async fn readers_that_stall_hold_up_nobody_else() {
+    const STALLED: usize = 12;
+    // As small as events of MCP are.
+    const EVENT: &[u8] =
+        b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\",\"params\":{}}\n\n";
+    let tls = Tls::new(BOTH);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let served = Served::start(
+        |settings| settings.tls = Some(tls.provider()),
+        move |_, request| {
+            let (events, body) = OutBody::channel(1);
+            let sent = Arc::clone(&counted);
+            if request.uri().path() == "/events" {
+                tokio::spawn(async move {
+                    while events.send(Bytes::from_static(EVENT)).await.is_ok() {
+                        sent.fetch_add(EVENT.len(), Ordering::Relaxed);
+                    }
+                });
+                return std::future::ready(Response::new(body));
+            }
+            std::future::ready(Response::new(OutBody::full("at once")))
+        },
+    );
+    let pool = pool(&tls, &served);
+    let mut unread = Vec::new();
+    for _ in 0..STALLED {
+        unread.push(within(pool.send(get("/events"))).await.unwrap().into_body());
+    }
+    // As much as every stream may hold here, in small frames.
+    within(async {
+        while sent.load(Ordering::Relaxed) < STALLED * 64 * 1024 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(text(within(pool.send(get("/"))).await.unwrap()).await, "at once");
+    for body in &mut unread {
+        assert_eq!(within(body.frame()).await.unwrap().unwrap().into_data().unwrap(), EVENT);
+    }
+    assert_eq!(served.counts.opened.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_dropped_body_resets_its_stream_and_no_other() {
     let tls = Tls::new(BOTH);
     let (ended, mut ends) = mpsc::channel(100);
