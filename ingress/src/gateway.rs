@@ -109,6 +109,7 @@ pub struct Gateway {
 }
 
 /// An answer that has not been turned into a response yet.
+#[expect(clippy::large_enum_variant, reason = "most answers are the large one, and none is kept")]
 enum Reply {
     /// Made here.
     Own(Vec<Bytes>),

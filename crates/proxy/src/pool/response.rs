@@ -1,10 +1,13 @@
 //! The body of a pooled response: streams from the connection and gives the connection back at its end.
+//!
+//! An upstream that sends many small pieces faster than they are passed on, as in a flood of events, has them joined: each
+//! piece costs its reader a write of its own, or an h2 frame. Nothing is waited for.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -17,7 +20,19 @@ use super::{Shared, Slot};
 pub struct PooledBody {
     incoming: Incoming,
     lease: Lease,
+    /// The last poll gave a piece: where another is there already, more may be.
+    streak: bool,
+    /// What came behind joined pieces and is not one of them.
+    behind: Option<Box<Polled>>,
 }
+
+type Polled = Option<Result<Frame<Bytes>, hyper::Error>>;
+
+/// Pieces below this size are joined, bytes: a copy of them is cheaper than what follows from each piece.
+const SMALL: usize = 1024;
+
+/// Joined pieces are no larger, bytes: half of a TLS record.
+const JOINED: usize = 8 * 1024;
 
 /// What the response occupies until its end.
 enum Lease {
@@ -39,7 +54,7 @@ pub(super) struct H1Lease {
 
 impl PooledBody {
     pub(super) fn h1(incoming: Incoming, lease: H1Lease) -> Self {
-        let mut this = Self { incoming, lease: Lease::H1(lease) };
+        let mut this = Self { incoming, lease: Lease::H1(lease), streak: false, behind: None };
         if this.incoming.is_end_stream() {
             this.give_back();
         }
@@ -47,7 +62,7 @@ impl PooledBody {
     }
 
     pub(super) fn h2(incoming: Incoming, stream: H2Stream) -> Self {
-        Self { incoming, lease: Lease::H2 { _stream: stream } }
+        Self { incoming, lease: Lease::H2 { _stream: stream }, streak: false, behind: None }
     }
 
     fn give_back(&mut self) {
@@ -56,34 +71,89 @@ impl PooledBody {
             shared.give_back(lease);
         }
     }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Polled> {
+        if let Some(behind) = self.behind.take() {
+            return Poll::Ready(*behind);
+        }
+        let polled = match &mut self.lease {
+            Lease::H1(lease) => lease.connection.poll_frame(&mut self.incoming, cx),
+            Lease::H2 { .. } | Lease::Returned => Pin::new(&mut self.incoming).poll_frame(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(_))) if !self.incoming.is_end_stream() => {}
+            Poll::Ready(Some(Ok(_)) | None) => self.give_back(),
+            // The connection is in an unknown state: let go of it.
+            Poll::Ready(Some(Err(_))) => self.lease = Lease::Returned,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    /// `first`, and the small pieces behind it that are there already.
+    fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut joined: Option<BytesMut> = None;
+        let mut size = first.len();
+        while !self.is_end_stream() {
+            let Poll::Ready(polled) = self.poll_piece(cx) else { break };
+            match polled {
+                Some(Ok(frame))
+                    if frame.data_ref().is_some_and(|more| more.len() < SMALL && size + more.len() <= JOINED) =>
+                {
+                    let more = frame.into_data().unwrap_or_default();
+                    size += more.len();
+                    joined.get_or_insert_with(|| begun(&first, size)).extend_from_slice(&more);
+                }
+                other => {
+                    self.behind = Some(Box::new(other));
+                    break;
+                }
+            }
+        }
+        joined.map_or(first, BytesMut::freeze)
+    }
+}
+
+/// With little more room than there are bytes: what holds them for a slow reader counts bytes, not room.
+fn begun(first: &[u8], size: usize) -> BytesMut {
+    let mut joined = BytesMut::with_capacity(2 * size);
+    joined.extend_from_slice(first);
+    joined
 }
 
 impl Body for PooledBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Polled> {
         let this = self.get_mut();
-        let polled = match &mut this.lease {
-            Lease::H1(lease) => lease.connection.poll_frame(&mut this.incoming, cx),
-            Lease::H2 { .. } | Lease::Returned => Pin::new(&mut this.incoming).poll_frame(cx),
-        };
-        match &polled {
-            Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {}
-            Poll::Ready(Some(Ok(_)) | None) => this.give_back(),
-            // The connection is in an unknown state: let go of it.
-            Poll::Ready(Some(Err(_))) => this.lease = Lease::Returned,
-            Poll::Pending => {}
-        }
-        polled
+        let streak = std::mem::take(&mut this.streak);
+        let polled = ready!(this.poll_piece(cx));
+        this.streak = true;
+        Poll::Ready(match polled {
+            Some(Ok(frame)) if streak && frame.data_ref().is_some_and(|data| data.len() < SMALL) => {
+                let first = frame.into_data().unwrap_or_default();
+                Some(Ok(Frame::data(this.join(first, cx))))
+            }
+            other => other,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.behind.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let (left, mut hint) = (self.incoming.size_hint(), SizeHint::new());
+        let behind = match self.behind.as_deref() {
+            Some(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len) as u64,
+            _ => 0,
+        };
+        hint.set_lower(left.lower() + behind);
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper + behind);
+        }
+        hint
     }
 }
 

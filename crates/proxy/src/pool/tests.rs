@@ -166,6 +166,51 @@ async fn pieces_arrive_as_they_are_sent_in_both_directions() {
     assert!(within(body.frame()).await.is_none());
 }
 
+/// The sizes of the pieces in which a body comes to a reader who takes them at once, and what they are together.
+async fn pieces(body: &mut crate::pool::PooledBody) -> (Vec<usize>, Vec<u8>, bool) {
+    let (mut sizes, mut all) = (Vec::new(), Vec::new());
+    loop {
+        match within(body.frame()).await {
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap();
+                sizes.push(data.len());
+                all.extend_from_slice(&data);
+            }
+            Some(Err(_)) => return (sizes, all, false),
+            None => return (sizes, all, true),
+        }
+    }
+}
+
+fn chunks(of: &[String]) -> String {
+    of.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect()
+}
+
+#[tokio::test]
+async fn small_pieces_that_are_there_already_are_joined() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let events: Vec<String> = (0..1000).map(|n| format!("data: event {n}\n\n")).collect();
+    let large = "x".repeat(5000);
+    for (last, whole) in [("0\r\n\r\n", true), ("", false)] {
+        let (listener, address) = listen().await;
+        let flood = format!("{HEAD}{}{}{last}", chunks(&events), chunks(std::slice::from_ref(&large)));
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_request(&mut socket).await;
+            write(&mut socket, &flood).await;
+        });
+        let pool = pool_to(address);
+        let response = within(pool.send(get("/"))).await.unwrap();
+        // Everything that fits into the reader's buffers is there.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut body = response.into_body();
+        let (sizes, all, ended) = pieces(&mut body).await;
+        assert_eq!(all, format!("{}{large}", events.concat()).into_bytes(), "in order, and nothing lost");
+        assert_eq!(ended, whole, "a stream that breaks off is not taken for whole");
+        assert!(sizes.len() < 20, "{sizes:?}");
+    }
+}
+
 async fn read_some(socket: &mut tokio::net::TcpStream) -> String {
     let mut buffer = [0; 4096];
     let count = within(tokio::io::AsyncReadExt::read(socket, &mut buffer)).await.unwrap();
