@@ -1,13 +1,13 @@
 //! Serves HTTP on one connection, HTTP/1.1 or h2 as the handshake settled, until it ends, drains or is cut.
 //!
 //! hyper keeps the future of an HTTP/1.1 request inside the connection, also while the connection is idle: a service
-//! with a large future should box it.
+//! with a large future should box it. Where there are many connections, those that rest have no hyper (`rest.rs`).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -23,10 +23,12 @@ use crate::handshake::{ConnInfo, HttpVersion};
 use crate::peers::{CutWatch, Peer};
 use crate::stream::Stream;
 
+mod rest;
 pub(crate) mod stalled;
 #[cfg(test)]
 mod tests;
 
+use rest::{Clock, Held, Io};
 use stalled::Streams;
 
 /// Limits on what a client may make us hold.
@@ -45,6 +47,8 @@ pub struct HttpLimits {
     pub ping_interval: Duration,
     /// h2: how long the answer to a ping may take before the connection is cut.
     pub ping_timeout: Duration,
+    /// HTTP/1.1: open connections up to which each keeps its buffers between two requests.
+    pub buffers_kept: usize,
 }
 
 impl Default for HttpLimits {
@@ -59,6 +63,8 @@ impl Default for HttpLimits {
             stall_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
+            // Making them anew costs a microsecond, and those of so few are 2 MiB at most.
+            buffers_kept: 128,
         }
     }
 }
@@ -115,6 +121,7 @@ where
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
     let Ends { stop, peer, tasks } = ends;
+    let mut watches = Watches { stop: StopWatch::new(stop), cut: CutWatch::new(peer) };
     let version = info.http_version();
     let first_request_by = limits.head_timeout;
     let seen = Arc::clone(&info);
@@ -128,14 +135,11 @@ where
         }
     });
     match version {
-        HttpVersion::Http1 => {
-            let connection = http1(limits).serve_connection(TokioIo::new(stream), service);
-            drive(pin!(connection), stop, peer).await
-        }
+        HttpVersion::Http1 => serve_http1(stream, seen, limits, watches, tasks, service).await,
         HttpVersion::Http2 => {
-            let connection = http2(limits, tasks).serve_connection(TokioIo::new(stream), service);
             // Boxed, so that the more common and smaller HTTP/1.1 connection does not pay for its size.
-            let mut serving = pin!(drive(Box::pin(connection), stop, peer));
+            let mut connection = Box::pin(http2(limits, tasks).serve_connection(TokioIo::new(stream), service));
+            let mut serving = pin!(poll_fn(move |cx| watches.poll(connection.as_mut(), cx)));
             // hyper puts no limit on how long an h2 client may stay silent.
             match tokio::time::timeout(first_request_by, serving.as_mut()).await {
                 Ok(end) => end,
@@ -146,10 +150,51 @@ where
     }
 }
 
-fn http1(limits: &HttpLimits) -> http1::Builder {
+/// Serves an HTTP/1.1 connection to its end, with rests.
+async fn serve_http1<S>(
+    stream: Stream,
+    info: Arc<ConnInfo>,
+    limits: &HttpLimits,
+    mut watches: Watches,
+    tasks: TaskTracker,
+    mut service: S,
+) -> ConnEnd
+where
+    S: hyper::service::HttpService<Incoming, ResBody = OutBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let held = Held::new(info);
+    let mut io = Io::new(stream, Arc::clone(&held));
+    let mut stage = Stage::Running;
+    loop {
+        // Boxed, so that a connection that rests does not pay for its size.
+        let mut connection = Box::new(http1(limits, &held).serve_connection(TokioIo::new(io), service));
+        if stage == Stage::Draining {
+            Pin::new(&mut *connection).drain();
+        }
+        let ended = poll_fn(|cx| match watches.poll(Pin::new(&mut *connection), cx) {
+            Poll::Pending if held.nothing() && tasks.len() > limits.buffers_kept => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        if let Some(end) = ended.await {
+            return end;
+        }
+        let parts = connection.into_parts();
+        (io, service) = (parts.io.into_inner().reading_first(parts.read_buf), parts.service);
+        let deadline = tokio::time::Instant::from_std(held.deadline());
+        let woken = tokio::time::timeout_at(deadline, poll_fn(|cx| watches.poll_resting(&io, cx)));
+        stage = match woken.await {
+            Ok(Ok(stage)) => stage,
+            Ok(Err(end)) => return end,
+            Err(_elapsed) => return ConnEnd::TimedOut,
+        };
+    }
+}
+
+fn http1(limits: &HttpLimits, held: &Arc<Held>) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(Clock(Arc::clone(held)))
         .header_read_timeout(limits.head_timeout)
         .max_header_size(limits.max_head_bytes)
         .max_buf_size(READ_BUFFER)
@@ -174,23 +219,23 @@ fn http2(limits: &HttpLimits, tasks: TaskTracker) -> http2::Builder<Streams> {
     builder
 }
 
-/// Polls a connection to its end while watching for the stop and for the cut.
-async fn drive<C: Drainable>(
-    mut connection: Pin<impl std::ops::DerefMut<Target = C>>,
-    stop: Arc<Stop>,
-    peer: Option<Arc<Peer>>,
-) -> ConnEnd {
-    let mut watch = StopWatch::new(stop);
-    let mut cut = CutWatch::new(peer);
-    poll_fn(|cx| {
+/// What ends a connection from outside, as its task sees it.
+struct Watches {
+    stop: StopWatch,
+    cut: CutWatch,
+}
+
+impl Watches {
+    /// Polls a connection to its end while watching for the stop and for the cut.
+    fn poll<C: Drainable>(&mut self, mut connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<ConnEnd> {
         // First: what a peer that lost our trust has sent must not be served.
-        if cut.is_cut(cx) {
+        if self.cut.is_cut(cx) {
             return Poll::Ready(ConnEnd::Untrusted);
         }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(end_of(ended));
         }
-        while let Poll::Ready(stage) = watch.poll_change(cx) {
+        while let Poll::Ready(stage) = self.stop.poll_change(cx) {
             match stage {
                 Stage::Running => {}
                 Stage::Draining => {
@@ -204,8 +249,22 @@ async fn drive<C: Drainable>(
             }
         }
         Poll::Pending
-    })
-    .await
+    }
+
+    /// Ready when a connection that rests must be served again, at the stage of the stop that is given, or is over.
+    fn poll_resting(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<Stage, ConnEnd>> {
+        if self.cut.is_cut(cx) {
+            return Poll::Ready(Err(ConnEnd::Untrusted));
+        }
+        // Before the stop: what has come by now is answered.
+        if io.poll_readable(cx).is_ready() {
+            return Poll::Ready(Ok(Stage::Running));
+        }
+        match self.stop.poll_change(cx) {
+            Poll::Ready(Stage::Forced) => Poll::Ready(Err(ConnEnd::Forced)),
+            stage => stage.map(Ok),
+        }
+    }
 }
 
 /// What hyper's two connection types have in common.
@@ -213,7 +272,7 @@ trait Drainable: Future<Output = hyper::Result<()>> {
     fn drain(self: Pin<&mut Self>);
 }
 
-impl<S, B> Drainable for http1::Connection<TokioIo<Stream>, S>
+impl<S, B> Drainable for http1::Connection<TokioIo<Io>, S>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

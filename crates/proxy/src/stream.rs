@@ -28,6 +28,27 @@ pub enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
+impl Socket {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is met by whoever reads.
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+        }
+    }
+}
+
+impl Stream {
+    /// Ready when the socket has something, which may be its end. For a stream that was read until it had nothing: what TLS
+    /// has read ahead of its reader is not seen here.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(socket) => socket.poll_readable(cx),
+            Self::Tls(stream) => stream.get_ref().0.poll_readable(cx),
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

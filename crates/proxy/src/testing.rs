@@ -212,6 +212,8 @@ impl Served {
     {
         let counts = Arc::new(Counts::default());
         let mut settings = ListenerSettings::new("test");
+        // In tests connections rest whenever they can: that must never be noticed.
+        settings.http.buffers_kept = 0;
         settings.observer = Arc::clone(&counts) as Arc<dyn ConnObserver>;
         change(&mut settings);
         let listener = Listener::bind(ListenOptions::new(([127, 0, 0, 1], 0).into(), "test")).unwrap();
