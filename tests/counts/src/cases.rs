@@ -39,6 +39,7 @@ pub(crate) const ALL: &[(&str, Prepare)] = &[
     ("forward: a call for an older server", older),
     ("forward: 100 events of a stream", events),
     ("forward: write 500 tools of a list", catalogs::written),
+    ("reply: 500 tools to a client of 2025-11-25", catalogs::listed),
     ("record: line of the access log", access),
     ("egress peek: ClientHello", hello),
     ("egress peek: head of a proxy request", head),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_mcp::catalog::merge::{Merged, ServiceState, ServiceView};
+use outrigger_mcp::catalog::page::{PAGE_BYTES, PreparedList, suffix};
 use outrigger_mcp::catalog::{About, Catalog, Collector, Limits, List, ListPage};
 use outrigger_mcp::catalog_kind::Kind;
 use outrigger_mcp::names::Naming;
+use outrigger_mcp::revision::Revision;
 
 use crate::{Broken, Run};
 
@@ -66,5 +68,16 @@ pub(super) fn written() -> Result<Run, Broken> {
             exposed.item.write_as(&exposed.name, |_| None, &mut out);
         }
         black_box(&out);
+    }))
+}
+
+pub(super) fn listed() -> Result<Run, Broken> {
+    let merged = Merged::new(services(10)?, Naming::default());
+    let list = PreparedList::build(&merged, Kind::Tool, false, |_, _, _| true, PAGE_BYTES);
+    list.page(0).ok_or("no page")?;
+    let meta = suffix(None, Some(b"{}"));
+    Ok(Box::new(move || {
+        let page = black_box(&list).page_for(0, Revision::V2025_11_25);
+        black_box(page.map(|page| list.result(&page, None, &meta)));
     }))
 }
