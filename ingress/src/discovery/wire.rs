@@ -94,9 +94,13 @@ struct RawEvent {
 pub(super) fn page<T: Object>(body: &[u8]) -> Result<Page<T>, String> {
     let raw: RawPage = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let items = raw.items.unwrap_or_default();
-    let objects = items.into_iter().filter_map(|mut item| read::<T>(&mut item).map(|(key, _, object)| (key, object)));
-    Ok(Page { objects: objects.collect(), version: some(raw.metadata.resource_version), more: some(raw.metadata.more) })
+    let mut objects = Vec::new();
+    for mut item in raw.items.unwrap_or_default() {
+        let read = read::<T>(&mut item).filter(|((_, name), ..)| !name.is_empty());
+        let (key, _, object) = read.ok_or_else(|| "a list with an object that has no metadata".to_owned())?;
+        objects.push((key, object));
+    }
+    Ok(Page { objects, version: some(raw.metadata.resource_version), more: some(raw.metadata.more) })
 }
 
 /// Reads a line of a watch.
@@ -124,4 +128,42 @@ fn read<T: Object>(object: &mut Value) -> Option<(Key, String, T)> {
     let meta: Meta = serde_json::from_value(object.get_mut("metadata")?.take()).ok()?;
     let (key, version) = ((meta.namespace.clone(), meta.name.clone()), meta.resource_version.clone());
     (!version.is_empty()).then(|| (key, version, T::read(meta, object)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    struct Any;
+
+    impl Object for Any {
+        fn read(_: Meta, _: &mut Value) -> Self {
+            Self
+        }
+    }
+
+    fn listed(items: &Value) -> Result<usize, String> {
+        let body = json!({"metadata": {"resourceVersion": "7"}, "items": items}).to_string();
+        page::<Any>(body.as_bytes()).map(|page| page.objects.len())
+    }
+
+    #[test]
+    fn a_list_is_read_whole_or_not_at_all() {
+        let good = json!({"metadata": {"name": "a", "namespace": "tools", "resourceVersion": "1"}, "spec": {}});
+        assert_eq!(listed(&json!([good])), Ok(1));
+        assert_eq!(listed(&Value::Null), Ok(0));
+        for bad in [
+            json!({"spec": {}}),
+            json!(null),
+            json!("text"),
+            json!({"metadata": null}),
+            json!({"metadata": {"name": "b"}}),
+            json!({"metadata": {"resourceVersion": "1"}}),
+            json!({"metadata": {"name": 1, "resourceVersion": "1"}}),
+        ] {
+            assert!(listed(&json!([good, bad])).is_err(), "{bad} was passed over");
+        }
+    }
 }
