@@ -45,12 +45,12 @@ pub enum Refusal {
          annotation out of what the pod was made of"
     )]
     NotNoted,
-    /// What was noted does not fit.
+    /// What was noted does not fit, at this place (RFC 6901).
     #[error(
-        "this was changed after it got its sidecar, so that what was added cannot be taken away; use what it was made of, or undo \
-         the change"
+        "this was changed after it got its sidecar (at {0}), so that what was added cannot be taken away; use what it was made \
+         of, or undo the change"
     )]
-    Changed,
+    Changed(String),
     /// The pod uses the network of its node.
     #[error(
         "the pod uses the network of its node (`hostNetwork: true`), where a sidecar would stand in the way of other pods; \

@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 
 use outrigger_inject::annotations::KNOWN;
 use outrigger_inject::workload::{inject_object, uninject_object};
-use outrigger_inject::{Anchor, Authority, Egress, Images, Namespace, Resources, Settings, Verdict, diff, inject};
+use outrigger_inject::{
+    Anchor, Authority, Egress, Images, Namespace, Refusal, Resources, Settings, Verdict, diff, inject,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -214,6 +216,43 @@ fn what_was_changed_since_is_not_taken_apart() {
         let outcome = uninject_object(&mut other).remove(0).verdict;
         assert!(outcome.is_err(), "{outcome:?}");
         assert_eq!(other, before);
+    }
+}
+
+#[test]
+fn somebody_elses_is_not_taken_away_for_ours() {
+    let (settings, namespace) = (settings(true, Egress::Proxy), Namespace::default());
+    let server = |with: &Value| json!({"name": "server", "command": ["fs"], "env": [with], "volumeMounts": [{"name": "own", "mountPath": "/own"}]});
+    let plain = json!({"name": "server", "command": ["fs"]});
+    for server in [plain, server(&json!({"name": "OWN", "value": "1"}))] {
+        let mut pod = json!({"kind": "Pod", "metadata": {"annotations": {"outrigger.dev/inject": "true", "outrigger.dev/transport": "stdio"}},
+            "spec": {"serviceAccountName": "fs", "containers": [server]}});
+        inject_object(&mut pod, &|_| &namespace, false, &settings);
+        let server =
+            pod["spec"]["containers"].as_array().unwrap().iter().position(|one| one["name"] == "server").unwrap();
+        let changed = |list: &str, at_front: bool, one: Value| {
+            let mut other = pod.clone();
+            let list = other["spec"]["containers"][server][list].as_array_mut().unwrap();
+            let at = if at_front { 0 } else { list.len() };
+            list.insert(at, one);
+            other
+        };
+        for mut other in [
+            changed("env", true, json!({"name": "LATER", "value": "2"})),
+            changed("volumeMounts", true, json!({"name": "data", "mountPath": "/data"})),
+        ] {
+            let before = other.clone();
+            let verdict = uninject_object(&mut other).remove(0).verdict;
+            assert!(matches!(&verdict, Err(Refusal::Changed(at)) if at.contains("/containers/")), "{verdict:?}");
+            assert_eq!(other, before);
+        }
+        // Where nothing of ours was moved, it stays; or nothing is taken, if the list would have to go.
+        let mut other = changed("env", false, json!({"name": "LATER", "value": "2"}));
+        match uninject_object(&mut other).remove(0).verdict {
+            Ok(taken) => assert!(taken),
+            Err(refusal) => assert!(matches!(refusal, Refusal::Changed(_)), "{refusal}"),
+        }
+        assert!(other.to_string().contains("LATER"), "{other}");
     }
 }
 
