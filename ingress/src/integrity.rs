@@ -69,14 +69,14 @@ pub(crate) type Offered = (Arc<Service>, Arc<Catalog>);
 /// What has to be looked through.
 #[derive(Debug)]
 pub(crate) struct Due {
-    /// Indices.
-    services: Vec<usize>,
+    /// Indices, and what will have been seen.
+    services: Vec<(usize, Seen)>,
     /// Because names have changed.
     renamed: bool,
 }
 
 /// A catalog that was looked through.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Seen {
     fingerprint: String,
     /// Identifies the names in it.
@@ -210,30 +210,21 @@ impl Integrity {
         }
     }
 
-    /// What of it has to be looked through, if anything has, which counts as done from now on: what has changed, or all where
-    /// names have, because what is found in one service depends on the names of the others. Forgets services that are gone.
+    /// What of it has to be looked through, if anything has: what has changed, or all where names have, because what is found
+    /// in one service depends on the names of the others. Forgets services that are gone.
     pub(crate) fn due(&self, services: &[Offered]) -> Option<Due> {
-        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *scanned);
-        let (mut changed, mut renamed) = (Vec::new(), before.len() != services.len());
-        for (at, (service, catalog)) in services.iter().enumerate() {
-            let known = before.get(&service.name);
-            let same = known.filter(|seen| seen.fingerprint == catalog.fingerprint());
-            let seen = same.cloned().unwrap_or_else(|| {
-                changed.push(at);
-                Seen { fingerprint: catalog.fingerprint().to_owned(), names: names(catalog) }
-            });
-            renamed |= known.is_none_or(|known| known.names != seen.names);
-            scanned.insert(Arc::clone(&service.name), seen);
+        let given: Vec<(&Arc<str>, &Catalog)> =
+            services.iter().map(|(service, catalog)| (&service.name, &**catalog)).collect();
+        let due = due(&mut self.scanned(), &given)?;
+        if due.renamed {
+            let names: HashSet<_> = given.iter().map(|(name, _)| *name).collect();
+            self.found().retain(|known, _| names.contains(known));
         }
-        if renamed {
-            self.found().retain(|known, _| scanned.contains_key(known));
-            return Some(Due { services: (0..services.len()).collect(), renamed });
-        }
-        (!changed.is_empty()).then_some(Due { services: changed, renamed })
+        Some(due)
     }
 
-    /// Looks through what is due. Takes a while: not for a thread that serves requests.
+    /// Looks through what is due. Takes a while: not for a thread that serves requests. What it does not reach, because of a
+    /// panic, stays due.
     pub(crate) fn scan(&self, services: &[Offered], due: &Due) {
         let given: Vec<(&str, &Catalog)> =
             services.iter().map(|(service, catalog)| (&*service.name, &**catalog)).collect();
@@ -241,11 +232,12 @@ impl Integrity {
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
-                let Some(at) = due.services.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                let Some((at, seen)) = due.services.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                 let Some((service, _)) = services.get(*at) else { return };
                 let before = self.found().get(&service.name).cloned().unwrap_or_default();
                 let found = if due.renamed { scan.service(*at) } else { scan.service_again(*at, &before) };
                 self.note(service, &before, found);
+                self.scanned().insert(Arc::clone(&service.name), seen.clone());
             }
         };
         std::thread::scope(|scope| {
@@ -274,6 +266,11 @@ impl Integrity {
     fn found(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Finding>>> {
         // Entries are replaced whole.
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn scanned(&self) -> MutexGuard<'_, Scanned> {
+        // Entries are inserted whole.
+        self.scanned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether definitions are looked through.
@@ -306,6 +303,31 @@ fn keep(memory: &mut Memory, service: &Arc<str>, one: Remembered) -> bool {
     all.drain(..(all.len() + 1).saturating_sub(MAX_REMEMBERED));
     all.push(one);
     told
+}
+
+/// What is due of services by name. Where names have changed, nothing counts as looked through any more.
+fn due(scanned: &mut Scanned, services: &[(&Arc<str>, &Catalog)]) -> Option<Due> {
+    let (mut changed, mut renamed) = (Vec::new(), scanned.len() != services.len());
+    for (at, (name, catalog)) in services.iter().enumerate() {
+        let known = scanned.get(*name);
+        if known.is_none_or(|known| known.fingerprint != catalog.fingerprint()) {
+            let seen = Seen::of(catalog);
+            renamed |= known.is_none_or(|known| known.names != seen.names);
+            changed.push((at, seen));
+        }
+    }
+    if renamed {
+        scanned.clear();
+        changed = services.iter().map(|(_, catalog)| Seen::of(catalog)).enumerate().collect();
+    }
+    // The last service may have gone.
+    (renamed || !changed.is_empty()).then_some(Due { services: changed, renamed })
+}
+
+impl Seen {
+    fn of(catalog: &Catalog) -> Self {
+        Self { fingerprint: catalog.fingerprint().to_owned(), names: names(catalog) }
+    }
 }
 
 /// Identifies the names of what a catalog offers.
@@ -460,6 +482,41 @@ mod tests {
         let settings = config::Integrity { lock: None, changed: Handling::Hide, new: Handling::Hide, scan: false };
         let checked = Arc::new(Checked::of(lock, "a", catalog, &settings));
         Remembered { catalog: Arc::downgrade(catalog), lock: Arc::downgrade(lock), checked }
+    }
+
+    #[test]
+    fn what_a_scan_does_not_reach_stays_due() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let (read, write) = (catalog("read"), catalog("write"));
+        let both: [(&Arc<str>, &Catalog); 2] = [(&a, &read), (&b, &write)];
+        let mut scanned = Scanned::new();
+        let which = |due: &Option<Due>| {
+            due.as_ref().map(|due| (due.services.iter().map(|(at, _)| *at).collect::<Vec<_>>(), due.renamed))
+        };
+        let (all, all_again) = (due(&mut scanned, &both), due(&mut scanned, &both));
+        assert_eq!(which(&all), Some((vec![0, 1], true)));
+        assert_eq!(which(&all_again), which(&all), "nothing was looked through yet");
+        let reached = |scanned: &mut Scanned, due: Option<Due>, count: usize| {
+            for (at, seen) in due.unwrap().services.into_iter().take(count) {
+                scanned.insert(Arc::clone(both[at].0), seen);
+            }
+        };
+        // A panic after the first: what was found in it may have to do with the other.
+        reached(&mut scanned, all, 1);
+        let rest = due(&mut scanned, &both);
+        assert_eq!(which(&rest), Some((vec![0, 1], true)));
+        reached(&mut scanned, rest, 2);
+        assert_eq!(which(&due(&mut scanned, &both)), None);
+        // Other words under the same name.
+        let text = r#"{"tools":[{"name":"write","description":"Other.","inputSchema":{"type":"object"}}],"capabilities":{"tools":{}}}"#;
+        let reworded = Catalog::from_health_json(&Bytes::from(text)).unwrap();
+        let later: [(&Arc<str>, &Catalog); 2] = [(&a, &read), (&b, &reworded)];
+        for _ in 0..2 {
+            assert_eq!(which(&due(&mut scanned, &later)), Some((vec![1], false)), "until it is looked through");
+        }
+        assert_eq!(which(&due(&mut scanned, &later[..1])), Some((vec![0], true)), "one is gone");
+        scanned.clear();
+        assert_eq!(which(&due(&mut scanned, &[])), None);
     }
 
     #[test]

@@ -286,8 +286,12 @@ pub(crate) async fn look_through(gateway: Arc<Gateway>) {
         drop(snapshot);
         if let Some(due) = gateway.integrity.due(&services) {
             let (integrity, began) = (Arc::clone(&gateway.integrity), Instant::now());
-            // A panic in there must not end the looking.
-            let _ = tokio::task::spawn_blocking(move || integrity.scan(&services, &due)).await;
+            // A panic in there must not end the looking. What was not reached is due again with the next change of anything.
+            if tokio::task::spawn_blocking(move || integrity.scan(&services, &due)).await.is_err() {
+                tracing::error!(
+                    "definitions were not looked through to the end; what is left follows with the next change"
+                );
+            }
             sleep(began.elapsed() * SCAN_REST).await;
         }
         if generation.changed().await.is_err() {
