@@ -121,6 +121,8 @@ fn mesh_service_spec(settings: &Settings) -> Value {
          "message": "replicas would come from two places: give `service` or `addresses`"},
         {"rule": "!has(self.port) || has(self.service)",
          "message": "`port` is a port of the pods of `service`: add that, or remove `port`"},
+        {"rule": "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)",
+         "message": "`name` stays: whoever changes it would take over another service; delete the object and create another"},
     ]);
     spec
 }

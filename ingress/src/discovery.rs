@@ -120,7 +120,7 @@ pub fn read_anything(data: &[u8]) -> bool {
     objects.extend(lines().flat_map(read_as::<mesh_services::ServiceObject>));
     lines().flat_map(read_as::<policies::PolicyObject>).for_each(drop);
     let (services, objects) = (services.into_iter().collect(), objects.into_iter().collect::<BTreeMap<_, _>>());
-    let mut described = mesh_services::read(objects.iter(), false);
+    let mut described = mesh_services::read(objects.iter(), false, &BTreeMap::new());
     let (mut selected, mut mistakes) = endpoints::annotated(&services);
     described.select(&mut selected);
     let reading = endpoints::Reading { port: 8443, any_address: false };

@@ -13,7 +13,7 @@ use super::endpoints::{Mistake, Named, Reading, Replica, Slice, annotated, repli
 use super::found::Found;
 use super::mesh_services::{self, COLLECTION, Seen, ServiceObject};
 use super::reflect::{Reflector, Shelf};
-use super::wire::Object;
+use super::wire::{Key, Object};
 use super::{AGAIN, GATHER, Told, status};
 use crate::config::{Kubernetes, is_label};
 use crate::gateway::Gateway;
@@ -92,7 +92,7 @@ impl Cluster {
                 continue;
             }
             if news {
-                let view = self.read(&copies);
+                let view = self.read(&copies, &objects.holders());
                 gateway.registry.describe(&view.objects.services);
                 let (count, refused) = found.apply(&gateway, view.replicas);
                 no_room = !refused.is_empty();
@@ -147,11 +147,11 @@ impl Cluster {
         Reflector { contact, path, selector, most: self.most, shelf, metrics }
     }
 
-    fn read(&self, copies: &[Copies]) -> View {
+    fn read(&self, copies: &[Copies], holders: &BTreeMap<String, Key>) -> View {
         let shelves: Vec<_> =
             copies.iter().filter_map(|copy| copy.objects.as_ref()).map(|shelf| shelf.look()).collect();
         let described = shelves.iter().flat_map(|shelf| &shelf.objects);
-        let mut objects = mesh_services::read(described, self.reading.any_address);
+        let mut objects = mesh_services::read(described, self.reading.any_address, holders);
         let (mut all, mut mistakes) = (objects.replicas.clone(), BTreeSet::new());
         let mut left_out: usize = shelves.iter().map(|shelf| shelf.left_out).sum();
         for Copies { services, slices, .. } in copies {

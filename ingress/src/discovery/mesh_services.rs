@@ -23,7 +23,7 @@ const SHOWN: usize = 600;
 #[derive(Debug, Clone)]
 pub(super) struct ServiceObject {
     generation: i64,
-    /// The oldest of two with one name counts.
+    /// Of two with one name, the one counts that had it first; where that is not known, the oldest.
     created: String,
     /// What it says, or what is wrong with that.
     said: Result<MeshService, String>,
@@ -89,10 +89,19 @@ impl Object for ServiceObject {
     }
 }
 
-/// Which objects count. `any_address`: sidecars may be on loopback and link-local addresses, and have names.
-pub(super) fn read<'a>(objects: impl Iterator<Item = (&'a Key, &'a ServiceObject)>, any_address: bool) -> Read {
+/// Which objects count. `any_address`: sidecars may be on loopback and link-local addresses, and have names. `holders` are
+/// those that counted last: an older object that takes another name later takes it from nobody.
+pub(super) fn read<'a>(
+    objects: impl Iterator<Item = (&'a Key, &'a ServiceObject)>,
+    any_address: bool,
+    holders: &BTreeMap<String, Key>,
+) -> Read {
     let mut all: Vec<_> = objects.collect();
-    all.sort_by(|a, b| (&a.1.created, a.0).cmp(&(&b.1.created, b.0)));
+    all.sort_by_cached_key(|(key, object)| {
+        let wanted = object.said.as_ref().ok().and_then(|said| name(key, said).ok());
+        let holds = wanted.is_some_and(|name| holders.get(&name) == Some(*key));
+        (!holds, object.created.clone(), (*key).clone())
+    });
     let mut out = Read::default();
     let mut owners: BTreeMap<String, &Key> = BTreeMap::new();
     for (key, object) in all {
@@ -109,7 +118,7 @@ pub(super) fn read<'a>(objects: impl Iterator<Item = (&'a Key, &'a ServiceObject
             Err(mistake) => Err(("Invalid", mistake.clone())),
             Ok(said) => name(key, said).and_then(|name| match owners.get(&name) {
                 Some((namespace, other)) => {
-                    let why = format!("`{name}` is the service of MeshService {namespace}/{other}, which is older");
+                    let why = format!("`{name}` is the service of MeshService {namespace}/{other}, which had it first");
                     Err(("NameTaken", why))
                 }
                 None => Ok(name),
@@ -144,6 +153,11 @@ fn name((_, object): &Key, said: &MeshService) -> Result<String, (&'static str, 
 }
 
 impl Read {
+    /// Which object each service is of.
+    pub(super) fn holders(&self) -> BTreeMap<String, Key> {
+        self.settled.iter().filter_map(|one| Some((one.name.as_ref().ok()?.clone(), one.key.clone()))).collect()
+    }
+
     /// The Services whose pods are replicas, in place of what their annotations say of the same service.
     pub(super) fn select(&self, selected: &mut BTreeMap<Key, Vec<Selected>>) {
         for one in &self.settled {

@@ -28,7 +28,7 @@ fn an_object_selects_pods_and_addresses() {
         (key("fs"), object("1", json!({"service": "files", "port": 9443}))),
         (key("far"), object("1", json!({"name": "remote", "addresses": ["10.0.0.7:8443", "127.0.0.1:1", "host:1"]}))),
     ]);
-    let mut read = read(objects.iter(), false);
+    let mut read = read(objects.iter(), false, &BTreeMap::new());
     let annotation = |name: &str| Selected { name: name.to_owned(), port: None };
     let mut selected = BTreeMap::from([(key("files"), vec![annotation("fs"), annotation("other")])]);
     read.select(&mut selected);
@@ -50,7 +50,7 @@ fn an_object_selects_pods_and_addresses() {
 #[test]
 fn the_status_says_how_the_service_is() {
     let objects = BTreeMap::from([(key("fs"), object("1", json!({})))]);
-    let read = read(objects.iter(), false);
+    let read = read(objects.iter(), false, &BTreeMap::new());
     let seen = |replicas, ready, why: Option<&str>, configured| Seen {
         replicas,
         ready,
@@ -79,7 +79,7 @@ fn what_is_wrong_counts_for_nothing_and_the_older_of_two_keeps_its_name() {
         (key("wrong"), object("1", json!({"retries": {"attempts": 99}}))),
         (key("a-name-that-is-too-long-for-one"), object("1", json!({}))),
     ]);
-    let mut read = read(objects.iter(), false);
+    let mut read = read(objects.iter(), false, &BTreeMap::new());
     assert_eq!(read.services.len(), 1);
     assert_eq!(read.services["fs"].safety.concurrency.limit, Some(7));
     for (name, accepted) in [
@@ -93,4 +93,21 @@ fn what_is_wrong_counts_for_nothing_and_the_older_of_two_keeps_its_name() {
         assert_eq!(more, json!({"replicas": null}), "what was there goes");
     }
     assert_eq!(read.blame(&BTreeSet::new()).len(), 3);
+}
+
+#[test]
+fn an_old_object_that_takes_a_name_later_takes_it_from_nobody() {
+    let at = |name: &str| json!({"name": name});
+    let mut objects =
+        BTreeMap::from([(key("old"), object("1", at("mine"))), (key("pay"), object("2", at("payments")))]);
+    let before = read(objects.iter(), false, &BTreeMap::new()).holders();
+    objects.insert(key("old"), object("1", at("payments")));
+    let after = read(objects.iter(), false, &before);
+    assert_eq!(after.holders(), BTreeMap::from([("payments".to_owned(), key("pay"))]));
+    let (one, ..) = told(&after, "old", &Seen::default());
+    assert!(one.starts_with("false NameTaken: `payments` is the service of MeshService tools/pay"), "{one}");
+    // Once the name is free, it may have it.
+    objects.remove(&key("pay"));
+    let holders = read(objects.iter(), false, &after.holders()).holders();
+    assert_eq!(holders, BTreeMap::from([("payments".to_owned(), key("old"))]));
 }
