@@ -1,6 +1,7 @@
 //! The custom resources of Kubernetes, made from the declarations of the code as the JSON Schemas are.
 
 use outrigger_config::Settings;
+use outrigger_ingress::config::{MAX_ITEMS, MeshService};
 use serde_json::{Map, Value, json};
 
 /// Keywords that a structural schema of Kubernetes may not have, or that would write defaults into what people wrote.
@@ -47,7 +48,7 @@ fn mesh_service() -> String {
             column("Ready", &condition("Ready", "status")),
             column("Reason", &condition("Ready", "reason")),
         ]),
-        spec: mesh_service_spec(&outrigger_ingress::config::MeshService::describe()),
+        spec: mesh_service_spec(&MeshService::describe()),
         status: json!({
             "service": {"type": "string", "maxLength": 63, "description": "Its name in the mesh."},
             "replicas": count("Replicas that are known."),
@@ -116,6 +117,11 @@ fn mesh_service_spec(settings: &Settings) -> Value {
     // A name or a number, as ports are everywhere.
     let port = &mut spec["properties"]["port"];
     *port = json!({"x-kubernetes-int-or-string": true, "description": port["description"]});
+    // As the ingress bounds them.
+    let tools = &mut spec["properties"]["tools"];
+    tools["maxItems"] = json!(MAX_ITEMS);
+    tools["items"]["properties"]["names"]["maxItems"] = json!(MAX_ITEMS);
+    spec["properties"]["addresses"]["maxItems"] = json!(MAX_ITEMS);
     spec["x-kubernetes-validations"] = json!([
         {"rule": "!has(self.service) || !has(self.addresses) || size(self.addresses) == 0",
          "message": "replicas would come from two places: give `service` or `addresses`"},

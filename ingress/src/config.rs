@@ -28,7 +28,7 @@ pub use clients::{Clients, Tls, client_tls, host_pattern, origin, tokens_from_fi
 pub use discovery::{Consul, Discovery, Kubernetes, is_label};
 pub use integrity::{Handling, Integrity, read as integrity};
 pub use limits::{Limits, Timeouts};
-pub use mesh_service::MeshService;
+pub use mesh_service::{MAX_ITEMS, MeshService};
 pub use oauth::{Introspection, Issuer, OAuth, Signature, read as oauth};
 pub use quota::{QuotaStore, WhenAway};
 pub use registration::Registration;

@@ -8,6 +8,9 @@ use outrigger_proxy::peek::HeaderChecks;
 use super::is_label;
 use super::safety::{self, Safety};
 
+/// Entries that a list of an object may have; the definition says so, too.
+pub const MAX_ITEMS: usize = 256;
+
 /// A service of the mesh, as an object describes it. It says nothing of who its sidecars are: that is their certificate's,
 /// which the authority gave them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,10 @@ fn read(f: &mut Fields<'_>) -> Option<MeshService> {
     let text = doc("As `header_checks` of the ingress, for clients of `/s/<service>/mcp`; without it, the same.");
     let header_checks = f.optional("header_checks", text, sections::tolerance()).map(HeaderChecks::of);
     let safety = safety::read(f);
+    let tools = safety.as_ref().map(|safety| safety.tools.as_slice()).unwrap_or_default();
+    bounded(f, "addresses", addresses.len());
+    bounded(f, "tools", tools.len());
+    bounded(f, "tools", tools.iter().map(|tool| tool.names.len()).max().unwrap_or_default());
     if service.is_some() && !addresses.is_empty() {
         f.mistake("addresses", "replicas would come from two places", "give `service` or `addresses`");
     }
@@ -73,6 +80,13 @@ fn read(f: &mut Fields<'_>) -> Option<MeshService> {
         );
     }
     Some(MeshService { name, service, port, addresses, max_replicas, header_checks, safety: safety? })
+}
+
+/// Whoever writes objects fills nobody's memory.
+fn bounded(f: &mut Fields<'_>, list: &str, count: usize) {
+    if count > MAX_ITEMS {
+        f.mistake(list, format!("a list has {count} entries, and {MAX_ITEMS} are the most"), "name fewer");
+    }
 }
 
 /// The name of a Service (RFC 1035 label, of which every one is an RFC 1123 label).
@@ -113,6 +127,22 @@ mod tests {
         ] {
             let mistakes = MeshService::parse("it", spec).unwrap_err().to_string();
             assert!(mistakes.contains(why), "{spec}: {mistakes}");
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_an_object_says() {
+        let list = |count: usize, item: &str| vec![item; count].join(",");
+        for (count, good) in [(MAX_ITEMS, true), (MAX_ITEMS + 1, false)] {
+            for spec in [
+                format!(r#"{{"addresses": [{}]}}"#, list(count, r#""10.0.0.1:8443""#)),
+                format!(r#"{{"tools": [{}]}}"#, list(count, r#"{"names": ["a"], "deadline": "1s"}"#)),
+                format!(r#"{{"tools": [{{"names": [{}], "deadline": "1s"}}]}}"#, list(count, r#""a""#)),
+            ] {
+                let read = MeshService::parse("it", &spec);
+                assert_eq!(read.is_ok(), good, "{read:?}");
+                assert!(good || read.unwrap_err().to_string().contains("256 are the most"));
+            }
         }
     }
 }

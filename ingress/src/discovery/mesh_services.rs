@@ -16,6 +16,8 @@ use crate::config::MeshService;
 
 /// The collection, in a namespace.
 pub(super) const COLLECTION: &str = "meshservices";
+/// Bytes of a `spec`, as JSON.
+const MAX_SPEC: usize = 64 << 10;
 /// Characters of a mistake that are shown.
 const SHOWN: usize = 600;
 
@@ -73,20 +75,27 @@ pub(super) struct Read {
 impl Object for ServiceObject {
     fn read(meta: Meta, object: &mut Value) -> Self {
         let spec = object.get("spec").filter(|spec| !spec.is_null()).map_or_else(|| "{}".to_owned(), Value::to_string);
-        let said = MeshService::parse(&format!("MeshService {}/{}", meta.namespace, meta.name), &spec);
-        let said = said.map_err(|mistakes| {
-            mistakes.0.first().map_or_else(String::new, |one| {
-                let hint = one.hint.as_deref().map_or_else(String::new, |hint| format!(" ({hint})"));
-                format!("spec.{}: {}{hint}", one.path, one.message).chars().take(SHOWN).collect()
-            })
-        });
         Self {
             generation: meta.generation,
+            said: said(&meta, &spec),
             created: meta.creation_timestamp,
-            said,
             status: object.get_mut("status").map(Value::take).unwrap_or_default(),
         }
     }
+}
+
+/// What an object says, or the first thing that is wrong with that.
+fn said(meta: &Meta, spec: &str) -> Result<MeshService, String> {
+    if spec.len() > MAX_SPEC {
+        return Err(format!("spec: it has {} bytes, and {MAX_SPEC} are the most (name less)", spec.len()));
+    }
+    let said = MeshService::parse(&format!("MeshService {}/{}", meta.namespace, meta.name), spec);
+    said.map_err(|mistakes| {
+        mistakes.0.first().map_or_else(String::new, |one| {
+            let hint = one.hint.as_deref().map_or_else(String::new, |hint| format!(" ({hint})"));
+            format!("spec.{}: {}{hint}", one.path, one.message).chars().take(SHOWN).collect()
+        })
+    })
 }
 
 /// Which objects count. `any_address`: sidecars may be on loopback and link-local addresses, and have names. `holders` are

@@ -111,3 +111,12 @@ fn an_old_object_that_takes_a_name_later_takes_it_from_nobody() {
     let holders = read(objects.iter(), false, &after.holders()).holders();
     assert_eq!(holders, BTreeMap::from([("payments".to_owned(), key("old"))]));
 }
+
+#[test]
+fn a_spec_that_is_too_large_is_told_so() {
+    let tools = json!([{"names": ["a".repeat(MAX_SPEC)], "deadline": "1s"}]);
+    let objects = BTreeMap::from([(key("fs"), object("1", json!({"tools": tools})))]);
+    let read = read(objects.iter(), false, &BTreeMap::new());
+    let (one, ..) = told(&read, "fs", &Seen::default());
+    assert!(one.starts_with("false Invalid: spec: it has ") && one.contains("65536 are the most"), "{one}");
+}
