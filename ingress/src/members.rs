@@ -179,7 +179,6 @@ impl Members {
                 let mut service = Service { addresses, ..first.settings.clone() };
                 if let Some(said) = self.described.get(name) {
                     service.safety.clone_from(&said.safety);
-                    service.header_checks = said.header_checks.unwrap_or(service.header_checks);
                 }
                 services.push(service);
             }

@@ -3,7 +3,6 @@
 use outrigger_config::kinds::{self, Checked, HostPort};
 use outrigger_config::sections;
 use outrigger_config::{Diagnostics, Fields, Settings, doc, load};
-use outrigger_proxy::peek::HeaderChecks;
 
 use super::is_label;
 use super::safety::{self, Safety};
@@ -25,8 +24,6 @@ pub struct MeshService {
     pub addresses: Vec<HostPort>,
     /// Replicas at most.
     pub max_replicas: Option<usize>,
-    /// What becomes of mirrored headers on `/s/<service>/mcp`; as everywhere without it.
-    pub header_checks: Option<HeaderChecks>,
     /// What keeps it safe when things go wrong.
     pub safety: Safety,
 }
@@ -62,8 +59,6 @@ fn read(f: &mut Fields<'_>) -> Option<MeshService> {
     let addresses = f.with_default("addresses", text, kinds::list_of(kinds::host_port()), Vec::new());
     let text = doc("Replicas at most; the ingress may allow fewer (`registration.max_replicas`).");
     let max_replicas = f.optional("max_replicas", text, kinds::count(1..=10_000));
-    let text = doc("As `header_checks` of the ingress, for clients of `/s/<service>/mcp`; without it, the same.");
-    let header_checks = f.optional("header_checks", text, sections::tolerance()).map(HeaderChecks::of);
     let safety = safety::read(f);
     let tools = safety.as_ref().map(|safety| safety.tools.as_slice()).unwrap_or_default();
     bounded(f, "addresses", addresses.len());
@@ -79,7 +74,7 @@ fn read(f: &mut Fields<'_>) -> Option<MeshService> {
             "add `service`, or remove `port`",
         );
     }
-    Some(MeshService { name, service, port, addresses, max_replicas, header_checks, safety: safety? })
+    Some(MeshService { name, service, port, addresses, max_replicas, safety: safety? })
 }
 
 /// Whoever writes objects fills nobody's memory.
@@ -121,6 +116,7 @@ mod tests {
             (r#"{"service": "files", "addresses": ["10.0.0.1:8443"]}"#, "two places"),
             (r#"{"port": 8443}"#, "which is not there"),
             (r#"{"service": "Files!"}"#, "name of a Service"),
+            (r#"{"header_checks": "tolerant"}"#, "header_checks"),
             (r#"{"spiffe_id": "spiffe://demo/other"}"#, "spiffe_id"),
             (r#"{"concurrency": {"limit": 0}}"#, "concurrency.limit"),
             (r#"{"name": "a-name-that-is-too-long-for-one"}"#, "service name"),
