@@ -50,6 +50,15 @@ async fn condition(api: &KubeApi, name: &str, kind: &str, generation: i64) -> (S
     .await
 }
 
+/// Waits until this is why a policy is in force or not.
+async fn programmed(api: &KubeApi, name: &str, reason: &str, message: &str) {
+    eventually(&format!("{name} is {reason}"), || async {
+        let (_, now, said) = condition(api, name, "Programmed", 1).await;
+        (now == reason && said.contains(message)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn policies_of_a_cluster_count_beside_files_and_are_told_what_became_of_them() {
     let (mesh, api, server) = (Mesh::new(), KubeApi::start(), server());
@@ -165,8 +174,12 @@ async fn a_file_that_takes_the_name_of_a_policy_in_force_takes_nothing_out() {
     })
     .await;
     assert!(!allowed(&ingress).await);
+    for name in ["freeze", "other"] {
+        programmed(&api, name, "Waiting", "is in force and cannot stay").await;
+    }
     std::fs::write(&file, good).unwrap();
-    assert_eq!(condition(&api, "other", "Programmed", 1).await.1, "InForce");
+    programmed(&api, "other", "InForce", "").await;
+    programmed(&api, "freeze", "InForce", "").await;
     assert!(!allowed(&ingress).await);
     sidecar.stop().await;
     ingress.stop().await;

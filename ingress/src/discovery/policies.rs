@@ -56,6 +56,13 @@ pub(super) struct PolicyObject {
     status: Value,
 }
 
+/// Why nothing changes.
+struct Waiting {
+    why: String,
+    /// What would become of each object, where that is known.
+    settled: Option<Vec<Settled>>,
+}
+
 impl Object for PolicyObject {
     fn read(meta: Meta, object: &mut Value) -> Self {
         let spec = object.get_mut("spec").map(Value::take).unwrap_or_default();
@@ -139,9 +146,11 @@ impl Policies {
             (last, pending) = (None, true);
             let settled = match settle_beside(&gateway, &objects, &good).await {
                 Ok(settled) => settled,
-                Err(waiting) => {
+                Err(Waiting { why, settled }) => {
                     metrics.found(good.len(), 1);
-                    told.tell(BTreeSet::from([waiting]));
+                    let news = settled.map(|settled| waiting(&objects, &settled, &good, &why));
+                    news.into_iter().for_each(|news| drop(statuses.send_replace(news)));
+                    told.tell(BTreeSet::from([why]));
                     continue;
                 }
             };
@@ -150,10 +159,8 @@ impl Policies {
             metrics.found(in_force, wrong.len());
             told.tell(wrong);
             if let Some(why) = shut(&settled, &objects).filter(|_| !open) {
-                self.readiness.set(
-                    READY,
-                    Err(format!("{why}, and may deny something: everything is denied until it is repaired")),
-                );
+                let why = format!("{why}, and may deny something: everything is denied until it is repaired");
+                self.readiness.set(READY, Err(why));
                 statuses.send_replace(wanted(&objects, &settled, false));
                 (last, pending) = (Some((said, settled)), false);
                 continue;
@@ -220,14 +227,18 @@ async fn settle_beside(
     gateway: &Gateway,
     objects: &BTreeMap<Key, PolicyObject>,
     good: &BTreeMap<Key, String>,
-) -> Result<Vec<Settled>, String> {
+) -> Result<Vec<Settled>, Waiting> {
     let (paths, candidates) = (gateway.policies.paths.clone(), candidates(objects, good));
     // Compiling conditions takes its time.
     let settled = tokio::task::spawn_blocking(move || settle(&paths, candidates)).await;
-    let settled = settled.map_err(|error| format!("policies of the cluster cannot be read: {error}"))?;
-    let settled =
-        settled.map_err(|error| format!("the policy files are wrong, so policies of the cluster wait: {error}"))?;
-    displaced(&settled, good).map_or(Ok(settled), Err)
+    let because = |why: String| Waiting { why, settled: None };
+    let settled = settled.map_err(|error| because(format!("policies of the cluster cannot be read: {error}")))?;
+    let settled = settled
+        .map_err(|error| because(format!("the policy files are wrong, so policies of the cluster wait: {error}")))?;
+    match displaced(&settled, good) {
+        Some(why) => Err(Waiting { why, settled: Some(settled) }),
+        None => Ok(settled),
+    }
 }
 
 /// What is wrong with which.
@@ -267,6 +278,23 @@ fn wanted(objects: &BTreeMap<Key, PolicyObject>, settled: &[Settled], open: bool
         Some((one.key.clone(), Wanted { generation, said, more: Map::new(), present }))
     };
     settled.iter().filter_map(one).collect()
+}
+
+/// The status of every object while nothing changes: what an object says is in force only if that was so before.
+fn waiting(
+    objects: &BTreeMap<Key, PolicyObject>,
+    settled: &[Settled],
+    good: &BTreeMap<Key, String>,
+    why: &str,
+) -> BTreeMap<Key, Wanted> {
+    let mut all = wanted(objects, settled, true);
+    for one in settled {
+        let stays = one.mistake.is_none() && one.text().is_some_and(|(_, text)| good.get(&one.key) == Some(&text));
+        if let (Some(wanted), false) = (all.get_mut(&one.key), stays) {
+            wanted.said[1] = Condition { name: "Programmed", holds: false, reason: "Waiting", message: why.to_owned() };
+        }
+    }
+    all
 }
 
 fn accepted(one: &Settled) -> Condition {
