@@ -99,6 +99,8 @@ pub(crate) struct Health {
     pub(crate) document: Option<Arc<Document>>,
     /// Why it cannot be asked now; `None` while it answers.
     pub(crate) unreachable: Option<String>,
+    /// The same in words that tell nothing of who is at its address.
+    pub(crate) kind: Option<&'static str>,
     /// Since when its server, or it, is gone.
     pub(crate) lost_at: Option<Instant>,
 }
@@ -218,17 +220,15 @@ impl Service {
     }
 
     /// For people: how many replicas it has, how many of them answer, and why another one does not.
-    pub(crate) fn standing(&self) -> (usize, usize, Option<String>) {
+    pub(crate) fn standing(&self) -> (usize, usize, Option<&'static str>) {
         if self.departed.load(Ordering::Relaxed) {
             return (0, 0, None);
         }
         let healths: Vec<_> = self.replicas().iter().map(|replica| replica.health()).collect();
         let live = healths.iter().filter(|health| health.live()).count();
         let why = healths.iter().find_map(|health| match &health.document {
-            _ if health.unreachable.is_some() => health.unreachable.clone(),
-            Some(document) if document.status == Status::Down => {
-                document.reason.clone().or_else(|| Some("its server does not answer".to_owned()))
-            }
+            _ if health.unreachable.is_some() => health.kind,
+            Some(document) if document.status == Status::Down => Some("its server does not answer"),
             _ => None,
         });
         (healths.len(), live, why)
@@ -402,14 +402,15 @@ impl Replica {
         }
         let down = document.as_ref().is_some_and(|document| document.status == Status::Down);
         let lost_at = if down { old.lost_at.or_else(|| Some(Instant::now())) } else { None };
-        self.health.store(Arc::new(Health { document, unreachable: None, lost_at }));
+        self.health.store(Arc::new(Health { document, unreachable: None, kind: None, lost_at }));
     }
 
     /// Notes that it cannot be asked. Only its watcher calls this.
-    pub(crate) fn lost(&self, reason: String) {
+    pub(crate) fn lost(&self, reason: String, kind: &'static str) {
         let old = self.health();
         let lost_at = old.lost_at.or_else(|| Some(Instant::now()));
-        self.health.store(Arc::new(Health { document: old.document.clone(), unreachable: Some(reason), lost_at }));
+        let (document, unreachable, kind) = (old.document.clone(), Some(reason), Some(kind));
+        self.health.store(Arc::new(Health { document, unreachable, kind, lost_at }));
     }
 }
 

@@ -91,7 +91,7 @@ pub(crate) async fn watch(service: Arc<Service>, replica: Arc<Replica>, wait: Du
                 failures = 0;
                 sleep(pace.saturating_sub(asked.elapsed())).await;
             }
-            Err(Unanswered { reason, kind }) => {
+            Err(Unanswered { reason, shown, kind }) => {
                 failures = failures.saturating_add(1);
                 // A question that was held may break off because the sidecar closes old connections; the next one tells.
                 if failures > 1 || hold.is_zero() {
@@ -100,7 +100,7 @@ pub(crate) async fn watch(service: Arc<Service>, replica: Arc<Replica>, wait: Du
                     if replica.health().unreachable.is_none() {
                         tracing::warn!(service = %service.name, replica = %replica.address, reason, "the sidecar cannot be asked");
                     }
-                    replica.lost(reason);
+                    replica.lost(reason, shown);
                     changed.notify_one();
                     let _ = timeout(backoff(failures), replica.wake.notified()).await;
                 }
@@ -112,18 +112,21 @@ pub(crate) async fn watch(service: Arc<Service>, replica: Arc<Replica>, wait: Du
 /// Why there is no answer, for the log and for metrics.
 struct Unanswered {
     reason: String,
+    /// For those who may not know who else is there.
+    shown: &'static str,
     kind: Option<UpstreamErrorKind>,
 }
 
 impl Unanswered {
     fn because(reason: impl ToString) -> Self {
-        Self { reason: reason.to_string(), kind: None }
+        Self { reason: reason.to_string(), shown: "its answer is not that of a sidecar", kind: None }
     }
 }
 
 impl From<SendError> for Unanswered {
     fn from(error: SendError) -> Self {
-        Self { kind: Some(kind_and_reason(error.kind).0), reason: error.to_string() }
+        let (kind, shown) = kind_and_reason(error.kind);
+        Self { kind: Some(kind), shown, reason: error.to_string() }
     }
 }
 
@@ -138,7 +141,10 @@ async fn ask(replica: &Replica, etag: Option<&HeaderValue>, hold: Duration) -> R
         request.headers_mut().insert(header::IF_NONE_MATCH, etag.clone());
     }
     let sent = timeout(hold + MARGIN, replica.pool.send(request)).await;
-    let response = sent.map_err(|_| Unanswered::because("no answer in time"))??;
+    let response = sent.map_err(|_| Unanswered {
+        shown: "it does not answer in time",
+        ..Unanswered::because("no answer in time")
+    })??;
     match response.status() {
         StatusCode::NOT_MODIFIED => Ok(Answer::Same),
         StatusCode::OK => {

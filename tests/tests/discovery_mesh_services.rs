@@ -121,7 +121,10 @@ async fn a_replica_whose_certificate_is_for_another_service_is_told_and_gets_not
     let other = TestSidecar::of(&mesh, "other", &server.setting()).await;
     put(&api, "fs", 1, &json!({"addresses": [other.address().to_string()]}));
     let ingress = TestIngress::over(&mesh, &[], &api.settings(mesh.path(), ON)).await;
-    told(&api, "fs", 1, "Valid", "Unreachable").await;
+    let status = told(&api, "fs", 1, "Valid", "Unreachable").await;
+    let said: Vec<_> =
+        status["conditions"].as_array().unwrap().iter().map(|one| one["message"].as_str().unwrap()).collect();
+    assert!(said.iter().any(|said| said.starts_with("None of 1 replicas answers: it cannot be reached")), "{said:?}");
     let reply: Value = ingress.client.reply(&Call::tool("fs__t", "{}")).await.json();
     assert!(reply["result"].is_null(), "{reply}");
     assert!(!server.received().iter().any(|one| one.rpc_method() == "tools/call"));

@@ -55,8 +55,8 @@ pub(super) struct Seen {
     pub(super) replicas: usize,
     /// Those that answer.
     pub(super) ready: usize,
-    /// Why another one does not.
-    pub(super) why: Option<String>,
+    /// Why another one does not, in words that tell nothing of what listens at addresses of others.
+    pub(super) why: Option<&'static str>,
     /// Whether the settings name the service, and say what holds for it.
     pub(super) configured: bool,
 }
@@ -234,7 +234,7 @@ impl Settled {
             (Err(_), ..) => ("NotAccepted", "Nothing of it counts.".to_owned()),
             (Ok(_), _, 1..) => ("Serving", format!("{ready} of {replicas} replicas answer.{more}")),
             (Ok(_), 1.., 0) => {
-                let why = seen.why.as_deref().unwrap_or("none has answered yet");
+                let why = seen.why.unwrap_or("none has answered yet");
                 ("Unreachable", format!("None of {replicas} replicas answers: {why}.{more}"))
             }
             (Ok(name), 0, 0) => ("NoReplicas", format!("{}{more}", self.nobody(name))),

@@ -51,12 +51,7 @@ fn an_object_selects_pods_and_addresses() {
 fn the_status_says_how_the_service_is() {
     let objects = BTreeMap::from([(key("fs"), object("1", json!({})))]);
     let read = read(objects.iter(), false, &BTreeMap::new());
-    let seen = |replicas, ready, why: Option<&str>, configured| Seen {
-        replicas,
-        ready,
-        why: why.map(str::to_owned),
-        configured,
-    };
+    let seen = |replicas, ready, why: Option<&'static str>, configured| Seen { replicas, ready, why, configured };
     for (seen, accepted, ready) in [
         (seen(2, 1, Some("refused"), false), "true Valid", "true Serving: 1 of 2 replicas answer."),
         (
