@@ -78,13 +78,13 @@ impl Cluster {
         let mut generation = gateway.generation.subscribe();
         let (mut found, mut told) = (Found::default(), Told::new("discovery.kubernetes"));
         let mut objects = mesh_services::Read::default();
-        let mut no_room = false;
+        let mut no_room = BTreeMap::new();
         loop {
             let mut news = true;
             tokio::select! {
                 () = changed.notified() => sleep(GATHER).await,
                 _ = reconfigured.changed() => {}
-                () = sleep(AGAIN), if no_room => {}
+                () = sleep(AGAIN), if !no_room.is_empty() => {}
                 Ok(()) = generation.changed(), if self.described => news = false,
             }
             // Half of what there is would be a service without replicas.
@@ -95,7 +95,7 @@ impl Cluster {
                 let view = self.read(&copies, &objects.holders());
                 gateway.registry.describe(&view.objects.services);
                 let (count, refused) = found.apply(&gateway, view.replicas);
-                no_room = !refused.is_empty();
+                no_room = refused.iter().map(|((service, _), full)| (service.clone(), full.to_string())).collect();
                 let mut mistakes = view.mistakes;
                 mistakes.extend(refused.into_iter().map(|((service, at), full)| format!("{service} at {at}: {full}")));
                 metrics.found(count, mistakes.len());
@@ -104,7 +104,7 @@ impl Cluster {
                 objects = view.objects;
             }
             statuses.send_if_modified(|now| {
-                let wanted = objects.statuses(|name| seen(&gateway, name));
+                let wanted = objects.statuses(|name| seen(&gateway, name, no_room.get(name)));
                 let differ = *now != wanted;
                 *now = wanted;
                 differ
@@ -180,14 +180,15 @@ impl Copies {
 }
 
 /// How a service is now.
-fn seen(gateway: &Gateway, name: &str) -> Seen {
+fn seen(gateway: &Gateway, name: &str, full: Option<&String>) -> Seen {
     let configured = gateway.registry.ask(|members| members.configured(name).is_some());
     let services = gateway.services.load();
     let Some(service) = services.iter().find(|service| *service.name == *name) else {
-        return Seen { configured, ..Seen::default() };
+        return Seen { configured, full: full.cloned(), ..Seen::default() };
     };
     let (replicas, ready, why) = service.standing();
-    Seen { replicas, ready, why, configured }
+    let asked = service.asked() || why.is_some();
+    Seen { replicas, ready, why, asked, full: full.cloned(), configured }
 }
 
 /// The API server, and what we show it.

@@ -57,6 +57,10 @@ pub(super) struct Seen {
     pub(super) ready: usize,
     /// Why another one does not, in words that tell nothing of what listens at addresses of others.
     pub(super) why: Option<&'static str>,
+    /// Whether any of them has answered, or failed to.
+    pub(super) asked: bool,
+    /// Why replicas were turned away.
+    pub(super) full: Option<String>,
     /// Whether the settings name the service, and say what holds for it.
     pub(super) configured: bool,
 }
@@ -194,10 +198,14 @@ impl Read {
         all
     }
 
-    /// The status of every object. `seen` knows services by their names.
+    /// The status of every object, but of those whose replicas have not been asked: what theirs says stays for that moment, or
+    /// it would say at every start of an ingress that nobody answers. `seen` knows services by their names.
     pub(super) fn statuses(&self, seen: impl Fn(&str) -> Seen) -> BTreeMap<Key, Wanted> {
         let one = |one: &Settled| {
             let seen = one.name.as_ref().map(|name| seen(name)).unwrap_or_default();
+            if seen.replicas > 0 && seen.ready == 0 && !seen.asked {
+                return None;
+            }
             let said = [one.accepted(&seen), one.ready(&seen)];
             let more = match &one.name {
                 Ok(name) => json!({"service": name, "replicas": seen.replicas, "ready": seen.ready}),
@@ -207,9 +215,10 @@ impl Read {
             let more = more.as_object().cloned().unwrap_or_default();
             let more = more.into_iter().filter(|(name, value)| !value.is_null() || one.present.get(name).is_some());
             let more: Map<_, _> = more.collect();
-            (one.key.clone(), Wanted { generation: one.generation, said, more, present: one.present.clone() })
+            let (generation, present) = (one.generation, one.present.clone());
+            Some((one.key.clone(), Wanted { generation, said, more, present }))
         };
-        self.settled.iter().map(one).collect()
+        self.settled.iter().filter_map(one).collect()
     }
 }
 
@@ -237,7 +246,10 @@ impl Settled {
                 let why = seen.why.unwrap_or("none has answered yet");
                 ("Unreachable", format!("None of {replicas} replicas answers: {why}.{more}"))
             }
-            (Ok(name), 0, 0) => ("NoReplicas", format!("{}{more}", self.nobody(name))),
+            (Ok(name), 0, 0) => match &seen.full {
+                Some(full) => ("NoRoom", format!("There is no room: {full}.{more}")),
+                None => ("NoReplicas", format!("{}{more}", self.nobody(name))),
+            },
         };
         let message = message.chars().take(SHOWN).collect();
         Condition { name: "Ready", holds: reason == "Serving", reason, message }

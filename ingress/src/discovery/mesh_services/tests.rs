@@ -51,7 +51,14 @@ fn an_object_selects_pods_and_addresses() {
 fn the_status_says_how_the_service_is() {
     let objects = BTreeMap::from([(key("fs"), object("1", json!({})))]);
     let read = read(objects.iter(), false, &BTreeMap::new());
-    let seen = |replicas, ready, why: Option<&'static str>, configured| Seen { replicas, ready, why, configured };
+    let seen = |replicas, ready, why: Option<&'static str>, configured| Seen {
+        replicas,
+        ready,
+        why,
+        configured,
+        asked: true,
+        full: None,
+    };
     for (seen, accepted, ready) in [
         (seen(2, 1, Some("refused"), false), "true Valid", "true Serving: 1 of 2 replicas answer."),
         (
@@ -114,4 +121,16 @@ fn a_spec_that_is_too_large_is_told_so() {
     let read = read(objects.iter(), false, &BTreeMap::new());
     let (one, ..) = told(&read, "fs", &Seen::default());
     assert!(one.starts_with("false Invalid: spec: it has ") && one.contains("65536 are the most"), "{one}");
+}
+
+#[test]
+fn nothing_is_said_of_replicas_before_they_were_asked_and_no_room_is_told_so() {
+    let objects = BTreeMap::from([(key("fs"), object("1", json!({})))]);
+    let read = read(objects.iter(), false, &BTreeMap::new());
+    let unasked = Seen { replicas: 2, ..Seen::default() };
+    assert!(read.statuses(|_| unasked.clone()).is_empty());
+    let failed = Seen { asked: true, ..unasked };
+    assert!(told(&read, "fs", &failed).1.starts_with("false Unreachable"));
+    let full = Seen { full: Some("7 services came".to_owned()), ..Seen::default() };
+    assert_eq!(told(&read, "fs", &full).1, "false NoRoom: There is no room: 7 services came.");
 }
