@@ -36,6 +36,8 @@ pub enum Mood {
     Away,
     /// It answers nothing.
     Silent,
+    /// It has none of our definitions.
+    Undefined,
 }
 
 struct Shared {
@@ -177,7 +179,10 @@ impl Shared {
     async fn answer(self: Arc<Self>, asked: Received) -> Response<OutBody> {
         let mood = self.lock().mood;
         match mood {
-            Mood::Good => {}
+            Mood::Undefined if asked.path.starts_with("/apis/mcpx.io/") => {
+                return status(404, "the server could not find the requested resource");
+            }
+            Mood::Good | Mood::Undefined => {}
             Mood::Away => return status(503, "the server is currently unable to handle the request"),
             Mood::Silent => std::future::pending().await,
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
 
 use outrigger_tests::http_server::{HttpServer, text};
+use outrigger_tests::kube_api::Mood;
 use outrigger_tests::{Call, KubeApi, Mesh, TestIngress, TestSidecar, eventually};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -129,5 +130,22 @@ async fn a_replica_whose_certificate_is_for_another_service_is_told_and_gets_not
     assert!(reply["result"].is_null(), "{reply}");
     assert!(!server.received().iter().any(|one| one.rpc_method() == "tools/call"));
     other.stop().await;
+    ingress.stop().await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_the_definition_holds_nothing_else_up() {
+    let (mesh, api, server) = (Mesh::new(), KubeApi::start(), server("one"));
+    let sidecar = TestSidecar::of(&mesh, "fs", &server.setting()).await;
+    api.mood(Mood::Undefined);
+    api.service("files", &json!({"outrigger.dev/service": "fs"}));
+    api.slice("files-1", "files", sidecar.address(), true);
+    let ingress = TestIngress::over(&mesh, &[], &api.settings(mesh.path(), ON)).await;
+    answers(&ingress, "fs__t", "one").await;
+    // Once it is defined, objects count.
+    put(&api, "fs", 1, &json!({}));
+    api.mood(Mood::Good);
+    told(&api, "fs", 1, "Valid", "Serving").await;
+    sidecar.stop().await;
     ingress.stop().await;
 }

@@ -130,7 +130,7 @@ impl Cluster {
         let objects = self.described.then(|| {
             let shelf = Shelf::new(Arc::clone(changed));
             let path = format!("/apis/mcpx.io/v1{at}/{COLLECTION}");
-            tasks.spawn(self.reflector(path, None, &shelf, metrics).run());
+            tasks.spawn(Reflector { optional: true, ..self.reflector(path, None, &shelf, metrics) }.run());
             shelf
         });
         Copies { services, slices, objects }
@@ -144,7 +144,7 @@ impl Cluster {
         metrics: &DiscoveryMetrics,
     ) -> Reflector<T> {
         let (contact, shelf, metrics) = (Arc::clone(&self.contact), Arc::clone(shelf), metrics.clone());
-        Reflector { contact, path, selector, most: self.most, shelf, metrics }
+        Reflector { contact, path, selector, most: self.most, optional: false, shelf, metrics }
     }
 
     fn read(&self, copies: &[Copies], holders: &BTreeMap<String, Key>) -> View {

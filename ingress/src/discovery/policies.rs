@@ -214,6 +214,8 @@ impl Policies {
             path: format!("/apis/mcpx.io/v1/namespaces/{namespace}/{COLLECTION}"),
             selector: None,
             most: self.most,
+            // Without them nothing may be in force.
+            optional: false,
             shelf: Arc::clone(&shelf),
             metrics: metrics.clone(),
         };

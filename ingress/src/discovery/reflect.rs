@@ -67,6 +67,8 @@ pub(super) struct Reflector<T> {
     pub(super) selector: Option<String>,
     /// Objects that are kept at most.
     pub(super) most: usize,
+    /// Whether the cluster may lack the definition of these objects: it has none then, and others are not held up.
+    pub(super) optional: bool,
     pub(super) shelf: Arc<Shelf<T>>,
     pub(super) metrics: DiscoveryMetrics,
 }
@@ -128,6 +130,7 @@ impl<T: Object> Reflector<T> {
                 }
                 End::Failed(error) => {
                     self.metrics.failed();
+                    self.is_undefined(&error);
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(path = self.path, %error, "the API server cannot be asked; what is known stays");
                     }
@@ -137,6 +140,19 @@ impl<T: Object> Reflector<T> {
                 }
             }
             sleep(pause(failures)).await;
+        }
+    }
+
+    /// There are none, as far as is known, where nobody defined them. What is known of those that were there once stays: a server
+    /// that has just started may not know all definitions yet.
+    fn is_undefined(&self, error: &ContactError) {
+        let missing = matches!(error, ContactError::Status { status, .. } if *status == StatusCode::NOT_FOUND);
+        if self.optional && missing && !std::mem::replace(&mut self.shelf.look().listed, true) {
+            tracing::warn!(
+                path = self.path,
+                "the cluster does not define these objects, so there are none until it does"
+            );
+            self.shelf.changed.notify_one();
         }
     }
 
