@@ -48,9 +48,14 @@ impl TestIngress {
         let admin = plain(running.admin);
         eventually("the ingress knows every replica", || async {
             let page: Value = admin.get("/catalog", &[]).await.json();
-            let mut replicas =
-                page["services"].as_object()?.values().filter_map(|service| service["replicas"].as_array()).flatten();
-            replicas.all(|replica| matches!(replica["status"].as_str(), Some("serving" | "degraded"))).then_some(())
+            let known = |service: &Value| {
+                let replicas = service["replicas"].as_array().map_or(&[][..], Vec::as_slice);
+                let all = |of: &[&str]| replicas.iter().all(|r| r["status"].as_str().is_some_and(|s| of.contains(&s)));
+                // What a replica offers counts a moment after it has said so.
+                all(&["serving", "degraded"])
+                    && (replicas.is_empty() || !all(&["serving"]) || service["catalog"] == "fresh")
+            };
+            page["services"].as_object()?.values().all(known).then_some(())
         })
         .await;
         let client = plain(running.mcp);

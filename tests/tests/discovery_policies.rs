@@ -157,7 +157,10 @@ async fn a_file_that_takes_the_name_of_a_policy_in_force_takes_nothing_out() {
     let sidecar = TestSidecar::of(&mesh, "fs", &server.setting()).await;
     let settings = api.settings(mesh.path(), ", policy_namespaces: [outrigger]");
     let ingress = TestIngress::start(&mesh, &[sidecar.address()], &settings).await;
+    // Before it has read them all it denies everything.
+    becomes(&ingress, true).await;
     put(&api, "freeze", 1, &deny(&json!(["t"])));
+    assert_eq!(condition(&api, "freeze", "Programmed", 1).await.1, "InForce");
     becomes(&ingress, false).await;
     let file = mesh.path().join("ingress-policy.yaml");
     let good = std::fs::read_to_string(&file).unwrap();
