@@ -144,7 +144,12 @@ class Client:
         way = self.connected()
         try:
             way.request("POST", "/mcp", json.dumps(body), headers)
-            reply = way.getresponse()
+            try:
+                reply = way.getresponse()
+            except ConnectionResetError as error:
+                # The kernel took this connection, and the listener was gone before anybody accepted it. A call that was taken ends with
+                # an answer; that those at work are finished is looked at by itself.
+                raise NotBegun(str(error)) from error
             status, text = reply.status, reply.read().decode()
         except (OSError, http.client.HTTPException) as error:
             raise Broken(f"lost: {error!r}") from error
