@@ -147,8 +147,8 @@ class Client:
             try:
                 reply = way.getresponse()
             except ConnectionResetError as error:
-                # The kernel took this connection, and the listener was gone before anybody accepted it. A call that was taken ends with
-                # an answer; that those at work are finished is looked at by itself.
+                # The kernel took this connection, and the listener was gone before anybody accepted it (docs/COMPOSE.md). A call that is
+                # cut would look the same: that those at work are finished has a check of its own.
                 raise NotBegun(str(error)) from error
             status, text = reply.status, reply.read().decode()
         except (OSError, http.client.HTTPException) as error:
