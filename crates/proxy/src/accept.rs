@@ -1,8 +1,9 @@
 //! The accept phase: takes connections under a permit, gives each a task, and ends them in two steps.
 //!
 //! ```text
-//! run: accept -> permit -> task [ handshake -> serve ]      drain begins -> no more accepts, connections drain
-//!                 \ none: close at once, count              forced       -> what is left is cut
+//! run: accept -> permit -> task [ handshake -> serve ]      drain begins -> what waits is accepted, no more; connections drain
+//!                 \ none: close at once, count              a moment on  -> those on which nothing was asked are closed
+//!                                                           forced       -> what is left is cut
 //! ```
 
 use std::net::SocketAddr;
@@ -99,13 +100,33 @@ where
     let _busy = drain.guard();
     let shared = Arc::new(Shared { stop: Arc::default(), tasks: TaskTracker::new(), settings });
     let _cut = CutOnDrop(&shared.stop);
+    let permits = Arc::new(Semaphore::new(shared.settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let sharing = Arc::clone(&shared);
+    let mut admit = move |socket, peer| match Arc::clone(&permits).try_acquire_owned() {
+        Ok(permit) => {
+            sharing.settings.observer.opened();
+            sharing.tasks.spawn(connection(socket, peer, permit, Arc::clone(&sharing), service.clone()));
+        }
+        // Accepted and dropped: left in the queue, it would hold up those who come when there is room.
+        Err(_full) => sharing.settings.observer.refused(),
+    };
     tokio::select! {
-        // The listener goes with the loop: a new connection is refused at once instead of waiting in a queue.
-        () = accept_loop(listener, &shared, service) => {}
+        () = accept_loop(&listener, &mut admit) => {}
         () = drain.signaled() => {}
     }
+    // For their clients these are open already; what they sent would be reset with the listener.
+    for (socket, peer) in listener.waiting() {
+        admit(socket, peer);
+    }
+    // From here on a new connection is refused at once instead of waiting in a queue.
+    drop(listener);
     shared.tasks.close();
     shared.stop.advance(Stage::Draining);
+    tokio::select! {
+        () = shared.tasks.wait() => return,
+        () = tokio::time::sleep(FIRST_REQUEST) => shared.stop.advance(Stage::Closing),
+        () = drain.forced() => {}
+    }
     tokio::select! {
         () = shared.tasks.wait() => return,
         () = drain.forced() => {}
@@ -125,23 +146,10 @@ struct Shared {
     settings: ListenerSettings,
 }
 
-async fn accept_loop<F, R>(listener: Listener, shared: &Arc<Shared>, service: F)
-where
-    F: Fn(Arc<ConnInfo>, Request<Incoming>) -> R + Clone + Send + 'static,
-    R: Future<Output = Response<OutBody>> + Send + 'static,
-{
-    let observer = &*shared.settings.observer;
-    let permits = Arc::new(Semaphore::new(shared.settings.max_connections.min(Semaphore::MAX_PERMITS)));
+async fn accept_loop(listener: &Listener, mut admit: impl FnMut(TcpStream, SocketAddr)) {
     loop {
         let (socket, peer) = listener.accept().await;
-        match Arc::clone(&permits).try_acquire_owned() {
-            Ok(permit) => {
-                observer.opened();
-                shared.tasks.spawn(connection(socket, peer, permit, Arc::clone(shared), service.clone()));
-            }
-            // Accepted and dropped: left in the queue, it would hold up those who come when there is room.
-            Err(_full) => observer.refused(),
-        }
+        admit(socket, peer);
     }
 }
 
@@ -189,7 +197,7 @@ async fn prepare(
     let outcome = tokio::select! {
         outcome = shaking => outcome,
         // Nothing was asked on this connection yet, so nothing is lost by closing it.
-        () = shared.stop.reached(Stage::Draining) => return None,
+        () = shared.stop.reached(Stage::Closing) => return None,
     };
     settings.observer.handshake(peer, outcome.as_ref().map(|(_, tls)| tls));
     let (stream, tls) = outcome.ok()?;
@@ -211,6 +219,11 @@ impl Drop for Open<'_> {
         self.observer.closed(self.end);
     }
 }
+
+/// When the drain begins, how long a client that has just connected may take for its handshake and its first request: one round
+/// trip of TCP, one of TLS and the way of the request, between continents. Closed at once, it would meet the end of a
+/// connection that it had every reason to trust, and few clients send a call again.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// After the force, tasks end at their next poll; one that never comes there must not hold up the process.
 const FORCE_GRACE: Duration = Duration::from_secs(1);

@@ -7,10 +7,10 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -121,16 +121,27 @@ where
     R: Future<Output = Response<OutBody>> + Send + 'static,
 {
     let Ends { stop, peer, tasks } = ends;
-    let mut watches = Watches { stop: StopWatch::new(stop), cut: CutWatch::new(peer) };
     let version = info.http_version();
+    let mut watches = Watches {
+        stop: StopWatch::new(Arc::clone(&stop)),
+        stage: Stage::Running,
+        told: false,
+        info: Arc::clone(&info),
+        cut: CutWatch::new(peer),
+    };
     let first_request_by = limits.head_timeout;
     let seen = Arc::clone(&info);
     let service = service_fn(move |request| {
         info.count_request();
         let response = service(Arc::clone(&info), request);
+        // It may be answered before hyper hears of the stop, and the client would be told nothing.
+        let last = version == HttpVersion::Http1 && stop.stage() != Stage::Running;
         async move {
-            let response = response.await;
+            let mut response = response.await;
             stalled::begun();
+            if last {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -165,13 +176,10 @@ where
 {
     let held = Held::new(info);
     let mut io = Io::new(stream, Arc::clone(&held));
-    let mut stage = Stage::Running;
     loop {
         // Boxed, so that a connection that rests does not pay for its size.
         let mut connection = Box::new(http1(limits, &held).serve_connection(TokioIo::new(io), service));
-        if stage == Stage::Draining {
-            Pin::new(&mut *connection).drain();
-        }
+        watches.told = false;
         let ended = poll_fn(|cx| match watches.poll(Pin::new(&mut *connection), cx) {
             Poll::Pending if held.nothing() && tasks.len() > limits.buffers_kept => Poll::Ready(None),
             polled => polled.map(Some),
@@ -183,11 +191,11 @@ where
         (io, service) = (parts.io.into_inner().reading_first(parts.read_buf), parts.service);
         let deadline = tokio::time::Instant::from_std(held.deadline());
         let woken = tokio::time::timeout_at(deadline, poll_fn(|cx| watches.poll_resting(&io, cx)));
-        stage = match woken.await {
-            Ok(Ok(stage)) => stage,
+        match woken.await {
+            Ok(Ok(())) => {}
             Ok(Err(end)) => return end,
             Err(_elapsed) => return ConnEnd::TimedOut,
-        };
+        }
     }
 }
 
@@ -222,6 +230,12 @@ fn http2(limits: &HttpLimits, tasks: TaskTracker) -> http2::Builder<Streams> {
 /// What ends a connection from outside, as its task sees it.
 struct Watches {
     stop: StopWatch,
+    /// How far the stop has come, as far as this connection has heard.
+    stage: Stage,
+    /// hyper was told to end the connection.
+    told: bool,
+    /// Knows whether anything was asked yet.
+    info: Arc<ConnInfo>,
     cut: CutWatch,
 }
 
@@ -236,34 +250,36 @@ impl Watches {
             return Poll::Ready(end_of(ended));
         }
         while let Poll::Ready(stage) = self.stop.poll_change(cx) {
-            match stage {
-                Stage::Running => {}
-                Stage::Draining => {
-                    connection.as_mut().drain();
-                    // An idle connection ends right here.
-                    if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                        return Poll::Ready(end_of(ended));
-                    }
-                }
-                Stage::Forced => return Poll::Ready(ConnEnd::Forced),
-            }
+            self.stage = stage;
+        }
+        let ending = match self.stage {
+            Stage::Running => false,
+            // After the poll: the first request may have come in it.
+            Stage::Draining => self.info.requests() > 0,
+            Stage::Closing => true,
+            Stage::Forced => return Poll::Ready(ConnEnd::Forced),
+        };
+        if ending && !self.told {
+            self.told = true;
+            connection.as_mut().drain();
+            // An idle connection ends right here.
+            return connection.poll(cx).map(end_of);
         }
         Poll::Pending
     }
 
-    /// Ready when a connection that rests must be served again, at the stage of the stop that is given, or is over.
-    fn poll_resting(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<Stage, ConnEnd>> {
+    /// Ready when a connection that rests must be served again, or is over.
+    fn poll_resting(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), ConnEnd>> {
         if self.cut.is_cut(cx) {
             return Poll::Ready(Err(ConnEnd::Untrusted));
         }
         // Before the stop: what has come by now is answered.
         if io.poll_readable(cx).is_ready() {
-            return Poll::Ready(Ok(Stage::Running));
+            return Poll::Ready(Ok(()));
         }
-        match self.stop.poll_change(cx) {
-            Poll::Ready(Stage::Forced) => Poll::Ready(Err(ConnEnd::Forced)),
-            stage => stage.map(Ok),
-        }
+        let stage = ready!(self.stop.poll_change(cx));
+        self.stage = stage;
+        Poll::Ready(if stage == Stage::Forced { Err(ConnEnd::Forced) } else { Ok(()) })
     }
 }
 

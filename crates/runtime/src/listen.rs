@@ -91,7 +91,24 @@ impl Listener {
         }
     }
 
-    /// The same, non-blocking and not yet known to the runtime: whoever finds all that it waits for in it already spares the
+    /// What waits in the backlog at this moment, as far as it can be accepted: for a listener that is about to close, whose clients
+    /// would see what they sent reset. No more of them than the default backlog, so that a flood cannot hold up the close.
+    pub fn waiting(&self) -> impl Iterator<Item = (TcpStream, SocketAddr)> + '_ {
+        // Past tokio, which may not have heard of the last ones yet. Errors end it: there is no time for a rest.
+        let accepted = std::iter::from_fn(|| {
+            loop {
+                match accept(&self.socket) {
+                    Ok(accepted) => return Some(accepted),
+                    Err(error) if broken_connection(&error) => {}
+                    Err(_) => return None,
+                }
+            }
+        });
+        let watched = accepted.filter_map(|(stream, peer)| Some((TcpStream::from_std(stream).ok()?, peer)));
+        watched.take(DEFAULT_BACKLOG as usize)
+    }
+
+    /// Like [`Listener::accept`], non-blocking and not yet known to the runtime: whoever finds all that it waits for in it already spares the
     /// kernel from watching it.
     pub async fn accept_unwatched(&self) -> (net::TcpStream, SocketAddr) {
         let mut rest = ACCEPT_REST.0;

@@ -13,10 +13,12 @@ use tokio::sync::Notify;
 pub(crate) enum Stage {
     /// Serving.
     Running = 0,
-    /// No new requests; those in flight go on.
+    /// No new connections. Each that is there ends after the request it is at, or after its first.
     Draining = 1,
+    /// Connections on which nothing was asked yet end too.
+    Closing = 2,
     /// The deadline has passed: cut.
-    Forced = 2,
+    Forced = 3,
 }
 
 /// Shared by a listener and its connections.
@@ -36,6 +38,7 @@ impl Stop {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Running,
             1 => Stage::Draining,
+            2 => Stage::Closing,
             _ => Stage::Forced,
         }
     }
@@ -89,6 +92,10 @@ impl StopWatch {
 
 fn next_stage(stop: &Arc<Stop>, seen: Stage) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let stop = Arc::clone(stop);
-    let next = if seen == Stage::Running { Stage::Draining } else { Stage::Forced };
+    let next = match seen {
+        Stage::Running => Stage::Draining,
+        Stage::Draining => Stage::Closing,
+        Stage::Closing | Stage::Forced => Stage::Forced,
+    };
     Box::pin(async move { stop.reached(next).await })
 }

@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use http::Response;
 use outrigger_runtime::drain::DrainOutcome;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsConnector;
 
 use super::{ListenerSettings, Shared, Stop, TaskTracker, connection};
 use crate::body::OutBody;
 use crate::serve::ConnEnd;
-use crate::testing::{PATIENCE, Served, closed, hello, listen, read_request, within, write};
+use crate::testing::{PATIENCE, Served, Tls, closed, hello, listen, read_request, within, write};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -57,13 +61,61 @@ async fn a_drain_lets_calls_finish_and_closes_idle_connections() {
     within(started.recv()).await.unwrap();
     served.drain.signal();
     closed(&mut idle).await;
-    assert!(tokio::net::TcpStream::connect(served.address).await.is_err(), "nothing new is accepted");
+    assert!(TcpStream::connect(served.address).await.is_err(), "nothing new is accepted");
     gate.add_permits(1);
     let answer = read_request(&mut busy).await;
     assert!(answer.ends_with("finished") && answer.contains("connection: close"), "{answer}");
     assert_eq!(within(served.drain.drain(PATIENCE, pending())).await, DrainOutcome::Finished);
     within(served.running).await.unwrap();
     assert_eq!(served.counts.ended(2).await, [Some(ConnEnd::Closed); 2]);
+}
+
+/// Connected and asked before the drain, and accepted by nobody yet: the drain wins every race here, because nothing of the runtime
+/// runs between the requests and the signal.
+#[tokio::test]
+async fn a_drain_answers_what_waits_to_be_accepted() {
+    use std::io::{Read as _, Write as _};
+    let served = Served::start(|_| {}, hello);
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = std::net::TcpStream::connect(served.address).unwrap();
+            client.write_all(REQUEST.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    served.drain.signal();
+    within(served.running).await.unwrap();
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("hello") && answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_just_connected_may_still_ask_when_the_drain_begins() {
+    let tls = Tls::new(&[]);
+    let provider = tls.provider();
+    let served = Served::start(|settings| settings.tls = Some(provider), hello);
+    let socket = served.connect().await;
+    within(async {
+        while served.counts.opened.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        served.drain.signal();
+        while TcpStream::connect(served.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // The drain has begun, and the handshake has not.
+    let name = ServerName::try_from("server.test").unwrap();
+    let mut client = within(TlsConnector::from(tls.client).connect(name, socket)).await.unwrap();
+    within(client.write_all(REQUEST.as_bytes())).await.unwrap();
+    let mut answer = String::new();
+    within(client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("hello") && answer.contains("connection: close"), "{answer}");
+    within(served.running).await.unwrap();
 }
 
 #[tokio::test]
@@ -107,7 +159,7 @@ async fn dropping_the_listener_task_cuts_everything() {
 #[tokio::test]
 async fn the_task_of_a_connection_stays_small() {
     let (listener, address) = listen().await;
-    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let socket = TcpStream::connect(address).await.unwrap();
     let (_accepted, peer) = listener.accept().await.unwrap();
     let settings = ListenerSettings::new("test");
     let shared = Arc::new(Shared { stop: Arc::<Stop>::default(), tasks: TaskTracker::new(), settings });
