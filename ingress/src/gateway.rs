@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_config::sections::Trace;
@@ -23,7 +23,7 @@ use outrigger_mcp::headers::PARAM_PREFIX;
 use outrigger_mcp::method::Method;
 use outrigger_mcp::names::Naming;
 use outrigger_mcp::revision::Revision;
-use outrigger_proxy::body::{OutBody, ReadError, read_bounded};
+use outrigger_proxy::body::{OutBody, ReadError, read_bounded, take_unwanted};
 use outrigger_proxy::circumstances::hints;
 use outrigger_proxy::failure::Failure;
 use outrigger_proxy::handshake::ConnInfo;
@@ -126,10 +126,11 @@ impl Gateway {
         if let Some(metadata) = self.metadata(&request, &conn) {
             return record.finish(metadata, None);
         }
-        let last = conn.requests() >= self.limits.entrance.requests_per_connection
-            && request.version() < http::Version::HTTP_2;
+        let version = request.version();
+        let last = conn.requests() >= self.limits.entrance.requests_per_connection && version < http::Version::HTTP_2;
         let door = At::of(request.uri().path()).map(|(_, door)| (door, request.uri().clone()));
-        let (mut response, call) = match self.enter(&conn, request, &mut record).await {
+        let (head, mut body) = request.into_parts();
+        let (mut response, call) = match self.enter(&conn, head, &mut body, &mut record).await {
             Ok((caller, route, inbound)) if caller.era == Era::Legacy => {
                 let method = inbound.method.clone();
                 let served = legacy::serve(&self, caller, route, inbound, door).await;
@@ -151,6 +152,7 @@ impl Gateway {
         if last {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
+        take_unwanted(version, body, &mut response).await;
         record.finish(response, call)
     }
 
@@ -158,10 +160,10 @@ impl Gateway {
     async fn enter(
         &self,
         conn: &ConnInfo,
-        request: Request<Incoming>,
+        parts: request::Parts,
+        body: &mut Incoming,
         record: &mut HttpRecord,
     ) -> Result<(Caller, Route, Inbound), Refused> {
-        let (parts, body) = request.into_parts();
         let (endpoint, door) = endpoint(parts.uri.path())?;
         if door.is_some() && !self.sessions.http_sse() {
             return Err(Failure::UnknownPath(PATHS).into());

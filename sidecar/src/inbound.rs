@@ -34,7 +34,7 @@ use outrigger_mcp::{
 use outrigger_policy::{Principal, glob::Glob};
 use outrigger_proxy::{
     assertion,
-    body::OutBody,
+    body::{OutBody, take_unwanted},
     failure::Failure,
     handshake::ConnInfo,
     legacy::{
@@ -145,11 +145,11 @@ impl Inbound {
     pub async fn serve(self: Arc<Self>, conn: Arc<ConnInfo>, request: Request<Incoming>) -> Response<OutBody> {
         self.served.fetch_add(1, Ordering::Relaxed);
         let mut record = Record::begin(&self.recorders, &conn, &request);
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let outcome = match self.identify(&conn) {
             Ok(who) => {
                 record.who = Some(who.clone());
-                self.route(&conn, &head, body, &mut record, &who).await
+                self.route(&conn, &head, &mut body, &mut record, &who).await
             }
             Err(failure) => Err(failure.into()),
         };
@@ -157,6 +157,7 @@ impl Inbound {
         if conn.requests() >= self.requests_per_connection && head.version < http::Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        take_unwanted(head.version, body, &mut response).await;
         record.status(response.status());
         response.map(|body| body.on_end(record))
     }
@@ -188,7 +189,7 @@ impl Inbound {
         self: &Arc<Self>,
         conn: &ConnInfo,
         head: &http::request::Parts,
-        body: Incoming,
+        body: &mut Incoming,
         record: &mut Record,
         who: &Principal,
     ) -> Result<Response<OutBody>, Refused> {

@@ -144,12 +144,7 @@ class Client:
         way = self.connected()
         try:
             way.request("POST", "/mcp", json.dumps(body), headers)
-            try:
-                reply = way.getresponse()
-            except ConnectionResetError as error:
-                # The kernel took this connection, and the listener was gone before anybody accepted it (docs/COMPOSE.md). A call that is
-                # cut would look the same: that those at work are finished has a check of its own.
-                raise NotBegun(str(error)) from error
+            reply = way.getresponse()
             status, text = reply.status, reply.read().decode()
         except (OSError, http.client.HTTPException) as error:
             raise Broken(f"lost: {error!r}") from error

@@ -18,9 +18,11 @@ use crate::serve::stalled;
 mod read;
 #[cfg(test)]
 mod tests;
+mod unwanted;
 mod watched;
 
 pub use read::{ReadError, read_bounded};
+pub use unwanted::take_unwanted;
 pub use watched::{Owed, outcome_of};
 
 use watched::Watched;

@@ -96,20 +96,11 @@ pub fn accepts(map: &HeaderMap) -> Result<Accepts, Failure> {
     if found.json || found.stream { Ok(found) } else { Err(Failure::NotAcceptable) }
 }
 
-/// Reads the message of a POST.
-///
-/// # Errors
-/// [`Refused`] for a wrong content type, a body that is too large, slow or broken, or one that is no message.
-pub async fn message(map: &HeaderMap, body: Incoming, limits: &PeekLimits) -> Result<Message, Refused> {
-    let bytes = bytes(map, body, limits).await?;
-    Message::parse(bytes).map_err(|rejected| Refused { failure: rejected.error.into(), id: rejected.id })
-}
-
 /// Reads the body of a POST after checking that it is declared as plain JSON.
 ///
 /// # Errors
-/// See [`message`].
-pub async fn bytes(map: &HeaderMap, body: Incoming, limits: &PeekLimits) -> Result<Bytes, Failure> {
+/// For a wrong content type or encoding, and a body that is too large, slow or broken.
+pub async fn bytes(map: &HeaderMap, body: &mut Incoming, limits: &PeekLimits) -> Result<Bytes, Failure> {
     declared_json(map)?;
     read_bounded(body, limits.body_bytes, limits.body_timeout).await.map_err(|error| match error {
         ReadError::TooLarge { limit } => Failure::BodyTooLarge(limit),

@@ -1,8 +1,12 @@
 //! Everything that is refused at the edge, and with which words.
 
+use std::time::Duration;
+
 use http::{HeaderMap, Method, Request};
 use outrigger_proxy::body::OutBody;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::fake::{health, tools};
 use crate::mesh::{Client, Mesh, POLICY, eventually};
@@ -33,6 +37,49 @@ async fn callers_must_prove_who_they_are() {
     let mut basic = list(&mesh.client);
     basic.headers_mut().insert("authorization", "Basic YTpi".parse().unwrap());
     assert_eq!(mesh.client.send(basic).await.status, 401);
+}
+
+/// Many clients send head and body apart. What the head alone decides must not end a connection that the client may keep.
+#[tokio::test]
+async fn a_refusal_that_overtakes_the_body_leaves_the_connection_usable() {
+    let mesh = mesh().await;
+    let head = |length: usize| {
+        format!(
+            "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    let mut socket = mesh.socket().await;
+    for _ in 0..2 {
+        socket.write_all(head(2).as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        socket.write_all(b"{}").await.unwrap();
+        let answer = read_answer(&mut socket).await;
+        assert!(answer.starts_with("HTTP/1.1 401") && !answer.contains("connection: close"), "{answer}");
+    }
+    // Nobody waits for what is long or does not come; then the client is told.
+    for length in [1 << 20, 2] {
+        let mut socket = mesh.socket().await;
+        socket.write_all(head(length).as_bytes()).await.unwrap();
+        let answer = read_answer(&mut socket).await;
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("connection: close"), "{answer}");
+    }
+}
+
+/// One answer with a length, headers in lower case as we write them.
+async fn read_answer(socket: &mut TcpStream) -> String {
+    let (mut answer, mut piece) = (String::new(), [0; 4096]);
+    loop {
+        let whole = answer.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            length.is_none_or(|length| body.len() >= length.parse().unwrap())
+        });
+        if whole {
+            return answer;
+        }
+        let count = tokio::time::timeout(Duration::from_secs(20), socket.read(&mut piece)).await.unwrap().unwrap();
+        assert!(count > 0, "hung up after {answer:?}");
+        answer.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
 }
 
 #[tokio::test]

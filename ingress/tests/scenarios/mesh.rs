@@ -22,6 +22,7 @@ use outrigger_proxy::stream::Stream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::fake::Fake;
 
@@ -216,9 +217,14 @@ impl Mesh {
         client.send(Request::get(path).body(OutBody::empty()).unwrap()).await
     }
 
+    /// A connection to the port of clients.
+    pub async fn socket(&self) -> TcpStream {
+        TcpStream::connect(self.ingress.as_ref().unwrap().mcp).await.unwrap()
+    }
+
     /// Sends something that is no HTTP to the port of clients, and waits until that is hung up.
     pub async fn garbage(&self, bytes: &[u8]) {
-        let mut socket = tokio::net::TcpStream::connect(self.ingress.as_ref().unwrap().mcp).await.unwrap();
+        let mut socket = self.socket().await;
         socket.write_all(bytes).await.unwrap();
         socket.read_to_end(&mut Vec::new()).await.unwrap();
     }
