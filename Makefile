@@ -28,7 +28,7 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods counts drills bench scale soak fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods cluster counts drills bench scale soak fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -135,6 +135,14 @@ pods: subjects ## Injected pods with real containers; installs Docker where it i
 	@tests/compose/install.sh "$(CURDIR)/target/compose"
 	@tests/compose/programs.sh "$(CURDIR)/target/compose/programs"
 	@$(PYTHON) tests/kubernetes/pods.py --work "$(CURDIR)/target/compose" --subjects "$(SUBJECTS)"
+
+cluster: ## Manifests and programs with a real API server: KUBERNETES=DIRECTORY with etcd and kube-apiserver; needs root
+	$(call step,cluster: a real API server)
+	@tests/kubernetes/cluster/run.py --check --programs "$(KUBERNETES)"
+	@$(MAKE) --no-print-directory subjects
+	@cargo build --locked --package outrigger
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/kubernetes/cluster/run.py --programs "$(KUBERNETES)" --outrigger "$(BIN)/debug/outrigger" \
+	  --kubectl "$$(tests/kubernetes/kubectl.sh)" $(addprefix --only ,$(ONLY))
 
 drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for longer ones
 	$(call step,drills: a whole mesh under load, and one thing broken)
