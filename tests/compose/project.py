@@ -7,13 +7,17 @@ import json
 import os
 import socket
 import subprocess
-import threading
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from images import PREFIX, ROOT, docker
+
+sys.path.append(str(ROOT / "tests" / "acceptance"))
+
+from threads import Threads  # noqa: E402
 
 PATIENCE = 120
 MODERN = "2026-07-28"
@@ -168,32 +172,21 @@ class Client:
         return [tool["name"] for tool in self.request("tools/list", None, {})["result"]["tools"]]
 
 
-class Load:
+class Load(Threads):
     """Callers that go on until the end of the `with`; what was begun and failed is in `lost`."""
 
     def __init__(self, call: Callable[[], object], callers: int = 6):
+        super().__init__(*[self.go] * callers)
         self.call, self.done, self.put_off, self.lost = call, 0, 0, []
-        self.over = threading.Event()
-        self.threads = [threading.Thread(target=self.go) for _ in range(callers)]
 
     def go(self) -> None:
-        while not self.over.is_set():
+        while not self.ending.is_set():
             try:
                 self.call()
                 self.done += 1
             except NotBegun:
                 self.put_off += 1
-                self.over.wait(0.1)
+                self.ending.wait(0.1)
             except Exception as error:  # noqa: BLE001 - each of them is a lost call
                 self.lost.append(str(error))
-                self.over.wait(0.1)
-
-    def __enter__(self) -> Load:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        for thread in self.threads:
-            thread.join()
+                self.ending.wait(0.1)

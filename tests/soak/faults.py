@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 from collections import Counter
 
 from bed import SESSIONS, Bed
 from certificates import replace
+from threads import Threads
 from world import HTTP, STDIO, NotReady, kill
 
 # Between two faults, in seconds.
@@ -16,24 +16,13 @@ EVERY = 12
 POLICY_EVERY = 2
 
 
-class Faults:
+class Faults(Threads):
     """Runs between `with` and its end."""
 
     def __init__(self, bed: Bed):
+        super().__init__(self.break_things, self.reload, patience=120)
         self.bed = bed
         self.done = Counter()
-        self.ending = threading.Event()
-        self.threads = [threading.Thread(target=each, daemon=True) for each in (self.break_things, self.reload)]
-
-    def __enter__(self) -> Faults:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join(120)
 
     def break_things(self) -> None:
         order = random.Random(7)

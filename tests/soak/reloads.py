@@ -4,11 +4,12 @@ call meanwhile."""
 from __future__ import annotations
 
 import json
-import threading
 import time
+from functools import partial
 
 from bed import Bed
 from certificates import replace
+from threads import Threads
 from wire import Connection, call
 from world import HTTP, NotReady, metrics, total, wait_for
 
@@ -19,25 +20,14 @@ DEADLINE = 20
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
-class Callers:
+class Callers(Threads):
     """Call what is allowed under every version of the policy, and what is under none."""
 
     def __init__(self, bed: Bed):
+        super().__init__(*(partial(self.run, who) for who in range(CALLERS)), patience=DEADLINE + 5)
         self.endpoint = bed.at(bed.front)
         self.took: list[float] = []
         self.wrong: list[str] = []
-        self.ending = threading.Event()
-        self.threads = [threading.Thread(target=self.run, args=(n,), daemon=True) for n in range(CALLERS)]
-
-    def __enter__(self) -> Callers:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join(DEADLINE + 5)
 
     def run(self, who: int) -> None:
         connection, count = Connection(self.endpoint, DEADLINE), 0
