@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import socket
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -77,6 +79,25 @@ def events(raw: bytes) -> list[dict]:
     blocks = raw.replace(b"\r\n", b"\n").split(b"\n\n")
     lines = (line[5:] for block in blocks for line in block.split(b"\n") if line.startswith(b"data:"))
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def told(stream: socket.socket, within: float) -> Iterator[dict]:
+    """The messages of an answer as they come: those of an event stream, or the one of a JSON body. A `TimeoutError` when it has not
+    ended in time, whatever came until then."""
+    end = time.monotonic() + within
+    answer = http.client.HTTPResponse(stream, method="POST")
+    answer.begin()
+    streams = answer.getheader("Content-Type", "").startswith("text/event-stream")
+    raw = b""
+    while piece := answer.read1(4096):
+        raw += piece
+        if streams:
+            whole, _, raw = raw.rpartition(b"\n\n")
+            yield from events(whole)
+        if time.monotonic() > end:
+            raise TimeoutError
+    if raw.strip():
+        yield from events(raw)
 
 
 @dataclass(frozen=True)

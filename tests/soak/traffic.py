@@ -7,47 +7,45 @@ import http.client
 import json
 import random
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 
 from bed import SESSIONS, Bed
 from load import Load
 from processes import begin_session
-from wire import Connection, Endpoint, call, message, open_call
+from threads import Threads
+from wire import Connection, Endpoint, call, message, open_call, told
 from world import ECHOES, HTTP, STDIO
 
 # Pauses of each kind of client, in seconds: enough of each, and a machine that still does other things.
 PAUSE = 0.05
 DEADLINE = 20
+# What a stream tells before its result.
+STEPS = 10
 
 
-class Traffic:
+class Traffic(Threads):
     """Runs between `with` and its end. What a client does is counted; what breaks off while something is killed is no fault."""
 
     def __init__(self, bed: Bed):
+        clients = (self.sizes, self.errors, self.cancels, self.streams, self.listens, self.abandons, self.tunnels)
+        super().__init__(*(partial(self.client, each, n) for n, each in enumerate(clients)), patience=DEADLINE + 10)
         self.bed, self.endpoint = bed, bed.at(bed.front)
         self.done, self.broken = Counter(), Counter()
         self.faults: list[str] = []
-        self.ending = threading.Event()
         self.echo = Load(self.endpoint, [*ECHOES, f"{SESSIONS}__echo"], workers=1)
-        clients = (self.sizes, self.errors, self.cancels, self.streams, self.listens, self.abandons, self.tunnels)
-        self.threads = [threading.Thread(target=self.client, args=(each, n), daemon=True) for n, each in enumerate(clients)]
 
     def __enter__(self) -> Traffic:
         self.echo.__enter__()
-        for thread in self.threads:
-            thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *how: object) -> None:
         self.ending.set()
         self.echo.__exit__()
-        self.faults += self.echo.faults
-        for thread in self.threads:
-            thread.join(DEADLINE + 10)
-            if thread.is_alive():
-                self.faults.append(f"{thread.name} still waits")
+        super().__exit__(*how)
+        self.faults += [*self.echo.faults, *(f"{thread.name} still waits" for thread in self.threads if thread.is_alive())]
 
     def client(self, act: Callable[[random.Random], None], seed: int) -> None:
         order = random.Random(seed)
@@ -101,20 +99,31 @@ class Traffic:
 
     def streams(self, order: random.Random) -> None:
         """Streams, some of which are dropped half-way, and some by a reader that is slow."""
-        body = call(f"{HTTP}__steps", {"count": 10, "every": 0.05}, progress=True)
-        stream = open_call(self.endpoint, body, order.choice([None, 4096]))
-        raw, wanted = b"", order.choice([1, 3, 100])
-        while raw.count(b"notifications/progress") < wanted and not raw.endswith(b"\r\n0\r\n\r\n"):
-            if not (piece := stream.recv(4096)):
-                break
-            raw += piece
-        stream.close()
+        body = call(f"{HTTP}__steps", {"count": STEPS, "every": 0.05}, progress=True)
+        heard, end, wanted = [], {}, order.choice([1, 3, 100])
+        with closing(open_call(self.endpoint, body, order.choice([None, 4096]))) as stream:
+            for one in told(stream, DEADLINE):
+                if one.get("method") == "notifications/progress":
+                    heard.append(one["params"]["progress"])
+                elif one.get("id") == body["id"]:
+                    end = one
+                if len(heard) >= wanted:
+                    break
+        whole = "result" in end
+        if heard != list(range(STEPS if whole else len(heard))):
+            self.faults.append(f"streams: of {STEPS} events came {heard}")
+        if len(heard) < wanted and not end:
+            self.faults.append(f"streams: ended after {len(heard)} events without an answer")
+        # The service was away: a whole answer, at once or in the place of the result.
+        self.done["streams refused"] += "error" in end
 
     def listens(self, order: random.Random) -> None:
         what = {"notifications": {"toolsListChanged": True, "resourceSubscriptions": ["demo://resource/static/document/x"]}}
         listens = [open_call(self.endpoint, message("subscriptions/listen", what)) for _ in range(order.choice([1, 5]))]
         for listen in listens:
-            listen.recv(4096)
+            first = next(told(listen, DEADLINE), {})
+            if first.get("method") != "notifications/subscriptions/acknowledged":
+                self.faults.append(f"listens: began with {first}")
         self.ending.wait(order.random())
         for listen in listens:
             listen.close()
