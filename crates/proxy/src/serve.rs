@@ -28,7 +28,7 @@ pub(crate) mod stalled;
 #[cfg(test)]
 mod tests;
 
-use rest::{Clock, Held, Io};
+use rest::{Clock, Deadline, Held, Io};
 use stalled::Streams;
 
 /// Limits on what a client may make us hold.
@@ -175,26 +175,29 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let held = Held::new(info);
+    let mut deadline = Deadline::within(limits.head_timeout);
     let mut io = Io::new(stream, Arc::clone(&held));
     loop {
         // Boxed, so that a connection that rests does not pay for its size.
         let mut connection = Box::new(http1(limits, &held).serve_connection(TokioIo::new(io), service));
         watches.told = false;
         let ended = poll_fn(|cx| match watches.poll(Pin::new(&mut *connection), cx) {
+            Poll::Pending if !held.awaits_head() => Poll::Pending,
             Poll::Pending if held.nothing() && tasks.len() > limits.buffers_kept => Poll::Ready(None),
-            polled => polled.map(Some),
+            Poll::Pending => deadline.poll(&held, cx).map(|()| Some(ConnEnd::TimedOut)),
+            ended => ended.map(Some),
         });
         if let Some(end) = ended.await {
             return end;
         }
         let parts = connection.into_parts();
         (io, service) = (parts.io.into_inner().reading_first(parts.read_buf), parts.service);
-        let deadline = tokio::time::Instant::from_std(held.deadline());
-        let woken = tokio::time::timeout_at(deadline, poll_fn(|cx| watches.poll_resting(&io, cx)));
-        match woken.await {
-            Ok(Ok(())) => {}
-            Ok(Err(end)) => return end,
-            Err(_elapsed) => return ConnEnd::TimedOut,
+        let woken = poll_fn(|cx| match watches.poll_resting(&io, cx) {
+            Poll::Pending => deadline.poll(&held, cx).map(|()| Err(ConnEnd::TimedOut)),
+            woken => woken,
+        });
+        if let Err(end) = woken.await {
+            return end;
         }
     }
 }

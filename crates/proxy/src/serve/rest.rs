@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -59,20 +59,64 @@ impl Held {
         self.began + Duration::from_micros(self.until.load(Relaxed))
     }
 
+    /// Waits for a head, of which a part may have come.
+    pub(super) fn awaits_head(&self) -> bool {
+        self.awaits.load(Relaxed) == self.info.requests() + 1
+    }
+
     /// Nothing: the last answer is gone, and nothing has come of the next request.
     pub(super) fn nothing(&self) -> bool {
-        let awaits_head = self.awaits.load(Relaxed) == self.info.requests() + 1;
-        awaits_head && !self.unread.load(Relaxed) && !self.unflushed.load(Relaxed)
+        self.awaits_head() && !self.unread.load(Relaxed) && !self.unflushed.load(Relaxed)
     }
 }
 
 /// hyper's clock for request heads. It is set when hyper begins to wait for one, after everything before was read and written.
+///
+/// hyper would make, register and drop a timer for each request. Here it only notes the time, and [`Deadline`] is the one timer of
+/// the connection.
 #[derive(Debug)]
 pub(super) struct Clock(pub(super) Arc<Held>);
 
+/// What hyper waits for: it never wakes. It has no size, so that boxing it allocates nothing.
+#[derive(Debug)]
+struct Noted;
+
+impl Future for Noted {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Sleep for Noted {}
+
+/// The timer of a connection. It is moved only when it goes off too early: once in a while instead of with each request.
+#[derive(Debug)]
+pub(super) struct Deadline(Pin<Box<tokio::time::Sleep>>);
+
+impl Deadline {
+    /// No later than the first head must be there.
+    pub(super) fn within(patience: Duration) -> Self {
+        Self(Box::pin(tokio::time::sleep(patience)))
+    }
+
+    /// Ready when the head that is awaited should have come by now.
+    pub(super) fn poll(&mut self, held: &Held, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.0.as_mut().poll(cx));
+            let deadline = tokio::time::Instant::from_std(held.deadline());
+            if deadline <= tokio::time::Instant::now() {
+                return Poll::Ready(());
+            }
+            self.0.as_mut().reset(deadline);
+        }
+    }
+}
+
 impl Clock {
     /// One wait has one end, however many engines it takes: else a byte now and then would keep a connection for ever.
-    fn set(&self, deadline: Instant) -> Instant {
+    fn note(&self, deadline: Instant) {
         let Self(held) = self;
         held.unread.store(false, Relaxed);
         let awaits = held.info.requests() + 1;
@@ -80,7 +124,6 @@ impl Clock {
             let until = deadline.saturating_duration_since(held.began).as_micros();
             held.until.store(u64::try_from(until).unwrap_or(u64::MAX), Relaxed);
         }
-        held.deadline()
     }
 }
 
@@ -90,15 +133,16 @@ impl Timer for Clock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        TokioTimer::new().sleep_until(self.set(deadline))
+        self.note(deadline);
+        Box::pin(Noted)
     }
 
     fn now(&self) -> Instant {
         TokioTimer::new().now()
     }
 
-    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, new_deadline: Instant) {
-        TokioTimer::new().reset(sleep, self.set(new_deadline));
+    fn reset(&self, _: &mut Pin<Box<dyn Sleep>>, new_deadline: Instant) {
+        self.note(new_deadline);
     }
 }
 
