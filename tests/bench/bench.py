@@ -123,16 +123,12 @@ class Bench:
                 ingress = self.machine.start("chain-ingress", self.peers.ingress(), PROXY_CPU)
                 service = ["--port", self.peers.ports.ingress, "--path", f"/s/{SERVICE}/mcp"]
                 self.wait_until_answered(service)
-                self.paced(CHAIN, service, [ingress.pid, sidecar.pid])
+                self.streams(CHAIN, service, [ingress.pid, sidecar.pid])
 
     def streams(self, name: str, place: list, pids: list[int]) -> None:
-        self.paced(name, place, pids)
         options = [*place, "--connections", STREAMS, *self.window, *of(pids)]
+        self.record("sse-paced", name, self.machine.load("events", *options, "--micros", PACED_MICROS))
         self.record("sse-flood", name, self.machine.load("events", *options))
-
-    def paced(self, name: str, place: list, pids: list[int]) -> None:
-        options = [*place, "--connections", STREAMS, "--micros", PACED_MICROS, *self.window, *of(pids)]
-        self.record("sse-paced", name, self.machine.load("events", *options))
 
     def router(self) -> None:
         """One address for the tools of ten servers: calls of one tool, and the list of all."""
