@@ -174,6 +174,27 @@ async fn what_is_known_stays_while_the_server_is_away_and_is_repaired_afterwards
     ingress.stop().await;
 }
 
+/// Nobody can say that something does not exist while it may still be coming; after a while it does not come.
+#[tokio::test]
+async fn what_may_still_come_is_not_said_to_be_missing() {
+    let (mesh, api) = (Mesh::new(), KubeApi::start());
+    api.mood(Mood::Silent);
+    let one = server("one");
+    let known = TestSidecar::of(&mesh, "known", &one.setting()).await;
+    let services = [("known", vec![known.address()])];
+    let ingress = TestIngress::over(&mesh, &services, &api.settings(mesh.path(), "")).await;
+    assert_eq!(calls(&ingress, "known__t").await, "one", "what is known is served");
+    let missing = || async { ingress.client.reply(&Call::tool("fs__t", "{}")).await };
+    let early = missing().await;
+    assert_eq!((early.status.as_u16(), early.headers["retry-after"].as_bytes()), (503, &b"1"[..]));
+    assert_eq!(early.json()["error"]["data"]["reason"], "starting");
+    let service = ingress.client.reply(&Call::tool("t", "{}").at("/s/fs/mcp")).await;
+    assert_eq!(service.status, 503, "what is hidden looks like what is not there");
+    eventually("nothing comes", || async { (missing().await.status != 503).then_some(()) }).await;
+    known.stop().await;
+    ingress.stop().await;
+}
+
 #[tokio::test]
 async fn a_server_that_lies_is_asked_again() {
     let (mesh, api) = (Mesh::new(), KubeApi::start());
