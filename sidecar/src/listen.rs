@@ -23,7 +23,7 @@ use outrigger_mcp::{
     sse,
 };
 use outrigger_proxy::{body::BodySender, failure::Failure};
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 pub use filter::{Filter, MAX_TASKS, together};
 pub use followed::Followed;
@@ -35,7 +35,7 @@ use crate::{
     upstream::{
         Asker, Lease, Upstream,
         exchange::{Event, Exchange},
-        session::{Declared, Session, own_request},
+        session::{Declared, Session, own_request, updated_resource},
     },
 };
 
@@ -134,8 +134,9 @@ impl Listen {
                     Vec::new()
                 }
                 message = received(&mut heard.messages) => match message {
-                    Some(message) => self.of_session(&message).into_iter().collect(),
-                    None => return,
+                    Ok(message) => self.of_session(&message).into_iter().collect(),
+                    Err(RecvError::Lagged(_)) => self.missed(),
+                    Err(RecvError::Closed) => return,
                 },
                 news = told(&mut self.watch) => {
                     Message::parse(news).map(|message| self.stamped(&message)).into_iter().collect()
@@ -177,6 +178,11 @@ impl Listen {
         if let Some(lease) = self.lease.as_ref().filter(|lease| self.filter.session && !lease.is_shared()) {
             lease.session.take_requests(takes);
         }
+    }
+
+    /// Every resource may have changed.
+    fn missed(&self) -> Vec<Bytes> {
+        self.filter.resources.iter().filter_map(|uri| Some(self.stamped(&updated_resource(uri)?))).collect()
     }
 
     fn stamped(&self, message: &Message) -> Bytes {
@@ -335,15 +341,11 @@ async fn updated(updates: &mut Option<Exchange>) -> Option<Bytes> {
     }
 }
 
-async fn received(messages: &mut Option<broadcast::Receiver<Message>>) -> Option<Message> {
-    let Some(receiver) = messages else { return std::future::pending().await };
-    loop {
-        match receiver.recv().await {
-            Ok(message) => return Some(message),
-            // A slow listener loses messages rather than holding up the server.
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return None,
-        }
+/// What belongs to no call. A slow listener loses some of it rather than holding up the server.
+async fn received(messages: &mut Option<broadcast::Receiver<Message>>) -> Result<Message, RecvError> {
+    match messages {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
     }
 }
 

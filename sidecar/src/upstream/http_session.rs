@@ -1,5 +1,7 @@
 //! A session of a legacy HTTP server, greeted and ready for calls.
 
+mod lapse;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -54,6 +56,8 @@ pub struct HttpSession {
     /// How often the server said that a list has changed.
     pub(super) announced: AtomicU64,
     pub(super) takes_requests: AtomicUsize,
+    /// The server has answered a `ping` in it.
+    answers_ping: AtomicBool,
     /// Calls in flight that may be asked something.
     askable: std::sync::Mutex<HashMap<u64, Askable>>,
     /// Several callers use it, so that nothing is tied to a call for being the only one.
@@ -168,6 +172,7 @@ impl HttpSession {
             messages,
             announced: AtomicU64::new(0),
             takes_requests: AtomicUsize::new(0),
+            answers_ping: AtomicBool::new(false),
             askable: std::sync::Mutex::default(),
             shared: AtomicBool::new(false),
             subscriptions: std::sync::Mutex::default(),
@@ -211,8 +216,16 @@ impl HttpSession {
         let status = response.status();
         let answer = self.server.answer(response).await;
         unanswered.call = None;
+        let modern = matches!(&answer, Ok(Answer::Json(reply)) if status.is_client_error() && refused_as_modern(reply));
+        if !modern && status == StatusCode::BAD_REQUEST && self.forgotten(request).await {
+            self.expire();
+            return Err(Failure::UnknownSession);
+        }
+        if status.is_success() && request.method == Method::Ping {
+            self.answers_ping.store(true, Ordering::Relaxed);
+        }
         let answer = answer?;
-        if matches!(&answer, Answer::Json(reply) if status.is_client_error() && refused_as_modern(reply)) {
+        if modern {
             self.expire();
             let reason = "it speaks another revision than before, and is being greeted again".into();
             return Err(Failure::Unavailable { service: self.server.service.clone(), reason });
@@ -450,14 +463,27 @@ async fn listen(
     mut fields: http::HeaderMap,
     answered: oneshot::Sender<()>,
 ) {
-    let (mut failures, mut first) = (0u32, Some(answered));
+    let (mut failures, mut first, mut before) = (0u32, Some(answered), false);
     loop {
         let opened = server.send(HttpMethod::GET, fields.clone(), Vec::new()).await;
         drop(first.take());
         match opened {
-            // Most servers offer none; that is their right.
-            Ok(response) if response.status().is_client_error() => return,
+            Ok(response) if response.status().is_client_error() => {
+                // Most servers offer none; that is their right. One that did has perhaps been started again.
+                if before
+                    && let Some(session) = session.upgrade()
+                    && session.forgotten_with(response.status()).await
+                {
+                    session.expire();
+                }
+                return;
+            }
             Ok(response) if response.status() == StatusCode::OK => {
+                let again = std::mem::replace(&mut before, true);
+                if again && !fields.contains_key(headers::LAST_EVENT_ID) {
+                    let Some(session) = session.upgrade() else { return };
+                    session.missed();
+                }
                 let mut events = server.events(response.into_body());
                 while let Ok(Some(data)) = events.next().await {
                     failures = 0;

@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use outrigger_mcp::{bridge::handshake::Greeted, edit::concat, envelope::Message};
+use outrigger_mcp::{
+    bridge::handshake::Greeted, edit::concat, envelope::Message, error::notification, json::quote, method::Method,
+};
 use outrigger_proxy::failure::Failure;
 use tokio::sync::broadcast;
 
@@ -177,6 +179,12 @@ impl Session {
             Session::Http(s) => s.close().await,
         }
     }
+}
+
+/// What a server says when a resource has changed.
+pub fn updated_resource(uri: &str) -> Option<Message> {
+    let params = format!("{{\"uri\":{}}}", quote(uri));
+    Message::parse(notification(Method::ResourcesUpdated.as_str(), Some(params.as_bytes()))).ok()
 }
 
 /// A request of our own on a session, such as a page of a list, and its reply.

@@ -7,6 +7,7 @@ mod bodies;
 mod calls;
 mod headers;
 mod ids;
+mod lapses;
 mod listens;
 mod lists;
 mod names;
