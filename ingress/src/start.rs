@@ -17,6 +17,7 @@ use outrigger_proxy::legacy::keys::KeysError;
 use outrigger_proxy::observe::Connections;
 use outrigger_proxy::peers::OpenPeers;
 use outrigger_proxy::serve::HttpLimits;
+use outrigger_resident::heap::{Heap, give_back};
 use outrigger_runtime::{
     AdminPage, AdminRequest, AdminServer, Answering, DrainOutcome, DrainTrigger, FileWatcher, ListenError,
     ListenOptions, Listener, Readiness, TaskGroup, descriptors, drain, watch,
@@ -296,12 +297,20 @@ impl Running {
         }
         let mut watcher = watcher;
         let mut again = tokio::time::interval_at(Instant::now() + PEERS_EVERY, PEERS_EVERY);
+        let mut heap = Heap::default();
         self.spawn("reload", async move {
             loop {
                 let change = tokio::select! {
                     change = watcher.changed() => Some(change),
                     _ = again.tick() => None,
+                    () = heap.due() => {
+                        let _ = tokio::task::spawn_blocking(give_back).await;
+                        continue;
+                    }
                 };
+                if change.is_some() {
+                    heap.replaced();
+                }
                 let sources = Arc::clone(&sources);
                 // Reading files and verifying block; a panic in there must not end reloading.
                 let work = tokio::task::spawn_blocking(move || match change {

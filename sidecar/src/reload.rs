@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use outrigger_identity::{Credentials, Reload};
 use outrigger_policy::{Limits, PolicySet, Reader, condition::Engine, limit::DEFAULT_MAX_KEYS};
 use outrigger_proxy::peers::OpenPeers;
+use outrigger_resident::heap::{Heap, give_back};
 use outrigger_runtime::watch::{Change, DEFAULT_INTERVAL, FileWatcher};
 use outrigger_telemetry::{
     Metrics,
@@ -53,8 +54,16 @@ pub fn rules(policy: PolicySet) -> Rules {
 /// Watches policy files for ever, and opens the logs again on SIGHUP.
 pub async fn policies(inbound: Arc<Inbound>, outbound: Option<Arc<Outbound>>, files: Vec<PathBuf>) {
     let Ok(mut watcher) = FileWatcher::new(files.clone(), DEFAULT_INTERVAL) else { return };
+    let mut heap = Heap::default();
     loop {
-        let change = watcher.changed().await;
+        let change = tokio::select! {
+            change = watcher.changed() => change,
+            () = heap.due() => {
+                let _ = tokio::task::spawn_blocking(give_back).await;
+                continue;
+            }
+        };
+        heap.replaced();
         if change == Change::Hangup {
             inbound.recorders.reopen();
             outbound.iter().for_each(|outbound| outbound.reopen());

@@ -3,9 +3,9 @@
 
     run.py --start target/debug/outrigger [--minutes 30] [--json FILE]
 
-First the mesh is warmed up by the same load, rests, and stock is taken; then load and faults; then it rests again. Prints what
-each process held, and what a policy of many rules that is rewritten all the time does to latency. Exit code 1 where something did
-not return. docs/TESTING.md says more.
+First the mesh is warmed up by the same load, rests, and stock is taken; then load and faults; then it rests again, and once more after a
+policy of many rules was rewritten all the time. Prints what each process held, and what those rules do to latency. Exit code 1
+where something did not return. docs/TESTING.md says more.
 """
 
 from __future__ import annotations
@@ -49,20 +49,27 @@ def soak(args: argparse.Namespace, bed: Bed) -> dict:
                     # Something is just being started again.
                     pass
     wrong += traffic.faults
-    rest = time.monotonic()
-    wait_for(lambda: not left(bed, before), REST_SECONDS, 2)
-    moments["after"] = stock.take(bed)
+    moments["after"] = rested(bed, before)
     wrong += stock.excess(before, moments["after"])
-    taken = {when: {name: {"pid": one.pid, **one.held} for name, one in at.items()} for when, at in moments.items()}
-    print(f"rested {time.monotonic() - rest:.0f} s\n")
     # Afterwards: what is read and thrown away here is more than all the rest.
     found = reloads.rewrite(bed, args.rules, args.reload_seconds)
-    wrong += found["wrong"]
+    moments["after rules"] = rested(bed, before)
+    wrong += [*found["wrong"], *(f"after rules, {text}" for text in stock.excess(before, moments["after rules"]))]
+    taken = {when: {name: {"pid": one.pid, **one.held} for name, one in at.items()} for when, at in moments.items()}
+    print()
     print(stock.table(moments))
     print(reloads.table(found))
     print(traffic.summary())
     print("faults: " + ", ".join(f"{name} x{count}" for name, count in sorted(faults.done.items())))
     return {"minutes": args.minutes, "stock": taken, "reloads": found, "wrong": wrong}
+
+
+def rested(bed: Bed, before: dict) -> dict:
+    """What each process holds once it holds no more than before, or the patience is over."""
+    began = time.monotonic()
+    wait_for(lambda: not left(bed, before), REST_SECONDS, 2)
+    print(f"rested {time.monotonic() - began:.0f} s", flush=True)
+    return stock.take(bed)
 
 
 def left(bed: Bed, before: dict) -> list[str]:

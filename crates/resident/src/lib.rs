@@ -1,10 +1,12 @@
-//! Gives back the memory of code that does not run.
+//! Gives back memory: of code that does not run, and what was needed once ([`heap`]).
 //!
 //! Reading settings, compiling policy and warming the cryptography touch most of the program once; a request touches a part
 //! of it. Those pages stay mapped and count as resident, beside every server, although an idle sidecar runs next to
 //! nothing. Unmapped, they stay in the page cache as long as the system has room, and what runs again is mapped again from
 //! there: some hundred microseconds, once, for the first request after a pause.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly"))]
+
+pub mod heap;
 
 use std::{fs, io, path::Path};
 
