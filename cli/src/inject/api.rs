@@ -127,6 +127,7 @@ impl Api {
     }
 }
 
+/// API servers pass on what is plain text, and of anything else say `unknown` to the person who made the pod.
 fn refuse(status: StatusCode, message: &str) -> Response<OutBody> {
-    reply::json(status, json!({"message": message}).to_string())
+    reply::text(status, message.to_owned())
 }

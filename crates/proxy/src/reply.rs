@@ -51,6 +51,11 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<OutBody> {
     respond(status, "application/json", OutBody::full(body.into()))
 }
 
+/// A response for people.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<OutBody> {
+    respond(status, "text/plain; charset=utf-8", OutBody::full(body.into()))
+}
+
 /// A JSON response in pieces.
 pub fn json_pieces(status: StatusCode, pieces: Vec<Bytes>) -> Response<OutBody> {
     respond(status, "application/json", OutBody::chunks(pieces))
