@@ -52,10 +52,11 @@ pub(super) struct Condition {
 type Written = (i64, [Condition; 2], Map<String, Value>);
 
 impl Wanted {
-    /// The patch; nothing if all of it is there already.
-    fn patch(&self, now: &str) -> Option<Value> {
+    /// The patch; nothing if all of it is there already. `stale`: something else was written since, which our copy of the object
+    /// may not have seen yet.
+    fn patch(&self, now: &str, stale: bool) -> Option<Value> {
         let conditions = self.present["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let mut news = conditions.len() != self.said.len();
+        let mut news = stale || conditions.len() != self.said.len();
         let condition = |said: &Condition| {
             let status = if said.holds { "True" } else { "False" };
             let known = conditions.iter().find(|known| known["type"] == said.name);
@@ -91,10 +92,11 @@ pub(super) async fn write(
         let mut failed = None;
         for (key, one) in all {
             let state = (one.generation, one.said.clone(), one.more.clone());
-            if written.get(&key) == Some(&state) {
+            let before = written.get(&key);
+            if before == Some(&state) {
                 continue;
             }
-            match send(&contact, collection, &key, &one).await {
+            match send(&contact, collection, &key, &one, before.is_some()).await {
                 // Gone, or changed meanwhile: the watch tells.
                 Ok(()) | Err(ContactError::Status { status: StatusCode::NOT_FOUND | StatusCode::CONFLICT, .. }) => {
                     written.insert(key, state);
@@ -119,8 +121,9 @@ async fn send(
     collection: &str,
     (namespace, name): &Key,
     wanted: &Wanted,
+    stale: bool,
 ) -> Result<(), ContactError> {
-    let Some(patch) = wanted.patch(&seconds(&rfc3339(SystemTime::now()))) else { return Ok(()) };
+    let Some(patch) = wanted.patch(&seconds(&rfc3339(SystemTime::now())), stale) else { return Ok(()) };
     let path = format!("/apis/mcpx.io/v1/namespaces/{namespace}/{collection}/{name}/status");
     let request = Request::builder().method(Method::PATCH).uri(path);
     let request = request.header(header::CONTENT_TYPE, "application/merge-patch+json");
@@ -152,14 +155,16 @@ mod tests {
         };
         let more = |replicas: u64| Map::from_iter([("replicas".to_owned(), json!(replicas))]);
         let first = Wanted { generation: 1, said: said(None), more: more(1), present: Value::Null };
-        let present = first.patch("t1").unwrap()["status"].clone();
+        let present = first.patch("t1", false).unwrap()["status"].clone();
         assert_eq!((&present["conditions"][0]["lastTransitionTime"], &present["replicas"]), (&json!("t1"), &json!(1)));
         let again = Wanted { present: present.clone(), ..first };
-        assert_eq!(again.patch("t2"), None);
+        assert_eq!(again.patch("t2", false), None);
+        // It came back to that before the copy of the object knew of what was between.
+        assert_eq!(again.patch("t2", true).unwrap()["status"], present);
         let grown = Wanted { more: more(2), ..again };
-        assert_eq!(grown.patch("t2").unwrap()["status"]["replicas"], 2);
+        assert_eq!(grown.patch("t2", false).unwrap()["status"]["replicas"], 2);
         let wrong = Wanted { generation: 2, said: said(Some("x")), more: more(1), present };
-        let patch = wrong.patch("t2").unwrap();
+        let patch = wrong.patch("t2", false).unwrap();
         let now = &patch["status"]["conditions"];
         assert_eq!((&now[0]["status"], &now[0]["lastTransitionTime"]), (&json!("False"), &json!("t2")));
         assert_eq!((&now[1]["observedGeneration"], &now[1]["lastTransitionTime"]), (&json!(2), &json!("t1")));
