@@ -127,7 +127,7 @@ impl Policies {
                 () = sleep(AGAIN), if pending => {}
             }
             sleep(GATHER).await;
-            if !shelves.iter().all(|shelf| shelf.look().listed) {
+            if !self.listed(&shelves) {
                 continue;
             }
             if shelves.iter().any(|shelf| shelf.look().left_out > 0) {
@@ -187,6 +187,16 @@ impl Policies {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Whether all of them have been read once; readiness says what is in the way.
+    fn listed(&self, shelves: &[Arc<Shelf<PolicyObject>>]) -> bool {
+        let all = shelves.iter().all(|shelf| shelf.look().listed);
+        let trouble = shelves.iter().find_map(|shelf| shelf.look().trouble.clone());
+        if let Some(why) = trouble.filter(|_| !all) {
+            self.readiness.set(READY, Err(format!("policies have not been read yet: {why}")));
+        }
+        all
     }
 
     /// Those that there was no room for may deny something: nothing is put in force without them.

@@ -56,6 +56,8 @@ pub(super) struct Kept<T> {
     pub(super) listed: bool,
     /// Objects that there was no room for.
     pub(super) left_out: usize,
+    /// Why they could not be listed so far.
+    pub(super) trouble: Option<String>,
 }
 
 /// Keeps one shelf.
@@ -87,7 +89,7 @@ enum End {
 impl<T> Shelf<T> {
     /// An empty one.
     pub(super) fn new(changed: Arc<Notify>) -> Arc<Self> {
-        let kept = Kept { objects: BTreeMap::new(), listed: false, left_out: 0 };
+        let kept = Kept { objects: BTreeMap::new(), listed: false, left_out: 0, trouble: None };
         Arc::new(Self { kept: Mutex::new(kept), changed })
     }
 
@@ -102,7 +104,7 @@ impl<T: Object> Reflector<T> {
     /// Keeps the copy until the future is dropped.
     pub(super) async fn run(self) {
         let mut version: Option<String> = None;
-        let (mut failures, mut told) = (0_u32, false);
+        let (mut failures, mut relists, mut told) = (0_u32, 0_u32, false);
         loop {
             let began = Instant::now();
             let end = match &mut version {
@@ -119,7 +121,7 @@ impl<T: Object> Reflector<T> {
                 },
             };
             if began.elapsed() >= STEADY {
-                failures = 0;
+                (failures, relists) = (0, 0);
             }
             failures = failures.saturating_add(1);
             match end {
@@ -127,14 +129,22 @@ impl<T: Object> Reflector<T> {
                 End::Relist(why) => {
                     tracing::debug!(path = self.path, why, "listing again");
                     version = None;
+                    // The server is there, and until the next list nothing that changes is seen: however long it was away, that
+                    // is soon. Only one that says it over and over is asked ever more slowly.
+                    relists = relists.saturating_add(1);
+                    failures = relists;
                 }
                 End::Failed(error) => {
                     self.metrics.failed();
                     self.is_undefined(&error);
+                    self.wait_for(&error);
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(path = self.path, %error, "the API server cannot be asked; what is known stays");
                     }
-                    if matches!(&error, ContactError::Status { status, .. } if status.is_client_error()) {
+                    // One that has just started may know no rights yet, or has no time: that says nothing of the version.
+                    let passing = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+                    if matches!(&error, ContactError::Status { status, .. } if status.is_client_error() && !passing.contains(status))
+                    {
                         version = None;
                     }
                 }
@@ -152,6 +162,17 @@ impl<T: Object> Reflector<T> {
                 path = self.path,
                 "the cluster does not define these objects, so there are none until it does"
             );
+            self.shelf.changed.notify_one();
+        }
+    }
+
+    /// Lets those who wait for the first list know why there is none.
+    fn wait_for(&self, error: &ContactError) {
+        let mut kept = self.shelf.look();
+        let why = format!("{}: {error}", self.path);
+        if !kept.listed && kept.trouble.as_ref() != Some(&why) {
+            kept.trouble = Some(why);
+            drop(kept);
             self.shelf.changed.notify_one();
         }
     }
@@ -185,7 +206,7 @@ impl<T: Object> Reflector<T> {
             if more.is_none() {
                 let version =
                     page.version.ok_or_else(|| ContactError::Content("a list without a version".to_owned()))?;
-                *self.shelf.look() = Kept { objects, listed: true, left_out };
+                *self.shelf.look() = Kept { objects, listed: true, left_out, trouble: None };
                 self.shelf.changed.notify_one();
                 return Ok(version);
             }
