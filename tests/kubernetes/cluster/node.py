@@ -5,6 +5,8 @@ What a kubelet does and nothing here needs is left out: images, cgroups, probes.
 
 from __future__ import annotations
 
+import base64
+import http.client
 import ipaddress
 import os
 import re
@@ -22,19 +24,24 @@ MACHINE = ["usr", "lib", "lib64", "bin"]
 class Node:
     """One machine: a bridge with the addresses of pods, and names for Services."""
 
-    def __init__(self, control: Control, images: dict[str, list[str]], work: Path, more: list[Path]):
-        self.control, self.images, self.work, self.more = control, images, work, more
+    def __init__(self, control: Control, images: dict[str, list[str]], outrigger: Path):
+        # What each image is here: words between our program and the arguments of a container.
+        self.control, self.images, self.outrigger, self.work = control, images, outrigger, control.work
         self.pods: dict[str, Pod] = {}
         self.free = ipaddress.ip_address(NODE) + 1
         # By name; a Service without an address of its own has those of its pods.
         self.names = {"kubernetes.default.svc": ADDRESS}
 
-    def run(self, pod, name=None):
-        """Runs a pod that the API server has (`pod`: the object), all of its containers or those that are named."""
+    def pod(self, pod):
+        """A pod that the API server has (`pod`: the object), with its volumes."""
         it = Pod(self, pod, str(self.free))
         self.free += 1
         self.pods[it.name] = it
-        it.start(name)
+        return it
+
+    def run(self, pod):
+        it = self.pod(pod)
+        it.start()
         return it
 
     def end_all(self):
@@ -54,7 +61,7 @@ class Pod:
         self.name, self.namespace = self.meta["name"], self.meta["namespace"]
         self.home = node.work / "pods" / f"{self.namespace}.{self.name}"
         self.processes: dict[str, subprocess.Popen] = {}
-        self.pause = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], start_new_session=True)
+        self.pause = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdout=subprocess.DEVNULL, start_new_session=True)
         self.connect()
         self.volumes = {volume["name"]: self.volume(volume) for volume in self.spec.get("volumes", [])}
 
@@ -98,8 +105,6 @@ class Pod:
         return path
 
     def fill(self, path, kind, name):
-        import base64
-
         for key, value in self.node.control.get(kind, name, "-n", self.namespace).get("data", {}).items():
             (path / key).write_bytes(base64.b64decode(value) if kind == "secret" else value.encode())
 
@@ -113,7 +118,10 @@ class Pod:
             token = self.node.control.token(self.namespace, self.spec["serviceAccountName"], *words)
             (path / wanted["path"]).write_text(token)
         elif "configMap" in source:
-            self.fill(path, "configmap", source["configMap"]["name"])
+            name = source["configMap"]["name"]
+            # Distributions add some of their own, which controllers write that are not here.
+            if not self.node.control.ask("get", "configmap", name, "-n", self.namespace).returncode:
+                self.fill(path, "configmap", name)
         else:
             for item in source["downwardAPI"]["items"]:
                 (path / item["path"]).write_text(self.field(item["fieldRef"]["fieldPath"]))
@@ -133,7 +141,7 @@ class Pod:
                 self.start_container(container)
 
     def environment(self, container):
-        out = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+        out = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         for variable in container.get("env", []):
             value, of = variable.get("value", ""), variable.get("valueFrom", {})
             if "fieldRef" in of:
@@ -166,14 +174,19 @@ class Pod:
         for directory in MACHINE:
             if (Path("/") / directory).is_dir():
                 bind(Path("/") / directory, directory)
-        for directory in self.node.more:
-            bind(directory, str(directory))
-        for mount in sorted(container.get("volumeMounts", []), key=lambda each: each["mountPath"]):
+        bind(self.node.outrigger, "/outrigger")
+        mounts = sorted(container.get("volumeMounts", []), key=lambda each: each["mountPath"])
+        for mount in mounts:
+            # What is mounted inside of another volume finds a directory there, as a kubelet sees to it.
+            for other in mounts:
+                if other["mountPath"].startswith(f"{mount['mountPath']}/"):
+                    inside = other["mountPath"].removeprefix(f"{mount['mountPath']}/")
+                    (self.volumes[mount["name"]] / inside).mkdir(parents=True, exist_ok=True)
             bind(self.volumes[mount["name"]], mount["mountPath"], mount.get("readOnly", False))
         (root / "dev").mkdir(exist_ok=True)
         for device in ("null", "urandom"):
             bind(f"/dev/{device}", f"dev/{device}", False)
-        words = [*self.node.images[container["image"]], *container.get("command", []), *container.get("args", [])]
+        words = ["/outrigger", *self.node.images[container["image"]], *container.get("command", []), *container.get("args", [])]
         environment = self.environment(container)
         # $(NAME) in commands is replaced.
         words = [re.sub(r"\$\((\w+)\)", lambda found: environment.get(found[1], found[0]), word) for word in words]
@@ -208,8 +221,6 @@ class Pod:
         self.pause.wait()
 
     def page(self, port, path):
-        import http.client
-
         connection = http.client.HTTPConnection(self.address, port, timeout=10)
         try:
             connection.request("GET", path)

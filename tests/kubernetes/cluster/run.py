@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Outrigger and a real API server. Needs root.
 
-    run.py --programs DIRECTORY --outrigger target/debug/outrigger --kubectl kubectl [--only manifests] [--keep]
+    run.py --programs DIRECTORY --outrigger target/debug/outrigger --kubectl kubectl [--only manifests,webhook,discovery] [--keep]
 
 DIRECTORY has `etcd` and `kube-apiserver`, which nothing here can get. They, and all of ours, run in a network namespace and a mount
 namespace of this test. Nothing schedules and nothing runs images: node.py makes processes of what the API server says of pods.
@@ -29,7 +29,7 @@ passed = failed = 0
 def that(what, holds, detail=""):
     global passed, failed
     passed, failed = passed + bool(holds), failed + (not holds)
-    print(f"{'ok  ' if holds else 'FAIL'} {what}{'' if holds else f': {str(detail)[:2000]}'}", flush=True)
+    print(f"{'ok  ' if holds else 'FAIL'} {what}{'' if holds else f': {str(detail)[-2000:]}'}", flush=True)
 
 
 def arguments():
@@ -38,7 +38,7 @@ def arguments():
     parser.add_argument("--check", action="store_true", help="only whether the programs are there")
     parser.add_argument("--outrigger", type=Path)
     parser.add_argument("--kubectl", default="kubectl")
-    parser.add_argument("--only", default="manifests")
+    parser.add_argument("--only", default="manifests,webhook,discovery")
     parser.add_argument("--keep", action="store_true", help="the files of this run")
     args = parser.parse_args()
     # Empty: nobody has said where they are.
@@ -61,18 +61,29 @@ def main():
         return 0
     if INSIDE not in os.environ:
         os.environ[INSIDE] = "1"
-        words = ["unshare", "--net", "--mount", sys.executable, *sys.argv]
+        words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, *sys.argv]
         os.execvp(words[0], words)
     sys.path.insert(0, str(HERE))
+    import discovery
     import manifests
+    import webhook
     from control import Control, network
+    from mesh import Mesh
 
     work = Path(tempfile.mkdtemp(prefix="outrigger-cluster-"))
     # Users of pods go through it.
     work.chmod(0o755)
     network()
     control = Control(args.programs, args.kubectl, work)
-    stages = {"manifests": lambda: manifests.check(control, that)}
+    meshes = []
+
+    def mesh():
+        """One for all stages that want it."""
+        meshes.extend([] if meshes else [Mesh(control, args.outrigger.resolve())])
+        return meshes[0]
+
+    stages = {"manifests": lambda: manifests.check(control, that), "webhook": lambda: webhook.check(mesh(), that),
+              "discovery": lambda: discovery.check(mesh(), that)}
     try:
         control.start()
         for name in args.only.split(","):
@@ -81,6 +92,8 @@ def main():
             except Exception:  # noqa: BLE001 - the other stages can still say something
                 that(f"`{name}` went through", False, traceback.format_exc())
     finally:
+        for each in meshes:
+            each.node.end_all()
         control.end_all()
         if args.keep or failed:
             print(f"its files: {work}")
