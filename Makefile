@@ -138,11 +138,12 @@ pods: subjects ## Injected pods with real containers; installs Docker where it i
 
 cluster: ## Manifests and programs with a real API server: KUBERNETES=DIRECTORY with etcd and kube-apiserver; needs root
 	$(call step,cluster: a real API server)
-	@tests/kubernetes/cluster/run.py --check --programs "$(KUBERNETES)"
+	@tests/kubernetes/cluster/run.py --check --programs "$(KUBERNETES)" $(addprefix --only ,$(ONLY))
 	@$(MAKE) --no-print-directory subjects
+	@$(if $(findstring node,$(ONLY)),tests/compose/programs.sh "$(CURDIR)/target/compose/programs")
 	@cargo build --locked --package outrigger
 	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/kubernetes/cluster/run.py --programs "$(KUBERNETES)" --outrigger "$(BIN)/debug/outrigger" \
-	  --kubectl "$$(tests/kubernetes/kubectl.sh)" $(addprefix --only ,$(ONLY))
+	  --ours "$(CURDIR)/target/compose/programs" --kubectl "$$(tests/kubernetes/kubectl.sh)" $(addprefix --only ,$(ONLY))
 
 drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for longer ones
 	$(call step,drills: a whole mesh under load, and one thing broken)

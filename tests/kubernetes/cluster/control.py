@@ -96,10 +96,10 @@ class Control:
 
     # ---- processes
 
-    def spawn(self, name, *words):
+    def spawn(self, name, *words, program=None):
         log = open(self.work / f"{name}.log", "a")
         self.running[name] = subprocess.Popen(
-            [self.programs / name, *words], cwd=self.work, stdout=log, stderr=log, start_new_session=True
+            [program or self.programs / name, *words], cwd=self.work, stdout=log, stderr=log, start_new_session=True
         )
 
     def end(self, name, signal=15):

@@ -2,9 +2,11 @@
 """Outrigger and a real API server. Needs root.
 
     run.py --programs DIRECTORY --outrigger target/debug/outrigger --kubectl kubectl [--only manifests,webhook,discovery] [--keep]
+    run.py --programs DIRECTORY --ours target/compose/programs --only node
 
-DIRECTORY has `etcd` and `kube-apiserver`, which nothing here can get. They, and all of ours, run in a network namespace and a mount
-namespace of this test. Nothing schedules and nothing runs images: node.py makes processes of what the API server says of pods.
+DIRECTORY has `etcd` and `kube-apiserver`, which nothing here can get; for the stage `node` also what OF_A_NODE names. They, and all of
+ours, run in namespaces of this test, and end with it. In the other stages nothing schedules and nothing runs images: node.py makes
+processes of what the API server says of pods.
 Last line: `N passed, M failed`.
 """
 
@@ -18,8 +20,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
 PROGRAMS = ["etcd", "kube-apiserver"]
+OF_A_NODE = ["kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc",
+             "bridge", "host-local", "loopback"]
 # Set in the namespaces that this script makes for itself.
 INSIDE = "OUTRIGGER_CLUSTER_INSIDE"
 
@@ -38,18 +41,22 @@ def arguments():
     parser.add_argument("--check", action="store_true", help="only whether the programs are there")
     parser.add_argument("--outrigger", type=Path)
     parser.add_argument("--kubectl", default="kubectl")
-    parser.add_argument("--only", default="manifests,webhook,discovery")
+    parser.add_argument("--only", default="manifests,webhook,discovery", help="stages; `node` is one more")
+    parser.add_argument("--ours", type=Path, help="a directory with the programs of images: outrigger, outrigger-ingress, outrigger-sidecar")
     parser.add_argument("--keep", action="store_true", help="the files of this run")
     args = parser.parse_args()
     # Empty: nobody has said where they are.
     args.programs = Path(args.programs).resolve() if args.programs else None
-    missing = [name for name in PROGRAMS if not args.programs or not os.access(args.programs / name, os.X_OK)]
+    wanted = [*PROGRAMS, *(OF_A_NODE if "node" in args.only.split(",") else [])]
+    missing = [name for name in wanted if not args.programs or not os.access(args.programs / name, os.X_OK)]
     if missing:
         where = f"{args.programs} lacks {' and '.join(missing)}" if args.programs else "no directory was named"
         raise SystemExit(
-            f"cluster: this takes the programs `etcd` (3.5 or later) and `kube-apiserver` (1.29 or later) of Kubernetes, and {where}: "
+            f"cluster: this takes `etcd` (3.5 or later) and `kube-apiserver` (1.29 or later); for ONLY=node {', '.join(OF_A_NODE)} too; and {where}: "
             "make cluster KUBERNETES=/path/to/their/directory"
         )
+    if "node" in args.only.split(",") and not args.ours and not args.check:
+        raise SystemExit("cluster: a node takes the programs of images: --ours target/compose/programs")
     if os.geteuid():
         raise SystemExit("cluster: namespaces of the network take root")
     return args
@@ -63,9 +70,10 @@ def main():
         os.environ[INSIDE] = "1"
         words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, *sys.argv]
         os.execvp(words[0], words)
-    sys.path.insert(0, str(HERE))
+    # Not before: whether the programs are there is asked before anything is installed.
     import discovery
     import manifests
+    import walk
     import webhook
     from control import Control, network
     from mesh import Mesh
@@ -83,7 +91,7 @@ def main():
         return meshes[0]
 
     stages = {"manifests": lambda: manifests.check(control, that), "webhook": lambda: webhook.check(mesh(), that),
-              "discovery": lambda: discovery.check(mesh(), that)}
+              "discovery": lambda: discovery.check(mesh(), that), "node": lambda: walk.check(control, args.ours.resolve(), that)}
     try:
         control.start()
         for name in args.only.split(","):
