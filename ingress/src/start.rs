@@ -366,8 +366,7 @@ impl Running {
         };
         let gateway = Arc::clone(&self.gateway);
         let serving = accept::run(listener, settings, self.gateway.draining.clone(), move |conn, request| {
-            // Boxed: an idle connection must not carry the state of a request.
-            Box::pin(Arc::clone(&gateway).serve(conn, request))
+            accept::boxed(|| Arc::clone(&gateway).serve(conn, request))
         });
         self.tasks.spawn("clients", serving);
     }
@@ -420,7 +419,7 @@ impl Running {
         let register = Register::new(Arc::clone(&self.gateway), Arc::clone(&parts.credentials), bounds.clone());
         let register = Arc::new(register);
         let serving = accept::run(listener, settings, self.gateway.draining.clone(), move |conn, request| {
-            Box::pin(Arc::clone(&register).serve(conn, request))
+            accept::boxed(|| Arc::clone(&register).serve(conn, request))
         });
         self.tasks.spawn("sidecars", serving);
     }

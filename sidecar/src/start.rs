@@ -181,7 +181,7 @@ pub async fn start(config: Config, guard: Option<Vec<OsString>>) -> Result<Sidec
     let settings = listener_settings(&config, &inbound, peers, &metrics);
     tasks.spawn(
         "mesh",
-        accept::run(mesh, settings, drain, move |conn, request| Box::pin(serving.clone().serve(conn, request))),
+        accept::run(mesh, settings, drain, move |conn, request| accept::boxed(|| serving.clone().serve(conn, request))),
     );
     Ok(sidecar)
 }

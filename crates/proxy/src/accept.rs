@@ -7,6 +7,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,6 +140,16 @@ where
     }
 }
 
+/// Puts what a service does with a request on the heap, where an idle connection does not carry its state.
+///
+/// The place is there before the future, so that a failed allocation has nothing to drop: the compiler then writes the few words that a
+/// future begins with, instead of making all of its many kilobytes on the stack and moving them.
+#[inline(always)]
+pub fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
+
 /// What the connections of one listener share.
 struct Shared {
     stop: Arc<Stop>,
@@ -193,7 +204,7 @@ async fn prepare(
     };
     let round = settings.peers.as_ref().map_or(0, |peers| peers.round());
     // Boxed: its state is needed for a moment, a connection's task lives for hours.
-    let shaking = Box::pin(handshake(socket, provider(), settings.handshake_timeout));
+    let shaking = boxed(|| handshake(socket, provider(), settings.handshake_timeout));
     let outcome = tokio::select! {
         outcome = shaking => outcome,
         // Nothing was asked on this connection yet, so nothing is lost by closing it.
