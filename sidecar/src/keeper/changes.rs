@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::{Method as HttpMethod, StatusCode};
 use outrigger_mcp::{bridge::handshake::Greeted, envelope::Message, error::request};
-use tokio::{sync::broadcast, time::sleep};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::ask::modern_request_params;
 use crate::upstream::{
@@ -21,8 +24,9 @@ pub(super) enum Changes<'a> {
     Listen(Box<EventStream>),
     /// The server does not tell; it is asked now and then.
     Silent,
-    /// It may tell, but the listen did not begin: after this time another one is tried.
-    Later(Duration),
+    /// It may tell, but the listen did not begin: another one is tried after `pause`, which is over at `due`, however often
+    /// the wait is given up for something else meanwhile.
+    Later { pause: Duration, due: Instant },
 }
 
 /// First and longest pause between listens that do not begin.
@@ -73,14 +77,19 @@ impl<'a> Changes<'a> {
                 "the server's changes cannot be listened for; trying again"
             );
         }
-        Changes::Later(pause)
+        Changes::later(pause)
+    }
+
+    fn later(pause: Duration) -> Self {
+        Changes::Later { pause, due: Instant::now() + pause }
     }
 
     /// How long the next attempt is waited for, where there is none yet.
     pub(super) fn waits(&self) -> Option<Duration> {
-        if let Changes::Later(pause) = self { Some(*pause) } else { None }
+        if let Changes::Later { pause, .. } = self { Some(*pause) } else { None }
     }
 
+    /// The next change. Cancelling the future loses nothing.
     pub(super) async fn next(&mut self) -> Changed {
         match self {
             Changes::Session(session, receiver) => loop {
@@ -108,8 +117,8 @@ impl<'a> Changes<'a> {
                 }
             },
             Changes::Silent => std::future::pending().await,
-            Changes::Later(pause) => {
-                sleep(*pause).await;
+            Changes::Later { due, .. } => {
+                sleep_until(*due).await;
                 Changed::Lost
             }
         }
@@ -136,4 +145,20 @@ fn listen_params() -> Vec<u8> {
         br#","notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#,
     );
     params
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_goes_on_while_the_keeper_looks_at_something_else() {
+        let mut changes = Changes::later(AGAIN.1);
+        let begun = Instant::now();
+        // As often as the keeper asks a server whether it still answers.
+        while tokio::time::timeout(Duration::from_secs(5), changes.next()).await.is_err() {
+            assert!(begun.elapsed() <= AGAIN.1, "the pause begins anew each time");
+        }
+        assert_eq!(begun.elapsed(), AGAIN.1);
+    }
 }
