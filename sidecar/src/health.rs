@@ -40,11 +40,13 @@ impl HealthDocument {
         if known.as_deref() == Some(self.etag(&offer).as_str()) {
             let wait = wait_of(request.uri.query().unwrap_or_default());
             tokio::select! {
-                _ = offers.changed() => offer = offers.borrow_and_update().clone(),
+                _ = offers.changed() => {}
                 () = tokio::time::sleep(wait) => {}
                 // A drain publishes itself as a change; this is for the case that it did so before.
                 () = drain => {}
             }
+            // Whatever ended the wait: a change that came at the same moment is told now.
+            offer = offers.borrow_and_update().clone();
         }
         let etag = self.etag(&offer);
         let mut response = if known.as_deref() == Some(etag.as_str()) {
@@ -124,6 +126,8 @@ pub fn ready(offer: &Offer) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_mcp::catalog::Catalog;
+
     use super::*;
 
     #[test]
@@ -133,5 +137,26 @@ mod tests {
         assert_eq!(wait_of("wait=99999"), MAX_WAIT);
         assert_eq!(wait_of(""), Duration::ZERO);
         assert_eq!(wait_of("wait=x"), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_that_comes_with_what_ends_the_wait() {
+        let offer = |version| {
+            Arc::new(Offer {
+                status: Status::Serving,
+                reason: None,
+                catalog: Arc::new(Catalog::empty()),
+                catalog_json: Bytes::from_static(b"{}"),
+                greeted: None,
+                varies: false,
+                version,
+            })
+        };
+        let document = HealthDocument { service: "a".into(), replica: "r".into(), limit: 1 };
+        let (offers, seen) = watch::channel(offer(1));
+        let request = http::Request::get("/?wait=30s").header(header::IF_NONE_MATCH, "\"r.1\"").body(()).unwrap();
+        let drain = async { drop(offers.send_replace(offer(2))) };
+        let told = document.respond(&request.into_parts().0, seen, || 0, drain).await;
+        assert_eq!((told.status(), told.headers()[header::ETAG].to_str().unwrap()), (StatusCode::OK, "\"r.2\""));
     }
 }
