@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state what they expect by failing")]
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -254,6 +254,30 @@ async fn streams_of_sessions_end_when_the_sidecar_does() {
     assert_eq!(heard.next().await.unwrap()["method"], "notifications/tools/list_changed");
     scene.sidecar.stop().await;
     assert!(heard.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_list_that_comes_as_a_stream_is_waited_for_when_the_sidecar_ends() {
+    let answering = Arc::new(Mutex::new(None));
+    let kept = answering.clone();
+    let server = server("2025-11-25", move |received| {
+        let (sender, response) = stream();
+        let done = json!({"jsonrpc": "2.0", "id": received.json()["id"], "result": {"prompts": [{"name": "p"}]}});
+        *kept.lock().unwrap() = Some((sender, event(&done)));
+        async move { response }
+    });
+    let scene = Scene::new(OPEN, &server.setting()).await;
+    let session = scene.open("2025-11-25").await;
+    let mut asked = session.begin("prompts/list", &json!({})).await;
+    let at = scene.sidecar.address();
+    let stopping = tokio::spawn(scene.sidecar.stop());
+    eventually("it drains", || async { tokio::net::TcpStream::connect(at).await.is_err().then_some(()) }).await;
+    let (sender, done) = answering.lock().unwrap().take().unwrap();
+    sender.send(done).await.unwrap();
+    sender.finish().await.unwrap();
+    assert_eq!(asked.next().await.expect("the answer")["result"]["prompts"][0]["name"], "p");
+    assert!(asked.next().await.is_none());
+    stopping.await.unwrap();
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ impl Relay<'_> {
         let response = sent.map_err(|failure| self.inbound.upstream_failed(failure))?;
         let answer = match is_events(&response) {
             // A list that was filtered when it was asked for must not come whole when it is asked for again.
-            true if again.is_some() => Ok(self.seen(http.server.events(response.into_body()))),
+            true if again.is_some() => Ok(self.seen(http.server.events(response.into_body()), true)),
             true => Ok(listen::passed_on(response.into_body(), self.inbound.drain.clone())),
             false => return self.answer(session, http, response, None, false).await,
         };
@@ -235,7 +235,7 @@ impl Relay<'_> {
         let owed = Owed { service: self.inbound.service.clone(), id, told: self.record.told(), resumable: true };
         if is_events(&response) {
             return Ok(reply::event_stream(match lists {
-                true => self.seen(server.events(response.into_body())),
+                true => self.seen(server.events(response.into_body()), false),
                 false => OutBody::reply(response.into_body(), true, owed),
             }));
         }
@@ -260,8 +260,9 @@ impl Relay<'_> {
         Ok(response)
     }
 
-    /// A stream without what its reader may not see of lists.
-    fn seen(&self, mut events: EventStream) -> OutBody {
+    /// A stream without what its reader may not see of lists. One that has no end of its own (`listens`) is ended by us when we
+    /// drain; an answer is waited for.
+    fn seen(&self, mut events: EventStream, listens: bool) -> OutBody {
         let (sight, drain) = (Sight::of(self), self.inbound.drain.clone());
         let (sender, body) = OutBody::channel(16);
         tokio::spawn(async move {
@@ -270,7 +271,7 @@ impl Relay<'_> {
             loop {
                 let event = tokio::select! {
                     () = sender.gone() => return,
-                    () = &mut drained => break,
+                    () = &mut drained, if listens => break,
                     event = events.next_event() => match event {
                         Ok(Some(event)) => event,
                         Ok(None) => break,
