@@ -128,6 +128,51 @@ async fn a_question_beside_the_only_call_of_a_session_is_about_that_call() {
     sidecar.stop().await;
 }
 
+/// A server whose tool asks its client and, in the same breath, for a sign of life. It takes its time over each answer.
+#[tokio::test]
+async fn what_is_answered_beside_a_question_arrives_at_a_server_that_takes_its_time() {
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let kept = taken.clone();
+    let server = HttpServer::start(move |received| {
+        let taken = kept.clone();
+        async move {
+            let said = received.json();
+            match (received.method.as_str(), received.rpc_method().as_str()) {
+                ("POST", "initialize") => {
+                    let info = json!({"name": "h", "version": "1"});
+                    let greeting =
+                        json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info});
+                    result(&received, greeting)
+                }
+                ("POST", "tools/list") => result(&received, json!({"tools": [{"name": "t", "inputSchema": {}}]})),
+                ("POST", "tools/call") => {
+                    let (sender, response) = stream();
+                    for (id, method) in [("q", "roots/list"), ("p", "ping")] {
+                        sender.send(event(&json!({"jsonrpc": "2.0", "id": id, "method": method}))).await.unwrap();
+                    }
+                    tokio::spawn(async move { sender.gone().await });
+                    response
+                }
+                // Longer than the sidecar waits for further questions.
+                ("POST", "") => {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    taken.lock().unwrap().push(said["id"].clone());
+                    status(202)
+                }
+                ("POST", method) if method.starts_with("notifications/") => status(202),
+                ("POST", _) => result(&received, json!({})),
+                _ => status(405),
+            }
+        }
+    });
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
+    let client = sidecar.ready_client(&mesh).await;
+    asked(&client, &ask("t")).await;
+    eventually("the answer", || async { taken.lock().unwrap().contains(&json!("p")).then_some(()) }).await;
+    sidecar.stop().await;
+}
+
 #[tokio::test]
 async fn every_asking_tool_of_a_legacy_http_server_works() {
     let backend = HttpBackend::start("legacy").await;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use outrigger_tests::{
     Call, Client, Mesh, TestSidecar,
+    http_server::{HttpServer, event, result, status, stream},
     sidecar::text_of,
     subjects::{installed, words},
+    wait::within,
 };
 use serde_json::{Value, json};
 
@@ -148,5 +150,54 @@ async fn a_cancelled_task_ends() {
     // To cancel again is no error: it is a wish.
     assert_eq!(client.reply(&about("tasks/cancel", task)).await.json()["result"]["resultType"], "complete");
     assert_eq!(client.reply(&about("tasks/get", "nonsense")).await.error_code(), -32602);
+    sidecar.stop().await;
+}
+
+/// The server lets go of the stream on which the result comes, and wants it to be asked for again later than the task is
+/// looked at.
+#[tokio::test]
+async fn the_stream_of_a_result_is_taken_up_again_while_its_task_is_looked_at() {
+    let server = HttpServer::start(|received| async move {
+        let task = json!({"taskId": "k", "status": "working", "createdAt": "2026-01-01T00:00:00Z",
+            "lastUpdatedAt": "2026-01-01T00:00:00Z", "ttl": 60000, "pollInterval": 500});
+        match (received.method.as_str(), received.rpc_method().as_str()) {
+            ("POST", "initialize") => {
+                let able = json!({"tools": {}, "tasks": {"requests": {"tools": {"call": {}}}}});
+                result(
+                    &received,
+                    json!({"protocolVersion": "2025-11-25", "capabilities": able, "serverInfo": {"name": "h", "version": "1"}}),
+                )
+            }
+            ("POST", "tools/list") => result(
+                &received,
+                json!({"tools": [{"name": "t", "inputSchema": {}, "execution": {"taskSupport": "required"}}]}),
+            ),
+            ("POST", "tools/call") => result(&received, json!({ "task": task })),
+            ("POST", "tasks/get") => result(&received, task),
+            ("POST", "tasks/result") => {
+                let (sender, response) = stream();
+                let first = format!("id: {}\nretry: 700\ndata: \n\n", received.json()["id"]);
+                sender.send(first.into()).await.unwrap();
+                tokio::spawn(async move { sender.finish().await });
+                response
+            }
+            ("POST", "ping") => result(&received, json!({})),
+            ("GET", _) if !received.header("last-event-id").is_empty() => {
+                let (sender, response) = stream();
+                let id: u64 = received.header("last-event-id").parse().unwrap();
+                let done = json!({"content": [{"type": "text", "text": "at last"}]});
+                let done = event(&json!({"jsonrpc": "2.0", "id": id, "result": done}));
+                sender.send(done).await.unwrap();
+                tokio::spawn(async move { sender.finish().await });
+                response
+            }
+            ("GET", _) => status(405),
+            _ => status(202),
+        }
+    });
+    let mesh = Mesh::new();
+    let sidecar = TestSidecar::start(&mesh, &server.setting()).await;
+    let client = sidecar.ready_client(&mesh).await;
+    assert_eq!(text_of(&within("the result", client.reply(&Call::tool("t", "{}"))).await.json()), "at last");
     sidecar.stop().await;
 }

@@ -1,6 +1,6 @@
 //! One call in flight on a server that needs translation or multiplexing, as a sequence of events.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
@@ -14,6 +14,7 @@ use outrigger_mcp::{
     headers,
 };
 use outrigger_proxy::failure::Failure;
+use tokio::task::JoinHandle;
 
 use crate::tasks::{Running, cancel_detached};
 
@@ -53,6 +54,8 @@ pub struct Exchange {
     finished: bool,
     /// The task whose result it waits for, when the task is nobody else's.
     running: Option<Running>,
+    /// The answer to what nobody here answers, on its way; a task, so that it arrives even when nobody asks for the next event.
+    refusing: Option<JoinHandle<()>>,
 }
 
 enum Link {
@@ -73,7 +76,11 @@ enum Source {
     Message(Option<Box<Message>>),
     /// Events are coming.
     Stream { events: Box<EventStream>, resumes: u8 },
+    /// They broke off and go on soon. Kept here: whoever asks for the next event now and then must not begin the wait anew each time.
+    Resuming { stream: Resumed, resumes: u8 },
 }
+
+type Resumed = Pin<Box<dyn Future<Output = Result<EventStream, Failure>> + Send>>;
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -87,7 +94,7 @@ impl std::fmt::Debug for Link {
 impl Exchange {
     /// A call on a channel, for a request that is about to be written.
     pub fn channel(call: Call, session: Arc<ChannelSession>, receiver: CallReceiver) -> Self {
-        Self { call, link: Link::Channel(session, receiver), finished: false, running: None }
+        Self { call, link: Link::Channel(session, receiver), finished: false, running: None, refusing: None }
     }
 
     /// A call on a legacy HTTP server, from the answer to its POST.
@@ -102,7 +109,7 @@ impl Exchange {
         };
         let asked = call.method.may_ask().then(|| session.ask_on(call.upstream_id));
         let in_flight = InFlight { occupied: session.occupy(), asked };
-        Ok(Self { call, link: Link::Http(session, source, in_flight), finished: false, running: None })
+        Ok(Self { call, link: Link::Http(session, source, in_flight), finished: false, running: None, refusing: None })
     }
 
     /// Resolves once there is something for [`Exchange::next`].
@@ -169,12 +176,17 @@ impl Exchange {
         self.call.reattach(retry);
     }
 
-    /// The next event. After [`Event::Done`] or an error nothing follows.
+    /// The next event. After [`Event::Done`] or an error nothing follows. Cancelling the future loses nothing.
     ///
     /// # Errors
     /// When the server or the way to it failed.
     pub async fn next(&mut self) -> Result<Event, Failure> {
         loop {
+            // One at a time: a server that asks and asks waits for its answers.
+            if let Some(refusing) = &mut self.refusing {
+                let _ = refusing.await;
+                self.refusing = None;
+            }
             let message = match self.receive().await {
                 Ok(message) => message,
                 Err(failure) => {
@@ -199,7 +211,7 @@ impl Exchange {
                 }
                 Shape::Request => match Ask::from_request(&message).filter(|_| self.call.may_be_asked()) {
                     Some(ask) => return Ok(Event::Question(ask)),
-                    None => self.refuse(&message).await,
+                    None => self.refusing = Some(tokio::spawn(self.refuse(&message))),
                 },
             }
         }
@@ -292,6 +304,12 @@ async fn receive_http(session: &Arc<HttpSession>, source: &mut Source, upstream_
             Source::Message(message) => {
                 return message.take().map(|message| *message).ok_or_else(|| server.broken("it answered nothing"));
             }
+            Source::Resuming { stream, resumes } => {
+                let (resumed, resumes) = (stream.await, *resumes);
+                *source = Source::Message(None);
+                *source = Source::Stream { events: Box::new(resumed?), resumes };
+                continue;
+            }
             Source::Stream { events, resumes } => (events, resumes),
         };
         match events.next().await {
@@ -318,26 +336,26 @@ async fn receive_http(session: &Arc<HttpSession>, source: &mut Source, upstream_
                     return Err(server.broken(&detail));
                 };
                 let wait = events.retry.map_or(DEFAULT_RETRY, Duration::from_millis).min(Duration::from_secs(10));
-                let tries = *resumes + 1;
-                tokio::time::sleep(wait).await;
-                *source = Source::Stream { events: Box::new(resume(session, &last).await?), resumes: tries };
+                let resumes = *resumes + 1;
+                *source = Source::Resuming { stream: Box::pin(resume(Arc::clone(session), last, wait)), resumes };
             }
         }
     }
 }
 
-/// Reopens a stream after an event (2025-11-25 basic/transports, "Resumability").
-async fn resume(session: &Arc<HttpSession>, last: &Bytes) -> Result<EventStream, Failure> {
+/// Reopens a stream after an event, once the server had its time (2025-11-25 basic/transports, "Resumability").
+async fn resume(session: Arc<HttpSession>, last: Bytes, wait: Duration) -> Result<EventStream, Failure> {
+    tokio::time::sleep(wait).await;
     let mut fields = legacy_fields(session.id.as_ref(), Some(session.greeted.revision));
     fields.remove(header::CONTENT_TYPE);
     fields.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-    let id = HeaderValue::from_bytes(last).map_err(|_| session.server.broken("its event id cannot be sent back"))?;
+    let id = HeaderValue::from_bytes(&last).map_err(|_| session.server.broken("its event id cannot be sent back"))?;
     fields.insert(headers::LAST_EVENT_ID, id);
     let response = session.server.send(HttpMethod::GET, fields, Vec::new()).await?;
     if response.status() != StatusCode::OK {
         return Err(session.server.broken("it dropped the stream and refuses to resume it"));
     }
     let mut events = session.server.events(response.into_body());
-    events.last_id = Some(last.clone());
+    events.last_id = Some(last);
     Ok(events)
 }
