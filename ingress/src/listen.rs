@@ -18,6 +18,7 @@ use outrigger_proxy::peek::Accepts;
 use outrigger_proxy::reply;
 use outrigger_telemetry::metrics::LimitKind;
 use serde::Deserialize;
+use tokio::time::{Instant, sleep_until};
 
 use crate::changes::Changes;
 use crate::core::{Caller, Change, Declared, ListKind, Route, Wanted};
@@ -124,6 +125,7 @@ impl Listener {
         if sender.send(self.acknowledgement(&resources)).await.is_err() {
             return;
         }
+        let mut spoken = Instant::now();
         loop {
             let event = tokio::select! {
                 biased;
@@ -133,13 +135,14 @@ impl Listener {
                     None => break,
                 },
                 told = told(&mut news) => Some(self.stamped(&told)),
-                () = tokio::time::sleep(self.keepalive) => Some(Bytes::from_static(KEEPALIVE)),
+                () = sleep_until(spoken + self.keepalive) => Some(Bytes::from_static(KEEPALIVE)),
             };
-            if let Some(event) = event
-                && sender.send(event).await.is_err()
-            {
+            // News that this caller did not ask for are no sign of life.
+            let Some(event) = event else { continue };
+            if sender.send(event).await.is_err() {
                 return;
             }
+            spoken = Instant::now();
         }
         let result = format!("{{\"resultType\":\"complete\",{}}}", self.meta());
         if sender.send(sse::event(&result_reply(&self.id, result.as_bytes()))).await.is_ok() {

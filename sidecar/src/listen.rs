@@ -108,6 +108,8 @@ impl Listen {
         keep_alive.tick().await;
         loop {
             let next = tokio::select! {
+                // What a session said comes before its end.
+                biased;
                 () = sender.gone() => return,
                 () = &mut drain => {
                     let _ = sender.send(sse::event(&ended(&self.id, self.lease.as_ref().map(|l| &l.session.greeted().info)))).await;
@@ -124,15 +126,6 @@ impl Listen {
                     self.take_requests(true);
                     Vec::new()
                 }
-                () = over(self.lease.as_ref()) => {
-                    // Whoever subscribed to something must do so again; who only waits for news can go on waiting.
-                    if self.attach.is_none() {
-                        return;
-                    }
-                    self.take_requests(false);
-                    (self.lease, heard.messages) = (None, None);
-                    Vec::new()
-                }
                 message = received(&mut heard.messages) => match message {
                     Ok(message) => self.of_session(&message).into_iter().collect(),
                     Err(RecvError::Lagged(_)) => self.missed(),
@@ -145,6 +138,15 @@ impl Listen {
                     Some(update) => vec![sse::event(&self.names.incoming_bytes(update, Method::Other))],
                     None => return,
                 },
+                () = over(self.lease.as_ref()) => {
+                    // Whoever subscribed to something must do so again; who only waits for news can go on waiting.
+                    if self.attach.is_none() {
+                        return;
+                    }
+                    self.take_requests(false);
+                    (self.lease, heard.messages) = (None, None);
+                    Vec::new()
+                }
             };
             for event in next {
                 if sender.send(event).await.is_err() {
