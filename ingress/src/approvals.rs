@@ -363,6 +363,8 @@ impl Call<'_> {
     ) -> Result<(), Failure> {
         let draining = self.gateway.draining();
         let told = tokio::select! {
+            // Somebody's word counts, also when it comes as we begin to drain.
+            biased;
             told = timeout_at(until.min(hold), news.changed()) => told,
             () = draining.signaled() => return Err(Failure::Draining),
         };

@@ -101,6 +101,8 @@ impl Api {
         let wait = wait_of(request.uri().query().unwrap_or_default());
         let is_new = |bundle: &Arc<Bundle>| known.as_deref() != Some(bundle.version.as_str());
         let found = tokio::select! {
+            // What is new goes before the end of the wait: a revocation is not put off because both come at once.
+            biased;
             found = news.wait_for(is_new) => found.ok().map(|bundle| Arc::clone(&bundle)),
             () = tokio::time::sleep(wait) => None,
             () = self.draining.signaled() => None,

@@ -114,6 +114,8 @@ impl<'a> Mesh<'a> {
         loop {
             let failing = self.board.next_failing();
             tokio::select! {
+                // What parts have said comes before what is held against them for not having said it.
+                biased;
                 signal = signals.next() => {
                     let event = json!({"event": "stopping", "signal": signal});
                     self.screen.fold();

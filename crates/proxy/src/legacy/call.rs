@@ -50,6 +50,8 @@ impl Call {
             }
         };
         tokio::select! {
+            // A reply that finds room is not lost to an end of the session at the same moment.
+            biased;
             () = deliver => {}
             () = session.closed.cancelled() => {}
         }

@@ -86,6 +86,8 @@ impl Exchange<'_> {
         let download = self.download(moved);
         tokio::pin!(upload, download);
         tokio::select! {
+            // First: a body that has just ended must not count as one that the reply overtook.
+            biased;
             uploaded = &mut upload => match uploaded {
                 Ok(()) => download.await,
                 Err(ended) => Err(ended),

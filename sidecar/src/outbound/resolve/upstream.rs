@@ -67,6 +67,8 @@ impl Upstream {
         let mut until = Instant::now() + self.timeout;
         while first.is_none() || second.is_none() {
             let answer = tokio::select! {
+                // An answer that is there counts, also when we were held up until its time was over.
+                biased;
                 answer = &mut v4, if first.is_none() => first.insert(answer),
                 answer = &mut v6, if second.is_none() => second.insert(answer),
                 () = tokio::time::sleep_until(until) => break,
