@@ -148,7 +148,7 @@ impl Inbound {
                     Err(Failure::UnknownSession) => {
                         drop(lease);
                         let lease = self.lease(request, caller).await?;
-                        let again = Box::pin(lease.session.call(sent, trace)).await;
+                        let again = Box::pin(lease.session.call_again(sent, trace)).await;
                         (again.map_err(|failure| self.upstream_failed(failure))?, lease)
                     }
                     Err(failure) => return Err(self.upstream_failed(failure)),

@@ -62,6 +62,7 @@ pub(super) fn reach(
                 path,
                 event_bytes: config.limits.entrance.event_bytes,
                 request_timeout: config.timeouts.common.request,
+                finds_ping_bad: Arc::default(),
             }))
         }
     }

@@ -1,6 +1,9 @@
 //! One Streamable HTTP server: how a message is posted to it, in either era.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
@@ -31,6 +34,8 @@ pub struct HttpServer {
     pub event_bytes: usize,
     /// Time for an answer to begin.
     pub request_timeout: Duration,
+    /// It has 400 for a `ping` also in sessions that it knows: nothing can be told from that.
+    pub finds_ping_bad: Arc<AtomicBool>,
 }
 
 /// The body of an answer.

@@ -189,10 +189,12 @@ impl HttpSession {
         fields
     }
 
+    /// `again`: the session was just opened for this call, because the one before was forgotten.
     pub(super) async fn call(
         self: &Arc<Self>,
         request: &Message,
         trace: &[(&str, Bytes)],
+        again: bool,
     ) -> Result<Exchange, Failure> {
         let call = Call::new(request, self.next_id.fetch_add(1, Ordering::Relaxed)).on(self.greeted.revision);
         let pieces = call.request(request, trace);
@@ -217,12 +219,17 @@ impl HttpSession {
         let answer = self.server.answer(response).await;
         unanswered.call = None;
         let modern = matches!(&answer, Ok(Answer::Json(reply)) if status.is_client_error() && refused_as_modern(reply));
-        if !modern && status == StatusCode::BAD_REQUEST && self.forgotten(request).await {
-            self.expire();
-            return Err(Failure::UnknownSession);
+        if !modern && status == StatusCode::BAD_REQUEST {
+            if again {
+                self.learn_of_ping().await;
+            } else if self.forgotten(request).await {
+                self.expire();
+                return Err(Failure::UnknownSession);
+            }
         }
         if status.is_success() && request.method == Method::Ping {
             self.answers_ping.store(true, Ordering::Relaxed);
+            self.server.finds_ping_bad.store(false, Ordering::Relaxed);
         }
         let answer = answer?;
         if modern {
@@ -456,6 +463,9 @@ async fn post_greeting(server: &HttpServer, request: &Bytes, modern: bool) -> Re
     Ok(Greeting { reply, session, old })
 }
 
+/// What a server says that offers a stream, and does not open another one now. Some open one at a time for each session.
+const FOR_NOW: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS];
+
 /// Keeps the session's GET stream open, where the server offers one.
 async fn listen(
     session: std::sync::Weak<HttpSession>,
@@ -468,6 +478,8 @@ async fn listen(
         let opened = server.send(HttpMethod::GET, fields.clone(), Vec::new()).await;
         drop(first.take());
         match opened {
+            // It has not noticed yet that the one before is gone, or has no time.
+            Ok(response) if before && FOR_NOW.contains(&response.status()) => {}
             Ok(response) if response.status().is_client_error() => {
                 // Most servers offer none; that is their right. One that did has perhaps been started again.
                 if before

@@ -120,7 +120,19 @@ impl Session {
     pub async fn call(&self, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
         match self {
             Session::Channel(s) => s.call(request, trace).await,
-            Session::Http(s) => s.call(request, trace).await,
+            Session::Http(s) => s.call(request, trace, false).await,
+        }
+    }
+
+    /// Makes a call once more, in a session that was opened for it: what the server refuses now, it does not refuse for a session that it
+    /// forgot.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn call_again(&self, request: &Message, trace: &[(&str, Bytes)]) -> Result<Exchange, Failure> {
+        match self {
+            Session::Channel(s) => s.call(request, trace).await,
+            Session::Http(s) => s.call(request, trace, true).await,
         }
     }
 

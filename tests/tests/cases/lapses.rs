@@ -30,6 +30,8 @@ struct Old {
     more: AtomicUsize,
     /// Its open GET streams.
     streams: Mutex<Vec<BodySender>>,
+    /// How many further ones it finds too many, because it has not noticed the end of those before.
+    too_many: AtomicUsize,
 }
 
 impl Old {
@@ -65,6 +67,10 @@ fn old(unknown: u16) -> (HttpServer, Arc<Old>) {
                 return error(&received, unknown, -32000, "Bad Request: No valid session ID provided");
             }
             match (received.method.as_str(), method.as_str()) {
+                ("GET", _) if old.too_many.load(Ordering::SeqCst) > 0 => {
+                    old.too_many.fetch_sub(1, Ordering::SeqCst);
+                    error(&received, 409, -32000, "Conflict: Only one SSE stream is allowed per session")
+                }
                 ("GET", _) => {
                     let (sender, response) = stream();
                     old.streams.lock().unwrap().push(sender);
@@ -137,6 +143,18 @@ async fn what_a_server_could_not_say_without_its_stream_is_made_up_for() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn a_stream_that_a_server_takes_for_one_too_many_is_opened_later() {
+    let (server, old) = old(404);
+    let world = World::one(&server.setting()).await;
+    let mut stream = listening(&world).await;
+    streams(&old).await;
+    old.too_many.store(2, Ordering::SeqCst);
+    old.lose_streams().await;
+    everything(&mut stream, false).await;
+    world.stop().await;
+}
+
 /// A server that was started again has forgotten its sessions with all subscriptions: they are made anew.
 async fn subscribed_again(unknown: u16) {
     let (server, old) = old(unknown);
@@ -172,9 +190,9 @@ async fn a_call_survives_a_server_that_says_bad_request_of_a_session_it_forgot()
     world.stop().await;
 }
 
-#[tokio::test]
-async fn a_server_that_finds_requests_bad_keeps_its_session() {
-    let server = HttpServer::start(|received| async move {
+/// A server that finds each call bad, and a `ping` too, for which it says this.
+fn picky(of_ping: i64) -> HttpServer {
+    HttpServer::start(move |received| async move {
         match (received.method.as_str(), received.rpc_method().as_str()) {
             ("POST", "initialize") => {
                 let info = json!({"name": "old", "version": "1"});
@@ -188,10 +206,15 @@ async fn a_server_that_finds_requests_bad_keeps_its_session() {
             }
             ("POST", "tools/call") => error(&received, 400, -32602, "no such region"),
             ("POST", method) if method.starts_with("notifications/") => status(202),
-            ("POST", _) => error(&received, 400, -32601, "no such method"),
+            ("POST", _) => error(&received, 400, of_ping, "bad"),
             _ => status(405),
         }
-    });
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_finds_requests_bad_keeps_its_session() {
+    let server = picky(-32601);
     let world = World::one(&server.setting()).await;
     refused(&call(&world, "fs__t", "{}").await, 200, -32602);
     let greeted = server.received_of("initialize").len();
@@ -199,5 +222,16 @@ async fn a_server_that_finds_requests_bad_keeps_its_session() {
         refused(&call(&world, "fs__t", "{}").await, 200, -32602);
     }
     assert_eq!(server.received_of("initialize").len(), greeted);
+    world.stop().await;
+}
+
+/// Nothing tells its `ping` from a session that it forgot; its own word about the call arrives all the same.
+#[tokio::test]
+async fn what_a_server_finds_bad_is_told_also_where_its_session_is_in_doubt() {
+    let server = picky(-32600);
+    let world = World::one(&server.setting()).await;
+    for _ in 0..3 {
+        refused(&call(&world, "fs__t", "{}").await, 200, -32602);
+    }
     world.stop().await;
 }

@@ -22,13 +22,21 @@ impl HttpSession {
         match refused.method {
             // Some never took one.
             Method::Ping => self.id.is_some() && self.answers_ping.load(Ordering::Relaxed),
-            _ => self.refuses_ping().await,
+            _ => !self.server.finds_ping_bad.load(Ordering::Relaxed) && self.refuses_ping().await,
+        }
+    }
+
+    /// A session that was just opened is not forgotten: where a `ping` is refused in it all the same, that says nothing from now on.
+    pub(super) async fn learn_of_ping(&self) {
+        if self.refuses_ping().await {
+            self.server.finds_ping_bad.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether the server, which does not open the session's stream again, has forgotten the session.
     pub(super) async fn forgotten_with(&self, status: StatusCode) -> bool {
-        self.id.is_some() && (status == StatusCode::NOT_FOUND || self.refuses_ping().await)
+        let tells = !self.server.finds_ping_bad.load(Ordering::Relaxed);
+        self.id.is_some() && (status == StatusCode::NOT_FOUND || tells && self.refuses_ping().await)
     }
 
     async fn refuses_ping(&self) -> bool {
