@@ -259,6 +259,10 @@ impl Watches {
             Stage::Running => false,
             // After the poll: the first request may have come in it.
             Stage::Draining => self.info.requests() > 0,
+            // hyper would wait for the rest of a head that has begun.
+            Stage::Closing if self.info.http_version() == HttpVersion::Http1 && self.info.requests() == 0 => {
+                return Poll::Ready(ConnEnd::Closed);
+            }
             Stage::Closing => true,
             Stage::Forced => return Poll::Ready(ConnEnd::Forced),
         };

@@ -119,6 +119,23 @@ async fn a_client_that_has_just_connected_may_still_ask_when_the_drain_begins() 
 }
 
 #[tokio::test]
+async fn a_part_of_a_first_head_does_not_hold_up_a_drain() {
+    let served = Served::start(|_| {}, hello);
+    let mut client = served.connect().await;
+    write(&mut client, &REQUEST[..REQUEST.len() - 2]).await;
+    within(async {
+        while served.counts.opened.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    served.drain.signal();
+    closed(&mut client).await;
+    within(served.running).await.unwrap();
+    assert_eq!(served.counts.ended(1).await, [Some(ConnEnd::Closed)]);
+}
+
+#[tokio::test]
 async fn what_does_not_finish_in_time_is_cut() {
     let (started_tx, mut started) = mpsc::channel(100);
     let served = Served::start(
