@@ -482,13 +482,14 @@ async fn listen(
             Ok(response) if before && FOR_NOW.contains(&response.status()) => {}
             Ok(response) if response.status().is_client_error() => {
                 // Most servers offer none; that is their right. One that did has perhaps been started again.
-                if before
-                    && let Some(session) = session.upgrade()
-                    && session.forgotten_with(response.status()).await
-                {
-                    session.expire();
+                let Some(session) = session.upgrade().filter(|_| before) else { return };
+                if session.forgotten_with(response.status()).await {
+                    return session.expire();
                 }
-                return;
+                // Perhaps it has forgotten what it said last: without that it is asked once more.
+                if fields.remove(headers::LAST_EVENT_ID).is_none() {
+                    return;
+                }
             }
             Ok(response) if response.status() == StatusCode::OK => {
                 let again = std::mem::replace(&mut before, true);

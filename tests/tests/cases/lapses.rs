@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -32,6 +32,8 @@ struct Old {
     streams: Mutex<Vec<BodySender>>,
     /// How many further ones it finds too many, because it has not noticed the end of those before.
     too_many: AtomicUsize,
+    /// It numbers its events, and keeps none.
+    numbers: AtomicBool,
 }
 
 impl Old {
@@ -71,8 +73,14 @@ fn old(unknown: u16) -> (HttpServer, Arc<Old>) {
                     old.too_many.fetch_sub(1, Ordering::SeqCst);
                     error(&received, 409, -32000, "Conflict: Only one SSE stream is allowed per session")
                 }
+                ("GET", _) if !received.header("last-event-id").is_empty() => {
+                    error(&received, 400, -32000, "Bad Request: No such event")
+                }
                 ("GET", _) => {
                     let (sender, response) = stream();
+                    if old.numbers.load(Ordering::SeqCst) {
+                        sender.send("id: 7\ndata: \n\n".into()).await.unwrap();
+                    }
                     old.streams.lock().unwrap().push(sender);
                     response
                 }
@@ -150,6 +158,18 @@ async fn a_stream_that_a_server_takes_for_one_too_many_is_opened_later() {
     let mut stream = listening(&world).await;
     streams(&old).await;
     old.too_many.store(2, Ordering::SeqCst);
+    old.lose_streams().await;
+    everything(&mut stream, false).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_taken_up_again_begins_anew() {
+    let (server, old) = old(404);
+    old.numbers.store(true, Ordering::SeqCst);
+    let world = World::one(&server.setting()).await;
+    let mut stream = listening(&world).await;
+    streams(&old).await;
     old.lose_streams().await;
     everything(&mut stream, false).await;
     world.stop().await;
