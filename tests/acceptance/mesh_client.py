@@ -180,7 +180,12 @@ class session:
 
     async def __aexit__(self, *a):
         try:
-            return await self.c.__aexit__(*a)
+            await self.c.__aexit__(*a)
+        except* anyio.BrokenResourceError:
+            # The SDK's client over HTTP+SSE fails while it closes when an event comes just then, at any server: its reader passes the
+            # event on to a session that is gone. What the session was asked is checked by then.
+            if a[0] is not None:
+                raise
         finally:
             if self.h:
                 await self.h.__aexit__(None, None, None)
