@@ -300,6 +300,9 @@ impl Reader {
                 },
             };
             tokio::select! {
+                // What there is room for is sent before anything else is looked at: an end that comes at the same moment
+                // must neither lose it nor make the stream look broken.
+                biased;
                 sent = sender.send(text) => if sent.is_err() { return },
                 // It did not read for long enough that another one came: its connection is cut.
                 () = self.replaced.cancelled() => return,
