@@ -69,7 +69,8 @@ impl Inbound {
         self.refused(permitted.message())?;
         let answered = match self.upstream.relay() {
             Some(server) => self.relay(server, permitted, trace, context).await,
-            None => self.call(permitted, trace, context).await,
+            // Boxed: a call through a session has three times the state, and every relayed request would have room for it.
+            None => Box::pin(self.call(permitted, trace, context)).await,
         };
         if record.outcome == Outcome::RpcError && permitted.message().target().is_some() {
             self.keeper.doubt();

@@ -343,7 +343,7 @@ impl Inbound {
             method if method.about_task() && self.older_server() => {
                 return Box::pin(self.task(&permitted, context.who.id())).await;
             }
-            Method::SessionRespond => return self.session_respond(&permitted, context).await,
+            Method::SessionRespond => return Box::pin(self.session_respond(&permitted, context)).await,
             Method::SessionCatalog => return Box::pin(self.catalog_of_caller(&permitted, context.who)).await,
             Method::SessionEnd => return Ok(Box::pin(self.session_end(&permitted, context.who.id())).await),
             Method::ServerDiscover if self.upstream.relay().is_none() => {

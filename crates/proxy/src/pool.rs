@@ -156,7 +156,8 @@ impl Pool {
                     Some((connection, generation)) => {
                         self.send_h1(H1Lease { connection, generation, slot }, request).await?
                     }
-                    None => return self.send_fresh(slot, request).await,
+                    // Boxed, here and below: dialling is rare, and every request would have room for it.
+                    None => return Box::pin(self.send_fresh(slot, request)).await,
                 }
             }
         };
@@ -165,7 +166,7 @@ impl Pool {
             Sent::Returned(unsent) => {
                 tracing::debug!(error = %unsent.error, "kept connection was closed; once more on a fresh one");
                 let slot = self.slot().await?;
-                self.send_fresh(slot, unsent.request).await
+                Box::pin(self.send_fresh(slot, unsent.request)).await
             }
         }
     }
