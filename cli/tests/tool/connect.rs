@@ -75,7 +75,8 @@ fn clients_of_every_revision_use_the_mesh_over_stdio() {
         let greeted = client.greet(revision);
         assert_eq!(greeted["result"]["protocolVersion"], revision, "{greeted}");
         let listed = client.ask(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}));
-        let names: Vec<_> = listed["result"]["tools"].as_array().unwrap().iter().map(|tool| &tool["name"]).collect();
+        let tools = listed["result"]["tools"].as_array().unwrap_or_else(|| panic!("{revision}: {listed}"));
+        let names: Vec<_> = tools.iter().map(|tool| &tool["name"]).collect();
         assert!(names.contains(&&json!("fs__listDir")) && names.contains(&&json!("vector__search")), "{names:?}");
         let answer = client.ask(&read(3));
         assert_eq!(answer["result"]["content"][0]["text"], "hello from a file", "{revision}: {answer}");
