@@ -29,12 +29,10 @@ ENV CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt \
     CARGO_INCREMENTAL=0 \
     SOURCE_DATE_EPOCH=0 \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/src=outrigger --remap-path-prefix=/usr/local/cargo=cargo"
-# Where a target is named, the flags are for the programs, and not for what runs during the build.
 RUN if [ "$PROGRAMS" = prebuilt ]; then cp -r dist /programs; exit; fi; \
-    target=$(rustc -vV | sed -n 's/^host: //p') \
- && cargo build --locked --release --target "$target" -p outrigger-sidecar -p outrigger-ingress -p outrigger \
+    made=$(./release.sh) \
  && mkdir /programs \
- && for name in outrigger-sidecar outrigger-ingress outrigger; do cp "target/$target/release/$name" /programs/; done \
+ && for name in outrigger-sidecar outrigger-ingress outrigger; do cp "$made/$name" /programs/; done \
  && rm -rf target
 
 # ---- what is not ours ------------------------------------------------------------------------------------------------

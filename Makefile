@@ -28,7 +28,7 @@ define step
 @printf '\n==> %s  (%s)\n' "$(1)" "$$(date +%T)"
 endef
 
-.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods cluster counts drills bench scale soak fuzz
+.PHONY: help test subjects subjects-lock lint fmt scripts clippy deny unit doc kubernetes acceptance browser oauth matrix matrix-doc conformance egress compose pods cluster counts drills release bench scale soak fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -151,15 +151,18 @@ drills: subjects ## Things broken under load: all, or DRILL=n; SECONDS=n for lon
 	@$(PYTHON) tests/drills/run.py --start "$(BIN)/debug/outrigger" --subjects "$(SUBJECTS)" \
 	  --seconds $(DRILL_SECONDS) $(addprefix --drill ,$(DRILL))
 
+release: ## Build the programs as they are released, and say where they are
+	$(call step,release)
+	@./release.sh
+
 bench: ## Cost of the mesh beside a direct connection and installed peers; release build
 	$(call step,bench)
 	@tests/bench/run.sh
 
 scale: ## How the ingress's costs grow with services, listeners and calls at once; release build
 	$(call step,scale)
-	@cargo build --locked --release --package outrigger-ingress
 	@cargo build --locked --release --manifest-path tests/bench/tools/Cargo.toml --target-dir "$(BIN)/bench-tools"
-	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/scale.py --bin "$(BIN)/release"
+	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/scale.py --bin "$$(./release.sh outrigger-ingress)"
 
 soak: subjects ## MINUTES of mixed load with faults, after which every process holds what it held before
 	$(call step,soak: $(MINUTES) minutes of mixed load with faults)

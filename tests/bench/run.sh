@@ -10,8 +10,6 @@ done
 cd "$root"
 # Where Debian has servers, and others than root do not look.
 export PATH="$PATH:/usr/sbin:/sbin"
-# One at a time: together, cargo would give each the features that the other needs.
-cargo build --locked --release --package outrigger-sidecar
-cargo build --locked --release --package outrigger-ingress
+programs="$(./release.sh outrigger-sidecar outrigger-ingress)"
 cargo build --locked --release --manifest-path "$here/tools/Cargo.toml" --target-dir "$root/target/bench-tools"
-PYTHONDONTWRITEBYTECODE=1 exec python3 "$here/bench.py" --bin "${CARGO_TARGET_DIR:-$root/target}/release" "$@"
+PYTHONDONTWRITEBYTECODE=1 exec python3 "$here/bench.py" --bin "$programs" "$@"

@@ -43,12 +43,12 @@ def build(link_map: Path) -> Path:
     before = SCRIPT.read_text(encoding="utf-8")
     # In its default order: valgrind knows the text of a program by the name of its section.
     SCRIPT.write_text("SECTIONS {} INSERT BEFORE .text;\n", encoding="utf-8")
-    command = ["cargo", "rustc", "--locked", "--release", "--package", "outrigger-sidecar", "--bin", "outrigger-sidecar"]
+    env = os.environ | {"RUSTFLAGS": f"-C link-arg=-Wl,-Map={link_map}"}
     try:
-        subprocess.run([*command, "--", "-C", f"link-arg=-Wl,-Map={link_map}"], cwd=ROOT, check=True)
+        made = subprocess.run([ROOT / "release.sh", "outrigger-sidecar"], env=env, check=True, stdout=subprocess.PIPE, text=True)
     finally:
         SCRIPT.write_text(before, encoding="utf-8")
-    return TARGET / "release"
+    return Path(made.stdout.strip())
 
 
 def sections(link_map: Path) -> list[tuple[int, int, str]]:
