@@ -117,7 +117,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     ),
     "scale": (
         "A call through the ingress, by the number of its services",
-        [("services", field("services"), 0), ("CPU us/call", field("cpu_us"), 1)],
+        [
+            ("services", field("services"), 0),
+            ("CPU us/call, saturated", field("one_most_cpu_us"), 1),
+            ("at 1,000/s", field("one_steady_cpu_us"), 1),
+        ],
     ),
     "start": (
         "From start to first answer",

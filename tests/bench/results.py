@@ -45,7 +45,7 @@ class Results:
 
 
 def scale_rows(file: Path) -> list[Row]:
-    """Rows of the suite `scale`: `services` and `cpu_us` of a call; a list of them, or an object with `rows`."""
+    """Rows of the suite `scale`: `services` and `one_most_cpu_us` of a call; a list of them, or an object with `rows`."""
     if not file.exists():
         return []
     found = json.loads(file.read_text(encoding="utf-8"))

@@ -65,7 +65,7 @@ class Targets(unittest.TestCase):
 
     def test_many_services_are_held_against_few(self) -> None:
         scale = targets.TARGETS[-1]
-        found = [{"suite": "scale", "peer": "outrigger", "services": n, "cpu_us": c} for n, c in ((10, 50), (100, 50), (1000, 51))]
+        found = [{"suite": "scale", "peer": "outrigger", "services": n, "one_most_cpu_us": c} for n, c in ((10, 50), (100, 50), (1000, 51))]
         self.assertEqual(scale.ratios(found), [1.02])
         self.assertEqual(scale.ratios(found[:2]), [])
 
@@ -143,7 +143,7 @@ class Files(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             run = results.Results.begin(Path(folder))
             run.add(MOST[0])
-            row = {"suite": "scale", "peer": "outrigger", "services": 10, "cpu_us": 50.0}
+            row = {"suite": "scale", "peer": "outrigger", "services": 10, "one_most_cpu_us": 50.0}
             run.scale.write_text(json.dumps({"rows": [row, {"suite": "other"}]}), encoding="utf-8")
             self.assertEqual(run.end(ABOUT)["rows"], [MOST[0], row])
             self.assertEqual(results.load(run.whole)["about"], ABOUT)
