@@ -19,7 +19,8 @@ export async function launch(chromium) {
   try {
     const browser = new Browser(await connect(await address(child)));
     browser.close = async () => {
-      child.kill("SIGKILL");
+      // Debian's program is a script that waits for the browser: a signal would end the script alone.
+      browser.send("Browser.close").catch(() => {});
       await ended;
       await rm(profile, { recursive: true, force: true, maxRetries: 5 });
     };
