@@ -162,7 +162,7 @@ bench: ## Cost of the mesh beside a direct connection and installed peers; relea
 scale: ## How the ingress's costs grow with services, listeners and calls at once; release build
 	$(call step,scale)
 	@cargo build --locked --release --manifest-path tests/bench/tools/Cargo.toml --target-dir "$(BIN)/bench-tools"
-	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/scale.py --bin "$$(./release.sh outrigger-ingress)"
+	@programs="$$(./release.sh outrigger-ingress)" && PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/scale.py --bin "$$programs"
 
 soak: subjects ## MINUTES of mixed load with faults, after which every process holds what it held before
 	$(call step,soak: $(MINUTES) minutes of mixed load with faults)

@@ -7,6 +7,7 @@
 # `cargo build --release` makes the same programs without the profile; RUSTFLAGS and CARGO_TARGET_DIR mean what they mean there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+case "$PWD" in *[[:space:]]*) echo "release.sh: a path with a space cannot be told to rustc: $PWD" >&2; exit 1 ;; esac
 [ $# -gt 0 ] || set -- outrigger-sidecar outrigger-ingress outrigger
 # The profile knows functions by names that hold for a build with a named target and with the features of one package.
 target="$(rustc -vV | sed -n 's/^host: //p')"
@@ -16,4 +17,4 @@ export RUSTFLAGS="${RUSTFLAGS:-} -C profile-use=$PWD/sidecar/guide.profdata -C l
 for package in "$@"; do
   cargo build --locked --release --target "$target" --package "$package" >&2
 done
-echo "${CARGO_TARGET_DIR:-$PWD/target}/$target/release"
+echo "$(realpath "${CARGO_TARGET_DIR:-target}")/$target/release"

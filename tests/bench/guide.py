@@ -4,7 +4,7 @@
     tests/bench/guide.py                 builds programs that count, runs the suites of the benchmark with them, merges the counts
 
 The profile knows functions by names that change with their crate's version and features. What it does not know is compiled as
-without it, so it ages slowly; make it anew after dependencies changed, or when a call costs more than it did (`make bench`).
+without it; make it anew with each version of rustc and after dependencies changed, or when a call costs more than it did (`make bench`).
 Then make `used.ld` anew, which says where functions lie: `tests/bench/used.py`.
 
 It needs an `llvm-profdata` that reads what rustc's LLVM writes: from 19 on, `sudo apt-get install -y llvm-19`, or `LLVM_PROFDATA=path`.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
 GUIDE = ROOT / "sidecar" / "guide.profdata"
 RUN = TARGET / "guide"
 PROGRAMS = ("outrigger-sidecar", "outrigger-ingress")
@@ -85,7 +85,7 @@ def main() -> int:
         chosen = ["--peers", peer, "--suites", suite, "--runs", 1, "--seconds", seconds]
         # Each process writes a file of its own when it ends.
         env = os.environ | {"LLVM_PROFILE_FILE": str(counts / "%m_%p.profraw"), "PYTHONDONTWRITEBYTECODE": "1"}
-        subprocess.run([*map(str, bench), *map(str, chosen)], env=env, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*map(str, bench), *map(str, chosen)], env=env, check=True, stdout=sys.stderr)
         subprocess.run([*merge, RUN / f"{suite}.profdata", counts], check=True)
         weighted.append(f"-weighted-input={weight},{RUN / f'{suite}.profdata'}")
     whole = RUN / "whole.txt"

@@ -27,7 +27,7 @@ from peers import Peers, Ports
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
 SCRIPT = ROOT / "sidecar" / "used.ld"
 RUN = TARGET / "bench"
 # Under callgrind everything takes fifty times longer.

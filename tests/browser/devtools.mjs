@@ -21,7 +21,8 @@ export async function launch(chromium) {
     browser.close = async () => {
       // Debian's program is a script that waits for the browser: a signal would end the script alone.
       browser.send("Browser.close").catch(() => {});
-      await ended;
+      const late = new Promise((_, reject) => setTimeout(() => reject(new Error("the browser does not end")), PATIENCE).unref());
+      await Promise.race([ended, late]);
       await rm(profile, { recursive: true, force: true, maxRetries: 5 });
     };
     return browser;
