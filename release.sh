@@ -9,7 +9,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 case "$PWD" in *[[:space:]]*) echo "release.sh: a path with a space cannot be told to rustc: $PWD" >&2; exit 1 ;; esac
 [ $# -gt 0 ] || set -- outrigger-sidecar outrigger-ingress outrigger
-# The profile knows functions by names that hold for a build with a named target and with the features of one package.
+# The profile knows functions by names that hold for a build with a named target and with the features of one package. Where a target is named,
+# flags are also for the programs alone, and not for what runs during the build.
 target="$(rustc -vV | sed -n 's/^host: //p')"
 # `used.ld` says where functions lie, and prefixes of sections by the profile would hide them from it. That some functions changed since the
 # profile was made is no news.

@@ -184,7 +184,7 @@ class session:
         except* anyio.BrokenResourceError:
             # The SDK's client over HTTP+SSE fails while it closes when an event comes just then, at any server: its reader passes the
             # event on to a session that is gone. What the session was asked is checked by then.
-            if a[0] is not None:
+            if a[0] is not None or self.h:
                 raise
         finally:
             if self.h:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the mesh costs: direct, through a sidecar, through ingress and sidecar, and through installed peers, in one run.
 
-    bench.py [--runs 3] [--seconds 2] [--peers outrigger-sidecar,nginx] [--suites calls,chain,pairs,...] [--write]
+    bench.py --bin DIR [--runs 3] [--seconds 2] [--peers outrigger-sidecar,nginx] [--suites calls,chain,pairs,...] [--write]
 
 Peers are interleaved within each pass, because a virtual core changes its speed from minute to minute. Results go to
 DIR/results.json and are printed as tables; compare inside one run only. README.md says how to read them.
@@ -264,7 +264,7 @@ def main() -> int:
     parser.add_argument("--peers", default="", help="only these, by name; default: all that are installed")
     parser.add_argument("--suites", default=",".join(suites))
     parser.add_argument("--tools", type=Path, default=TARGET / "bench-tools" / "release")
-    parser.add_argument("--bin", type=Path, default=TARGET / "release", help="folder with our release binaries")
+    parser.add_argument("--bin", type=Path, required=True, help="folder with our programs, as release.sh prints it")
     parser.add_argument("--dir", type=Path, default=TARGET / "bench", help="certificates, configuration, logs, results")
     parser.add_argument("--ports", type=int, default=0, help="added to each port, for a run beside another one")
     parser.add_argument("--write", action="store_true", help="also docs/PERFORMANCE.md and its picture")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How the costs of one ingress grow with the services behind it, and what very many clients cost.
 
-    scale.py [--services 10,100,1000,5000] [--streams 10000] [--calls 5000] [--seconds 3]
+    scale.py --bin DIR [--services 10,100,1000,5000] [--streams 10000] [--calls 5000] [--seconds 3]
 
 Sidecars are played by one program (`fleet`): real TLS with a certificate for each, real health documents. The ingress has core 0
 and one thread; fleet and load have core 1. Prints tables in Markdown and writes DIR/scale.json. README.md says how to read them.
@@ -277,7 +277,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=5000, help="calls under way at once; 0: none")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a timed window")
     parser.add_argument("--tools", type=Path, default=TARGET / "bench-tools" / "release")
-    parser.add_argument("--bin", type=Path, default=TARGET / "release", help="folder with our release binaries")
+    parser.add_argument("--bin", type=Path, required=True, help="folder with our programs, as release.sh prints it")
     parser.add_argument("--dir", type=Path, default=TARGET / "bench", help="configuration, logs, scale.json")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)

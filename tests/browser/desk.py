@@ -9,6 +9,7 @@ Last line: `N passed, M failed`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -65,6 +66,9 @@ def drive(argv: list[str], folder: Path) -> tuple[int, str, str]:
         os.killpg(child.pid, signal.SIGKILL)
         out, err = child.communicate()
         err += f"\nkilled after {PATIENCE} seconds"
+    with contextlib.suppress(ProcessLookupError):
+        # A driver that failed may have left the browser behind.
+        os.killpg(child.pid, signal.SIGKILL)
     return child.returncode, out, err
 
 
