@@ -30,6 +30,8 @@ TARGET = HERE.parents[1] / "target"
 CHAIN = "ingress + sidecar"
 # What most sidecars do most of the time, against what they can do at most.
 STEADY_RATE = 1000
+# A hundredth of the calls of one short window says what the machine did just then, not what a proxy does.
+STEADY_WINDOWS = 3
 # Of what a peer can do at most: busy, with room for what a slow moment leaves behind.
 BUSY_SHARE = 0.7
 HANDSHAKE_CONNECTIONS = 16
@@ -54,6 +56,7 @@ class Bench:
         self.results = results
         self.number = 0
         self.window = ["--seconds", seconds]
+        self.long_window = ["--seconds", seconds * STEADY_WINDOWS]
         self.sidecars = {name: p for name, p in peers.sidecars().items() if not only or name in only}
         self.forward_proxies = {n: p for n, p in peers.forward_proxies().items() if not only or n in only}
         self.routers = {name: r for name, r in peers.routers().items() if not only or name in only}
@@ -189,7 +192,7 @@ class Bench:
         """Returns how many requests per second there were at most."""
         most = self.machine.load("calls", *place, *self.window, *of(pids))
         self.record(suites[0], name, most)
-        steady = self.machine.load("calls", *place, *self.window, *of(pids), "--rate", STEADY_RATE)
+        steady = self.machine.load("calls", *place, *self.long_window, *of(pids), "--rate", STEADY_RATE)
         self.record(suites[1], name, steady)
         return most["rps"]
 

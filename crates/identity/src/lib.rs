@@ -34,6 +34,7 @@ mod credentials;
 mod files;
 mod first_contact;
 mod key;
+mod known;
 mod material;
 mod minting;
 mod peer;

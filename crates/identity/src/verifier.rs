@@ -17,6 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::credentials::CredentialsError;
 use crate::files::Loaded;
+use crate::known::KnownChains;
 use crate::peer::{self, PeerError, PeerFacts};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::watch::Contents;
@@ -28,6 +29,8 @@ pub(crate) struct MemberVerifier {
     trust_domain: TrustDomain,
     /// Each vouches for its own trust domain and no other.
     federation: Vec<(TrustDomain, Arc<dyn ClientCertVerifier>)>,
+    /// Good ones, of any of the roots.
+    known: KnownChains,
     /// The names of all roots, which some clients choose their certificate by.
     hints: Vec<DistinguishedName>,
 }
@@ -82,7 +85,7 @@ impl MemberVerifier {
     ) -> Self {
         let all = std::iter::once(&chain).chain(federation.iter().map(|(_, chain)| chain));
         let hints = all.flat_map(|chain| chain.root_hint_subjects().to_vec()).collect();
-        Self { chain, trust_domain, federation, hints }
+        Self { chain, trust_domain, federation, known: KnownChains::default(), hints }
     }
 
     /// For our own certificate: that we are revoked is for peers to notice, and must not keep us from learning whom we
@@ -101,19 +104,24 @@ impl MemberVerifier {
         self.verify(leaf, intermediates, UnixTime::now())
     }
 
-    /// The full check, at `now`.
+    /// The full check, at `now`; of a chain that it has found good before, only the dates and the name.
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<PeerFacts, PeerError> {
+        if let Some(facts) = self.known.find(leaf, intermediates, now) {
+            return Ok(facts);
+        }
         // What the leaf says decides whose roots are asked, and they decide whether it is true.
         let claimed = if self.federation.is_empty() { None } else { peer::facts(leaf).ok() };
         let foreign = claimed.and_then(|facts| self.foreign(facts.id.trust_domain()));
         let chain = foreign.unwrap_or(&self.chain);
         chain.verify_client_cert(leaf, intermediates, now).map_err(PeerError::Untrusted)?;
-        self.member(leaf)
+        let facts = self.member(leaf)?;
+        self.known.remember(leaf, intermediates, &facts, now);
+        Ok(facts)
     }
 
     fn foreign(&self, trust_domain: &TrustDomain) -> Option<&Arc<dyn ClientCertVerifier>> {
@@ -229,3 +237,6 @@ impl ServerCertVerifier for ServerVerifier {
         self.members.chain.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;
