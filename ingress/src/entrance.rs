@@ -64,9 +64,9 @@ impl Entrance {
     /// [`Failure::HostNotAllowed`] or [`Failure::OriginNotAllowed`].
     pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> Result<(), Failure> {
         self.host_is_ours(uri, headers, local)?;
-        let named = named(uri, headers);
         let mut origins = headers.get_all(header::ORIGIN).iter();
-        let asked = |port| port == local.port() || named.iter().flatten().any(|host| split_port(host).1 == Some(port));
+        let asked =
+            |port| port == local.port() || named(uri, headers).flatten().any(|host| split_port(host).1 == Some(port));
         if origins.all(|origin| origin.to_str().is_ok_and(|origin| self.origin(origin, local.ip(), asked))) {
             Ok(())
         } else {
@@ -79,22 +79,26 @@ impl Entrance {
     /// # Errors
     /// [`Failure::HostNotAllowed`].
     pub(crate) fn host_is_ours(&self, uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> Result<(), Failure> {
-        let named = named(uri, headers);
-        if named.is_empty() || !named.iter().all(|host| host.is_some_and(|host| self.host(host, local.ip()))) {
+        let mut named = named(uri, headers);
+        let mut any = false;
+        let mut ours = |host: Option<&str>| {
+            any = true;
+            host.is_some_and(|host| self.host(host, local.ip()))
+        };
+        if !named.all(&mut ours) || !any {
             return Err(Failure::HostNotAllowed);
         }
         Ok(())
     }
 
     fn host(&self, authority: &str, local: IpAddr) -> bool {
-        let authority = authority.to_ascii_lowercase();
-        let (host, _) = split_port(&authority);
+        let (host, _) = split_port(authority);
         // A name can be made to lead here by anybody; the address that was dialled cannot.
         let address = bare(host).parse::<IpAddr>().ok();
         is_loopback(host)
             || address == Some(local)
-            || self.hosts.iter().any(|own| own == bare(host))
-            || self.authorities.contains(&authority)
+            || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(bare(host)))
+            || self.authorities.iter().any(|own| own.eq_ignore_ascii_case(authority))
     }
 
     /// Pages that we could have served ourselves, and those that are listed. Another port of this machine is another
@@ -118,15 +122,14 @@ impl Entrance {
 }
 
 /// The names by which a request names us; none for one that is no text.
-fn named<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Vec<Option<&'r str>> {
+fn named<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> impl Iterator<Item = Option<&'r str>> {
     // h2 has the authority in the target, HTTP/1.1 in the header; a request with both must pass with both.
-    let mut named: Vec<_> = uri.authority().map(|authority| Some(authority.as_str())).into_iter().collect();
-    named.extend(headers.get_all(header::HOST).iter().map(|host| host.to_str().ok()));
-    named
+    let target = uri.authority().map(|authority| Some(authority.as_str()));
+    target.into_iter().chain(headers.get_all(header::HOST).iter().map(|host| host.to_str().ok()))
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || bare(host).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost") || bare(host).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Without the brackets of an IPv6 address.

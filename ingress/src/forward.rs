@@ -16,6 +16,7 @@ use outrigger_mcp::revision::Revision;
 use outrigger_proxy::assertion;
 use outrigger_proxy::body::OutBody;
 use outrigger_proxy::failure::Failure;
+use outrigger_proxy::header_names;
 use outrigger_proxy::peek::{Accepts, mirrors_name};
 use outrigger_proxy::pool::{PooledBody, SendError, SendErrorKind};
 use outrigger_proxy::trace::Span;
@@ -94,36 +95,33 @@ impl Outgoing {
                 edits.replace(wanted.token, quote(&wanted.original));
             }
             if mirrors_name(message.method) {
-                put(&mut headers, headers::NAME, &encode(&wanted.original));
+                put(&mut headers, &header_names::NAME, &encode(&wanted.original));
             }
         } else if let Some(task) = &destination.task {
             edits.replace(task.token, quote(&task.handle));
-            put(&mut headers, headers::NAME, &encode(&task.handle));
+            put(&mut headers, &header_names::NAME, &encode(&task.handle));
         } else if let Some(target) = message.target().filter(|_| mirrors_name(message.method)) {
-            put(&mut headers, headers::NAME, &encode(&target));
+            put(&mut headers, &header_names::NAME, &encode(&target));
         }
         let traceparent = span.context.format();
         let traceparent = std::str::from_utf8(&traceparent).unwrap_or_default();
         let mut meta = MetaEdit { drop: Some(untold(caller.era)), set: Vec::new() };
         meta = meta.text("traceparent", traceparent).text(SESSION, &caller.session_tag);
-        put(&mut headers, "traceparent", traceparent);
+        put(&mut headers, &header_names::TRACEPARENT, traceparent);
         if let Some(state) = span.state.as_deref().and_then(|state| std::str::from_utf8(state).ok()) {
             meta = meta.text("tracestate", state);
-            put(&mut headers, "tracestate", state);
+            put(&mut headers, &header_names::TRACESTATE, state);
         }
         meta.params(message, &mut edits);
-        put(&mut headers, headers::PROTOCOL_VERSION, Revision::MODERN.as_str());
-        put(&mut headers, headers::METHOD, &encode(&message.method_name()));
-        put(&mut headers, "content-type", "application/json");
-        put(
-            &mut headers,
-            "accept",
-            match (sent.accepts.json, sent.accepts.stream) {
-                (true, false) => "application/json",
-                (false, true) => "text/event-stream",
-                _ => "application/json, text/event-stream",
-            },
-        );
+        put(&mut headers, &header_names::METHOD, &encode(&message.method_name()));
+        let accept = match (sent.accepts.json, sent.accepts.stream) {
+            (true, false) => "application/json",
+            (false, true) => "text/event-stream",
+            _ => "application/json, text/event-stream",
+        };
+        headers.insert(&header_names::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN.as_str()));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         mirrored_arguments(&mut headers, permitted, message, sent.headers);
         let user = destination.service.assertions.of(&caller.principal, caller.until).map_err(unsaid)?;
         headers.extend(user.map(|user| (HeaderName::from_static(assertion::HEADER), user)));
@@ -138,7 +136,7 @@ impl Outgoing {
         if let Some(deadline) = deadline {
             // A little later than here: should we not be there any more to cancel it.
             let left = deadline.at.saturating_duration_since(Instant::now()) + LATER;
-            put(request.headers_mut(), headers::DEADLINE, &left.as_millis().to_string());
+            put(request.headers_mut(), &header_names::DEADLINE, &left.as_millis().to_string());
         }
         request
     }
@@ -179,14 +177,16 @@ fn mirrored_arguments(out: &mut HeaderMap, permitted: &Permitted, message: &Mess
     if let Some(ToolHeaders::Mirrored(mirrored)) = wanted.map(|wanted| &wanted.headers) {
         let arguments = message.params().get(Param::Arguments).map(|span| message.raw(span));
         for (name, value) in mirrored.generate(arguments) {
-            put(out, name, &value);
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                put(out, &name, &value);
+            }
         }
     }
 }
 
-fn put(headers: &mut HeaderMap, name: &str, value: &str) {
-    // Names are constants or tokens, values are encoded: neither fails.
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    // Values are encoded: this does not fail.
+    if let Ok(value) = HeaderValue::from_str(value) {
         headers.append(name, value);
     }
 }
@@ -379,10 +379,13 @@ fn head(service: &Service, response: Response<PooledBody>) -> Result<Upstream, F
         return Err(broken("its sidecar refuses this ingress".into()));
     }
     let media = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = match media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-        "application/json" => AnswerKind::Json,
-        "text/event-stream" => AnswerKind::Stream,
-        _ => return Err(broken(format!("its answer ({}) is neither JSON nor an event stream", parts.status))),
+    let media = media.split(';').next().unwrap_or_default().trim();
+    let kind = if media.eq_ignore_ascii_case("application/json") {
+        AnswerKind::Json
+    } else if media.eq_ignore_ascii_case("text/event-stream") {
+        AnswerKind::Stream
+    } else {
+        return Err(broken(format!("its answer ({}) is neither JSON nor an event stream", parts.status)));
     };
     let retry_after = parts.headers.get(header::RETRY_AFTER).cloned();
     let again = match parts.status {

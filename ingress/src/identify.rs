@@ -14,6 +14,9 @@ use outrigger_proxy::handshake::ConnInfo;
 
 use crate::oauth::{OAuth, Proven};
 
+/// Of `p.` and half a digest.
+const TAG_LEN: usize = 2 + 32;
+
 /// How clients prove who they are.
 #[derive(Debug)]
 pub(crate) struct Clients {
@@ -107,8 +110,10 @@ impl Clients {
 /// log it and need not learn who it is.
 pub(crate) fn session_tag(principal: &Principal) -> Arc<str> {
     let hash = digest(&SHA256, principal.id().as_bytes());
-    let half = hash.as_ref().first_chunk::<16>().map_or(&[][..], |half| half);
-    Arc::from(format!("p.{}", HEXLOWER.encode(half)))
+    let mut text = String::with_capacity(TAG_LEN);
+    text.push_str("p.");
+    HEXLOWER.encode_append(hash.as_ref().first_chunk::<16>().map_or(&[][..], |half| half), &mut text);
+    Arc::from(text)
 }
 
 #[cfg(test)]

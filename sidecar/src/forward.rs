@@ -26,6 +26,7 @@ use outrigger_policy::Principal;
 use outrigger_proxy::{
     body::{OutBody, Owed, read_bounded},
     failure::Failure,
+    header_names,
     peek::{Accepts, HeaderChecks},
     reply,
 };
@@ -345,7 +346,7 @@ impl Inbound {
             HeaderChecks::Tolerant => self.param_headers(message, context.who, &mut fields),
         }
         if let Ok(value) = HeaderValue::from_bytes(&context.record.trace.format()) {
-            fields.insert("traceparent", value);
+            fields.insert(&header_names::TRACEPARENT, value);
         }
         let mut response = server
             .send(HttpMethod::POST, fields, edits.apply(message.body()))
@@ -403,7 +404,7 @@ impl Inbound {
         let mut fields = modern_fields(message);
         self.param_headers(message, who, &mut fields);
         if let Ok(value) = HeaderValue::from_bytes(&record.trace.format()) {
-            fields.insert("traceparent", value);
+            fields.insert(&header_names::TRACEPARENT, value);
         }
         // As the first time. Made anew, because nearly no call comes here.
         let mut edits = Edits::new();

@@ -8,6 +8,7 @@ pub mod circumstances;
 pub mod dial;
 pub mod failure;
 pub mod handshake;
+pub mod header_names;
 pub mod legacy;
 pub mod listens;
 pub mod log_bound;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, header};
 use hyper::body::Incoming;
 use outrigger_mcp::{
     bridge::log_level::LogLevel,
@@ -82,12 +82,10 @@ pub fn accepts(map: &HeaderMap) -> Result<Accepts, Failure> {
     for value in map.get_all(header::ACCEPT) {
         any = true;
         for range in value.to_str().unwrap_or_default().split(',') {
-            match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-                "*/*" => found = Accepts { json: true, stream: true },
-                "application/json" | "application/*" => found.json = true,
-                "text/event-stream" | "text/*" => found.stream = true,
-                _ => {}
-            }
+            let media = range.split(';').next().unwrap_or_default().trim();
+            let is = |one: &str| media.eq_ignore_ascii_case(one);
+            found.json |= is("*/*") || is("application/json") || is("application/*");
+            found.stream |= is("*/*") || is("text/event-stream") || is("text/*");
         }
     }
     if !any {
@@ -125,10 +123,8 @@ fn declared_json(map: &HeaderMap) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure::HeaderMismatch`] when copies differ or the value is not readable.
 pub fn mirrored<'m>(map: &'m HeaderMap, name: &str) -> Result<Option<std::borrow::Cow<'m, str>>, Failure> {
-    // The names are constants of ours and valid; a lookup by text does not allocate.
-    let Ok(key) = HeaderName::from_bytes(name.as_bytes()) else { return Ok(None) };
     let mismatch = |e: headers::HeaderError| Failure::HeaderMismatch(format!("Header mismatch: {name} {e}"));
-    match single(map.get_all(key).iter().map(http::HeaderValue::as_bytes)).map_err(mismatch)? {
+    match single(map.get_all(name).iter().map(http::HeaderValue::as_bytes)).map_err(mismatch)? {
         Some(value) => decode(value).map(Some).map_err(mismatch),
         None => Ok(None),
     }
@@ -221,6 +217,8 @@ fn check_meta(message: &Message) -> Result<Option<std::borrow::Cow<'_, str>>, Fa
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use outrigger_mcp::{
     envelope::{Message, Meta},
     headers,
@@ -18,6 +18,7 @@ use outrigger_mcp::{
 use outrigger_proxy::{
     body::{OutBody, ReadError, read_bounded},
     failure::Failure,
+    header_names,
     pool::{Pool, PooledBody, SendError, SendErrorKind},
 };
 
@@ -200,10 +201,10 @@ fn posting() -> HeaderMap {
 pub fn legacy_fields(session: Option<&HeaderValue>, revision: Option<Revision>) -> HeaderMap {
     let mut fields = posting();
     if let Some(session) = session {
-        fields.insert(headers::SESSION_ID, session.clone());
+        fields.insert(&header_names::SESSION_ID, session.clone());
     }
     if let Some(revision) = revision.filter(|r| *r >= Revision::V2025_06_18) {
-        fields.insert(headers::PROTOCOL_VERSION, HeaderValue::from_static(revision.as_str()));
+        fields.insert(&header_names::PROTOCOL_VERSION, HeaderValue::from_static(revision.as_str()));
     }
     fields
 }
@@ -214,23 +215,23 @@ pub fn modern_fields(message: &Message) -> HeaderMap {
     // Both are nearly always among the known ones, which cost no allocation.
     match message.meta_text(Meta::ProtocolVersion).as_deref() {
         Some(version) if version == Revision::MODERN.as_str() => {
-            fields.insert(headers::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN.as_str()));
+            fields.insert(&header_names::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN.as_str()));
         }
         Some(version) => {
-            drop(HeaderValue::from_str(version).map(|value| fields.insert(headers::PROTOCOL_VERSION, value)))
+            drop(HeaderValue::from_str(version).map(|value| fields.insert(&header_names::PROTOCOL_VERSION, value)))
         }
         None => {}
     }
     match message.method {
         Method::Other => {
-            drop(HeaderValue::from_str(&message.method_name()).map(|value| fields.insert(headers::METHOD, value)))
+            drop(HeaderValue::from_str(&message.method_name()).map(|value| fields.insert(&header_names::METHOD, value)))
         }
-        known => drop(fields.insert(headers::METHOD, HeaderValue::from_static(known.as_str()))),
+        known => drop(fields.insert(&header_names::METHOD, HeaderValue::from_static(known.as_str()))),
     }
     if outrigger_proxy::peek::mirrors_name(message.method)
         && let Some(value) = message.target().and_then(|t| HeaderValue::from_str(&headers::encode(&t)).ok())
     {
-        fields.insert(headers::NAME, value);
+        fields.insert(&header_names::NAME, value);
     }
     fields
 }
@@ -239,7 +240,9 @@ pub fn modern_fields(message: &Message) -> HeaderMap {
 pub fn copy_trace(trace: &[(&str, Bytes)], fields: &mut HeaderMap) {
     for (name, value) in trace {
         let plain = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or_default();
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(plain)) {
+        let known =
+            [&header_names::TRACEPARENT, &header_names::TRACESTATE].into_iter().find(|known| known.as_str() == *name);
+        if let (Some(name), Ok(value)) = (known, HeaderValue::from_bytes(plain)) {
             fields.insert(name, value);
         }
     }
