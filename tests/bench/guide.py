@@ -13,6 +13,7 @@ It needs an `llvm-profdata` that reads what rustc's LLVM writes: from 19 on, `su
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,12 +40,19 @@ SUITES = (
 # Counters of a function that is kept although it never ran, so that the compiler makes it small. Shorter ones would be three fifths of the
 # file for a few bytes of program.
 LONG = 15
+# The first that reads what rustc's LLVM writes.
+OLDEST_LLVM = 19
 
 
 def merger() -> str:
     found = os.environ.get("LLVM_PROFDATA") or next(filter(None, map(shutil.which, ("llvm-profdata-19", "llvm-profdata"))), None)
     if not found:
         raise SystemExit("no llvm-profdata: sudo apt-get install -y llvm-19, or LLVM_PROFDATA=path")
+    # Before the minutes of a build that an older one could not read.
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"version (\d+)", said)
+    if not version or int(version[1]) < OLDEST_LLVM:
+        raise SystemExit(f"{found} is too old: sudo apt-get install -y llvm-{OLDEST_LLVM}, or LLVM_PROFDATA=path")
     return found
 
 
