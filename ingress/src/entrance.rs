@@ -195,6 +195,7 @@ mod tests {
             "10.0.0.1:8080",
             "[fe80::1]:8080",
             "odd.example.com:8443",
+            "ODD.example.com:8443",
             "192.0.2.7:8080",
         ] {
             assert!(check(good, None).is_ok(), "{good}");

@@ -4,6 +4,9 @@
 //! Of what decides on a chain, only the time changes while a verifier lives: authorities and revocation lists are fixed
 //! when it is made, and with new ones comes a new verifier, which knows nobody. So a chain stays good until the first of
 //! its certificates ends. Only the very same bytes are known again, and only what was found good is remembered.
+//!
+//! A chain is verified before its holder has proven anything: whoever has a copy of a good one can have it remembered, and displace
+//! others. That costs them one verification, and gains nothing.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -49,7 +52,8 @@ impl KnownChains {
         (alive && same).then(|| known.facts.clone())
     }
 
-    /// Remembers a chain that was found good at `now`, unless it is very long or one of its certificates cannot be read.
+    /// Remembers a chain that was found good at `now`, unless it is very long or one of its certificates has ended, which nobody
+    /// needed, or cannot be read.
     pub(crate) fn remember(
         &self,
         leaf: &CertificateDer<'_>,
@@ -57,18 +61,17 @@ impl KnownChains {
         facts: &PeerFacts,
         now: UnixTime,
     ) {
-        let bytes = leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
-        let ends = intermediates.iter().map(|certificate| peer::life(certificate).map(|(_, end)| end));
-        let until = ends
-            .chain([Ok(facts.not_after)])
-            .collect::<Result<Vec<_>, _>>()
-            .ok()
-            .and_then(|ends| ends.into_iter().min());
-        let Some(until) = until.filter(|_| bytes <= MAX_BYTES) else { return };
+        if leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>() > MAX_BYTES {
+            return;
+        }
+        let mut ends = intermediates.iter().map(|certificate| peer::life(certificate).map(|(_, end)| end));
+        let until = ends.try_fold(facts.not_after, |until, end| end.map(|end| until.min(end)));
+        let since = time(now);
+        let Some(until) = until.ok().filter(|until| since <= *until) else { return };
         let known = Known {
             intermediates: intermediates.iter().map(|certificate| certificate.as_ref().into()).collect(),
             facts: facts.clone(),
-            since: time(now),
+            since,
             until,
         };
         let mut chains = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -98,6 +101,12 @@ mod tests {
         PeerFacts { id, not_before: SystemTime::now(), not_after: SystemTime::now() + 2 * HOUR }
     }
 
+    fn intermediate() -> [CertificateDer<'static>; 1] {
+        let domain = TrustDomain::parse("demo.outrigger.local").unwrap();
+        let (_, pem) = Root::generate(&domain, HOUR, Rank::Signer).unwrap();
+        [CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()]
+    }
+
     fn after(time: Duration) -> UnixTime {
         UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + time)
     }
@@ -121,6 +130,10 @@ mod tests {
         let long = CertificateDer::from(vec![0; MAX_BYTES + 1]);
         known.remember(&long, &[], &facts(), UnixTime::now());
         assert!(known.find(&long, &[], UnixTime::now()).is_none());
+        let (short, twice) = (CertificateDer::from(vec![3]), [intermediate(), intermediate()].concat());
+        let many: Vec<_> = std::iter::repeat_n(twice, MAX_BYTES / 512).flatten().collect();
+        known.remember(&short, &many, &facts(), UnixTime::now());
+        assert!(known.find(&short, &many, UnixTime::now()).is_none());
         let (leaf, unreadable) = (CertificateDer::from(vec![1]), [CertificateDer::from(vec![2])]);
         known.remember(&leaf, &unreadable, &facts(), UnixTime::now());
         assert!(known.find(&leaf, &unreadable, UnixTime::now()).is_none());
@@ -128,13 +141,16 @@ mod tests {
 
     #[test]
     fn a_chain_ends_with_the_first_of_its_certificates() {
-        let domain = TrustDomain::parse("demo.outrigger.local").unwrap();
-        let (_, pem) = Root::generate(&domain, HOUR, Rank::Signer).unwrap();
-        let intermediate = [CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
+        let intermediate = intermediate();
         let (known, leaf) = (KnownChains::default(), CertificateDer::from(vec![1]));
         known.remember(&leaf, &intermediate, &facts(), UnixTime::now());
         assert!(known.find(&leaf, &intermediate, after(HOUR / 2)).is_some());
         assert!(known.find(&leaf, &intermediate, after(HOUR + HOUR / 2)).is_none());
         assert!(known.find(&leaf, &[], after(HOUR / 2)).is_none());
+
+        // One that nobody needs, because it has ended: not even while nothing is known.
+        let known = KnownChains::default();
+        known.remember(&leaf, &intermediate, &facts(), after(HOUR + HOUR / 2));
+        assert!(known.0.read().unwrap().is_empty());
     }
 }

@@ -104,7 +104,7 @@ impl MemberVerifier {
         self.verify(leaf, intermediates, UnixTime::now())
     }
 
-    /// The full check, at `now`; of a chain that it has found good before, only the dates and the name.
+    /// The full check, at `now`; of a chain that it has found good before, only whether it is still alive.
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Names of headers that each call has and that `http` does not know: made from text, each would be copied for each request.
+//! Names of headers that calls have and that `http` does not know: made from text, each would be copied for each request.
 
 use http::HeaderName;
 use outrigger_mcp::headers;

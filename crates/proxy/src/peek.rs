@@ -291,6 +291,10 @@ mod tests {
             accepts(&headers(&[("accept", "application/json;q=0.5")])).unwrap(),
             Accepts { json: true, stream: false }
         );
+        assert_eq!(
+            accepts(&headers(&[("accept", "Application/JSON, text/html"), ("accept", "TEXT/*")])).unwrap(),
+            Accepts { json: true, stream: true }
+        );
         assert!(accepts(&headers(&[("accept", "*/*")])).unwrap().stream);
         assert!(accepts(&headers(&[])).unwrap().stream);
         assert!(accepts(&headers(&[("accept", "text/html")])).is_err());

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use outrigger_identity::{PeerError, SpiffeError, TrustDomain, peer_id, provider};
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, SanType};
+use rustls::client::Resumption;
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS12;
 use rustls::{CertificateError, ClientConfig, Error, HandshakeKind, PeerIncompatible, ProtocolVersion, RootCertStore};
 
@@ -69,6 +71,31 @@ async fn another_authority_is_refused_by_both_sides_even_under_our_name() {
     let (client, _) = handshake(&fs.client_config(fs.id()), &stranger.server_config()).await;
     let error = tls_error(client);
     assert!(is_untrusted(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_known_is_worth_nothing_without_its_key() {
+    let mesh = Mesh::new();
+    let (ingress, fs) = (mesh.member("ingress"), mesh.member("fs"));
+    let mut dials = ClientConfig::clone(&ingress.client_config(fs.id()));
+    dials.resumption = Resumption::disabled(); // or no certificate is shown
+    let dials = Arc::new(dials);
+    let (client, server) = connect(&dials, &fs.server_config()).await;
+    let (shown_by_fs, shown_by_ingress) = (certificates(client.get_ref().1), certificates(server.get_ref().1));
+    // What both have just verified, with the key of somebody else.
+    let stolen = |chain| {
+        let other = mesh.forge("thief", |_| {});
+        Arc::new(CertifiedKey::new(chain, Arc::clone(&other.key)))
+    };
+    let bad_signature = Error::InvalidCertificate(CertificateError::BadSignature);
+
+    let thief = client_with(&dials, stolen(shown_by_ingress));
+    let (_, server) = handshake(&thief, &fs.server_config()).await;
+    assert_eq!(tls_error(server), bad_signature);
+    let thief = server_with(&fs.server_config(), stolen(shown_by_fs));
+    let (client, _) = handshake(&dials, &thief).await;
+    assert_eq!(tls_error(client), bad_signature);
+    connect(&dials, &fs.server_config()).await;
 }
 
 #[tokio::test]
