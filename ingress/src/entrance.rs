@@ -79,13 +79,8 @@ impl Entrance {
     /// # Errors
     /// [`Failure::HostNotAllowed`].
     pub(crate) fn host_is_ours(&self, uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> Result<(), Failure> {
-        let mut named = named(uri, headers);
-        let mut any = false;
-        let mut ours = |host: Option<&str>| {
-            any = true;
-            host.is_some_and(|host| self.host(host, local.ip()))
-        };
-        if !named.all(&mut ours) || !any {
+        let mut named = named(uri, headers).peekable();
+        if named.peek().is_none() || !named.all(|host| host.is_some_and(|host| self.host(host, local.ip()))) {
             return Err(Failure::HostNotAllowed);
         }
         Ok(())

@@ -130,8 +130,8 @@ mod tests {
         let long = CertificateDer::from(vec![0; MAX_BYTES + 1]);
         known.remember(&long, &[], &facts(), UnixTime::now());
         assert!(known.find(&long, &[], UnixTime::now()).is_none());
-        let (short, twice) = (CertificateDer::from(vec![3]), [intermediate(), intermediate()].concat());
-        let many: Vec<_> = std::iter::repeat_n(twice, MAX_BYTES / 512).flatten().collect();
+        let (short, [certificate]) = (CertificateDer::from(vec![3]), intermediate());
+        let many = vec![certificate; MAX_BYTES / 256];
         known.remember(&short, &many, &facts(), UnixTime::now());
         assert!(known.find(&short, &many, UnixTime::now()).is_none());
         let (leaf, unreadable) = (CertificateDer::from(vec![1]), [CertificateDer::from(vec![2])]);
